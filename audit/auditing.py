@@ -120,8 +120,8 @@ class Audit:
         try:
             # `problems` reads the files.
             yield from check.problems(self._db.core, self._progress, files_too=False)
-            made = self._db.rebuild_into(scratch.path / "db", self._progress)
-            there = self._db.hashes(self._progress)
+            made = self._db.admin.rebuild_into(scratch.path / "db", self._progress)
+            there = self._db.admin.hashes(self._progress)
             for name in sorted({*made, *there}):
                 if made.get(name) != there.get(name):
                     yield (

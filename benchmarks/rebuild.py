@@ -1,6 +1,6 @@
 """rebuild_1000, rebuild_1: all tables anew from the log, proven equal, and switched to.
 
-The time is that of `db.rebuild()`, whole: it reads and checks the log, writes the new tables, and
+The time is that of `db.admin.rebuild()`, whole: it reads and checks the log, writes the new tables, and
 compares the content hashes of both.
 """
 
@@ -37,4 +37,4 @@ def everlog(run: Run, size: int) -> Measure:
     from benchmarks.items import open_items
 
     with open_items(own_copy(run, size)) as db:
-        return run.measure(run.n, once(db.rebuild))
+        return run.measure(run.n, once(db.admin.rebuild))

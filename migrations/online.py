@@ -211,7 +211,7 @@ def _append(  # noqa: PLR0917  all are named at each call
 
 def _at_once(db: Database, building: log_pb2.Schema, *, hold: bool) -> bool:
     """Whether the work is so small that writers can wait for it: then one record is simpler."""
-    counts = {table.name: table.rows for table in db.status().tables}
+    counts = {table.name: table.rows for table in db.admin.status().tables}
     if any(table.remade for table in building.building):
         return False
     if building.building:

@@ -103,7 +103,7 @@ def plan(
     """
     check_target(to, None)
     schema = base(db)
-    counts = Counter({table.name: table.rows for table in db.status().tables})
+    counts = Counter({table.name: table.rows for table in db.admin.status().tables})
     planned = list(_given_up(db))
     known = load_for(db, source)
     todo = pending(db, known, to, out_of_order=out_of_order)

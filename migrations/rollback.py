@@ -117,7 +117,7 @@ def plan_rollback(
     Reads the rows of tables that lose a field, and runs `down` and `up` on rows that would be converted back.
     Raises MigrationError as `rollback` would before it writes.
     """
-    rows = Counter({table.name: table.rows for table in db.status().tables})
+    rows = Counter({table.name: table.rows for table in db.admin.status().tables})
     planned = []
     for way in _reversals(db, count, to, Folders(source)):
         losses = Losses(db, Schema(way.now), Schema(way.after), rows)

@@ -4,7 +4,7 @@
     db.consumers    Consumers    durable names of followers, and their positions
     db.past         Past         earlier states of the database: at, history, diff, log
     db.people       People       forget, export, readable, rotate_key
-    db.admin        Admin        expire, correct_clock, production, set_production
+    db.admin        Admin        status, check, hashes, rebuild, expire, correct_clock, set_production
     db.proofs       Prover       checkpoints and proofs of the log's content (everlog.audit.prover)
     db.archive      Archive      backup, archive and holds
 
@@ -19,8 +19,9 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from google.protobuf.message import Message
@@ -40,10 +41,12 @@ if TYPE_CHECKING:
     from everlog.store.progress import OnProgress
     from everlog.store.schema.arguments import Position, Time
     from everlog.store.schema.table import Table
+    from everlog.store.tables.hashing import TableHash
     from everlog.store.tx.reader import Snapshot
     from everlog.store.upkeep.consumers import Cap, Consumer
     from everlog.store.upkeep.people import Forgotten
     from everlog.store.upkeep.personal_data import Remaining
+    from everlog.store.upkeep.status import Status
 
 __all__ = ["Admin", "Archive", "Consumers", "Migrations", "Past", "People"]
 
@@ -399,6 +402,37 @@ class People(Protocol):
 
 class Admin(Protocol):
     """The calls of operators on one database. Commits take `actor` and `reason`, which the log records."""
+
+    def status(self) -> Status:
+        """Return the state of the database in numbers. Read-only."""
+
+    def check(self, progress: OnProgress | None = None, *, deep: bool = False) -> Iterable[str]:
+        """Yield a sentence for each problem with tables, indexes, files and log. `deep`: also compare every
+        row with the log, for which the tables are built again in a temporary directory. Read-only."""
+
+    def hashes(
+        self, progress: OnProgress | None = None, *, seq: int | None = None, sealed: bool = False
+    ) -> dict[str, TableHash]:
+        """Return the number of rows and the content hash of every table, now or as of `seq`. `sealed`: hash
+        sealed rows as they are stored, as a copy without keys has them. Read-only. Raises CursorError."""
+
+    def rebuild(self, progress: OnProgress | None = None) -> dict[str, TableHash]:
+        """Build all tables again from the log beside the live ones, prove that both are equal, and switch to
+        the new ones; return their hashes. A killed rebuild resumes. Writes. Raises CorruptionError if they
+        differ; nothing is switched then."""
+
+    def rebuild_into(
+        self,
+        path: Path | str,
+        progress: OnProgress | None = None,
+        *,
+        seq: int | None = None,
+        time: Time | None = None,
+    ) -> dict[str, TableHash]:
+        """Build this database from its log in a new directory on this machine, and return the hashes of its
+        tables: as of the record at `seq`, of a time, or of the newest record. A killed run resumes. Writes to
+        `path` alone. Raises OpenError if the directory has other files, CursorError for a position that the
+        log does not have."""
 
     @property
     def production(self) -> bool:

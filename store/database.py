@@ -29,25 +29,24 @@ from everlog.store.online import apply
 from everlog.store.online.backfill import Backfill
 from everlog.store.opening import open_directory
 from everlog.store.process import close_at_end, keep_in_child, tell_child
-from everlog.store.progress import OnProgress, Progress
+from everlog.store.progress import OnProgress
 from everlog.store.rocks.ownership import resolve
 from everlog.store.schema import arguments
 from everlog.store.schema.arguments import Time
 from everlog.store.schema.schema import Schema
 from everlog.store.schema.table import Table
-from everlog.store.tables.hashing import TableHash, hashes
 from everlog.store.tables.projector import gone
 from everlog.store.tx import load as loads
 from everlog.store.tx.reader import Snapshot
 from everlog.store.tx.source import Source
 from everlog.store.tx.transaction import DURABILITIES, CommitResult, Metadata, Transaction, Writer
 from everlog.store.tx.write import Expires
-from everlog.store.upkeep import check, expiry, rebuild
+from everlog.store.upkeep import expiry
 from everlog.store.upkeep.access import Access
 from everlog.store.upkeep.admin import Admin
 from everlog.store.upkeep.consumers import Consumers
 from everlog.store.upkeep.people import People
-from everlog.store.upkeep.status import ArchiveStatus, Retaining, Status, status
+from everlog.store.upkeep.status import ArchiveStatus, Retaining
 
 M = TypeVar("M", bound=Message)
 K = TypeVar("K")
@@ -101,7 +100,7 @@ class Database(Writer):
         self.consumers = Consumers(core)
         self.people = People(core, self.transaction)
         self.access = Access(core)
-        self.admin = Admin(core, self.past, self.transaction)
+        self.admin = Admin(core, self.past, self.consumers, self._archiving, self.transaction)
         self.retention: Retaining | None = None  # archives the log automatically, if configured
         keep_in_child(self)
         tell_child(self)
@@ -168,12 +167,6 @@ class Database(Writer):
         """Return when the log was last archived, in nanoseconds since the Unix epoch; 0: never. Read-only."""
         return self.core.archived_ns()
 
-    def status(self) -> Status:
-        """Return the state of the database in numbers. Read-only."""
-        self.core.check_open()
-        archive = self.retention.status() if self.retention is not None else ArchiveStatus()
-        return status(self.core, self.past, self.consumers, archive)
-
     # reading
 
     def snapshot(self) -> Snapshot:
@@ -224,23 +217,6 @@ class Database(Writer):
             opening.refresh(self.core)
             self.past.refresh()
         return self.tables.applied
-
-    def hashes(
-        self, progress: OnProgress | None = None, *, seq: int | None = None, sealed: bool = False
-    ) -> dict[str, TableHash]:
-        """Return the number of rows and the content hash of every table, now or as of `seq`. Read-only.
-
-        `sealed`: hash sealed rows as they are stored, as a copy without keys has them.
-        """
-        _, now, view = self.core.view()
-        with_progress = None if progress is None else lambda done: progress(Progress("hash", done))
-        try:
-            if seq is None or seq == now:
-                return hashes(view, self.tables.schema, with_progress, sealed=sealed)
-        finally:
-            view.close()
-        with self.at(seq=seq, progress=progress) as then:
-            return then.hashes(progress, sealed=sealed)
 
     # writing
 
@@ -362,46 +338,6 @@ class Database(Writer):
         """Return an opener of sealed rows for followers of these tables, or of all. Read-only."""
         return VaultOpener(self.core.vault)
 
-    # looking after it
-
-    def rebuild(self, progress: OnProgress | None = None) -> dict[str, TableHash]:
-        """Build all tables again from the log beside the live ones, prove that both are equal, and switch
-        to the new ones. Writes.
-
-        A killed rebuild resumes where it stopped. Raises CorruptionError if they differ; nothing is
-        switched then.
-        """
-        self.core.check_writable()
-        return rebuild.beside(self.core, progress)
-
-    def rebuild_into(
-        self,
-        path: Path | str,
-        progress: OnProgress | None = None,
-        *,
-        seq: int | None = None,
-        time: Time | None = None,
-    ) -> dict[str, TableHash]:
-        """Build this database from its log in a new directory, and return the hashes of its tables.
-
-        `seq`: as of this record; `time`: as of this time (as in `at`); neither: as of the newest record. The
-        new database has the same UUID: followers that are ahead of it receive an error that says so, or that
-        the histories diverged. A killed run resumes where it stopped. Raises OpenError if the directory has
-        other files, CursorError for a position that the log does not have.
-        """
-        self.core.check_open()
-        last = self.past.position(seq=seq, time=time) if seq is not None or time is not None else None
-        return rebuild.into(self.core, Path(path), last, progress)
-
-    def check(self, progress: OnProgress | None = None, *, deep: bool = False) -> Iterable[str]:
-        """Yield a sentence for each problem with tables, indexes, files and log. Read-only.
-
-        `deep`: also compare every row with the log, for which the tables are built again in a temporary
-        directory.
-        """
-        self.core.check_open()
-        return check.problems(self.core, progress, deep=deep)
-
     def close(self) -> None:
         """Write everything to files and release the directory. May be called twice."""
         core = self.core
@@ -431,6 +367,9 @@ class Database(Writer):
     def __repr__(self) -> str:
         state = "closed" if self.core.closed else f"at {self.log.head}"
         return f"<{type(self).__name__} {self.url} {state}>"
+
+    def _archiving(self) -> ArchiveStatus:
+        return self.retention.status() if self.retention is not None else ArchiveStatus()
 
     # for readers and writers
 

@@ -90,7 +90,6 @@ NOUNS = {
     "audit.chain": "the rules that link a record of the log to the one before it",
     "consumers.follower.bookmark": "the position that the source knows of a named follower",
     "store.rocks.wal": "the sync of RocksDB's write-ahead log without RocksDB",
-    "store.upkeep.admin": "db.admin, the calls of operators",
 }
 
 

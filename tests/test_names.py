@@ -74,13 +74,9 @@ ROWS = [
     Row("feed", "Feed.Subscribe", "follow", f"{WIRE}; the verb applies the feed to a sink"),
     Row("at", "History.At", "get --at", OPTION),
     Row("past.at", "History.At", "scan --at", OPTION),
-    Row("rebuild_into", "", "rebuild --into", HERE),
+    Row("admin.rebuild_into", "", "rebuild --into", HERE),
     # admin
-    *(
-        Row(name, f"Admin.{name.title()}", name, "an everyday call")
-        for name in ("status", "check", "rebuild")
-    ),
-    Row("hashes", "Admin.Status", "rebuild", f"{WIRE}; a shell sees them where they are compared"),
+    Row("admin.hashes", "Admin.Status", "rebuild", f"{WIRE}; a shell sees them where they are compared"),
     Row("", "Admin.ListDatabases", "", SERVER),
     Row("admin.correct_clock", "Admin.CorrectClock", "clock --correct", OPTION),
     Row("admin.set_production", "Admin.SetProduction", "production", "the verb shows it as well"),

@@ -227,7 +227,7 @@ def archive(
 def _would_archive(settings: Settings, keep_records: int, keep_ns: int) -> None:
     with open_database(settings, read_only=True) as db:
         last, held = db.archive.removable(keep_records=keep_records, keep_ns=keep_ns)
-        base = db.status().archive.base
+        base = db.admin.status().archive.base
     records = max(0, last - base) if last > 1 else 0
     if settings.json:
         output.echo({"records": records, "base": last, "held": held, "dry_run": True})

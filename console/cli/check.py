@@ -61,7 +61,7 @@ def check(ctx: click.Context, settings: Settings, *, deep: bool) -> None:
             ctx.exit(1)
         return
     with open_database(settings, read_only=True) as db, shown() as progress:
-        for problem in db.check(progress=progress, deep=deep):
+        for problem in db.admin.check(progress=progress, deep=deep):
             found += 1
             output.echo({"problem": problem}) if settings.json else click.echo(problem)
         if settings.json:
@@ -122,12 +122,12 @@ def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: int
         if is_half(into):
             click.echo(f"Found: {into} has an interrupted rebuild; resuming it", err=True)
     with open_database(settings, url=from_, read_only=into is not None) as db, shown() as progress:
-        hashes = db.rebuild(progress=progress) if into is None else _into(db, into, at, progress)
+        hashes = db.admin.rebuild(progress=progress) if into is None else _into(db, into, at, progress)
         if into is not None and not is_remote(from_ or settings.url):  # which compares them by itself
             settings.resume = f"{into} is whole, but was not compared with the live tables"
             last = files.read(into / files.HEAD, files.Head)
             seq = None if at is None or last is None else last.seq
-            if hashes != db.hashes(progress, seq=seq):
+            if hashes != db.admin.hashes(progress, seq=seq):
                 raise Error(
                     f"the tables in {into} differ from the live ones; `everlog check --deep` shows the rows"
                 )
@@ -142,8 +142,8 @@ def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: int
 
 def _into(db: AnyDatabase, into: Path, at: int | str | None, progress: OnProgress) -> dict[str, TableHash]:
     if at is None:
-        return db.rebuild_into(into, progress=progress)
-    return db.rebuild_into(into, progress, **by_keyword(at))
+        return db.admin.rebuild_into(into, progress=progress)
+    return db.admin.rebuild_into(into, progress, **by_keyword(at))
 
 
 @click.command()
@@ -208,7 +208,7 @@ def expire(settings: Settings, *, trust_clock: bool, dry_run: bool) -> None:
       everlog -u everlog://db.example.com/shop expire --trust-clock
     """
     with open_database(settings, read_only=dry_run) as db:
-        rows = db.status().expiry.due if dry_run else db.admin.expire(confirm_time=trust_clock)
+        rows = db.admin.status().expiry.due if dry_run else db.admin.expire(confirm_time=trust_clock)
     if settings.json:
         output.echo({"rows": rows, **({"dry_run": True} if dry_run else {})})
     else:
@@ -234,7 +234,7 @@ def clock(settings: Settings, *, correct: bool, actor: str, reason: str) -> None
     """
     with open_database(settings, read_only=not correct) as db:
         seq = db.admin.correct_clock(actor=actor, reason=reason) if correct else 0
-        found = db.status().clock
+        found = db.admin.status().clock
     if settings.json:
         output.echo(msgspec.structs.asdict(found))
         return

@@ -108,7 +108,7 @@ def production(settings: Settings, *, answer: str | None, actor: str, reason: st
 def _size(settings: Settings) -> str:
     try:
         with open_database(settings, read_only=True) as db:
-            rows = sum(table.rows for table in db.status().tables)
+            rows = sum(table.rows for table in db.admin.status().tables)
             return f"{rows:,} rows in {db.head:,} commits"
     except Error as error:
         return f"which cannot be read ({error})"
@@ -132,7 +132,7 @@ def wait(settings: Settings) -> None:
     settings.wait = True
     try:
         with open_database(settings, read_only=not is_remote(settings.url)) as db:
-            db.status()
+            db.admin.status()
     except OpenError as error:
         raise OpenError(f"{what} is not there: {error}", **error.facts) from None
     if settings.json:

@@ -67,7 +67,7 @@ def status(ctx: click.Context, settings: Settings, *, exit_code: bool, quiet: bo
       everlog -u everlog://db.example.com/flights status --json
     """
     with open_database(settings, read_only=True) as db:
-        migrations, what = db.migrations.status(), db.status()
+        migrations, what = db.migrations.status(), db.admin.status()
         problem = db.migrations.problem()
         known = [info.version for info in migrations]
         if diff not in (None, ALL, *known):

@@ -20,12 +20,19 @@ from everlog.store.progress import OnProgress, Progress
 from everlog.store.tables.hashing import TableHash, content_hash
 
 
+class Hashes(Protocol):
+    """The part of `db.admin` that a verification needs."""
+
+    def hashes(self, *, seq: int) -> Mapping[str, TableHash]: ...
+
+
 class Hashed(Protocol):
     """The part of a database, embedded or remote, that a verification needs."""
 
     @property
     def uuid(self) -> bytes: ...
-    def hashes(self, *, seq: int) -> Mapping[str, TableHash]: ...
+    @property
+    def admin(self) -> Hashes: ...
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ def verify(db: Hashed, sink: Sink, *, progress: OnProgress | None = None) -> lis
     if state is None or state.position.database != db.uuid:
         raise SinkError(f"{sink.name} does not follow database {db.uuid.hex()}; verify it against its source")
     followed = state.tables
-    expected = db.hashes(seq=state.position.seq)
+    expected = db.admin.hashes(seq=state.position.seq)
     theirs = {name: one for name, one in expected.items() if not followed or name in followed}
     differences: list[Difference] = []
     for done, name in enumerate(sorted(theirs.keys() | set(sink.tables()))):

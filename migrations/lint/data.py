@@ -29,15 +29,22 @@ _NAMED = 3  # rows named in a finding
 _TELL_EVERY = 20_000
 
 
+class Counted(Protocol):
+    """The part of `db.admin` that lint reads."""
+
+    def status(self) -> Status: ...
+
+
 class Readable(Protocol):
     """The part of a database, embedded or on a server, that lint reads."""
 
     @property
     def schema(self) -> Schema: ...
 
-    def scan(self, what: Any, /) -> Iterable[Any]: ...
+    @property
+    def admin(self) -> Counted: ...
 
-    def status(self) -> Status: ...
+    def scan(self, what: Any, /) -> Iterable[Any]: ...
 
 
 class _Row(NamedTuple):

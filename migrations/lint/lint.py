@@ -164,7 +164,7 @@ def _lint_steps(
     progress: OnProgress | None,
 ) -> None:
     schema, tables = log_pb2.Schema(), Tables()
-    counts = {one.name: one.rows for one in db.status().tables} if db is not None else {}
+    counts = {one.name: one.rows for one in db.admin.status().tables} if db is not None else {}
     names, data, sound = Names(found), Data(db, progress), True
     made: Schema | None = None  # of the previous migration
     for migration in migrations:

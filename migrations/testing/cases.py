@@ -84,7 +84,7 @@ class Subject(NamedTuple):
             self.templates.clone(made.path, version, scale=scale, seed=self.seed)
             with Database(made.path, durability="os") as db:
                 yield db
-                problems = list(db.check())
+                problems = list(db.admin.check())
         finally:
             made.remove()
         if problems:
@@ -142,7 +142,7 @@ def rebuild_equals_live(subject: Subject) -> None:
         apply(db, subject.templates.source, to=migration.version)
         if subject.templates.has_testdata(migration.version):
             testdata.load_testdata(db, subject.templates.source, scale=subject.scale, seed=subject.seed)
-        db.rebuild()
+        db.admin.rebuild()
 
 
 def down_leaves_no_trace(subject: Subject) -> None:
@@ -155,10 +155,10 @@ def down_leaves_no_trace(subject: Subject) -> None:
     left_out = {*migration.drop, *(table.name for table, _ in _bootstrap(migration))}
     left_out -= {*(migration.down.names if migration.down else ())}
     with subject.database(subject.before) as db:
-        was = db.hashes()
+        was = db.admin.hashes()
         _up(subject, db, hold=True)
         _down(subject, db)
-        now = db.hashes()
+        now = db.admin.hashes()
     _same(subject, was, now, "after it was rolled back", left_out)
 
 
@@ -172,10 +172,10 @@ def up_down_up_equals_up(subject: Subject) -> None:
         for name, transform in migration.transforms.items():
             _there_and_back(migration, name, transform, db)
         _up(subject, db, hold=False)
-        once = db.hashes()
+        once = db.admin.hashes()
         _down(subject, db)
         _up(subject, db, hold=False)
-        again = db.hashes()
+        again = db.admin.hashes()
     _same(subject, once, again, "applied again after it was rolled back")
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from everlog.proto import admin_pb2, admin_pb2_grpc, consumers_pb2_grpc, log_pb2
 from everlog.proto import consumers_pb2 as pb
 from everlog.rpc.client.channel import Channel
+from everlog.rpc.client.history import RemotePast, seq_of
 from everlog.rpc.wire import consumer_of
 from everlog.store.errors import RowError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema import arguments
+from everlog.store.schema.arguments import Time, nanoseconds
 from everlog.store.tables.hashing import TableHash
 from everlog.store.tx.transaction import Metadata, Transaction
 from everlog.store.upkeep.consumers import Cap, Consumer, check_registration, cursor_of, message_of_cap
@@ -24,14 +28,21 @@ from everlog.store.upkeep.status import (
     WritesStatus,
 )
 
+if TYPE_CHECKING:
+    from everlog.rpc.client.audit import Origin
+
 HASHES_S = 3600.0
 
 
 class RemoteAdmin:
-    """Administers one database of a server. `begin` begins a transaction, which checks that the database is
-    writable, and the metadata."""
+    """Administers one database of a server. `origin` is its log; `begin` begins a transaction, which checks
+    that the database is writable, and the metadata."""
 
-    def __init__(self, channel: Channel, begin: Callable[..., Transaction]) -> None:
+    def __init__(
+        self, channel: Channel, origin: Origin, past: RemotePast, begin: Callable[..., Transaction]
+    ) -> None:
+        self._origin = origin
+        self._past = past
         self._begin = begin
         self._channel = channel
         self._database = channel.address.database
@@ -43,6 +54,7 @@ class RemoteAdmin:
         return list(answer.databases)
 
     def status(self) -> Status:
+        """Return the state of the database in numbers. Read-only."""
         answer = self._channel.call(self._stub.Status, admin_pb2.StatusRequest(database=self._database))
         return Status(
             uuid=answer.head.database,
@@ -73,12 +85,20 @@ class RemoteAdmin:
             production=answer.production,
         )
 
-    def hashes(self, seq: int | None, *, sealed: bool) -> dict[str, TableHash]:
-        request = admin_pb2.StatusRequest(database=self._database, hashes=True, at=seq or 0, sealed=sealed)
+    def hashes(
+        self, progress: OnProgress | None = None, *, seq: int | None = None, sealed: bool = False
+    ) -> dict[str, TableHash]:
+        """Return rows and content hash of every table; see `Admin.hashes`. Read-only."""
+        at = 0 if seq is None else seq_of(seq)
+        if seq is not None and at < 1:
+            self._past.at(seq=seq)  # raises it
+        request = admin_pb2.StatusRequest(database=self._database, hashes=True, at=at, sealed=sealed)
         answer = self._channel.call(self._stub.Status, request, timeout_s=HASHES_S)
         return {table.name: TableHash(table.rows, table.hash) for table in answer.tables}
 
-    def rebuild(self, progress: OnProgress | None) -> dict[str, TableHash]:
+    def rebuild(self, progress: OnProgress | None = None) -> dict[str, TableHash]:
+        """Rebuild all tables on the server; see `Admin.rebuild`. Writes."""
+        self._begin()
         request = admin_pb2.RebuildRequest(database=self._database)
         metadata = self._channel.metadata
         hashes: dict[str, TableHash] = {}
@@ -88,6 +108,26 @@ class RemoteAdmin:
             elif progress is not None:
                 progress(Progress(answer.step, answer.done, answer.total or None))
         return hashes
+
+    def rebuild_into(
+        self,
+        path: Path | str,
+        progress: OnProgress | None = None,
+        *,
+        seq: int | None = None,
+        time: Time | None = None,
+    ) -> dict[str, TableHash]:
+        """Build this database from the server's feed in a new local directory, compare its tables with the
+        server's, and return their hashes; see `Admin.rebuild_into`."""
+        from everlog.rpc.client.audit import rebuild_from  # noqa: PLC0415  the audit room, for copies alone
+
+        time_ns = None if time is None else nanoseconds(time)
+        return rebuild_from(self._origin, Path(path), self.hashes, progress, seq=seq, time_ns=time_ns)
+
+    def check(self, progress: OnProgress | None = None, *, deep: bool = False) -> Iterator[str]:
+        """Yield each problem as a sentence; `deep` as in `Admin.check`. Read-only."""
+        self._channel.check_open()
+        return self._check(progress, deep=deep)
 
     @property
     def production(self) -> bool:
@@ -117,7 +157,7 @@ class RemoteAdmin:
         seq: int = self._channel.call(self._stub.SetProduction, request).seq
         return seq
 
-    def check(self, progress: OnProgress | None, *, deep: bool) -> Iterator[str]:
+    def _check(self, progress: OnProgress | None, *, deep: bool) -> Iterator[str]:
         request = admin_pb2.CheckRequest(database=self._database, deep=deep)
         metadata = self._channel.metadata
         for answer in self._channel.stream(lambda: self._stub.Check(request, metadata=metadata)):

@@ -22,7 +22,7 @@ the key store of the server's database is put beside them.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from os import PathLike, fspath
 from pathlib import Path
@@ -65,9 +65,6 @@ class Origin(Protocol):
     def channel(self) -> Channel: ...
     def cursor(self) -> log_pb2.Cursor: ...
     def feed(self, after: log_pb2.Cursor, /, *, until: int | None = None) -> Feed: ...
-    def hashes(
-        self, progress: OnProgress | None = None, *, seq: int | None = None, sealed: bool = False
-    ) -> dict[str, TableHash]: ...
 
 
 class RemoteArchive:
@@ -244,13 +241,14 @@ def _records(raw: bytes) -> tuple[bytes, int]:
 def rebuild_from(
     remote: Origin,
     path: Path,
+    hashes: Callable[..., dict[str, TableHash]],
     progress: OnProgress | None = None,
     *,
     seq: int | None = None,
     time_ns: int | None = None,
 ) -> dict[str, TableHash]:
     """Build a copy of a server's database in a new directory, and return the hashes of its tables, which
-    equal those of the server.
+    equal those of the server; `hashes` requests these.
 
     `seq`: as of this record; `time_ns`: as of this time, in nanoseconds since the Unix epoch; neither: as of
     the newest record. Writes to `path` alone. Raises OpenError; CursorError for a missing moment;
@@ -271,7 +269,7 @@ def rebuild_from(
         return records(remote, after, last)
 
     made = rebuild.make(path, msgspec.json.encode(marker) + b"\n", source, last, progress)
-    theirs = remote.hashes(progress, seq=last, sealed=True)
+    theirs = hashes(progress, seq=last, sealed=True)
     if theirs != made:
         different = sorted(name for name in made.keys() | theirs.keys() if made.get(name) != theirs.get(name))
         raise CorruptionError(

@@ -17,7 +17,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -34,7 +33,7 @@ from everlog.rpc.address import parse
 from everlog.rpc.client.admin import RemoteAdmin, RemoteConsumers
 from everlog.rpc.client.channel import CONNECT_S, RETRY_S, Channel
 from everlog.rpc.client.feed import RemoteBatches
-from everlog.rpc.client.history import RemoteMoment, RemotePast, seq_of
+from everlog.rpc.client.history import RemoteMoment, RemotePast
 from everlog.rpc.client.load import RemoteLoad
 from everlog.rpc.client.people import RemoteKeys, RemotePeople
 from everlog.rpc.client.reads import RemoteSource
@@ -43,18 +42,14 @@ from everlog.store.crypto.vault import Opener
 from everlog.store.errors import ReadOnlyError, SchemaError, UnavailableError
 from everlog.store.history.row_history import Version
 from everlog.store.progress import OnProgress
-from everlog.store.schema.arguments import Time, nanoseconds
+from everlog.store.schema.arguments import Time
 from everlog.store.schema.schema import Binding, Schema
 from everlog.store.schema.table import Table
-from everlog.store.tables.hashing import TableHash
 from everlog.store.tx.load import IMPORT, LoadResult, check_load
 from everlog.store.tx.reader import Snapshot
 from everlog.store.tx.source import Source
 from everlog.store.tx.transaction import Metadata, Transaction, Writer
 from everlog.store.tx.write import NEVER, Expires, expires_ns_of
-from everlog.store.upkeep.status import (
-    Status,
-)
 
 if TYPE_CHECKING:
     from everlog.audit.prover import Prover
@@ -87,12 +82,13 @@ class RemoteDatabase(Writer):
         retry_s: float = RETRY_S,
         timeout_s: float | None = None,
     ) -> None:
+        self._current: Schema  # as of the server's last response about it
         address = parse(url)
         self._channel = Channel(address, retry_s=retry_s, timeout_s=timeout_s)
         self._stub = store_pb2_grpc.StoreStub(self._channel.grpc)
-        self.admin = RemoteAdmin(self._channel, self.transaction)
         self.consumers = RemoteConsumers(self._channel)
         self.past = RemotePast(self._channel, lambda: self._current)
+        self.admin = RemoteAdmin(self._channel, self, self.past, self.transaction)
         self.people = RemotePeople(
             self._channel, self.transaction, lambda: self._current, self.refresh_schema
         )
@@ -152,18 +148,6 @@ class RemoteDatabase(Writer):
     def cursor(self) -> log_pb2.Cursor:
         """Return the position after the newest durable record. Read-only."""
         return self._describe().head
-
-    def status(self) -> Status:
-        """Return the state of the database in numbers. Read-only."""
-        return self.admin.status()
-
-    def hashes(
-        self, progress: OnProgress | None = None, *, seq: int | None = None, sealed: bool = False
-    ) -> dict[str, TableHash]:
-        """Return rows and content hash of every table; see `Database.hashes`. Read-only."""
-        if seq is not None and seq_of(seq) < 1:
-            self.at(seq=seq)  # raises it
-        return self.admin.hashes(None if seq is None else seq_of(seq), sealed=sealed)
 
     # reading
 
@@ -259,33 +243,6 @@ class RemoteDatabase(Writer):
         AccessError if rows of them are sealed and the caller may not have keys. Read-only."""
         chosen = [info for name, info in self.schema.tables.items() if not tables or name in tables]
         return RemoteKeys(self._channel, ask=any(info.sealed for info in chosen))
-
-    # maintenance
-
-    def rebuild(self, progress: OnProgress | None = None) -> dict[str, TableHash]:
-        """Rebuild all tables on the server; see `Database.rebuild`. Writes."""
-        self._check_writable()
-        return self.admin.rebuild(progress)
-
-    def rebuild_into(
-        self,
-        path: Path | str,
-        progress: OnProgress | None = None,
-        *,
-        seq: int | None = None,
-        time: Time | None = None,
-    ) -> dict[str, TableHash]:
-        """Build this database from the server's feed in a new local directory, compare its tables with the
-        server's, and return their hashes; see `Database.rebuild_into`."""
-        from everlog.rpc.client.audit import rebuild_from
-
-        time_ns = None if time is None else nanoseconds(time)
-        return rebuild_from(self, Path(path), progress, seq=seq, time_ns=time_ns)
-
-    def check(self, progress: OnProgress | None = None, *, deep: bool = False) -> Iterator[str]:
-        """Yield each problem as a sentence; `deep` as in `Database.check`. Read-only."""
-        self._channel.check_open()
-        return self.admin.check(progress, deep=deep)
 
     @property
     def channel(self) -> Channel:

@@ -64,7 +64,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         answer = await self._hosting.read(_status, db)
         if request.hashes:
             going, at, sealed = self._hosting.check_going, request.at or None, request.sealed
-            hashes = await self._hosting.survey(lambda: db.hashes(going, seq=at, sealed=sealed))
+            hashes = await self._hosting.survey(lambda: db.admin.hashes(going, seq=at, sealed=sealed))
             del answer.tables[:]
             answer.tables.extend(_table(db, name, one) for name, one in hashes.items())
         answer.database = request.database
@@ -78,7 +78,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         db = self._hosting.database(request.database)
 
         def run(responses: ResponseStream[admin_pb2.RebuildResponse]) -> None:
-            hashes = db.rebuild(
+            hashes = db.admin.rebuild(
                 throttled(
                     lambda at: responses.send_progress(
                         admin_pb2.RebuildResponse(step=at.step, done=at.done, total=at.total or 0)
@@ -127,7 +127,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
                     admin_pb2.CheckResponse(step=at.step, done=at.done, total=at.total or 0)
                 )
 
-            for problem in db.check(throttled(progress), deep=request.deep):
+            for problem in db.admin.check(throttled(progress), deep=request.deep):
                 responses.send(admin_pb2.CheckResponse(problem=problem))
             responses.send(admin_pb2.CheckResponse(finished=True))
 
@@ -150,7 +150,7 @@ def throttled(tell: OnProgress) -> OnProgress:
 
 
 def _status(db: Database) -> admin_pb2.StatusResponse:
-    found = db.status()
+    found = db.admin.status()
     return admin_pb2.StatusResponse(
         head=log_pb2.Cursor(database=found.uuid, seq=found.head, checksum=found.checksum),
         head_time_ns=found.head_time_ns,

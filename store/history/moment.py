@@ -74,7 +74,7 @@ class Moment(Snapshot):
 
     def hashes(self, progress: OnProgress | None = None, *, sealed: bool = False) -> dict[str, TableHash]:
         """Return the number of rows and the content hash of every table. Read-only. `sealed` as in
-        `Database.hashes`."""
+        `Admin.hashes`."""
         report = None if progress is None else lambda done: progress(Progress("hash", done))
         return hashes(self._view, self._of, report, sealed=sealed)
 

@@ -2,25 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from everlog.proto import log_pb2
 from everlog.store.clock import BEHIND_NS, CORRECTED
 from everlog.store.core import Core
 from everlog.store.history.moment import Past
+from everlog.store.progress import OnProgress, Progress
+from everlog.store.schema.arguments import Time
+from everlog.store.tables.hashing import TableHash, hashes
 from everlog.store.tables.projection import PRODUCTION
 from everlog.store.tx.transaction import Transaction
-from everlog.store.upkeep import expiry
+from everlog.store.upkeep import check, expiry, rebuild
+from everlog.store.upkeep.consumers import Consumers
+from everlog.store.upkeep.status import ArchiveStatus, Status, status
 
 
 class Admin:
-    """Expiry, clock and production mark of one open database. `begin` begins a transaction with metadata,
-    which it checks."""
+    """The calls of operators on one open database. `archiving` returns the state of automatic archiving;
+    `begin` begins a transaction with metadata, which it checks."""
 
-    def __init__(self, core: Core, past: Past, begin: Callable[..., Transaction]) -> None:
+    def __init__(
+        self,
+        core: Core,
+        past: Past,
+        consumers: Consumers,
+        archiving: Callable[[], ArchiveStatus],
+        begin: Callable[..., Transaction],
+    ) -> None:
         self._core = core
         self._past = past
+        self._consumers = consumers
+        self._archiving = archiving
         self._begin = begin
+
+    def status(self) -> Status:
+        """Return the state of the database in numbers. Read-only."""
+        self._core.check_open()
+        return status(self._core, self._past, self._consumers, self._archiving())
+
+    def hashes(
+        self, progress: OnProgress | None = None, *, seq: int | None = None, sealed: bool = False
+    ) -> dict[str, TableHash]:
+        """Return the number of rows and the content hash of every table, now or as of `seq`. Read-only.
+
+        `sealed`: hash sealed rows as they are stored, as a copy without keys has them.
+        """
+        _, now, view = self._core.view()
+        with_progress = None if progress is None else lambda done: progress(Progress("hash", done))
+        try:
+            if seq is None or seq == now:
+                return hashes(view, self._core.schema, with_progress, sealed=sealed)
+        finally:
+            view.close()
+        with self._past.at(seq=seq, progress=progress) as then:
+            return then.hashes(progress, sealed=sealed)
+
+    def rebuild(self, progress: OnProgress | None = None) -> dict[str, TableHash]:
+        """Build all tables again from the log beside the live ones, prove that both are equal, and switch
+        to the new ones. Writes.
+
+        A killed rebuild resumes where it stopped. Raises CorruptionError if they differ; nothing is
+        switched then.
+        """
+        self._core.check_writable()
+        return rebuild.beside(self._core, progress)
+
+    def rebuild_into(
+        self,
+        path: Path | str,
+        progress: OnProgress | None = None,
+        *,
+        seq: int | None = None,
+        time: Time | None = None,
+    ) -> dict[str, TableHash]:
+        """Build this database from its log in a new directory, and return the hashes of its tables.
+
+        `seq`: as of this record; `time`: as of this time (as in `at`); neither: as of the newest record. The
+        new database has the same UUID: followers that are ahead of it receive an error that says so, or that
+        the histories diverged. A killed run resumes where it stopped. Raises OpenError if the directory has
+        other files, CursorError for a position that the log does not have.
+        """
+        self._core.check_open()
+        last = self._past.position(seq=seq, time=time) if seq is not None or time is not None else None
+        return rebuild.into(self._core, Path(path), last, progress)
+
+    def check(self, progress: OnProgress | None = None, *, deep: bool = False) -> Iterable[str]:
+        """Yield a sentence for each problem with tables, indexes, files and log. Read-only.
+
+        `deep`: also compare every row with the log, for which the tables are built again in a temporary
+        directory.
+        """
+        self._core.check_open()
+        return check.problems(self._core, progress, deep=deep)
 
     def expire(self, *, confirm_time: bool = False) -> int:
         """Delete the rows that have expired, and return their number. Writes.

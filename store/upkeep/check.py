@@ -51,7 +51,7 @@ def problems(
     files_too: bool = True,
     deep: bool = False,
 ) -> Iterator[str]:
-    """Yield a sentence for each problem; see `Database.check`. Read-only.
+    """Yield a sentence for each problem; see `Admin.check`. Read-only.
 
     Without `keys_needed`, sealed tables that cannot be checked are no problem: a backup has no keys.
     Without `files_too`, RocksDB's files are not checked. `deep` also compares every row with the log.

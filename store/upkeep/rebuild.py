@@ -151,7 +151,7 @@ REPORT_BYTES = 128 << 10  # of records between two calls of `progress`, which ma
 
 
 def beside(core: Core, progress: OnProgress | None) -> dict[str, TableHash]:
-    """See `Database.rebuild`."""
+    """See `Admin.rebuild`."""
     if not core.engine.rebuilding.acquire(blocking=False):
         raise Error(
             f"the tables of {core.url} are being rebuilt already, or a person is being forgotten; try again"
@@ -199,7 +199,7 @@ def _beside(core: Core, progress: OnProgress | None) -> dict[str, TableHash]:
 
 
 def into(core: Core, path: Path, last: int | None, progress: OnProgress | None) -> dict[str, TableHash]:
-    """See `Database.rebuild_into`."""
+    """See `Admin.rebuild_into`."""
     check_from_start(core.log)
     last = core.log.head if last is None else last
 

@@ -88,7 +88,7 @@ class Status(msgspec.Struct, frozen=True):
     """The state of a database.
 
     `head` is the newest record on disk, `oldest` the first that is still held. `warnings` are sentences for
-    operators; `production` as in `Database.production`.
+    operators; `production` as in `Admin.production`.
     """
 
     uuid: bytes

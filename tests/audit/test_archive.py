@@ -26,7 +26,7 @@ from tests.store.tx.test_idempotent import new_id
 def test_what_was_archived_is_gone_from_the_log_and_read_from_the_archive(db: Database, to: Path) -> None:
     grown(db)
     fill(db, 5000, 5040)
-    before, head, tables = db.log.read(0, 1 << 30)[0], db.head, db.hashes()
+    before, head, tables = db.log.read(0, 1 << 30)[0], db.head, db.admin.hashes()
     done = archive(db, to, keep_records=10)
     assert (done.last, done.base, done.removed) == (head - 10, head - 10, head - 10)
     assert db.engine.log.get((1).to_bytes(8, "big")) is None
@@ -34,9 +34,9 @@ def test_what_was_archived_is_gone_from_the_log_and_read_from_the_archive(db: Da
     assert db.log.oldest == 1
     assert b"".join(framed for _, framed in db.log.scan()) == before
     assert [db.log.get(seq) for seq in range(1, head + 1)] == [framed for _, framed in db.log.scan()]
-    assert (db.head, db.hashes()) == (head, tables)
-    assert list(db.check()) == []
-    assert db.rebuild() == tables
+    assert (db.head, db.admin.hashes()) == (head, tables)
+    assert list(db.admin.check()) == []
+    assert db.admin.rebuild() == tables
     db.put(AIRPORTS, airport("SFO", "San Francisco"))
 
 
@@ -155,12 +155,12 @@ def test_records_of_some_time_are_kept(db: Database, to: Path) -> None:
 
 def test_an_object_store_is_a_target(db: Database) -> None:
     url = f"memory://archive-{uuid.uuid4().hex}"
-    tables = db.hashes
+    tables = db.admin.hashes
     fill(db, 1, 30)
     archive(db, url, keep_records=5)
     fill(db, 31, 50)
     archive(db, url, keep_records=5)
-    assert db.rebuild() == tables()
+    assert db.admin.rebuild() == tables()
     assert list(verify_backup(url, deep=True)) == []
 
 
@@ -171,7 +171,7 @@ def test_an_archive_can_be_restored(opening: Opener, to: Path) -> None:
     archive(db, to, keep_records=db.head - last)
     done = restore(to, to.with_name("copy"))
     assert (done.seq, done.tables) == (last, at[last])
-    assert opening(at=to.with_name("copy")).rebuild() == at[last]
+    assert opening(at=to.with_name("copy")).admin.rebuild() == at[last]
 
 
 def test_readers_and_writers_go_on_while_old_log_is_archived_again_and_again(db: Database, to: Path) -> None:
@@ -214,7 +214,7 @@ def test_readers_and_writers_go_on_while_old_log_is_archived_again_and_again(db:
             thread.join()
     assert not failed
     assert all(seen)
-    assert db.rebuild() == db.hashes()
+    assert db.admin.rebuild() == db.admin.hashes()
 
 
 def test_one_archives_a_database_at_a_time(db: Database, to: Path) -> None:

@@ -41,7 +41,7 @@ def test_a_target_without_space_gets_less_and_goes_on_when_there_is_some(
     assert done is not None
     assert done.base == db.head - 1
     assert list(verify_backup(small_disk / "archive", deep=True)) == []
-    assert db.rebuild() == db.hashes()
+    assert db.admin.rebuild() == db.admin.hashes()
 
 
 def test_a_target_that_cannot_be_reached_is_told_and_nothing_is_removed(db: Database) -> None:
@@ -90,5 +90,5 @@ def test_nothing_is_removed_where_somebody_else_writes_to_the_target(
     assert db.log.trimmed.base == base
     again = f"memory://refused-{uuid.uuid4().hex}"
     archive(db, again)
-    assert db.rebuild() == db.hashes()
+    assert db.admin.rebuild() == db.admin.hashes()
     assert list(verify_backup(again, deep=True)) == []

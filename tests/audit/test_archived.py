@@ -32,23 +32,23 @@ def commits_of(db: Database, after: int = 0) -> bytes:
 def test_an_archive_is_there_again_when_the_database_is_opened(opening: Opener, to: Path) -> None:
     db = opening()
     grown(db)
-    tables, cursor, path = db.hashes(), db.cursor(), db.path
+    tables, cursor, path = db.admin.hashes(), db.cursor(), db.path
     archive(db, to)
     db.close()
     for read_only in (False, True):
         with connect(f"file:{path}", read_only=read_only) as found:
             assert isinstance(found, Database)
-            assert found.hashes() == tables
+            assert found.admin.hashes() == tables
             assert found.cursor() == cursor
             assert found.log.oldest == 1
             assert record_numbers(found) == list(range(1, cursor.seq + 1))
-            assert list(found.check()) == []
+            assert list(found.admin.check()) == []
     with connect(f"file:{path}") as found:
         assert isinstance(found, Database)
-        assert found.rebuild() == tables
+        assert found.admin.rebuild() == tables
         fill(found, 9000, 9010)
         assert archive(found, to).removed == 11
-        assert found.rebuild() == found.hashes()
+        assert found.admin.rebuild() == found.admin.hashes()
         assert backup(found, to.with_name("backup of all")).records == found.head
     assert restore(to.with_name("backup of all"), to.with_name("copy")).seq == cursor.seq + 11
 
@@ -68,7 +68,7 @@ def test_a_reader_beside_sees_what_is_archived_meanwhile(opening: Opener, to: Pa
         fill(db, 100, 105)
         beside.refresh()
         assert record_numbers(beside) == list(range(1, db.head + 1))
-        assert beside.hashes() == db.hashes()
+        assert beside.admin.hashes() == db.admin.hashes()
 
 
 def test_a_reader_beside_sees_each_archiving(opening: Opener, to: Path) -> None:
@@ -137,14 +137,14 @@ def test_without_its_archive_a_database_works_and_says_what_is_missing(opening: 
     fill(db, 1, 50)
     db.load(ITEMS, items(100, 200), id="a load")
     declare(db, ITEMS)
-    head, tables, path = db.head, db.hashes(), db.path
+    head, tables, path = db.head, db.admin.hashes(), db.path
     migrations = db.migration_records()
     archive(db, to, keep_records=2)
     db.close()
     shutil.move(to, to.with_name("elsewhere"))
     with connect(f"file:{path}") as found:
         assert isinstance(found, Database)
-        assert found.hashes() == tables
+        assert found.admin.hashes() == tables
         assert found.migration_records() == migrations
         assert found.load(ITEMS, items(100, 200), id="a load").rows == 101
         found.put(ITEMS, *items(1000, 1000))
@@ -154,7 +154,7 @@ def test_without_its_archive_a_database_works_and_says_what_is_missing(opening: 
         ):
             found.log.get(9)
         with pytest.raises(CorruptionError, match="was archived"):
-            found.rebuild()
+            found.admin.rebuild()
         with pytest.raises(Error, match="was archived"):
             commits_of(found)
         assert commits_of(found, after=head - 2)
@@ -168,9 +168,9 @@ def test_without_its_archive_a_database_works_and_says_what_is_missing(opening: 
     segment.with_suffix(".gone").rename(segment)
     with connect(f"file:{path}") as found:
         assert isinstance(found, Database)
-        assert found.rebuild() == found.hashes()
+        assert found.admin.rebuild() == found.admin.hashes()
     db = opening()
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
     with pytest.raises(CursorError, match=r"the log starts at \d+: record 9 was archived and removed"):
         db.log.get(9)
 
@@ -183,6 +183,6 @@ def test_two_targets_are_two_whole_archives_and_one_is_enough(db: Database, to: 
     archive(db, other, keep_records=5)
     assert [list(verify_backup(one, deep=True)) for one in (to, other)] == [[], []]
     shutil.rmtree(to)
-    assert db.rebuild() == db.hashes()
+    assert db.admin.rebuild() == db.admin.hashes()
     noted = json.loads((db.path / "ARCHIVE").read_text())
     assert [target["url"] for target in noted["targets"]] == [str(other), str(to)]

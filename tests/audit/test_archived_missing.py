@@ -27,7 +27,7 @@ from tests.store.models import AIRPORTS, ITEMS, airport, items
 from tests.store.tx.test_idempotent import new_id
 
 NEEDS: dict[str, Callable[[Any, Path], object]] = {
-    "rebuild": lambda db, _: db.rebuild(),
+    "rebuild": lambda db, _: db.admin.rebuild(),
     "a record": lambda db, _: db.log.get(25),
     "the log": lambda db, _: list(db.log.scan()),
     "a row as it was": lambda db, _: db.at(seq=30).get(AIRPORTS, "JFK"),
@@ -38,7 +38,7 @@ NEEDS: dict[str, Callable[[Any, Path], object]] = {
     "an audit": lambda db, _: list(LocalProver(db).entries(0, db.head)),
     "a follower": lambda db, _: _followed(db, 21),
     "a backup": lambda db, at: backup(db, at / "new"),
-    "a check": lambda db, _: _raised(db.check()),
+    "a check": lambda db, _: _raised(db.admin.check()),
 }
 
 
@@ -102,7 +102,7 @@ def test_who_asks_a_server_is_told_which_segment_is_gone(tmp_path: Path) -> None
                 lambda: list(remote.feed(20, bounded=True)),
                 lambda: list(remote.history(case.AIRPORTS, "JFK")),
                 lambda: remote.at(seq=30).get(case.AIRPORTS, "JFK"),
-                remote.rebuild,
+                remote.admin.rebuild,
             ]
             for call in calls:
                 with pytest.raises(Error, match=name):

@@ -106,7 +106,7 @@ def test_a_backup_is_made_by_a_second_process_that_reads(opening: Opener, to: Pa
     fill(db, 1, 20)
     with Database(db.path, read_only=True) as beside:
         assert backup(beside, to).last == db.head
-    assert restore(to, to.with_name("copy")).tables == db.hashes()
+    assert restore(to, to.with_name("copy")).tables == db.admin.hashes()
 
 
 class Stopped(BaseException):
@@ -234,7 +234,7 @@ def test_rows_of_every_table_are_hashed_with_a_small_backup(db: Database, to: Pa
     found = manifests.needed(place(to)).hashes
     assert found is not None
     assert found.seq == db.head
-    assert found.tables == {name: (one.rows, one.hash.hex()) for name, one in db.hashes().items()}
+    assert found.tables == {name: (one.rows, one.hash.hex()) for name, one in db.admin.hashes().items()}
     db.put(AIRPORTS, airport("LAX", "Los Angeles"))
     backup(db, to, hashes=False)
     assert manifests.needed(place(to)).hashes is None

@@ -29,14 +29,14 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def test_a_backup_in_an_object_store_is_incremental_verified_and_restored(opening: Opener, url: str) -> None:
     db = opening()
     fill(db, 1, 50)
-    at, tables = db.head, db.hashes()
+    at, tables = db.head, db.admin.hashes()
     assert backup(db, url).records == at
     assert backup(db, url).records == 0
     fill(db, 60, 90)
     done = backup(db, url)
     assert (done.first, done.last, done.segments) == (at + 1, db.head, 2)
     assert list(verify_backup(url, deep=True)) == []
-    assert restore(url, db.path.with_name("copy")).tables == db.hashes()
+    assert restore(url, db.path.with_name("copy")).tables == db.admin.hashes()
     assert restore(url, db.path.with_name("before"), at=at).tables == tables
 
 

@@ -58,8 +58,8 @@ def test_while_the_file_is_damaged_nothing_goes_that_it_may_have_held(
             ask()
     assert db.log.trimmed.base == 0
     db.put(ITEMS, *items(900, 900))
-    assert db.status().consumers.error == ""
-    assert list(db.check()) == []
+    assert db.admin.status().consumers.error == ""
+    assert list(db.admin.check()) == []
     retention = Retention(db, to)
     with pytest.raises(OpenError, match=told):
         retention.look()
@@ -123,7 +123,7 @@ def test_who_holds_in_the_last_moment_before_the_removal_keeps_the_records(
             db.consumers.register("mirror", after=19)
 
     assert archive(db, to, keep_records=1, progress=late).base == 19
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
 
 
 def test_a_record_that_was_archived_already_cannot_be_held(db: Database, to: Path) -> None:

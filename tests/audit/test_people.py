@@ -60,7 +60,7 @@ def test_a_backup_holds_no_key_and_nothing_of_a_row(clinic: Database, to: Path) 
 def test_what_is_restored_without_keys_is_sealed_and_opens_with_them(clinic: Database, to: Path) -> None:
     with clinic as db:
         backup(db, to, hashes=True)
-        live, sealed = db.hashes(), db.hashes(sealed=True)
+        live, sealed = db.admin.hashes(), db.admin.hashes(sealed=True)
     copy = to.with_name("copy")
     done = restore(to, copy)
     assert (done.proven, done.tables) == (True, sealed)
@@ -74,9 +74,9 @@ def test_what_is_restored_without_keys_is_sealed_and_opens_with_them(clinic: Dat
         ]  # fmt: skip
     (copy / "KEYS").write_bytes((clinic.path / "KEYS").read_bytes())
     with open_people(copy) as db:
-        assert db.hashes() == live
+        assert db.admin.hashes() == live
         assert [row.id for row in db.scan(PATIENTS.by_email, "bob@x")] == [2]
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 def test_keys_of_before_do_not_bring_back_who_was_forgotten(clinic: Database, to: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_database_that_went_back_to_before_has_rows_that_nobody_opens(clinic: 
         assert db.get(PATIENTS, 2) == patient(2, "s-2", email="bob@x", name=SECRET)
         assert db.people.forget(PATIENTS, 1).rows == 2
         assert [row.id for row in db.scan(PATIENTS)] == [2]
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 def test_an_archive_holds_no_key_and_its_versions_read_as_erased(clinic: Database, to: Path) -> None:
@@ -123,7 +123,7 @@ def test_an_archive_holds_no_key_and_its_versions_read_as_erased(clinic: Databas
         assert db.people.forget(PATIENTS, 2).rows == 1
         assert [one.erased for one in db.history(PATIENTS, 2)] == [False, True]
         assert db.at(seq=5).get(PATIENTS, 1) is None
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 def test_a_fork_whose_log_was_trimmed_still_takes_the_keys_of_its_origin(clinic: Database, to: Path) -> None:

@@ -33,16 +33,16 @@ def grown(db: Database) -> dict[int, dict[str, TableHash]]:
     """Return a database with changes of many kinds, and the hashes of its tables at some records."""
     at = {}
     fill(db, 1, 30)
-    at[db.head] = db.hashes()
+    at[db.head] = db.admin.hashes()
     for faa in ("JFK", "LAX"):
         db.put(AIRPORTS, airport(faa, "Somewhere", icao=f"K{faa}"))
     db.delete(ITEMS, 7)
-    at[db.head] = db.hashes()
+    at[db.head] = db.admin.hashes()
     declare(db, ITEMS)
     db.load(ITEMS, items(100, 3000), id="a load")
-    at[db.head] = db.hashes()
+    at[db.head] = db.admin.hashes()
     db.put(AIRPORTS, airport("JFK", "New York"))
-    at[db.head] = db.hashes()
+    at[db.head] = db.admin.hashes()
     return at
 
 
@@ -51,12 +51,12 @@ def test_what_is_restored_is_the_database_as_it_was(opening: Opener, to: Path) -
     at = grown(db)
     backup(db, to)
     done = restore(to, to.with_name("copy"))
-    assert (done.seq, done.tables, done.proven) == (db.head, db.hashes(), True)
+    assert (done.seq, done.tables, done.proven) == (db.head, db.admin.hashes(), True)
     copy = opening(at=to.with_name("copy"))
     assert copy.uuid == db.uuid
     assert copy.cursor() == db.cursor()
     assert copy.log.read(0, 1 << 30) == db.log.read(0, 1 << 30)
-    assert at[db.head] == copy.hashes()
+    assert at[db.head] == copy.admin.hashes()
     copy.put(ITEMS, *items(1, 1))
 
 
@@ -139,7 +139,7 @@ def test_a_restore_that_is_killed_leaves_no_database_and_the_next_goes_on(openin
     with pytest.raises(OpenError, match="is running or was killed"):
         Database(copy)
     told: list[int] = []
-    assert restore(to, copy, progress=lambda now: told.append(now.done)).tables == db.hashes()
+    assert restore(to, copy, progress=lambda now: told.append(now.done)).tables == db.admin.hashes()
     assert min(told) > 1000
 
     fill(db, 1, 20)
@@ -149,7 +149,7 @@ def test_a_restore_that_is_killed_leaves_no_database_and_the_next_goes_on(openin
     backup(diverged, other)
     assert subprocess.run([*words[:-2], str(to), str(to.with_name("mixed"))], check=False).returncode < 0
     done = restore(other, to.with_name("mixed"))  # the remaining files are of another backup
-    assert done.tables == diverged.hashes()
+    assert done.tables == diverged.admin.hashes()
 
 
 def test_nothing_is_restored_over_what_is_there(opening: Opener, to: Path) -> None:

@@ -60,13 +60,13 @@ def test_a_database_archives_by_itself_while_it_is_written(db: Database, to: Pat
                 db.put(ITEMS, *items(number, number))
                 if watch.seen.is_set():
                     break
-        found = db.status().archive
+        found = db.admin.status().archive
         assert (found.target, found.error) == (str(to), "")
         assert found.base == db.log.trimmed.base > 10
         assert found.archived_ns > 0
-    assert db.status().archive.target == ""
+    assert db.admin.status().archive.target == ""
     assert [seq for seq, _ in db.log.scan()] == list(range(1, db.head + 1))
-    assert db.rebuild() == db.hashes()
+    assert db.admin.rebuild() == db.admin.hashes()
     assert list(verify_backup(to, deep=True)) == []
 
 
@@ -121,7 +121,7 @@ def test_what_goes_wrong_is_told_until_it_works_again(
     try:
         with Retention(db, to, keep_records=10, every_s=0, look_s=0.01, progress=worked):
             assert failed.wait(60)
-            found = db.status().archive
+            found = db.admin.status().archive
             assert "expected the directory of a backup, found a file" in found.error
             assert found.error_ns > 0
             assert db.log.trimmed.base == 0
@@ -133,7 +133,7 @@ def test_what_goes_wrong_is_told_until_it_works_again(
     assert "cannot archive old log to" in caplog.text
     retention = Retention(db, to, every_s=0)
     retention.look()
-    assert db.status().archive.error == ""
+    assert db.admin.status().archive.error == ""
     assert db.log.trimmed.base == db.head - 1
 
 
@@ -149,7 +149,7 @@ def test_it_tries_again_ever_later_and_says_since_when(db: Database, to: Path) -
             for _ in range(5):
                 tried.more.acquire(timeout=60)
                 waits.append(retention.wait_s)
-                since.add(db.status().archive.error_ns)
+                since.add(db.admin.status().archive.error_ns)
                 tried.go_on.release()
     finally:
         logging.getLogger("everlog").removeHandler(tried)

@@ -121,7 +121,7 @@ def open_case(
                 yield Case(kind, remote, embedded, server)
         else:
             yield Case(kind, embedded, embedded)
-        assert list(embedded.check()) == []
+        assert list(embedded.admin.check()) == []
 
 
 def airport(faa: str, city: str = "New York", name: str = "", country: str = "US") -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc_tools  # type: ignore[import-untyped]
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -143,7 +143,11 @@ class HandMadeLog:
                 found = commit.migration.schema
         return Schema(found)
 
-    def hashes(self, seq: int | None = None) -> dict[str, TableHash]:
+    @property
+    def admin(self) -> Self:
+        return self
+
+    def hashes(self, *, seq: int | None = None) -> dict[str, TableHash]:
         """Return the hash of every table as of `seq`."""
         seq = self.head if seq is None else seq
         rows: dict[int, dict[bytes, bytes]] = {}

@@ -57,7 +57,7 @@ def _reading(db: Any) -> Calls:
         yield f"history limit {value!r}", partial(db.history, AIRPORTS, "JFK", limit=value)
         yield f"log limit {value!r}", partial(db.past.log, limit=value)
         yield f"at {value!r}", partial(db.at, seq=value)
-        yield f"hashes {value!r}", partial(db.hashes, seq=value)
+        yield f"hashes {value!r}", partial(db.admin.hashes, seq=value)
         yield f"diff from {value!r}", partial(db.past.diff, AIRPORTS, value, 2)
         for name in ("after", "until"):
             bound = {"bounded": True, name: value}

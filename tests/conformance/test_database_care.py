@@ -39,7 +39,7 @@ def test_a_database_says_what_it_is(case: Case) -> None:
 
 def test_status_counts_what_there_is(case: Case) -> None:
     case.db.put(AIRPORTS, airport("JFK"))
-    found, expected = case.db.status(), case.embedded.status()
+    found, expected = case.db.admin.status(), case.embedded.admin.status()
     assert (found.uuid, found.head, found.checksum) == (expected.uuid, 3, expected.checksum)
     assert (found.oldest, found.schema_version) == (1, VERSION)
     assert [(table.name, table.rows) for table in found.tables] == [("airports", 1), ("flights", 0)]
@@ -102,29 +102,29 @@ def test_an_empty_load_is_finished_at_once(db: Any) -> None:
 
 
 def test_rows_that_are_equal_have_one_hash(db: Any) -> None:
-    empty = db.hashes()
+    empty = db.admin.hashes()
     db.put(AIRPORTS, airport("JFK"))
-    one = db.hashes()
+    one = db.admin.hashes()
     assert one["airports"].rows == 1
     assert one["airports"].hash != empty["airports"].hash
     assert one["flights"] == empty["flights"]
     db.delete(AIRPORTS, "JFK")
-    assert db.hashes() == empty
+    assert db.admin.hashes() == empty
 
 
 def test_tables_rebuilt_from_the_log_are_equal_and_go_on(db: Any) -> None:
     db.load(FLIGHTS, (flight(n) for n in range(1500)))
     db.put(AIRPORTS, airport("JFK"))
-    before = db.hashes()
-    assert db.rebuild(progress=lambda _: None) == before
-    assert db.hashes() == before
+    before = db.admin.hashes()
+    assert db.admin.rebuild(progress=lambda _: None) == before
+    assert db.admin.hashes() == before
     db.put(AIRPORTS, airport("LGA"))
     assert db.count(AIRPORTS.by_city, "New York") == 2
 
 
 def test_a_sound_database_has_no_problems(db: Any) -> None:
     db.put(AIRPORTS, airport("JFK"))
-    assert list(db.check(progress=lambda _: None)) == []
+    assert list(db.admin.check(progress=lambda _: None)) == []
 
 
 def test_rows_are_read_and_written_across_a_migration(case: Case) -> None:
@@ -181,10 +181,10 @@ def test_what_is_closed_says_so(case: Case) -> None:
         lambda: db.count(AIRPORTS),
         db.feed,
         db.cursor,
-        db.status,
-        db.hashes,
+        db.admin.status,
+        db.admin.hashes,
         db.snapshot,
-        lambda: list(db.check()),
+        lambda: list(db.admin.check()),
     ]
     for call in calls:
         with pytest.raises(everlog.ClosedError, match="closed"):

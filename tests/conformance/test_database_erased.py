@@ -109,7 +109,7 @@ def test_the_log_has_the_commits_of_the_forgotten_without_their_rows(case: Case,
 
 def test_it_is_the_same_after_a_rebuild(case: Case, seqs: list[int]) -> None:
     before = [versions(case.db, key) for key in (1, 2)]
-    case.db.rebuild()
+    case.db.admin.rebuild()
     case.embedded.past.forget()
     assert [versions(case.db, key) for key in (1, 2)] == before
 

@@ -21,8 +21,8 @@ def test_a_row_says_when_its_life_ends(db: Any) -> None:
     assert [db.expires_ns(AIRPORTS, faa) for faa in ("EWR", "LGA", "BOS")] == [7 * 10**18, 8 * 10**18, 0]
     db.put(AIRPORTS, airport("JFK"), expires=0)
     assert db.expires_ns(AIRPORTS, "JFK") == 0
-    assert db.status().expiry.rows == 2
-    assert db.status().expiry.next_ns == 7 * 10**18
+    assert db.admin.status().expiry.rows == 2
+    assert db.admin.status().expiry.next_ns == 7 * 10**18
 
 
 def test_rows_that_are_over_are_gone_after_expire(db: Any) -> None:
@@ -32,5 +32,5 @@ def test_rows_that_are_over_are_gone_after_expire(db: Any) -> None:
     db.put(AIRPORTS, airport("BOS"), expires=over)
     db.admin.expire()  # the writing process may have deleted it already
     assert [row.faa for row in db.scan(AIRPORTS)] == ["JFK"]
-    assert db.status().expiry.due == 0
+    assert db.admin.status().expiry.due == 0
     assert {commit.reason for commit in db.feed(bounded=True) if commit.actor == "everlog"} == {"expired"}

@@ -217,7 +217,7 @@ def test_a_database_opened_for_reading_reads_and_refuses_to_write(filled: Any, c
             lambda: reader.delete(AIRPORTS, "JFK"),
             reader.transaction,
             lambda: reader.load(AIRPORTS, []),
-            reader.rebuild,
+            reader.admin.rebuild,
         ):
             with pytest.raises(everlog.ReadOnlyError, match="opened for reading"):
                 call()

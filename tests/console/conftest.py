@@ -79,7 +79,7 @@ def books(everlog: Run, project: Path, here: Path, monkeypatch: pytest.MonkeyPat
     yield path
     if path.exists():
         with Database(path, create=False) as db:
-            assert list(db.check()) == []
+            assert list(db.admin.check()) == []
 
 
 @pytest.fixture

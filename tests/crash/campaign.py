@@ -134,7 +134,7 @@ class Campaign:
             for look in (*operations.AFTER, *beside.AFTER):
                 look(db, self.directory)
             if db.schema.version and chance.random() < 0.3:
-                db.rebuild()
+                db.admin.rebuild()
             if chance.random() < 0.3:  # the next life makes them anew
                 Tree(db).forget()
                 db.past.forget()

@@ -54,7 +54,7 @@ class Forks:
             run, answer = asked
             # No other thread knows this one, so the child that ends destroys its objects.
             small = small or Database(scratch / "small")
-            assert list(small.check()) == []
+            assert list(small.admin.check()) == []
             small.admin.set_production(not small.admin.production)
             self._forking = True
             number = os.fork()

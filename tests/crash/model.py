@@ -135,7 +135,7 @@ class Model:
 
     def agree(self, db: EmbeddedDatabase, folders: Folders, swept_ns: int) -> None:
         """The tables are the model's, by every way there is to them."""
-        problems = list(db.check())
+        problems = list(db.admin.check())
         assert not problems, problems[:5]
         if "people" in db.schema.tables:
             self.ends.agree(db, folders, swept_ns)

@@ -92,7 +92,7 @@ def _migrating(care: Care, verb: str, call: Callable[[], Any]) -> None:
 
 def rebuild(care: Care) -> None:
     try:
-        care.db.rebuild()
+        care.db.admin.rebuild()
     except Error as error:
         if "being forgotten" not in str(error):
             raise
@@ -103,16 +103,16 @@ def rebuild_into(care: Care) -> None:
     """Into another directory, which is the same as what it was made from."""
     path = care.scratch / "again"
     shutil.rmtree(path, ignore_errors=True)
-    hashes = care.db.rebuild_into(path)
+    hashes = care.db.admin.rebuild_into(path)
     with Database(path, read_only=True) as db:
-        open_tables = {name: one for name, one in db.hashes().items() if name not in SEALED}
+        open_tables = {name: one for name, one in db.admin.hashes().items() if name not in SEALED}
         assert open_tables == {name: one for name, one in hashes.items() if name not in SEALED}
     care.journal.say(rebuilt=str(path))
 
 
 def check(care: Care) -> None:
     """A key that a full disk did not let be overwritten is named, until the next forgetting or opening."""
-    problems = list(care.db.check())
+    problems = list(care.db.admin.check())
     if disk.is_failing():
         problems = [one for one in problems if f"{KEYS} has the keys of" not in one]
     assert problems == [], problems
@@ -135,7 +135,7 @@ def look(care: Care) -> None:
 
 def read_beside(care: Care) -> None:
     with opened(care.db.path, read_only=True) as reader:
-        problems = list(reader.check())
+        problems = list(reader.admin.check())
         assert problems == [], problems
 
 
@@ -188,7 +188,7 @@ def _half_rebuilds(db: EmbeddedDatabase, scratch: Path) -> None:
     path = scratch / "again"
     if (path / "EVERLOG").exists():
         with Database(path, read_only=True) as again:
-            assert [one for one in again.check() if "are sealed, and" not in one] == []
+            assert [one for one in again.admin.check() if "are sealed, and" not in one] == []
             assert again.uuid == db.uuid
 
 
@@ -205,8 +205,8 @@ def _restored_backup(db: EmbeddedDatabase, scratch: Path) -> None:
     Database(scratch / "restored", create=False, master_key=MASTER).close()  # makes what wants the keys
     with Database(scratch / "restored", read_only=True, master_key=MASTER) as again:
         assert again.log.get(db.head) == db.log.get(db.head)
-        assert list(again.check()) == []
-        assert again.hashes(seq=db.head) == db.hashes()
+        assert list(again.admin.check()) == []
+        assert again.admin.hashes(seq=db.head) == db.admin.hashes()
 
 
 # What must hold after a kill, of what the operations leave beside the database.

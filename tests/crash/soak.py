@@ -69,7 +69,7 @@ class Soak:
             self.db.log.get(seq)
         self.archive()
         self.look_back(random.Random(self.seed))
-        self.db.rebuild()
+        self.db.admin.rebuild()
 
     def threads(self) -> list[threading.Thread]:
         often: list[tuple[Callable[[random.Random], object], float]] = [
@@ -79,7 +79,7 @@ class Soak:
             (self.look, 0.2),
             (lambda _: self.db.engine.flush(), 15.0),
             (lambda _: self.db.engine.compact_data(b"", b"\xff" * 16), 30.0),
-            (lambda _: self.db.rebuild(), 60.0),
+            (lambda _: self.db.admin.rebuild(), 60.0),
             (self.look_back, 2.0),
             (lambda _: checkpoint(LocalProver(self.db), self.signer), 5.0),
             (lambda _: self.archive(), 45.0),
@@ -169,7 +169,7 @@ class Soak:
     def end(self) -> None:
         """The end is right, too: checked, and the follower equal."""
         self.server.stop()
-        assert list(self.db.check()) == []
+        assert list(self.db.admin.check()) == []
         with SqliteSink(self.path / "mirror.sqlite") as sink:
             Follower(self.db, sink).run(bounded=True)
             assert verify(self.db, sink) == []

@@ -62,7 +62,7 @@ for number in range(100, 160):
             db.tables.flush()
             db.engine.flush()
         if not number % 20:
-            db.rebuild()
+            db.admin.rebuild()
         assert [row.id for row in db.scan(ITEMS, start=100)] == acknowledged
     except Error as error:
         said.append(f"{type(error).__name__}: {error}")
@@ -113,7 +113,7 @@ def test_without_file_descriptors_nothing_is_wrong_and_nothing_lost(tmp_path: Pa
         db.load(ITEMS, items(0, 50))
     acknowledged, said = told(WRITES, path, spare)
     with Database(path) as db:
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
         found = [row.id for row in db.scan(ITEMS, start=100)]
         assert set(acknowledged) <= set(found)
         assert len(found) - len(acknowledged) <= len(said)
@@ -156,7 +156,7 @@ def test_a_directory_that_cannot_be_written_is_told_and_read(place: Path) -> Non
     assert isinstance(written, str), "it was opened for writing"
     assert read == 51
     with Database(path) as db:
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
         assert db.get(ITEMS, 9) == Item(id=9, text="text 9", n=-9)
 
 
@@ -182,7 +182,7 @@ def test_who_may_only_read_follows_what_another_writes(place: Path, seen: Path) 
             for turn in range(2, 6):
                 db.load(ITEMS, items(turn * 50 - 49, turn * 50))
                 if turn % 2:
-                    db.rebuild()  # other files, and another column family
+                    db.admin.rebuild()  # other files, and another column family
                 db.tables.flush()
                 db.engine.flush()
                 db.put(ITEMS, Item(id=1, text=f"turn {turn}"))
@@ -190,4 +190,4 @@ def test_who_may_only_read_follows_what_another_writes(place: Path, seen: Path) 
                 assert reader.get(ITEMS, 1) == Item(id=1, text=f"turn {turn}")
                 assert reader.count(ITEMS) == turn * 50
             assert [version.op for version in reader.history(ITEMS, 1)] == ["put"] * 5
-            assert list(reader.check()) == []
+            assert list(reader.admin.check()) == []

@@ -43,7 +43,7 @@ try:
         for number in range(100, 130):
             step(lambda: db.put(ITEMS, Item(id=number)), number)
             if number == 110:
-                step(db.rebuild)
+                step(db.admin.rebuild)
                 try:
                     found = [row.id for row in db.scan(ITEMS, start=100)]
                     assert {one for one in acknowledged if one} <= set(found), (found, acknowledged)
@@ -82,7 +82,7 @@ def test_whichever_call_fails_what_was_acknowledged_is_there_and_the_rest_is_not
         assert done.returncode == 0, (nth, done.stderr)
         acknowledged, refused, said = json.loads(done.stdout)
         with Database(path) as db:
-            assert list(db.check()) == [], (nth, said)
+            assert list(db.admin.check()) == [], (nth, said)
             found = {row.id for row in db.scan(ITEMS, start=100)}
             assert set(acknowledged) <= found, (nth, said)
             assert not found & set(refused), (nth, said)

@@ -51,7 +51,7 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, mode: str) -> Non
         acknowledged.update(killed(path, mode, first, after_s, after_one=after_one))
         kills += 1
         with Database(path) as db:
-            assert list(db.check()) == []
+            assert list(db.admin.check()) == []
             found = {row.id for row in db.scan(ITEMS)}
             if mode == "load":
                 assert {number * 10_000 for number in acknowledged} <= found
@@ -61,5 +61,5 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, mode: str) -> Non
                 assert {one ^ PAIR for one in found} == found, "a transaction is there in half"
             first = max((one % PAIR // (10_000 if mode == "load" else 1) for one in found), default=0) + 1
             if mode == "rebuild":
-                assert db.rebuild()["items"].rows == len(found)
+                assert db.admin.rebuild()["items"].rows == len(found)
     assert acknowledged

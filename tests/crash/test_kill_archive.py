@@ -109,13 +109,13 @@ def test_no_record_is_lost_when_archiving_is_killed(tmp_path: Path) -> None:
             assert left == []
         with Database(path) as db:
             attach(db)
-            assert list(db.check()) == []
+            assert list(db.admin.check()) == []
             assert acknowledged <= {row.id for row in db.scan(ITEMS)}
             assert [seq for seq, _ in db.log.scan()] == list(range(1, db.head + 1))
-            assert db.rebuild() == db.hashes()
+            assert db.admin.rebuild() == db.admin.hashes()
     with Database(path) as db:
         archive(db, to, keep_records=1)
-        assert db.rebuild() == db.hashes()
+        assert db.admin.rebuild() == db.admin.hashes()
         assert list(verify_backup(to, deep=True)) == []
 
 
@@ -136,10 +136,10 @@ def test_a_bookmark_is_never_ahead_and_what_its_consumer_lacks_is_in_the_log(tmp
             assert db.log.trimmed.base <= has
             (found,) = db.consumers
             assert found.position.seq <= has
-            assert list(db.check()) == []
+            assert list(db.admin.check()) == []
             assert [seq for seq, _ in db.log.scan()] == list(range(1, db.head + 1))
     assert has > 30
     with Database(path) as db:
         attach(db)
-        assert db.rebuild() == db.hashes()
+        assert db.admin.rebuild() == db.admin.hashes()
         assert db.log.trimmed.base > 0

@@ -87,14 +87,14 @@ def test_a_restore_that_is_killed_leaves_no_database_or_a_whole_one(tmp_path: Pa
     chance = random.Random()
     with open_flights(path, ITEMS) as db:
         db.load(ITEMS, items(1, 3000))
-        expected, head = db.hashes(), backup(db, to).last
+        expected, head = db.admin.hashes(), backup(db, to).last
     for _ in range(KILLS):
         killed(path, to, "restore", chance.uniform(0.02, 0.6))
     for found in tmp_path.glob("restored-*"):
         try:
             with Database(found, create=False) as copy:
-                assert (copy.head, copy.hashes()) == (head, expected)
-                assert list(copy.check()) == []
+                assert (copy.head, copy.admin.hashes()) == (head, expected)
+                assert list(copy.admin.check()) == []
         except OpenError as error:
             said = str(error)
             assert "was killed" in said or "there is no database" in said

@@ -61,8 +61,8 @@ def test_forgetting_happens_whole_or_not_at_all(tmp_path: Path, where: str) -> N
         key_id = db.log.commit(3).changes[0].key_id
         assert (key_id in (path / "KEYS").read_bytes()) == (not noticed)
         assert db.count(PATIENTS) == (12 if noticed else 19)
-        assert list(db.check()) == []
-        assert db.rebuild() == db.hashes()
+        assert list(db.admin.check()) == []
+        assert db.admin.rebuild() == db.admin.hashes()
 
 
 @pytest.mark.parametrize("where", ["before the tables are on disk", "before the zeros"])
@@ -81,7 +81,7 @@ def test_a_reader_finds_all_right_however_often_it_looks(
     monkeypatch.setattr(check, "FORGETTING_S", 0.05)
     with open_people(path, read_only=True) as reader:
         for _ in range(3):
-            found = list(reader.check(deep=True))
+            found = list(reader.admin.check(deep=True))
             if where == "before the zeros":  # nobody does it any more until it is opened for writing
                 assert len(found) == 1
                 assert "KEYS has the keys of 1 forgotten persons" in found[0]

@@ -74,7 +74,7 @@ def test_a_database_whose_making_was_killed_is_made_when_it_is_opened_again(tmp_
     for turn in campaign(4):
         said = killed(MAKER, tmp_path / str(turn), chance.uniform(0.001, 0.08))
         with open_flights(tmp_path / str(turn) / said[-1]) as db:
-            assert list(db.check()) == []
+            assert list(db.admin.check()) == []
             db.put(ITEMS, Item(id=1))
 
 
@@ -89,7 +89,7 @@ def test_a_migration_that_was_killed_is_there_in_whole_or_not_at_all(tmp_path: P
         with Database(path) as db:
             version = db.schema.version
             assert version >= max((int(line) for line in said if line.isdecimal()), default=0)
-            assert list(db.check()) == []
+            assert list(db.admin.check()) == []
             table = ITEMS if version % 2 else BY_TEXT
             assert [one.migration.version for one in db.migration_records()] == list(range(1, version + 1))
             assert list(db.schema.table("items").indexes) == list(table.indexes)
@@ -97,4 +97,4 @@ def test_a_migration_that_was_killed_is_there_in_whole_or_not_at_all(tmp_path: P
             assert (db.get(table, version * 100_000) is not None) == (version > 2)
             if not version % 2:
                 assert db.count(BY_TEXT.by_text) == ROWS + version - 2
-            db.rebuild()
+            db.admin.rebuild()

@@ -54,7 +54,7 @@ def test_what_was_made_is_there_under_its_name_and_whole(tmp_path: Path, seed: i
         attach(db)
         assert db.count(ITEMS) == 20
         assert [seq for seq, _ in db.log.scan()] == list(range(1, db.head + 1))
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
         assert (db.log.trimmed.base > 0) == (what == "archived")
 
 
@@ -88,10 +88,10 @@ def test_what_was_synced_is_there_and_the_rest_is_lost_from_its_end(tmp_path: Pa
         with cut.open("r+b") as file:
             file.truncate(chance.randint(size, cut.stat().st_size))
         with Database(tmp_path / "disk") as after:
-            assert list(after.check()) == []
+            assert list(after.admin.check()) == []
             assert synced <= after.head <= len(records)
             assert [after.log.get(seq) for seq in range(1, after.head + 1)] == records[: after.head]
             for number in range(300):
                 parts = after.count(ITEMS, start=2000 + number * 10, end=2010 + number * 10)
                 assert not parts or after.get(ITEMS, 2000 + number * 10) is not None
-            after.rebuild()
+            after.admin.rebuild()

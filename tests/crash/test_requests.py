@@ -152,4 +152,4 @@ def test_whatever_is_asked_the_answer_is_everlogs_and_the_database_whole(tmp_pat
                     ask(channel, method, requests)
                 describe = METHODS["everlog.v1.Store.Describe"]
                 assert ask(channel, describe, [b"\x0a\x01x"]) == "OK"
-            assert list(db.check()) == []
+            assert list(db.admin.check()) == []

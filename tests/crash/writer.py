@@ -49,7 +49,7 @@ def main(path: Path, mode: str, first: int) -> None:
     for thread in threads:
         thread.start()
     while mode == "rebuild":
-        db.rebuild()
+        db.admin.rebuild()
     threads[0].join()
 
 

@@ -80,7 +80,7 @@ def test_a_snapshot_of_one_moment_has_all_that_was_acknowledged(tmp_path: Path) 
         writing.kill()
         acknowledged = [200, *(int(line) for line in writing.stdout if line.endswith(b"\n"))]
     with Database(tmp_path / "snapshot") as db:
-        assert not list(db.check())
+        assert not list(db.admin.check())
         assert db.get(ITEMS, max(acknowledged)) is not None
         assert db.count(ITEMS) >= max(acknowledged)
 

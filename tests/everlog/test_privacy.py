@@ -322,7 +322,7 @@ def test_no_byte_that_is_written_has_a_mark_of_a_person(
                 backup(db, data / "before")
                 signer = signer_of(db)
                 export(LocalProver(db), prover.checkpoint(LocalProver(db), signer)[0], data / "tiles")
-                db.rebuild()
+                db.admin.rebuild()
                 db.people.rotate_key(OTHER_MASTER)
                 done = remote.people.forget(table, "1", reason="asked")
                 said += [one.text for one in done.remaining]
@@ -333,8 +333,8 @@ def test_no_byte_that_is_written_has_a_mark_of_a_person(
         (data / "hooks.json").write_text(json.dumps(receiver.received))
         (data / "server.log").write_text(caplog.text)
         (data / "said.txt").write_text("\n".join(said))
-        assert list(db.check()) == []
-        db.rebuild_into(data / "into")
+        assert list(db.admin.check()) == []
+        db.admin.rebuild_into(data / "into")
     restore(data / "after", data / "restored")
     (data / "restored" / "KEYS").write_bytes((data / "db" / "KEYS").read_bytes())
     with EmbeddedDatabase(data / "restored", master_key=OTHER_MASTER) as db:

@@ -19,7 +19,7 @@ TESTDATA = """
             yield AIRPORTS, Airport(faa=f"{number:04}", name=str(random.random()))
     """
 BOOTSTRAP = {"bootstrap_airports.csv": "faa,name\nJFK,Kennedy\n"}
-COUNT = "sum(table.rows for table in everlog_db.status().tables)"
+COUNT = "sum(table.rows for table in everlog_db.admin.status().tables)"
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     with Database(tmp_path_factory.mktemp("flights") / "db") as database:
         migrations.apply(database, SOURCE)
         yield database
-        assert list(database.check()) == []
+        assert list(database.admin.check()) == []
 
 
 def test_what_is_generated_is_checked_in_and_fresh() -> None:
@@ -39,7 +39,7 @@ def test_what_is_generated_is_checked_in_and_fresh() -> None:
 
 
 def test_the_migrations_bring_their_bootstrap_rows(db: Database) -> None:
-    tables = {table.name: table.rows for table in db.status().tables}
+    tables = {table.name: table.rows for table in db.admin.status().tables}
     assert tables == {"airlines": 16, "airports": 1458, "flights": 0, "planes": 0, "weather": 0}
 
 
@@ -73,4 +73,4 @@ def test_test_data_loads_at_every_version_that_has_it(tmp_path: Path) -> None:
             migrations.apply(db, SOURCE, to=migration.version)
             if (migration.folder.path / "testdata.py").exists():
                 assert migrations.load_testdata(db, SOURCE)
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []

@@ -104,11 +104,13 @@ def database(directory: Path, request: pytest.FixtureRequest) -> Iterator[Databa
 
 
 def test_a_database_of_then_opens_and_checks_clean(database: Database) -> None:
-    assert list(database.check()) == []
+    assert list(database.admin.check()) == []
     assert UUID(bytes=database.uuid) == UUID(STATE["uuid"])
     assert cursor.show(database.cursor()) == STATE["cursor"]
     assert database.schema.version == STATE["schema"]
-    assert {name: [rows, found.hex()] for name, (rows, found) in database.hashes().items()} == STATE["tables"]
+    assert {name: [rows, found.hex()] for name, (rows, found) in database.admin.hashes().items()} == STATE[
+        "tables"
+    ]
 
 
 def test_a_database_of_then_is_read_by_key_and_by_index(database: Database) -> None:
@@ -121,11 +123,11 @@ def test_a_database_of_then_is_read_by_key_and_by_index(database: Database) -> N
 
 def test_a_database_of_then_rebuilds_to_the_same_rows_and_goes_on(directory: Path) -> None:
     with Database(directory, create=False) as db:
-        before = db.hashes()
-        db.rebuild()
-        assert db.hashes() == before
+        before = db.admin.hashes()
+        db.admin.rebuild()
+        assert db.admin.hashes() == before
         db.put(AIRPORTS, JFK)
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
         kinds = [commit.WhichOneof("about") for commit in map(db.log.commit, range(1, db.head + 1))]
     assert kinds[:2] == ["created", "migration"]
     assert "load" in kinds

@@ -121,11 +121,11 @@ class Operations:
 
     def hashes(self) -> None:
         with opened(self.path) as db:
-            db.hashes()
+            db.admin.hashes()
 
     def check(self) -> None:
         with opened(self.path) as db:
-            assert list(db.check()) == []
+            assert list(db.admin.check()) == []
 
     def past(self) -> None:
         with opened(self.path) as db, db.at(seq=db.head - 3) as then:
@@ -210,11 +210,11 @@ class Operations:
 
     def rebuild(self) -> None:
         with opened(self.path) as db:
-            db.rebuild()
+            db.admin.rebuild()
 
     def rebuild_into(self) -> None:
         with opened(self.path) as db:
-            db.rebuild_into(self.scratch / "into")
+            db.admin.rebuild_into(self.scratch / "into")
 
     def back_up(self) -> None:
         with opened(self.path) as db:
@@ -234,7 +234,7 @@ class Operations:
         with opened(self.path) as db:
             archive(db, self.scratch / "archive")
             assert spend(db.history(BLOBS, SMALL_ROWS)) >= 2
-            db.rebuild()
+            db.admin.rebuild()
 
     def prove(self) -> None:
         with opened(self.path) as db:

@@ -26,7 +26,7 @@ def one_pending(project: Project, path: Path, table: str = INDEXED) -> Iterator[
         project.add("two", table=table)
         yield Approval(db, project.build().path, "airports")
     with EmbeddedDatabase(path) as again:
-        assert list(again.check()) == []
+        assert list(again.admin.check()) == []
 
 
 def proposed(approval: Approval, actor: str = "deploy") -> Proposal:

@@ -23,7 +23,7 @@ def db(tmp_path: Path) -> Iterator[Database]:
     """A database that is checked when it is closed."""
     with Database(tmp_path / "db") as database:
         yield database
-        assert list(database.check()) == []
+        assert list(database.admin.check()) == []
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_a_transform_that_makes_a_row_that_no_reader_could_parse_ends_its_migrat
     with pytest.raises((MigrationError, RowError), match=r"airports/JFK.* nested deeper than 100 levels"):
         migrations.apply(db, path)
     assert db.get(old, "JFK") == old.model(faa="JFK")
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
 
 
 def test_a_row_that_a_transform_cannot_read_is_named_and_set_aside_by_repair(
@@ -106,7 +106,7 @@ def test_a_row_that_a_transform_cannot_read_is_named_and_set_aside_by_repair(
     with Database(tmp_path / "x") as db:
         migrations.apply(db, path)
         assert [row.faa for row in db.scan(new)] == ["EWR", "LGA"]
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 def test_an_index_is_built_over_a_row_that_cannot_be_read(project: Project, db: Database) -> None:
@@ -123,4 +123,4 @@ def test_an_index_is_built_over_a_row_that_cannot_be_read(project: Project, db: 
     assert db.count(new.by_name, "x") == 3
     db.delete(new, "JFK")
     assert [row.faa for row in db.scan(new.by_name, "x")] == ["EWR", "LGA"]
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []

@@ -131,7 +131,7 @@ def test_rows_are_deleted_by_key_whether_they_are_there_or_not(project: Project,
     migrations.apply(db, project.build().path)
     assert [row.faa for row in db.scan(project.load()[1].tables[0])] == ["LGA"]
     assert len(db.log.commit(db.head).changes) == 1
-    db.rebuild()
+    db.admin.rebuild()
 
 
 @pytest.mark.parametrize(

@@ -36,13 +36,13 @@ def test_what_would_not_hold_after_leaves_no_trace(project: Project, db: Databas
     project.build()
     first, second = project.load()
     migrations.apply(db, project.path, to=first.version)
-    before = db.hashes(), db.schema.proto
+    before = db.admin.hashes(), db.schema.proto
     with pytest.raises(
         MigrationError, match="a check after the migration failed: expected one airport, found …"
     ) as caught:
         migrations.apply(db, project.path)
     assert caught.value.facts["version"] == second.version
-    assert (db.hashes(), db.schema.proto) == before
+    assert (db.admin.hashes(), db.schema.proto) == before
     assert db.head == 2
     (project.folders[1] / "checks.py").write_text(HEAD + "return []\n")
 

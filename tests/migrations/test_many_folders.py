@@ -65,7 +65,7 @@ def test_the_work_of_applying_is_linear_in_the_number_of_folders(
         assert counts["decoded"] <= 3 * FOLDERS
         assert counts["schemas"] <= 6
         counts.update(decoded=0, schemas=0)
-        db.rebuild()
+        db.admin.rebuild()
         assert counts["schemas"] <= 3
 
 

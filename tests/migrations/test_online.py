@@ -140,18 +140,18 @@ def test_writers_go_on_beside_it(airports: Airports) -> None:
         row = db.get(airports.new, key)
         assert row is not None
         assert row.first == "Jane"
-    assert db.rebuild()["airports"].rows == ROWS
+    assert db.admin.rebuild()["airports"].rows == ROWS
 
 
 def test_a_row_that_fails_is_named_and_no_trace_is_left(airports: Airports) -> None:
     db = airports.db
     db.put(airports.old, airports.old.model(faa="A00500", name="Prince"))
-    before, disk = db.hashes(), db.status().tables
+    before, disk = db.admin.hashes(), db.admin.status().tables
     with pytest.raises(MigrationError, match=r"row airports/A00500: ValueError \(at .*__init__"):
         migrations.apply(db, airports.path)
     assert airports.steps() == ["FINISHED", "STARTED", "FAILED"]
-    assert db.hashes() == before
-    assert db.status().tables == disk
+    assert db.admin.hashes() == before
+    assert db.admin.status().tables == disk
     assert db.schema.version == 20260101000000
     db.put(airports.old, airports.old_row(500))
     migrations.apply(db, airports.path)
@@ -177,8 +177,8 @@ def test_two_versions_are_served_until_one_is_completed(airports: Airports) -> N
         tx.put(airports.new, row)
         tx.put(airports.old, airports.old_row(7, "Joan"))
     assert db.get(airports.old, "A00004") == airports.old_row(4, "Joan")
-    assert list(db.check()) == []
-    assert db.rebuild()["airports"].rows == ROWS - 1
+    assert list(db.admin.check()) == []
+    assert db.admin.rebuild()["airports"].rows == ROWS - 1
     assert db.get(airports.old, "A00004") == airports.old_row(4, "Joan")
     migrations.complete(db)
     assert db.get(airports.new, "A00002") == airports.new_row(2, "Jane")

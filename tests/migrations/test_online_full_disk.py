@@ -70,4 +70,4 @@ def test_it_stops_while_the_disk_is_full_and_goes_on_when_there_is_room(
         assert len(said) > 1
         assert airports.steps() == ["FINISHED", "STARTED", "FINISHED"]
         assert db.count(airports.new) == ROWS
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []

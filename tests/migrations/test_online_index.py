@@ -65,7 +65,7 @@ def test_an_index_gets_every_row_and_every_write_meanwhile(project: Project, db:
         "A00001",
     ]
     assert db.count(airports.new.by_city, "") == db.count(airports.new)
-    assert db.rebuild()["airports"].rows == db.count(airports.new.by_name)
+    assert db.admin.rebuild()["airports"].rows == db.count(airports.new.by_name)
 
 
 @pytest.mark.parametrize("apart", [1, 2000])
@@ -74,13 +74,13 @@ def test_two_rows_with_one_value_are_named_and_no_trace_is_left(
 ) -> None:
     airports = Airports(project, db, unique=True)
     db.put(airports.old, airports.row(500, f"name {500 + apart}"))
-    tables = db.status().tables
+    tables = db.admin.status().tables
     with pytest.raises(
         MigrationError, match=rf"airports/A{500 + apart:05} has the same name in the unique index by_name"
     ):
         migrations.apply(db, airports.path)
     assert airports.steps() == ["FINISHED", "STARTED", "FAILED"]
-    assert db.status().tables == tables
+    assert db.admin.status().tables == tables
     db.put(airports.old, airports.row(500))
     migrations.apply(db, airports.path)
     assert db.count(airports.new.by_name, "name 500") == 1
@@ -135,5 +135,5 @@ def test_an_index_is_built_while_another_goes_with_its_field(
     migrations.apply(db, path, progress=write)
     assert bool(seen) == (number == 2)
     assert db.count(new.by_other, "name 3" if number == 2 else "") == (1 if number == 2 else ROWS)
-    assert list(db.check()) == []
-    assert db.rebuild_into(db.path.parent / "again") == db.hashes()
+    assert list(db.admin.check()) == []
+    assert db.admin.rebuild_into(db.path.parent / "again") == db.admin.hashes()

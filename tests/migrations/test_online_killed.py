@@ -73,7 +73,7 @@ def test_killed_anywhere_it_goes_on_where_it_was_and_loses_nothing(
         table = airports.new if way == "up" else airports.old
         assert not db.schema.is_online
         assert len(migrations.apply(db, project.path, to=db.schema.version)) == 0
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
         assert db.count(table) == ROWS
         for key, number in written.items():
             row = db.get(table, key)
@@ -81,5 +81,5 @@ def test_killed_anywhere_it_goes_on_where_it_was_and_loses_nothing(
             first, last = (row.first, row.last) if way == "up" else row.name.split()
             assert first == "Jane"
             assert int(last) >= int(number)
-        hashes = db.hashes()
-        assert db.rebuild_into(tmp_path / "proof") == hashes
+        hashes = db.admin.hashes()
+        assert db.admin.rebuild_into(tmp_path / "proof") == hashes

@@ -31,12 +31,12 @@ def test_a_row_that_is_rewritten_keeps_the_end_of_its_life(airports: Airports) -
 
     migrations.apply(db, airports.path, progress=meanwhile)
     assert [db.expires_ns(airports.new, f"A0000{number}") for number in (3, 4, 5, 6)] == [FAR, 1, FAR + 1, 0]
-    assert db.status().expiry.rows == 3
+    assert db.admin.status().expiry.rows == 3
     assert db.admin.expire() == 1
     assert db.count(airports.new) == ROWS - 1
-    assert list(db.check()) == []
-    known = db.hashes()
-    assert db.rebuild() == known
+    assert list(db.admin.check()) == []
+    known = db.admin.hashes()
+    assert db.admin.rebuild() == known
 
 
 def test_a_row_whose_life_ends_while_two_versions_are_served_is_gone_from_both(airports: Airports) -> None:
@@ -48,5 +48,5 @@ def test_a_row_whose_life_ends_while_two_versions_are_served_is_gone_from_both(a
     assert db.admin.expire() == 1 or db.get(airports.new, "A00004") is None
     assert db.get(airports.old, "A00004") is None
     migrations.complete(db)
-    assert db.status().expiry.rows == 1
-    assert list(db.check()) == []
+    assert db.admin.status().expiry.rows == 1
+    assert list(db.admin.check()) == []

@@ -48,7 +48,7 @@ def test_a_row_that_comes_as_soon_as_it_has_begun_is_taken(project: Project, db:
         after_a_call(db, "apply_migration", lambda: db.put(airports.old, airports.old_row(3, "Jane")))
         migrations.apply(db, airports.path)
         assert db.get(airports.new, "A00003") == airports.new_row(3, "Jane")
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
 
 
 def test_a_row_that_is_written_while_the_time_of_two_versions_ends_is_written_after_it(
@@ -98,4 +98,4 @@ def test_a_row_that_is_written_with_the_same_value_while_its_entry_is_made_keeps
     (row,) = db.scan(new.by_name, "name 3")
     assert row.city
     assert row == db.get(new, "A3")
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []

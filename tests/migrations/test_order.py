@@ -102,4 +102,4 @@ def test_rows_are_rewritten_late_if_no_newer_migration_decides_on_their_table(
         db.get(old, "A0001")
     migrations.rollback(db, source=project.path)
     assert db.get(old, "A0001") == old.model(faa="A0001", name="John 1")
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []

@@ -78,17 +78,17 @@ def test_a_table_that_was_renamed_since_is_read_by_both_names(project: Project, 
 
 def test_rows_that_were_made_anew_and_the_way_back(project: Project, db: Database) -> None:
     split = Split(project, db)
-    before, hashes = db.head, db.hashes()
+    before, hashes = db.head, db.admin.hashes()
     migrations.apply(db, split.path)
-    after, then = db.head, db.hashes()
+    after, then = db.head, db.admin.hashes()
     migrations.rollback(db, source=split.path)
-    for seq, expected in ((before, hashes), (after, then), (db.head, db.hashes())):
+    for seq, expected in ((before, hashes), (after, then), (db.head, db.admin.hashes())):
         assert db.at(seq=seq).hashes() == expected
 
 
 def test_what_was_given_up_was_never_there(project: Project, db: Database) -> None:
     airports = Airports(project, db, rows=1200)
-    hashes = db.hashes()
+    hashes = db.admin.hashes()
 
     def refuse(step: Progress) -> None:
         if "rewrite" in step.step:

@@ -65,11 +65,11 @@ def test_a_table_that_is_sealed_later_is_rewritten_and_its_past_is_said_to_be_op
         now = migrations.load(project.path)[1].tables[0]
         assert db.count(now) == 300
         assert db.get(now, "A7") == now.model(faa="A7", name="Wilhelmina-7")
-        assert list(db.check()) == []
-        assert db.rebuild() == db.hashes()
+        assert list(db.admin.check()) == []
+        assert db.admin.rebuild() == db.admin.hashes()
         assert db.people.forget(now, "A7").rows == 6
         assert db.count(now) == 294
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
         gone, rewritten, *before = db.history(now, "A7")
         assert (gone.op, gone.erased) == ("delete", False)
         assert (rewritten.op, rewritten.row, rewritten.erased) == ("put", None, True)
@@ -108,7 +108,7 @@ def test_versions_from_before_a_rewrite_of_sealed_rows_read_as_erased(
             assert db.at(seq=first).get(old, "A7") is None
             assert db.at(seq=first).get(old, "A8") == old.model(faa="A8", name="Wilhelmina-8")
             assert [one.key for one in db.past.diff(old, first - 1, first)] == [("A8",)]
-            assert db.rebuild() == db.hashes()
+            assert db.admin.rebuild() == db.admin.hashes()
             db.past.forget()
 
 

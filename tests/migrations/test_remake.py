@@ -97,7 +97,7 @@ class Split:
         assert [row.name for row in db.scan(self.cities)] == [f"City {at}" for at in range(CITIES)]
         assert db.count(self.new.by_city, 1) == len(range(0, ROWS, CITIES))
         assert not db.schema.building
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_rows_are_split_into_tables_and_joined_again(split: Split) -> None:
     split.check()
     with pytest.raises(SchemaError, match="rows of table airports were rewritten"):
         db.get(split.old, "A00001")
-    assert db.rebuild_into(db.path.parent / "again") == db.hashes()
+    assert db.admin.rebuild_into(db.path.parent / "again") == db.admin.hashes()
     (planned,) = migrations.plan_rollback(db, source=split.path)
     *steps, tried = [step.text for step in planned.steps]
     assert steps == [
@@ -124,7 +124,7 @@ def test_rows_are_split_into_tables_and_joined_again(split: Split) -> None:
     assert "which is dropped, except what `down` reads from them" in lost
     migrations.rollback(db, source=split.path)
     assert list(db.scan(split.old)) == [split.old_row(number) for number in range(ROWS)]
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
     migrations.apply(db, split.path)
     split.check()
 
@@ -199,7 +199,7 @@ BAD: dict[str, tuple[Callable[[Split], Any], str]] = {
 def test_a_row_that_does_not_fit_leaves_no_trace(
     split: Split, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    db, hashes = split.db, split.db.hashes()
+    db, hashes = split.db, split.db.admin.hashes()
     row, said = BAD[what]
     good = split.migration.up
     assert good is not None
@@ -212,9 +212,9 @@ def test_a_row_that_does_not_fit_leaves_no_trace(
     monkeypatch.setattr(good, "rows", bad)
     with pytest.raises(MigrationError, match=said):
         migrations.apply(db, split.path)
-    assert db.hashes() == hashes
+    assert db.admin.hashes() == hashes
     assert db.migration_records()[-1].migration.step == log_pb2.Migration.FAILED
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
     db.put(split.old, split.old_row(0))
 
 

@@ -38,13 +38,13 @@ def test_a_database_of_the_middle_of_a_load_goes_on_with_it(kept: tuple[Airports
     assert len(chunks) > 1
     restore(to, to.with_name("loading"), at=chunks[0])
     with Database(to.with_name("loading"), create=False) as db:
-        assert list(db.check()) == []
-        before = db.status().tables[0].rows
+        assert list(db.admin.check()) == []
+        before = db.admin.status().tables[0].rows
         assert before < ROWS
         db.load(airports.old, [airports.old_row(number) for number in range(10, ROWS)], id="many")
-        assert db.status().tables[0].rows == ROWS
+        assert db.admin.status().tables[0].rows == ROWS
         migrations.apply(db, airports.path)
-        assert db.hashes() == airports.db.hashes()
+        assert db.admin.hashes() == airports.db.admin.hashes()
 
 
 @pytest.mark.parametrize("step", ["STARTED", "BACKFILL"])
@@ -62,8 +62,8 @@ def test_a_database_of_the_middle_of_a_migration_goes_on_with_it(
             assert db.log.trimmed.base == at
         to.with_name("archive").rename(to.with_name("away"))
     with Database(to.with_name("migrating"), create=False) as db:
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
         assert db.schema.version == migrations.load(airports.path)[0].version
         migrations.apply(db, airports.path)
-        assert db.hashes() == airports.db.hashes()
+        assert db.admin.hashes() == airports.db.admin.hashes()
         assert list(db.scan(airports.new))[-1] == airports.new_row(ROWS - 1)

@@ -39,10 +39,10 @@ def test_rows_go_back_through_down_and_up_again(airports: Airports) -> None:
     assert db.count(airports.old.by_name, "Jane 7 of many") == 1
     with pytest.raises(SchemaError, match="is newer; apply its migration first"):
         db.get(airports.new, "A00007")
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
     migrations.apply(db, airports.path)
     assert list(db.scan(airports.new)) == [airports.new_row(n, names[n == 7]) for n in range(ROWS)]
-    assert db.rebuild_into(db.path.parent / "again") == db.hashes()
+    assert db.admin.rebuild_into(db.path.parent / "again") == db.admin.hashes()
 
 
 def test_clients_go_on_meanwhile_and_their_writes_go_through_down(airports: Airports) -> None:
@@ -89,7 +89,7 @@ def test_stopped_half_way_it_goes_on_and_an_apply_gives_it_up(airports: Airports
     assert "given up" in record.error
     assert [info.state for info in migrations.status(db, airports.path)] == [State.APPLIED, State.APPLIED]
     assert not any(info.returning for info in migrations.status(db, airports.path))
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
 
     told.clear()
     with pytest.raises(StoppedError):
@@ -98,7 +98,7 @@ def test_stopped_half_way_it_goes_on_and_an_apply_gives_it_up(airports: Airports
     migrations.rollback(db, source=airports.path, progress=lambda at: told.append(at.done))
     assert min(done for done in told[2:] if done) > before * 0.9
     assert db.count(airports.old) == ROWS
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
 
 
 def test_a_row_that_down_does_not_take_leaves_the_migration_in_force(
@@ -124,7 +124,7 @@ def test_a_row_that_down_does_not_take_leaves_the_migration_in_force(
     assert db.migration_records()[-1].migration.step == log_pb2.Migration.FAILED
     assert db.get(airports.new, "A00001") == airports.new_row(1)
     assert not db.schema.building
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
 
 
 def test_without_its_folder_as_it_was_it_is_refused(airports: Airports) -> None:

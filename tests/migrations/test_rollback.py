@@ -175,8 +175,8 @@ def test_the_tables_are_rebuilt_from_the_log_across_a_rollback(
     migrations.rollback(db)
     migrations.apply(db, two.path)
     migrations.rollback(db)
-    live = db.hashes()
-    assert db.rebuild_into(tmp_path / "again") == live
+    live = db.admin.hashes()
+    assert db.admin.rebuild_into(tmp_path / "again") == live
 
 
 @pytest.mark.long
@@ -199,10 +199,10 @@ def test_killed_at_any_point_each_return_is_there_in_whole_or_not_at_all(
             applied = states(db, project).count(State.APPLIED)
             assert db.schema.version == (0, 20260101000000, 20260101000001)[applied]
             assert (db.count(first) if applied else 0) == (0, 3, 3)[applied]
-            assert list(db.check()) == []
+            assert list(db.admin.check()) == []
             migrations.apply(db, project.path)
             assert db.count(first) == 3
-            assert list(db.check()) == []
+            assert list(db.admin.check()) == []
         seen.add(applied)
         if died.returncode == 0:
             break

@@ -56,7 +56,7 @@ def test_a_dry_run_and_the_run_agree_and_a_rebuild_makes_the_same(seeded: Projec
     rows = seeded.folders[1] / "bootstrap_airports.csv"
     rows.write_text(rows.read_text().replace("A00001,", "A0000x,"))
     assert migrations.status(db, seeded.path)[1].state is State.EDITED
-    db.rebuild()
+    db.admin.rebuild()
     assert db.count(table) == ROWS
     migrations.rollback(db)
     assert [*db.schema.tables] == ["others"]
@@ -83,7 +83,7 @@ def test_killed_half_way_it_goes_on_and_nobody_reads_a_part(seeded: Project, tmp
         migrations.apply(db, seeded.path)
         assert db.count(table) == ROWS
         assert db.head - head < 23  # what was there was not loaded again
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 def test_rows_that_a_unique_index_refuses_leave_nothing(seeded: Project, db: Database) -> None:

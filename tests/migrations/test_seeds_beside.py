@@ -110,9 +110,9 @@ def test_they_replace_the_rows_that_are_there_and_those_that_are_written_meanwhi
     assert db.get(beside.old, "A00000") == beside.row(0)  # clients of the version before are served
     db.put(beside.old, beside.row(FIRST, "later"))
     assert beside.word(FIRST) == "later"
-    hashes = db.hashes()
-    db.rebuild()
-    assert db.hashes() == hashes
+    hashes = db.admin.hashes()
+    db.admin.rebuild()
+    assert db.admin.hashes() == hashes
 
 
 def test_a_plan_says_what_it_copies_and_a_rollback_keeps_the_rows(beside: Beside) -> None:
@@ -136,7 +136,7 @@ def test_a_plan_says_what_it_copies_and_a_rollback_keeps_the_rows(beside: Beside
 
 @pytest.mark.parametrize("step", ["load airports", "copy airports"])
 def test_cancelled_it_leaves_no_trace(beside: Beside, step: str) -> None:
-    db, before = beside.db, beside.db.hashes()
+    db, before = beside.db, beside.db.admin.hashes()
 
     def stop() -> None:
         raise KeyboardInterrupt
@@ -147,9 +147,9 @@ def test_cancelled_it_leaves_no_trace(beside: Beside, step: str) -> None:
     assert shown.state is State.BUILDING
     assert shown.rows > 0
     migrations.cancel(db, actor="ann")
-    assert db.hashes() == before
+    assert db.admin.hashes() == before
     assert not db.schema.building
-    db.rebuild()
+    db.admin.rebuild()
     beside.apply()
     assert db.count(beside.new) == FIRST + ROWS
 
@@ -177,17 +177,17 @@ def test_killed_half_way_it_goes_on(project: Project, tmp_path: Path) -> None:
         assert next(step.done for step in steps if "load airports" in step.step) > first
         assert {beside.word(at) for at in range(FIRST, LAST + 1)} == {"seed"}
         assert db.count(beside.new) == FIRST + ROWS
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 def test_a_value_that_another_row_has_stops_it_and_the_plan_says_so(project: Project, db: Database) -> None:
     beside = Beside(project, db)
     db.put(beside.old, beside.old.model(faa="B", name=name(LAST)))
-    before = db.hashes()
+    before = db.admin.hashes()
     assert any(step.problem for step in migrations.plan(db, beside.path, try_rows=True)[-1].steps)
     with pytest.raises(MigrationError, match="unique index"):
         beside.apply()
-    assert db.hashes() == before
+    assert db.admin.hashes() == before
     assert not db.schema.building
 
 

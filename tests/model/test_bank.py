@@ -84,8 +84,8 @@ def test_nothing_is_made_or_lost(tmp_path: Path) -> None:
             run(db, seed)
             audit(db)
             play(db)
-            db.rebuild()
-            assert list(db.check()) == []
+            db.admin.rebuild()
+            assert list(db.admin.check()) == []
         with Database(tmp_path / str(seed)) as db:
             audit(db)
 
@@ -120,7 +120,7 @@ def run(db: Database, seed: int) -> None:
     auditor = threading.Thread(target=look)
     for thread in (*workers, auditor):
         thread.start()
-    db.rebuild()
+    db.admin.rebuild()
     for thread in workers:
         thread.join()
     done.set()

@@ -104,7 +104,7 @@ class Clocks:
             self.put()  # what an ahead clock wrote last would be all that a clock that is unset goes by
             self.db.close()
             self.open()
-        assert list(self.db.check()) == []
+        assert list(self.db.admin.check()) == []
 
 
 def test_no_clock_refuses_a_commit_or_ends_a_row_before_its_time(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ class History:
             agree(reader, self.rows)
 
     def rebuild(self) -> None:
-        assert self.db.rebuild()["airports"].rows == len(self.rows)
+        assert self.db.admin.rebuild()["airports"].rows == len(self.rows)
 
     def run(self) -> None:
         steps: list[tuple[Callable[[], None], int]] = [
@@ -108,7 +108,7 @@ class History:
             for action in self.random.choices(actions, weights, k=STEPS):
                 action()
                 agree(self.db, self.rows)
-            assert list(self.db.check()) == []
+            assert list(self.db.admin.check()) == []
         finally:
             self.db.close()
 

@@ -60,7 +60,7 @@ class Lives:
             del self.rows[key]
 
     def rebuild(self) -> None:
-        self.db.rebuild()
+        self.db.admin.rebuild()
 
     def reopen(self) -> None:
         self.db.close()
@@ -76,7 +76,7 @@ class Lives:
         }
         assert found == self.rows
         lives = [end for _, end in self.rows.values() if end]
-        status = self.db.status().expiry
+        status = self.db.admin.status().expiry
         assert (status.rows, status.next_ns) == (len(lives), min(lives, default=0))
         assert status.due == sum(end <= self.now for end in lives)
 
@@ -93,5 +93,5 @@ def live(path: Path, seed: int) -> None:
     for _ in range(STEPS):
         lives.random.choice(kinds)()
         lives.check()
-    assert list(lives.db.check()) == []
+    assert list(lives.db.admin.check()) == []
     lives.db.close()

@@ -102,4 +102,4 @@ def test_every_range_is_that_of_a_sorted_list(tmp_path: Path) -> None:
                 query(chance, held, before)
                 query(chance, db, rows)
             held.close()
-            assert list(db.check()) == []
+            assert list(db.admin.check()) == []

@@ -12,6 +12,8 @@ from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store import errors
+from everlog.store.upkeep.admin import Admin
+from everlog.store.upkeep.status import ArchiveStatus
 
 KINDS = [
     getattr(errors, name)
@@ -20,7 +22,7 @@ KINDS = [
 ]
 
 
-class Failing(EmbeddedDatabase):
+class Failing(Admin):
     """A database that fails as it is told."""
 
     error: Exception
@@ -32,59 +34,60 @@ class Failing(EmbeddedDatabase):
 @pytest.fixture
 def failing(tmp_path: Path) -> Any:
     with (
-        Failing(tmp_path / "x") as db,
+        EmbeddedDatabase(tmp_path / "x") as db,
         Server({"x": db}) as server,
         RemoteDatabase(server.url("x"), retry_s=0.2) as remote,
     ):
-        yield db, remote
+        db.admin = Failing(db.core, db.past, db.consumers, ArchiveStatus, db.transaction)
+        yield db.admin, remote
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_is_the_same_on_the_other_side(failing: Any, kind: type[errors.Error]) -> None:
-    db, remote = failing
+    admin, remote = failing
     facts: dict[str, Any] = {"seq": 7, "key": ("JFK", 3), "raw": b"\x00\xff", "where": None}
-    db.error = kind("expected `a`, found `b` — at ✈/JFK\nand a second line: 100 %", **facts)
+    admin.error = kind("expected `a`, found `b` — at ✈/JFK\nand a second line: 100 %", **facts)
     with pytest.raises(errors.Error) as caught:
-        remote.status()
+        remote.admin.status()
     assert type(caught.value) is kind
-    assert str(caught.value) == str(db.error)
+    assert str(caught.value) == str(admin.error)
     assert caught.value.seq == 7
     assert tuple(caught.value.key) == ("JFK", 3)
     assert caught.value.raw == b"\x00\xff"
 
 
 def test_an_error_that_is_too_long_for_headers_is_cut(failing: Any) -> None:
-    db, remote = failing
-    db.error = everlog.RowError("x" * 100_000, value="y" * 100_000)
+    admin, remote = failing
+    admin.error = everlog.RowError("x" * 100_000, value="y" * 100_000)
     with pytest.raises(everlog.RowError, match=r"x…$"):
-        remote.status()
+        remote.admin.status()
 
 
 def test_facts_that_have_no_form_on_the_wire_are_told_as_text(failing: Any) -> None:
-    db, remote = failing
-    db.error = everlog.RowError("no", what=object)
+    admin, remote = failing
+    admin.error = everlog.RowError("no", what=object)
     with pytest.raises(everlog.RowError) as caught:
-        remote.status()
+        remote.admin.status()
     assert caught.value.what == repr(object)
 
 
 def test_a_fault_of_the_server_is_a_sentence_and_no_traceback(failing: Any) -> None:
-    db, remote = failing
-    db.error = ZeroDivisionError("division by zero")
+    admin, remote = failing
+    admin.error = ZeroDivisionError("division by zero")
     with pytest.raises(everlog.Error, match="a fault in the server: ZeroDivisionError; its log says where"):
-        remote.status()
+        remote.admin.status()
 
 
 def test_what_is_closed_there_is_asked_again_until_patience_ends(failing: Any) -> None:
-    db, remote = failing
-    db.error = everlog.ClosedError("the database is closed")
+    admin, remote = failing
+    admin.error = everlog.ClosedError("the database is closed")
     with pytest.raises(everlog.ClosedError, match="the database is closed"):
-        remote.status()
+        remote.admin.status()
 
 
 @pytest.mark.parametrize("fact", ["\udcff", 1 << 70])
 def test_an_error_about_what_is_no_text_arrives_all_the_same(failing: Any, fact: object) -> None:
-    db, remote = failing
-    db.error = everlog.RowError("expected a name, found \udcff", name=fact)
+    admin, remote = failing
+    admin.error = everlog.RowError("expected a name, found \udcff", name=fact)
     with pytest.raises(everlog.RowError, match=r"found \\udcff"):
-        remote.status()
+        remote.admin.status()

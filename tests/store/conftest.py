@@ -35,7 +35,7 @@ def opening(path: Path) -> Iterator[Opener]:
     yield open_it
     for db in opened:
         with contextlib.suppress(ClosedError):
-            assert list(db.check()) == []
+            assert list(db.admin.check()) == []
         db.close()
 
 

@@ -74,7 +74,7 @@ def examine(path: Path, image: Image, *, read_only: bool = False) -> Found:
         read = _read_log(db, image, errors)
         expected = model(image.records[: db.head])
         _read_tables(db, expected, errors)
-        problems = list(db.check())
+        problems = list(db.admin.check())
         whole = not errors and not problems
         if whole:
             assert read == db.head == len(image.records), "the end of the log is gone, and nobody said so"

@@ -47,12 +47,12 @@ def test_what_is_behind_it_goes_when_it_is_opened_and_is_told(
     with Database(holed) as db:
         assert "was lost in a power failure before it was on disk" in caplog.text
         assert db.count(ITEMS) == BEFORE + HOLE
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
         again = db.put(ITEMS, Item(id=100)).seq
     with Database(holed) as db:
         assert (db.head, db.count(ITEMS)) == (again, BEFORE + HOLE + 1)
-        assert list(db.check()) == []
-        db.rebuild()
+        assert list(db.admin.check()) == []
+        db.admin.rebuild()
         db.log.merger.start()
         assert [seq for seq, _ in db.log.scan()] == list(range(1, again + 1))
 
@@ -60,7 +60,7 @@ def test_what_is_behind_it_goes_when_it_is_opened_and_is_told(
 def test_a_reader_ends_before_it(holed: Path) -> None:
     with Database(holed, read_only=True) as reader:
         assert reader.count(ITEMS) == BEFORE + HOLE
-        assert list(reader.check()) == []
+        assert list(reader.admin.check()) == []
 
 
 def test_one_in_what_was_known_to_be_on_disk_is_damage(holed: Path) -> None:
@@ -73,6 +73,6 @@ def test_one_in_what_was_known_to_be_on_disk_is_damage(holed: Path) -> None:
     engine.close()
     with Database(holed) as db:
         assert db.head == last
-        assert [one for one in db.check() if f"record {last - 2} of the log is missing" in one]
+        assert [one for one in db.admin.check() if f"record {last - 2} of the log is missing" in one]
         with pytest.raises(CorruptionError):
-            db.rebuild()
+            db.admin.rebuild()

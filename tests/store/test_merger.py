@@ -22,8 +22,8 @@ def test_a_database_that_is_opened_for_one_commit_at_a_time_has_few_files(tmp_pa
     with Database(tmp_path) as db:
         assert db.count(ITEMS) == 60
         assert [seq for seq, _ in db.log.scan()] == list(range(1, db.head + 1))
-        assert list(db.check()) == []
-        db.rebuild()
+        assert list(db.admin.check()) == []
+        db.admin.rebuild()
 
 
 def test_one_that_stays_open_merges_beside_its_writers(tmp_path: Path) -> None:

@@ -40,11 +40,11 @@ def test_a_new_database_says_which_it_is_from_its_first_record(path: Path) -> No
 def test_what_was_written_is_there_again(opening: Opener) -> None:
     db = opening()
     db.load(ITEMS, items(1, 100))
-    before, cursor = db.hashes(), db.cursor()
+    before, cursor = db.admin.hashes(), db.cursor()
     db.close()
     db.close()
     db = opening()
-    assert (db.hashes(), db.cursor()) == (before, cursor)
+    assert (db.admin.hashes(), db.cursor()) == (before, cursor)
     assert db.put(ITEMS, Item(id=1)).seq == cursor.seq + 1
 
 
@@ -221,11 +221,11 @@ def test_after_closing_everything_says_so(opening: Opener) -> None:
         lambda: db.scan(ITEMS),
         lambda: db.count(ITEMS),
         db.snapshot,
-        db.hashes,
-        db.check,
-        db.rebuild,
+        db.admin.hashes,
+        db.admin.check,
+        db.admin.rebuild,
         db.cursor,
-        db.status,
+        db.admin.status,
         db.migration_records,
         lambda: db.load(ITEMS, []),
     ):
@@ -256,7 +256,7 @@ def test_head_says_no_more_than_is_on_disk(opening: Opener, path: Path) -> None:
 
 def test_status_is_numbers(db: Database) -> None:
     db.put(ITEMS, Item(id=1))
-    status = db.status()
+    status = db.admin.status()
     assert (status.head, status.oldest, status.schema_version, status.format) == (3, 1, 1, files.FORMAT)
     assert [(table.name, table.rows) for table in status.tables] == [
         ("airports", 0),
@@ -276,7 +276,7 @@ def test_writing_to_what_is_open_for_reading_is_refused(opening: Opener) -> None
         db.transaction,
         lambda: db.load(ITEMS, []),
         lambda: declare(db, ITEMS),
-        db.rebuild,
+        db.admin.rebuild,
     ):
         with pytest.raises(ReadOnlyError, match="was opened for reading; open it without read_only to write"):
             write()
@@ -286,4 +286,4 @@ def test_a_head_that_is_not_there_is_made_anew(tmp_path: Path) -> None:
     open_flights(tmp_path / "db", ITEMS).close()
     (tmp_path / "db" / files.HEAD).unlink()
     with Database(tmp_path / "db", create=False) as db:
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []

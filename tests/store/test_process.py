@@ -63,7 +63,7 @@ def run(script: str, path: Path, durability: str) -> subprocess.CompletedProcess
 def whole(path: Path) -> None:
     """The database is as it must be, with all that was acknowledged."""
     with Database(path / "db") as db:
-        assert not list(db.check())
+        assert not list(db.admin.check())
         for line in (path / "acknowledged").read_text().splitlines():
             assert db.get(ITEMS, int(line)) is not None, line
 
@@ -82,7 +82,7 @@ def test_children_end_by_themselves_and_may_have_databases_of_their_own(
         def refused():
             read = lambda: snapshot.get(ITEMS, 1)
             put, get = lambda: db.put(ITEMS, Item(id=1)), lambda: db.get(ITEMS, 1)
-            for use in (put, get, read, db.snapshot, db.status):
+            for use in (put, get, read, db.snapshot, db.admin.status):
                 try:
                     use()
                 except ClosedError as error:
@@ -144,7 +144,7 @@ def test_children_end_by_themselves_and_may_have_databases_of_their_own(
     for own in ("own", "grandchild"):
         with Database(tmp_path / own) as db:
             assert db.count(ITEMS) == 500
-            assert not list(db.check())
+            assert not list(db.admin.check())
 
 
 def test_a_child_without_the_threads_of_rocksdb_is_refused_and_ends(tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ def test_what_was_begun_before_a_fork_is_refused_in_the_child_and_goes_on_in_its
             "get of a snapshot": lambda: snapshot.get(ITEMS, 500), "get": lambda: tx.get(ITEMS, 500),
             "get of a moment": lambda: moment.get(ITEMS, 500), "commit": tx.commit,
             "new feed": lambda: db.feed(0),
-            "check": lambda: list(db.check()), "consumers": lambda: list(db.consumers),
+            "check": lambda: list(db.admin.check()), "consumers": lambda: list(db.consumers),
             "never begun": lambda: next(iter(late)), "schema": lambda: db.schema_at(3),
         }
         late = db.feed(0)
@@ -426,7 +426,8 @@ def test_a_client_in_a_child_is_refused_and_the_child_ends(tmp_path: Path) -> No
         remote.put(ITEMS, Item(id=1))
 
         def refused():
-            for use in (lambda: remote.put(ITEMS, Item(id=2)), lambda: remote.get(ITEMS, 1), remote.status):
+            status = remote.admin.status
+            for use in (lambda: remote.put(ITEMS, Item(id=2)), lambda: remote.get(ITEMS, 1), status):
                 try:
                     use()
                 except ClosedError as error:

@@ -66,9 +66,9 @@ def the_mirror_is_equal(db: RemoteDatabase, sqlite: Path, progress: OnProgress) 
 def the_log_alone_is_enough(db: EmbeddedDatabase, path: Path, changes: int, progress: OnProgress) -> Rebuilt:
     """Rebuild every table from the log alone, in another directory."""
     began = time.monotonic()
-    rebuilt = db.rebuild_into(path, progress=progress)
+    rebuilt = db.admin.rebuild_into(path, progress=progress)
     seconds = time.monotonic() - began
-    _must(rebuilt == db.hashes(progress=progress), "the rebuilt tables differ from the live ones")
+    _must(rebuilt == db.admin.hashes(progress=progress), "the rebuilt tables differ from the live ones")
     return Rebuilt(len(rebuilt), sum(table.rows for table in rebuilt.values()), changes, seconds)
 
 

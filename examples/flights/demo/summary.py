@@ -31,7 +31,7 @@ class Summary:
         self.rebuilt = Rebuilt(0, 0, 0, 0)
 
     def created(self, db: EmbeddedDatabase, seconds: float) -> None:
-        self._rows = sum(table.rows for table in db.status().tables)
+        self._rows = sum(table.rows for table in db.admin.status().tables)
         self._load_s = seconds
 
     @property

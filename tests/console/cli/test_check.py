@@ -22,7 +22,7 @@ def test_rebuild_proves_that_the_tables_are_what_the_log_says(everlog: Run, book
     everlog("testdata")
     (found,) = everlog("rebuild", "--json").json
     with Database(books) as db:
-        hashed = db.hashes()["books"]
+        hashed = db.admin.hashes()["books"]
     assert found == {"table": "books", "rows": 11, "hash": hashed.hash.hex()}
     assert everlog("rebuild").out.startswith("Equal: books, 11 rows, ")
 

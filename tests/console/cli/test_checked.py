@@ -282,7 +282,7 @@ def test_who_may_approve_cancels_a_migration_while_the_server_builds_it(
         ann, bob, cy = (f"{served.url}?token={token}" for token in ("sesame", "thyme", "basil"))
         with RemoteDatabase(ann) as db:
             db.load(table, (table.model(isbn=f"b{number}", volume=1) for number in range(3000)))
-            hashes = db.hashes()
+            hashes = db.admin.hashes()
             (found,) = db.migrations.proposals()
             words = [sys.executable, "-m", "everlog.console", "-u", ann, "approve", found.short]
             with subprocess.Popen([*words, "--reason", "yes"], stderr=subprocess.PIPE) as approving:
@@ -299,7 +299,7 @@ def test_who_may_approve_cancels_a_migration_while_the_server_builds_it(
                 assert approving.stderr is not None
                 assert b"it was cancelled by bob (it is slow)" in approving.stderr.read()
                 assert approving.wait(60) == 1
-            assert db.hashes() == hashes
+            assert db.admin.hashes() == hashes
         assert "is in progress" in everlog("-u", bob, "migrations", "cancel", "--reason", "again").err
     with serving(*how) as served:
         (done,) = everlog("-u", f"{served.url}?token=sesame", "migrations", "proposals", "--json").json

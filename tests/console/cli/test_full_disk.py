@@ -41,7 +41,7 @@ def test_every_verb_that_reads_works_while_the_disk_is_full(
         assert everlog("-u", server.url("x"), "checkpoint").code == 0
         with (small_disk / "ballast").open("ab") as file, pytest.raises(OSError, match="No space"):
             file.write(bytes(64 << 20))
-        while not db.status().writes.error:
+        while not db.admin.status().writes.error:
             with contextlib.suppress(DiskError):
                 db.put(ITEMS, Item(id=1000, text=os.urandom(100_000).hex()), durability="os")
         for nth, url in enumerate((server.url("x"), f"file:{small_disk / 'db'}")):
@@ -78,4 +78,4 @@ def test_every_verb_that_reads_works_while_the_disk_is_full(
             threading.Event().wait(0.05)
         assert "Writes refused" not in everlog("-u", server.url("x"), "status").out
         db.put(ITEMS, Item(id=1001))
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []

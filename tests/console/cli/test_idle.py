@@ -87,7 +87,7 @@ def test_sighup_reloads_and_stops_nothing(everlog: Run, one: Path, here: Path) -
         (found,) = everlog("-u", f"{served.url}?token=sesame", "migrations", "proposals", "--json").json
         words = ("approve", found["digest"], "--reason", "yes")
         assert "ann may not approve" in everlog("-u", f"{served.url}?token=sesame", *words).err
-        feed = iter(bob.feed(after=bob.status().head))
+        feed = iter(bob.feed(after=bob.admin.status().head))
         tokens.write_text("ann basil\nbob thyme\n")
         (here / ".env").write_text("EVERLOG_APPROVERS=ann\n")
         os.kill(served.process.pid, signal.SIGHUP)

@@ -220,5 +220,5 @@ def test_a_mistake_is_said_at_its_place_and_changes_nothing(
 
 def _rows(here: Path) -> list[object]:
     with Database(here / "mistakes.db", create=False) as db:
-        assert list(db.check()) == []
-        return [db.head, db.schema.version, *(table.rows for table in db.status().tables)]
+        assert list(db.admin.check()) == []
+        return [db.head, db.schema.version, *(table.rows for table in db.admin.status().tables)]

@@ -33,7 +33,7 @@ def test_start_calls_followers_and_stop_are_logged(everlog: Run, books: Path, he
         assert (started["tls"], started["tokens"]) == (False, 1)
         assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", started["time"])
         with pytest.raises(UnavailableError), RemoteDatabase(f"{served.url}?token=wrong", retry_s=0) as db:
-            db.status()
+            db.admin.status()
         denied = served.logged("call.denied")
         assert (denied["level"], denied["identity"], denied["database"]) == ("warning", "", "")
         assert denied["peer"].startswith("127.0.0.1:")
@@ -88,7 +88,7 @@ def test_text_is_the_default_and_repeated_lines_are_counted(everlog: Run, books:
                 contextlib.suppress(UnavailableError),
                 RemoteDatabase(served.url, retry_s=0) as db,
             ):
-                db.status()
+                db.admin.status()
         os.kill(served.process.pid, signal.SIGTERM)
         assert served.process.stderr is not None
         lines = served.process.stderr.read().splitlines()

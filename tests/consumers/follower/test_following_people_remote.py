@@ -34,7 +34,7 @@ def clinic(tmp_path: Path) -> Iterator[EmbeddedDatabase]:
         db.put(VISITS, visit(7, "s-1", "cough"))
         db.put(ITEMS, Item(id=1))
         yield db
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 @pytest.fixture

@@ -146,7 +146,7 @@ def test_after_a_restart_it_is_known_what_waits_and_what_was_approved(
     with EmbeddedDatabase(path) as approval.db:
         assert proposed(approval).state is ProposalState.APPROVED
         assert approval.run().state is ProposalState.FINISHED
-        assert list(approval.db.check()) == []
+        assert list(approval.db.admin.check()) == []
 
 
 def test_followers_and_rebuilds_pass_over_proposals(approval: Approval, tmp_path: Path) -> None:
@@ -164,9 +164,9 @@ def test_followers_and_rebuilds_pass_over_proposals(approval: Approval, tmp_path
         with SqliteSink(tmp_path / f"mirror{number}.db") as sink:
             Follower(db, sink, tables=tables).run(bounded=True)
             assert verify(db, sink) == []
-    live = db.hashes()
-    assert db.rebuild() == live == db.rebuild_into(tmp_path / "again")
-    assert list(db.check()) == []
+    live = db.admin.hashes()
+    assert db.admin.rebuild() == live == db.admin.rebuild_into(tmp_path / "again")
+    assert list(db.admin.check()) == []
 
 
 def test_whoever_listens_is_told_of_each_change(approval: Approval) -> None:

@@ -45,7 +45,7 @@ def test_what_was_stopped_on_its_way_stays_approved_and_is_gone_on_with(large: A
 
 
 def test_what_was_stopped_on_its_way_can_be_rejected_and_leaves_no_trace(large: Approval) -> None:
-    before = large.db.hashes()
+    before = large.db.admin.hashes()
     digest = proposed(large).short
     large.approve(digest, actor="ann", reason="yes")
     with pytest.raises(DiskError):
@@ -54,7 +54,7 @@ def test_what_was_stopped_on_its_way_can_be_rejected_and_leaves_no_trace(large: 
         large.reject(digest, actor="bob", reason="")
     found = large.reject(digest, actor="bob", reason="too slow")
     assert (found.state, found.last.step, found.last.actor) == (ProposalState.REJECTED, "rolled_back", "bob")
-    assert large.db.hashes() == before
+    assert large.db.admin.hashes() == before
     assert [info.state for info in migrations.status(large.db, large.source)] == [
         State.APPLIED,
         State.PENDING,
@@ -102,7 +102,7 @@ def test_whoever_opens_a_database_that_was_stopped_goes_on(large: Approval, tmp_
         large.prepare()
         large.start()
         assert large.proposals()[-1].state is ProposalState.FINISHED
-        assert list(large.db.check()) == []
+        assert list(large.db.admin.check()) == []
 
 
 def test_to_approve_again_what_has_stopped_is_to_go_on(large: Approval) -> None:

@@ -194,14 +194,14 @@ def test_two_who_end_the_time_of_two_versions_do_not_both(
     assert lost
     assert airports.steps()[-1] == "FINISHED"
     assert airports.steps().count("FINISHED") == 2
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
 
 
 def test_a_cancellation_that_comes_before_the_last_record_wins(
     project: Project, db: Database, pool: ThreadPoolExecutor
 ) -> None:
     airports, gate = Airports(project, db, rows=50), Gate()
-    before, hashes = db.schema.version, db.hashes()
+    before, hashes = db.schema.version, db.admin.hashes()
 
     def arrived(at: Progress) -> None:
         if "rewrite" in at.step and not gate.here.is_set():
@@ -216,13 +216,13 @@ def test_a_cancellation_that_comes_before_the_last_record_wins(
     gate.open()
     (said,) = ends(applying)
     assert "it was cancelled by cy (it is slow)" in said
-    assert (db.schema.version, db.hashes()) == (before, hashes)
+    assert (db.schema.version, db.admin.hashes()) == (before, hashes)
     end = db.migration_records()[-1]
     assert (end.migration.step, end.actor) == (log_pb2.Migration.ROLLED_BACK, "cy")
     with pytest.raises(MigrationError, match="no migration is in progress"):
         migrations.cancel(db, actor="cy", reason="again")
     migrations.apply(db, airports.path)
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
 
 
 def test_a_cancellation_that_comes_after_the_last_record_is_refused(
@@ -256,7 +256,7 @@ def test_a_way_back_can_be_cancelled_and_the_migration_stays(
     assert holder is not None
     assert "it was cancelled by cy (keep it)" in ends(back)[0]
     assert [info.state for info in migrations.status(db, airports.path)] == [State.APPLIED] * 2
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
 
 
 def test_a_migration_that_stopped_on_its_way_is_cancelled_where_it_is(
@@ -275,7 +275,7 @@ def test_a_migration_that_stopped_on_its_way_is_cancelled_where_it_is(
         done = migrations.cancel(db, actor="cy", reason="not today")
         assert (done.version, done.seq, done.state) == (airports_version(project), db.head, State.PENDING)
         assert [info.state for info in migrations.status(db, airports.path)] == [State.APPLIED, State.PENDING]
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 def airports_version(project: Project) -> int:

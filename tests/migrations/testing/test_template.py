@@ -31,7 +31,7 @@ def names(templates: Templates, path: Path) -> list[str]:
     with Database(path) as db:
         (migration,) = (one for one in templates.migrations if one.version == db.schema.version)
         found = [row.faa for row in db.scan(migration.tables[0])]
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
         return found
 
 
@@ -48,9 +48,9 @@ def test_a_clone_is_at_the_version_with_its_bootstrap_rows(templates: Templates,
 def test_test_data_comes_at_its_scale_and_seed(templates: Templates, tmp_path: Path) -> None:
     assert len(names(templates, templates.clone(tmp_path / "a", scale=3))) == 30 + 2
     with Database(templates.clone(tmp_path / "b", scale=1, seed=1)) as db:
-        other = db.hashes()
+        other = db.admin.hashes()
     with Database(templates.clone(tmp_path / "c", scale=1, seed=2)) as db:
-        assert db.hashes() != other
+        assert db.admin.hashes() != other
 
 
 def test_what_is_done_to_a_clone_is_done_to_no_other(templates: Templates, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_what_is_done_to_a_clone_is_done_to_no_other(templates: Templates, tmp_p
         for row in list(db.scan(table)):
             with db.transaction() as tx:
                 tx.delete(table, row.faa)
-        db.rebuild()
+        db.admin.rebuild()
     assert names(templates, tmp_path / "a") == []
     assert len(names(templates, templates.clone(tmp_path / "b", scale=1))) == 12
 

@@ -30,7 +30,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 def db(tmp_path: Path) -> Iterator[EmbeddedDatabase]:
     with EmbeddedDatabase(tmp_path / "db") as db:
         yield db
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def approval(project: Project, tmp_path: Path) -> Iterator[Approval]:
         approval = Approval(db, project.path, "x", link=lambda digest: PAGE + digest.hex())
         approval.propose(actor="deploy", reason="release 7")
         yield approval
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 @pytest.fixture

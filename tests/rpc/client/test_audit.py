@@ -29,8 +29,8 @@ def test_a_follower_of_a_server_reads_through_its_archive(db: EmbeddedDatabase, 
             assert [commit.seq for commit in commits] == list(range(7, db.head + 1))
         assert [commit.seq for commit in remote.feed(0, bounded=True)] == list(range(1, db.head + 1))
         assert backup(RemoteLog(remote), tmp_path / "backup").records == db.head
-        assert remote.status().head == db.head
-    assert restore(tmp_path / "backup", tmp_path / "copy").tables == db.hashes()
+        assert remote.admin.status().head == db.head
+    assert restore(tmp_path / "backup", tmp_path / "copy").tables == db.admin.hashes()
 
 
 def test_a_follower_is_told_where_the_archive_is_not_there(db: EmbeddedDatabase, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_server_archives_to_where_it_was_told_and_nowhere_else(
         assert {"back up", "compact"} <= set(steps)
         done = remote.archive.move(target, keep_ns=10**18)
         assert (done.removed, done.held) == (0, "those of some time are kept")
-        assert remote.status().archive.base == db.head - 40
+        assert remote.admin.status().archive.base == db.head - 40
         assert [commit.seq for commit in remote.feed(0, bounded=True)] == list(range(1, db.head + 1))
     assert list(verify_backup(target, deep=True)) == []
 
@@ -118,6 +118,6 @@ def test_a_server_that_stops_ends_its_archiving_and_nothing_is_lost(
         with contextlib.suppress(Error):  # or it was through already
             remote.archive.move(keep_records=1, progress=stop)
     assert [seq for seq, _ in db.log.scan()] == list(range(1, head + 1))
-    assert db.rebuild() == db.hashes()
+    assert db.admin.rebuild() == db.admin.hashes()
     archive(db, target, keep_records=1)
     assert db.log.trimmed.base == head - 1

@@ -30,7 +30,7 @@ BASE = 20270201000000
 def db(tmp_path: Path) -> Iterator[EmbeddedDatabase]:
     with EmbeddedDatabase(tmp_path / "db") as db:
         yield db
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 @contextmanager

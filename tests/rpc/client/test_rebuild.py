@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from everlog.rpc.client import audit
-from everlog.rpc.client.audit import rebuild_from
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, CursorError, SealedError, UnavailableError
@@ -37,11 +36,11 @@ def case(tmp_path: Path) -> Iterator[Case]:
 
 def test_a_database_is_made_of_a_server_s_feed(case: Case, tmp_path: Path) -> None:
     db = case.embedded
-    assert rebuild_from(remote(case), tmp_path / "copy") == db.hashes()
+    assert remote(case).admin.rebuild_into(tmp_path / "copy") == db.admin.hashes()
     with Database(tmp_path / "copy") as copy:
         assert (copy.uuid, copy.head) == (db.uuid, db.head)
         assert copy.log.read(0, 1 << 30) == db.log.read(0, 1 << 30)
-        assert list(copy.check()) == []
+        assert list(copy.admin.check()) == []
 
 
 def test_sealed_rows_come_sealed_and_are_proven_equal_without_keys(tmp_path: Path) -> None:
@@ -51,11 +50,13 @@ def test_sealed_rows_come_sealed_and_are_proven_equal_without_keys(tmp_path: Pat
         db.load(PATIENTS, [patient(n, f"s-{n % 5}", email=f"{n}@x", name=str(n)) for n in range(50)])
         seq = db.head
         db.people.forget(PATIENTS, 3)
-        sealed = case.embedded.hashes(sealed=True)
-        assert rebuild_from(db, copy) == db.hashes(sealed=True) == sealed != db.hashes()
-        assert rebuild_from(db, tmp_path / "then", seq=seq) == case.embedded.hashes(seq=seq, sealed=True)
+        sealed = case.embedded.admin.hashes(sealed=True)
+        assert db.admin.rebuild_into(copy) == db.admin.hashes(sealed=True) == sealed != db.admin.hashes()
+        assert db.admin.rebuild_into(tmp_path / "then", seq=seq) == case.embedded.admin.hashes(
+            seq=seq, sealed=True
+        )
         keys = (case.embedded.path / "KEYS").read_bytes()
-        live = db.hashes()
+        live = db.admin.hashes()
     assert not (copy / "KEYS").exists()
     with Database(copy, master_key=MASTER) as made:
         with pytest.raises(SealedError, match="KEYS is missing; restore the file"):
@@ -64,22 +65,22 @@ def test_sealed_rows_come_sealed_and_are_proven_equal_without_keys(tmp_path: Pat
         assert [(one.sealed, one.erased) for one in first] == [(True, False), (False, True)]
     (copy / "KEYS").write_bytes(keys)
     with Database(copy, master_key=MASTER) as made:
-        assert made.hashes() == live
+        assert made.admin.hashes() == live
         assert [row.id for row in made.scan(PATIENTS.by_email, "7@x")] == [7]
-        assert list(made.check()) == []
+        assert list(made.admin.check()) == []
 
 
 def test_it_is_made_as_it_was_at_a_record_or_a_time(case: Case, tmp_path: Path) -> None:
     db, seq = case.embedded, COMMITS // 2
     then = db.at(seq=seq).hashes()
-    assert rebuild_from(remote(case), tmp_path / "seq", seq=seq) == then
+    assert remote(case).admin.rebuild_into(tmp_path / "seq", seq=seq) == then
     time_ns = db.log.commit(seq).time_ns
     last = db.past.position(time=time_ns)
-    assert rebuild_from(remote(case), tmp_path / "time", time_ns=time_ns) == db.hashes(seq=last)
+    assert remote(case).admin.rebuild_into(tmp_path / "time", time=time_ns) == db.admin.hashes(seq=last)
     with pytest.raises(CursorError, match="there is no record 100000"):
-        rebuild_from(remote(case), tmp_path / "later", seq=100_000)
+        remote(case).admin.rebuild_into(tmp_path / "later", seq=100_000)
     with pytest.raises(CursorError, match="there is no record 0"):
-        rebuild_from(remote(case), tmp_path / "before", time_ns=1)
+        remote(case).admin.rebuild_into(tmp_path / "before", time=1)
 
 
 def test_what_a_server_left_half_made_goes_on_when_it_comes_again(
@@ -97,10 +98,10 @@ def test_what_a_server_left_half_made_goes_on_when_it_comes_again(
     monkeypatch.setattr(audit, "records", ending)
     copy = tmp_path / "copy"
     with pytest.raises(UnavailableError):
-        rebuild_from(remote(case), copy)
+        remote(case).admin.rebuild_into(copy)
     assert is_half(copy)
     case.embedded.put(FLIGHTS, flight(8, "UA", 1))
-    assert rebuild_from(remote(case), copy) == case.embedded.hashes()
+    assert remote(case).admin.rebuild_into(copy) == case.embedded.admin.hashes()
     assert asked == [0, 511, 512]  # from nothing; whether that record is the same; and what comes after it
     with Database(copy) as made:
         assert made.log.read(0, 1 << 30) == case.embedded.log.read(0, 1 << 30)
@@ -117,7 +118,7 @@ def test_a_record_that_does_not_check_leaves_nothing(
 
     monkeypatch.setattr(audit, "records", flipped)
     with pytest.raises(CorruptionError, match="record 100 of the log is damaged"):
-        rebuild_from(remote(case), tmp_path / "copy")
+        remote(case).admin.rebuild_into(tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
 
 
@@ -125,8 +126,8 @@ def test_tables_that_are_not_the_server_s_are_told(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = {"flights": TableHash(1, b"\1" * 32)}
-    monkeypatch.setattr(case.db, "hashes", lambda *_, **__: {**case.embedded.hashes(), **other})
+    monkeypatch.setattr(case.db.admin, "hashes", lambda *_, **__: {**case.embedded.admin.hashes(), **other})
     with pytest.raises(
         CorruptionError, match=r"differ from those of everlog.*: flights\. The logs are equal"
     ):
-        rebuild_from(remote(case), tmp_path / "copy")
+        remote(case).admin.rebuild_into(tmp_path / "copy")

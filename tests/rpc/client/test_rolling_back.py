@@ -35,7 +35,7 @@ def test_rows_go_back_through_down(project: Project, tmp_path: Path) -> None:
                 remote.get(airports.new, "A00007")
             remote.migrations.apply()
             assert remote.count(airports.new) == 500
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 def test_rows_are_made_anew_and_back(project: Project, tmp_path: Path) -> None:
@@ -51,4 +51,4 @@ def test_rows_are_made_anew_and_back(project: Project, tmp_path: Path) -> None:
             split.check()
             remote.migrations.rollback(1)
             assert list(remote.scan(split.old))[-1] == list(db.scan(split.old))[-1]
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []

@@ -57,7 +57,7 @@ def test_bytes_that_no_reader_could_read_are_refused(served: tuple[EmbeddedDatab
             error = refused.value
             assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert db.head == head
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
 
 
 def test_a_remote_client_refuses_by_itself_and_reads_around_a_bad_row(

@@ -56,11 +56,11 @@ def test_after_a_commit_of_a_clock_that_was_ahead_a_server_takes_writes_and_ends
         assert client.admin.expire() == 0
         assert client.at(time=time.time_ns()).seq == one.seq + 1
         assert [row.faa for row in client.at(time=time.time_ns()).scan(AIRPORTS)] == ["EWR", "JFK", "LGA"]
-        found = client.status().clock
+        found = client.admin.status().clock
         assert found.ahead_s == pytest.approx(3 * DAY_S, abs=600)
         assert found.corrected == 0
         seq = client.admin.correct_clock(reason="NTP was down")
-        assert client.status().clock.corrected == seq == db.head
+        assert client.admin.status().clock.corrected == seq == db.head
         assert db.log.commit(seq).reason == "NTP was down"
         assert client.put(AIRPORTS, airport("BOS")).seq == seq + 1
 
@@ -86,7 +86,7 @@ def test_processes_with_other_clocks_write_one_database(tmp_path: Path) -> None:
     made(tmp_path / "db")
     put_elsewhere(f"file:{tmp_path / 'db'}", "A", "+3d")
     with EmbeddedDatabase(tmp_path / "db") as db, Server({"x": db}) as server:
-        assert db.status().clock.ahead_s > 2 * DAY_S
+        assert db.admin.status().clock.ahead_s > 2 * DAY_S
         for faa, clock in (("B", "@1970-01-02 00:00:00"), ("C", "-1d"), ("D", "+1d")):
             put_elsewhere(server.url("x"), faa, clock)
         assert [row.faa for row in db.at(time=time.time_ns()).scan(AIRPORTS)] == ["A", "B", "C", "D"]

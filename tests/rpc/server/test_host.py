@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -17,12 +17,14 @@ from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.host import READERS, SURVEYORS
 from everlog.rpc.server.server import Server
 from everlog.store.tables.hashing import TableHash
+from everlog.store.upkeep.admin import Admin
+from everlog.store.upkeep.status import ArchiveStatus
 from tests.conformance.database_case import AIRPORTS, FLIGHTS, VERSION, Airport, migrate
 
 PATIENCE_S = 60.0
 
 
-class Endless(EmbeddedDatabase):
+class Endless(Admin):
     """A database in which a check finds something for as long as it is looked for."""
 
     ended: threading.Event
@@ -35,8 +37,8 @@ class Endless(EmbeddedDatabase):
             self.ended.set()
 
 
-class Held(EmbeddedDatabase):
-    """A database whose hashes take until they are let go, or until somebody stops them."""
+class Held(Admin):
+    """`db.admin` whose hashes take until they are let go, or until somebody stops them."""
 
     let_go: threading.Event
 
@@ -47,8 +49,8 @@ class Held(EmbeddedDatabase):
         return super().hashes(progress, seq=seq, sealed=sealed)
 
 
-class Slow(EmbeddedDatabase):
-    """A database whose rebuild stays at its first sign of progress until that stops it."""
+class Slow(Admin):
+    """`db.admin` whose rebuild stays at its first sign of progress until that stops it."""
 
     begun: threading.Event
 
@@ -62,17 +64,26 @@ class Slow(EmbeddedDatabase):
         return super().rebuild(stays)
 
 
+A = TypeVar("A", bound=Admin)
+
+
+def replaced(kind: type[A], db: EmbeddedDatabase) -> A:
+    return kind(db.core, db.past, db.consumers, ArchiveStatus, db.transaction)
+
+
 def test_a_check_ends_with_the_client_that_asked_for_it(tmp_path: Path) -> None:
-    with Endless(tmp_path / "x") as db, Server({"x": db}) as server:
-        db.ended = threading.Event()
+    with EmbeddedDatabase(tmp_path / "x") as db, Server({"x": db}) as server:
+        admin = db.admin = replaced(Endless, db)
+        admin.ended = threading.Event()
         with RemoteDatabase(server.url("x")) as remote:
-            assert next(iter(remote.check())) == "a problem"
-        assert db.ended.wait(30)
+            assert next(iter(remote.admin.check())) == "a problem"
+        assert admin.ended.wait(30)
 
 
 def test_short_reads_wait_for_no_long_ones(tmp_path: Path) -> None:
-    with Held(tmp_path / "x") as db:
-        db.let_go = threading.Event()
+    with EmbeddedDatabase(tmp_path / "x") as db:
+        admin = db.admin = replaced(Held, db)
+        admin.let_go = threading.Event()
         migrate(db, VERSION, AIRPORTS, FLIGHTS)
         asked = READERS + SURVEYORS + 1
         with (
@@ -82,28 +93,29 @@ def test_short_reads_wait_for_no_long_ones(tmp_path: Path) -> None:
         ):
             try:
                 remote.put(AIRPORTS, Airport(faa="JFK"))
-                long = [many.submit(remote.hashes) for _ in range(asked)]
+                long = [many.submit(remote.admin.hashes) for _ in range(asked)]
                 row = remote.get(AIRPORTS, "JFK")
                 assert row is not None
                 assert [one.faa for one in remote.scan(AIRPORTS)] == ["JFK"]
                 assert not any(one.done() for one in long)
             finally:
-                db.let_go.set()
+                admin.let_go.set()
             assert [one.result()["airports"].rows for one in long] == [1] * asked
 
 
 def test_a_rebuild_ends_with_its_server_and_leaves_nothing_half(tmp_path: Path) -> None:
-    with Slow(tmp_path / "x") as db, ThreadPoolExecutor(1) as other:
-        db.begun = threading.Event()
+    with EmbeddedDatabase(tmp_path / "x") as db, ThreadPoolExecutor(1) as other:
+        admin = db.admin = replaced(Slow, db)
+        admin.begun = threading.Event()
         migrate(db, VERSION, AIRPORTS, FLIGHTS)
         db.put(AIRPORTS, Airport(faa="JFK"))
-        before, families = db.hashes(), db.engine.data_name
+        before, families = db.admin.hashes(), db.engine.data_name
         with Server({"x": db}) as server, RemoteDatabase(server.url("x")) as remote:
-            rebuilding = other.submit(remote.rebuild)
-            assert db.begun.wait(PATIENCE_S)
+            rebuilding = other.submit(remote.admin.rebuild)
+            assert admin.begun.wait(PATIENCE_S)
             server.stop(grace_s=PATIENCE_S)
             with pytest.raises(ClosedError, match="the server is stopping, and ended this call"):
                 rebuilding.result()
-        assert (db.hashes(), db.engine.data_name) == (before, families)
-        assert list(db.check()) == []
-        assert EmbeddedDatabase.rebuild(db) == before
+        assert (db.admin.hashes(), db.engine.data_name) == (before, families)
+        assert list(db.admin.check()) == []
+        assert Admin.rebuild(admin) == before

@@ -31,7 +31,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 def empty(tmp_path: Path) -> Iterator[EmbeddedDatabase]:
     with EmbeddedDatabase(tmp_path / "db") as db:
         yield db
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def embedded(tmp_path: Path) -> Iterator[EmbeddedDatabase]:
         declare(db, PATIENTS)
         yield db
         with contextlib.suppress(ClosedError):
-            assert list(db.check()) == []
+            assert list(db.admin.check()) == []
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_client_reads_and_writes_what_the_server_seals(
     assert remote.get(PATIENTS, 1) == ann
     assert remote.get_many(PATIENTS, [2, 1]) == [bob, ann]
     assert list(remote.scan(PATIENTS)) == [ann, bob]
-    assert remote.hashes() == embedded.hashes()
+    assert remote.admin.hashes() == embedded.admin.hashes()
 
 
 def test_a_client_looks_up_a_hashed_index_without_having_keys(remote: RemoteDatabase) -> None:

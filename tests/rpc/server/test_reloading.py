@@ -110,12 +110,12 @@ def test_the_status_says_which_certificates_end_until_they_are_replaced(
         Server({"x": db}, tls=tls) as server,
         RemoteDatabase(f"everlog://localhost:{server.port}/x?ca={authority.path}") as remote,
     ):
-        while not (warnings := remote.status().warnings):
+        while not (warnings := remote.admin.status().warnings):
             pass  # it reads them once it serves
         assert len(warnings) == 1
         assert "server.pem" in warnings[0]
         assert "replace the file and send SIGHUP" in warnings[0]
         authority.sign("localhost", file="server")
         server.reload()
-        assert remote.status().warnings == []
-    assert db.status().warnings == []
+        assert remote.admin.status().warnings == []
+    assert db.admin.status().warnings == []

@@ -42,7 +42,7 @@ def served(path: Path, next_key: Path | None) -> Iterator[RemoteDatabase]:
             RemoteDatabase(server.url("clinic")) as remote,
         ):
             yield remote
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 def test_the_server_goes_on_with_the_next_master_key(tmp_path: Path, next_key: Path) -> None:
@@ -185,7 +185,7 @@ def test_others_write_read_and_forget_meanwhile(
     with open_people(path, master_key=OTHER_MASTER) as db:
         rows = {row.id for row in db.scan(PATIENTS)}
         assert rows == {*range(PEOPLE), *written} - set(forgotten)
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 def run(threads: list[threading.Thread]) -> None:

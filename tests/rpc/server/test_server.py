@@ -239,7 +239,7 @@ def test_a_server_whose_database_was_moved_says_so(tmp_path: Path) -> None:
             assert next(answers).status == health_pb2.HealthCheckResponse.SERVING
             path.rename(tmp_path / "elsewhere")
             assert next(answers).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        assert f"moved to {tmp_path / 'elsewhere'}" in client.status().writes.error
+        assert f"moved to {tmp_path / 'elsewhere'}" in client.admin.status().writes.error
         with pytest.raises(everlog.DiskError, match="was moved to") as caught:
             client.put(ITEMS, Item(id=2))
         assert caught.value.outcome == "nothing written"

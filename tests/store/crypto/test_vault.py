@@ -43,10 +43,10 @@ def test_without_the_master_key_the_other_tables_work(path: Path) -> None:
             with pytest.raises(SealedError, match="no master key was given") as caught:
                 refused()
             assert not caught.value.erased
-        assert any("was not checked" in problem for problem in db.check())
+        assert any("was not checked" in problem for problem in db.admin.check())
     with open_people(path) as db:
         assert db.count(PATIENTS) == 2
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 def test_a_wrong_master_key_is_told_at_opening(path: Path) -> None:

@@ -110,7 +110,7 @@ def test_a_reader_beside_a_process_that_threw_it_away_reads_all(db: Database, pa
         moments = reader.at(seq=db.head - 1), reader.at(seq=db.head)
         expected = [list(moment.scan(ITEMS)) for moment in moments]
         db.past.forget()
-        db.rebuild()  # after which a reader opens all anew
+        db.admin.rebuild()  # after which a reader opens all anew
         reader.refresh()
         assert [list(moment.scan(ITEMS)) for moment in moments] == expected
         assert list(reader.at(seq=db.head - 1).scan(ITEMS)) == expected[0]

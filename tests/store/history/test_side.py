@@ -42,7 +42,7 @@ def test_a_reader_does_without_one_that_was_never_made(tmp_path: Path) -> None:
     with Database(tmp_path / "db") as db:
         with Database(tmp_path / "db", read_only=True) as reader:
             assert reader.engine.side("past") is None
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 def test_threads_that_ask_for_it_at_once_get_one(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ UNIQUE_TEXT: Table[Any, int] = Table(
 def unchanged(db: Database, before: int, version: int = 1) -> None:
     assert db.head == before
     assert db.schema.version == version
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
 
 
 def test_a_new_index_is_built_over_the_rows_there_are(opening: Opener) -> None:
@@ -70,9 +70,9 @@ def test_whatever_is_flushed_while_an_index_is_built_opens_again(
         patched.setattr("everlog.store.tables.projector.change_schema", flushed)
         declare(db, BY_TEXT)
     with Database(tmp_path / "then") as then:
-        assert then.hashes() == db.hashes()
+        assert then.admin.hashes() == db.admin.hashes()
         assert then.count(BY_TEXT.by_text) == 500
-        assert list(then.check()) == []
+        assert list(then.admin.check()) == []
 
 
 def test_an_index_that_goes_leaves_nothing_behind(opening: Opener) -> None:
@@ -233,4 +233,4 @@ def test_an_index_is_built_over_whatever_a_row_can_hold(opening: Opener) -> None
     db.close()
     db = opening()
     assert [row.id for row in db.scan(timed.by_at, start=(Timestamp(seconds=4),))] == [3, 9]
-    assert db.rebuild() == db.hashes()
+    assert db.admin.rebuild() == db.admin.hashes()

@@ -74,7 +74,7 @@ def test_damage_is_told_and_can_be_repaired(
         assert not found.read, "records could be read, and were not saved"
         return
     with Database(path) as db:
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
         assert db.head == done.records
         assert db.log.read(0, 1 << 30)[0] == b"".join(image.records[: done.records])
         if "items" in db.schema.tables:
@@ -111,7 +111,7 @@ def said_of(path: Path) -> str:
     """What a reader and `check` say, first."""
     try:
         with Database(path, read_only=True) as db:
-            return next(iter(db.check()), "")
+            return next(iter(db.admin.check()), "")
     except CorruptionError as error:
         return str(error)
 

@@ -43,24 +43,24 @@ for number in range(1, 20_000):
         break
 refused = number
 before = db.head
-assert db.status().writes.error or limit
+assert db.admin.status().writes.error or limit
 assert db.at(seq=before).get(ITEMS, 1) is not None
 reads = [db.get(ITEMS, number) is not None for number in (1, acknowledged[-1], refused)]
 counted = db.count(ITEMS)
-problems = list(db.check())
+problems = list(db.admin.check())
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 else:
     (path / "ballast").unlink()
     subprocess.run(["mount", "-o", "remount,size=72m", path], check=True)  # what is flushed still takes some
 resumed, until = "", time.monotonic() + 60
-while not limit and db.status().writes.error and time.monotonic() < until:
+while not limit and db.admin.status().writes.error and time.monotonic() < until:
     time.sleep(0.05)  # RocksDB looks for space every five seconds
 try:
     db.put(ITEMS, Item(id=50_000, text="after"))
     resumed = "here"
     assert db.at(seq=before).get(ITEMS, 1) is not None
-    assert not db.status().writes.error
+    assert not db.admin.status().writes.error
 except DiskError as error:
     resumed = str(error)
 db.close()
@@ -68,7 +68,7 @@ db = open_flights(path / "db")
 db.put(ITEMS, Item(id=60_000, text="after"))
 print(json.dumps({
     "acknowledged": len(acknowledged), "said": said, "outcome": outcome, "reads": reads, "counted": counted,
-    "problems": problems, "resumed": resumed, "count": db.count(ITEMS), "check": list(db.check()),
+    "problems": problems, "resumed": resumed, "count": db.count(ITEMS), "check": list(db.admin.check()),
     "refused": db.get(ITEMS, refused) is not None,
     "all": all(db.get(ITEMS, number) is not None for number in acknowledged),
 }))
@@ -132,10 +132,10 @@ def test_a_database_that_is_made_on_a_full_disk_leaves_nothing_and_is_made_where
     with (small_disk / "ballast").open("ab") as file, pytest.raises(OSError, match="No space"):
         file.write(bytes(64 << 20))
     with pytest.raises(DiskError, match=r"small/made"):
-        db.rebuild_into(small_disk / "made")
+        db.admin.rebuild_into(small_disk / "made")
     assert [path.name for path in small_disk.iterdir()] == ["ballast"]
     (small_disk / "ballast").unlink()
-    assert db.rebuild_into(small_disk / "made") == db.hashes()
+    assert db.admin.rebuild_into(small_disk / "made") == db.admin.hashes()
 
 
 def fill(path: Path) -> None:
@@ -155,11 +155,11 @@ def test_every_read_works_while_the_disk_is_full(
         kept = db.head
         fill(small_disk)
         refused = 0
-        while not db.status().writes.error:
+        while not db.admin.status().writes.error:
             refused += 1
             with contextlib.suppress(DiskError):
                 db.put(ITEMS, Item(id=1000 + refused, text=os.urandom(100_000).hex()), durability="os")
-        since = db.status().writes.since_ns
+        since = db.admin.status().writes.since_ns
         assert since
         written = db.tables.applied
         for _ in range(2):
@@ -171,17 +171,17 @@ def test_every_read_works_while_the_disk_is_full(
             assert db.at(seq=kept - 1).get(ITEMS, 1) == Item(id=1, text="x")
             assert len(list(db.at(seq=written).scan(ITEMS, end=1000))) == 39
             assert [one.key for one in db.past.diff(ITEMS, kept - 1, kept)] == [(1,)]
-            assert db.hashes()["items"].rows == db.count(ITEMS)
+            assert db.admin.hashes()["items"].rows == db.count(ITEMS)
             assert len(db.migration_records()) == 1
             assert db.schema_at(kept) == db.schema.proto
             assert db.log.read(0)[1] > 1
-            assert list(db.check()) == []
+            assert list(db.admin.check()) == []
             assert list(db.consumers) == []
         with Database(small_disk / "db", read_only=True) as reader:
             assert reader.get(ITEMS, 1) == Item(id=1, text="y")
             assert [one.seq for one in reader.history(ITEMS, 1)] == [kept, 3]
-            assert "is full" in reader.status().writes.error
-        db.rebuild_into(tmp_path / "copy")
+            assert "is full" in reader.admin.status().writes.error
+        db.admin.rebuild_into(tmp_path / "copy")
     assert [one.message.split(": ")[1] for one in caplog.records] == [
         "writes are refused from now on, reads continue"
     ]
@@ -196,15 +196,15 @@ def test_a_rebuild_on_a_full_disk_changes_nothing_and_is_made_when_there_is_room
         db.put(ITEMS, Item(id=number, text=os.urandom(2_000).hex()), durability="os")
     fill(small_disk)
     with pytest.raises(DiskError):
-        db.rebuild()
+        db.admin.rebuild()
     assert db.count(ITEMS) == 199
     (small_disk / "ballast").unlink()
     until = time.monotonic() + 60
-    while db.status().writes.error:
+    while db.admin.status().writes.error:
         assert time.monotonic() < until
         threading.Event().wait(0.05)
     db.put(ITEMS, Item(id=1000))
-    assert db.rebuild()["items"].rows == 200
+    assert db.admin.rebuild()["items"].rows == 200
 
 
 def append_until_full(db: Database) -> None:
@@ -264,8 +264,8 @@ def fill_and_make_room(
         ["mount", "-o", f"remount,size={size_mb + 24}m", disk], check=True
     )  # RocksDB still flushes
     until = time.monotonic() + 60
-    while db.status().writes.error:
-        assert time.monotonic() < until, db.status().writes.error
+    while db.admin.status().writes.error:
+        assert time.monotonic() < until, db.admin.status().writes.error
         threading.Event().wait(0.05)  # RocksDB looks for room every five seconds
     db.put(ITEMS, Item(id=next(numbers)))
     assert [number for number in acknowledged if db.get(ITEMS, number) is None] == []
@@ -330,5 +330,5 @@ def test_no_tables_are_dropped_while_the_disk_is_full(opening: Opener) -> None:
         assert engine.give_up_data(name, family) is None
     engine.refusal.wait(60)
     engine.drop_side("beside")
-    assert db.rebuild() == db.hashes()
+    assert db.admin.rebuild() == db.admin.hashes()
     assert db.put(ITEMS, Item(id=2)).seq == db.head

@@ -109,11 +109,11 @@ def test_a_directory_is_opened_for_writing_once_by_whatever_path(
     ):
         with pytest.raises(OpenError, match=f"{IN_USE} {os.getpid()} "):
             Database(spelled)
-        for use in (repair, remove, db.rebuild_into):
+        for use in (repair, remove, db.admin.rebuild_into):
             with pytest.raises(OpenError, match=f"{IN_USE} {os.getpid()} |is not empty"):
                 use(spelled)
     db.put(ITEMS, Item(id=1))
-    assert not list(db.check())
+    assert not list(db.admin.check())
 
 
 def test_another_mount_of_a_directory_is_the_same_directory(
@@ -374,11 +374,11 @@ def test_files_that_are_no_longer_these_are_noticed_and_nothing_is_written_to_ot
         assert {name: after.get(name) for name in foreign} == {name: there[name] for name in foreign}
         with Database(path) as other:
             assert other.get(ITEMS, 2) is None
-            assert not list(other.check())
+            assert not list(other.admin.check())
     if own is not None:  # all that was acknowledged is where the files are
         with Database(own) as here:
             assert here.get(ITEMS, 2) is not None
-            assert not list(here.check())
+            assert not list(here.admin.check())
 
 
 def test_a_mount_over_it_and_a_lazy_unmount_are_noticed(tmp_path: Path) -> None:
@@ -404,7 +404,7 @@ def test_a_mount_over_it_and_a_lazy_unmount_are_noticed(tmp_path: Path) -> None:
     finally:
         subprocess.run(["umount", tmp_path / "db"], check=True)
     with Database(tmp_path / "db") as db:
-        assert not list(db.check())
+        assert not list(db.admin.check())
 
 
 def test_a_rebuild_and_a_restore_lock_the_directory_that_they_make(
@@ -415,11 +415,11 @@ def test_a_rebuild_and_a_restore_lock_the_directory_that_they_make(
     made, link = tmp_path / "made", tmp_path / "link"
     link.symlink_to(made)
     backup(db, tmp_path / "backup")
-    for make in (db.rebuild_into, lambda at, told: restore(tmp_path / "backup", at, progress=told)):
+    for make in (db.admin.rebuild_into, lambda at, told: restore(tmp_path / "backup", at, progress=told)):
         seen = list[str]()
 
         def told(_: object, seen: list[str] = seen) -> None:
-            for other in (lambda: db.rebuild_into(link), lambda: Database(link), lambda: repair(link)):
+            for other in (lambda: db.admin.rebuild_into(link), lambda: Database(link), lambda: repair(link)):
                 with pytest.raises(OpenError) as caught:
                     other()
                 seen.append(str(caught.value))
@@ -435,7 +435,7 @@ def test_what_took_the_place_of_a_directory_that_is_being_made_is_left_alone(
 ) -> None:
     db, made, other = opening(), tmp_path / "made", tmp_path / "other"
     db.put(ITEMS, Item(id=1))
-    db.rebuild_into(other)
+    db.admin.rebuild_into(other)
     there = tree(other)
 
     def told(_: object) -> None:
@@ -444,7 +444,7 @@ def test_what_took_the_place_of_a_directory_that_is_being_made_is_left_alone(
             other.rename(made)
 
     with pytest.raises(OpenError, match="was moved or removed while a database was created in it"):
-        db.rebuild_into(made, told)
+        db.admin.rebuild_into(made, told)
     assert tree(made) == there
     assert not list((tmp_path / "elsewhere").iterdir())
 
@@ -500,7 +500,7 @@ def test_a_database_is_made_by_one_of_several_processes(path: Path) -> None:
             assert IN_USE in said.decode() or "by another process" in said.decode()
     assert refused < 3
     with Database(path) as db:
-        assert not list(db.check())
+        assert not list(db.admin.check())
 
 
 def test_files_are_as_open_as_their_directory(path: Path, tmp_path: Path) -> None:
@@ -517,7 +517,7 @@ def test_files_are_as_open_as_their_directory(path: Path, tmp_path: Path) -> Non
             db.core.owner.narrow()  # as it is done four times a second
             assert modes(path) == {(True, 0o700), (False, 0o600)}
             backup(db, tmp_path / "backup")
-            db.rebuild_into(tmp_path / "made")
+            db.admin.rebuild_into(tmp_path / "made")
         assert modes(path) == {(True, 0o700), (False, 0o600)}
         assert modes(tmp_path / "backup") == {(True, 0o700), (False, 0o600)}
         restore(tmp_path / "backup", tmp_path / "restored")

@@ -31,12 +31,12 @@ def writer(opening: Opener) -> Database:
 def reader(writer: Database, path: Path) -> Iterator[Database]:
     with Database(path, read_only=True) as db:
         yield db
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 def same(one: Database, other: Database) -> None:
-    assert one.hashes() == other.hashes()
-    assert one.status().tables == other.status().tables
+    assert one.admin.hashes() == other.admin.hashes()
+    assert one.admin.status().tables == other.admin.status().tables
     assert [row.faa for row in one.scan(AIRPORTS.by_city)] == [
         row.faa for row in other.scan(AIRPORTS.by_city)
     ]
@@ -79,20 +79,20 @@ def test_a_moment_stays_what_it_is_when_the_reader_is_refreshed(writer: Database
 def test_it_goes_on_reading_though_the_files_under_it_are_replaced(
     writer: Database, reader: Database
 ) -> None:
-    expected = reader.hashes()
+    expected = reader.admin.hashes()
     for _ in range(3):
         writer.load(ITEMS, items(1, 1500, text="new"))
         writer.tables.flush()
         writer.engine.flush()
     writer.engine.data.compact_range(None, None)
-    assert reader.hashes() == expected
+    assert reader.admin.hashes() == expected
     assert reader.log.read(0) == writer.log.read(0, until=reader.head)
     reader.refresh()
     same(writer, reader)
 
 
 def test_a_rebuild_of_the_writer_does_not_end_it(writer: Database, reader: Database) -> None:
-    writer.rebuild()
+    writer.admin.rebuild()
     writer.put(AIRPORTS, airport("LGA", "New York"))
     reader.refresh()
     same(writer, reader)
@@ -137,7 +137,8 @@ import sys
 from everlog.store.database import Database
 from tests.store.models import *
 with Database(sys.argv[1], read_only=True) as db:
-    print(db.head, db.count(ITEMS), len(list(db.scan(AIRPORTS.by_city, "New York"))), len(list(db.check())))
+    cities, problems = list(db.scan(AIRPORTS.by_city, "New York")), list(db.admin.check())
+    print(db.head, db.count(ITEMS), len(cities), len(problems))
 """
 
 
@@ -148,7 +149,7 @@ def test_another_process_reads_while_this_one_writes(writer: Database, path: Pat
         [sys.executable, "-c", SCRIPT, str(path)], check=True, capture_output=True, text=True, timeout=60
     )
     assert run.stdout.split() == [str(writer.head), "1551", "1", "0"]
-    assert len(TABLES) == len(writer.status().tables)
+    assert len(TABLES) == len(writer.admin.status().tables)
 
 
 def test_whoever_opens_while_a_writer_flushes_finds_a_whole_log(
@@ -191,7 +192,7 @@ def test_whoever_opens_while_a_writer_rebuilds_finds_the_tables(
     def listed(*where: Any) -> list[str]:
         names = Rdict.list_cf(*where)
         if next(times) < 2:
-            writer.rebuild()
+            writer.admin.rebuild()
         return names
 
     def opened(*how: Any) -> Rdict:

@@ -35,7 +35,7 @@ LEVELS = 49  # of lists in lists, each of two messages
 def db(path: Path) -> Iterator[Database]:
     with open_documents(path) as db:
         yield db
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 def document2(raw: bytes) -> Any:
@@ -155,42 +155,42 @@ class TestARowThatOlderVersionsTook:
                 assert read(db.scan(what, reverse=True))[0] == [9, 8, 7, 6, 4, 3, 2, 1, 0]
             assert read(db.scan(DOCUMENTS, limit=7)) == ([0, 1, 2, 3, 4, 6], ["documents/5"])
             assert db.count(DOCUMENTS) == 10
-            assert [problem[:30] for problem in db.check()] == ["row documents/5 cannot be read"]
-            assert db.hashes()["documents"].rows == 10
+            assert [problem[:30] for problem in db.admin.check()] == ["row documents/5 cannot be read"]
+            assert db.admin.hashes()["documents"].rows == 10
             assert len(list(db.history(DOCUMENTS, 5))) == 1
             assert sum(len(entry.changes) for entry in db.past.log()) == 10
             assert len(list(db.past.diff(DOCUMENTS, 2, db.head))) == 10
-            db.rebuild()
-            assert len(list(db.check())) == 1
+            db.admin.rebuild()
+            assert len(list(db.admin.check())) == 1
 
     def test_it_is_replayed_with_the_same_index_entries(self, spoiled: Path, tmp_path: Path) -> None:
         with open_documents(spoiled) as db:
-            db.rebuild_into(tmp_path / "copy")
-            live = db.hashes()
+            db.admin.rebuild_into(tmp_path / "copy")
+            live = db.admin.hashes()
         with Database(tmp_path / "copy") as copy:
-            assert copy.hashes() == live
-            assert len(list(copy.check())) == 1
+            assert copy.admin.hashes() == live
+            assert len(list(copy.admin.check())) == 1
             assert copy.count(DOCUMENTS.by_title, "title 5") == 1
 
     def test_it_can_be_replaced_and_deleted_with_its_index_entries(self, spoiled: Path) -> None:
         with open_documents(spoiled) as db:
             db.put(DOCUMENTS, Document(id=5, title="other"))
-            assert list(db.check()) == []
+            assert list(db.admin.check()) == []
             put_unasked(db, DOCUMENTS, deep(5, 60))
             db.delete(DOCUMENTS, 5)
-            assert list(db.check()) == []
+            assert list(db.admin.check()) == []
             assert [row.id for row in db.scan(DOCUMENTS.by_title)] == [0, 1, 2, 3, 4, 6, 7, 8, 9]
 
     def test_repair_sets_it_aside_and_nothing_else(self, spoiled: Path) -> None:
         planned = repair(spoiled, dry_run=True)
         assert (planned.aside, planned.cut) == (("documents/5",), 0)
         with open_documents(spoiled) as db:
-            assert len(list(db.check())) == 1
+            assert len(list(db.admin.check())) == 1
             head = db.head
         done = repair(spoiled)
         assert (done.aside, done.cut, done.records, done.why) == (("documents/5",), 0, head, "")
         with open_documents(spoiled) as db:
-            assert list(db.check()) == []
+            assert list(db.admin.check()) == []
             assert db.head == head + 1
             assert [row.id for row in db.scan(DOCUMENTS)] == [0, 1, 2, 3, 4, 6, 7, 8, 9]
             assert [version.op for version in db.history(DOCUMENTS, 5)] == ["delete", "put"]
@@ -209,16 +209,16 @@ def test_a_sealed_row_that_cannot_be_read_costs_no_other_row(path: Path) -> None
     with open_documents(path, sealed, master_key=key) as db:
         for id in range(4):
             put_unasked(db, sealed, deep(id, 60 if id == 2 else 1))
-        db.rebuild()
+        db.admin.rebuild()
     assert repair(path).aside == ()
     with Database(path, master_key=key) as db:
         assert read(db.scan(sealed)) == ([0, 1, 3], ["sealed/2"])
-        (problem,) = db.check()
+        (problem,) = db.admin.check()
         assert "row sealed/2 cannot be read" in problem
         assert "delete or replace it" in problem
         assert db.count(sealed.by_title, "title 2") == 1
         db.delete(sealed, 2)
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
         assert [row.id for row in db.scan(sealed.by_title, "title 3")] == [3]
 
 

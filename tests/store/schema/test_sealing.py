@@ -58,10 +58,10 @@ def test_a_sealed_row_reads_as_it_was_written_in_every_way(path: Path) -> None:
             assert [row.id for row in tx.scan(PATIENTS.by_email, "cyd@x")] == [3]
             tx.delete(PATIENTS, 2)
         assert [row.id for row in db.scan(PATIENTS)] == [1, 3]
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
     with open_people(path) as db:
         assert db.get(PATIENTS, 1) == first
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 def test_no_file_of_the_database_has_what_is_sealed(path: Path) -> None:
@@ -70,7 +70,7 @@ def test_no_file_of_the_database_has_what_is_sealed(path: Path) -> None:
     db.tables.flush()
     db.engine.flush()
     assert SECRET.encode() not in bytes_of(path)
-    db.rebuild()
+    db.admin.rebuild()
     db.close()
     everything = bytes_of(path)
     for secret in (SECRET, "ann@x", "bob@x", "s-1"):
@@ -116,7 +116,7 @@ def test_a_unique_hashed_index_is_unique_and_says_no_value(path: Path) -> None:
         assert "ann@x" not in str(caught.value)
         db.put(PATIENTS, patient(3, "s-3"))
         db.put(PATIENTS, patient(4, "s-4"))  # those without an address are no second ones
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 def test_a_row_that_changes_its_person_changes_its_key(path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_row_that_changes_its_person_changes_its_key(path: Path) -> None:
         row = db.get(PATIENTS, 1)
         assert row is not None
         assert row.subject == "s-9"
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 def test_a_row_of_nobody_is_refused(path: Path) -> None:
@@ -152,11 +152,11 @@ def test_what_a_table_of_people_cannot_have_is_refused_with_the_reason() -> None
 def test_a_load_seals_its_rows_and_the_rebuilt_tables_are_equal(path: Path, tmp_path: Path) -> None:
     with open_people(path) as db:
         db.load(PATIENTS, [patient(n, f"s-{n % 7}", name=SECRET) for n in range(1, 2001)])
-        live = db.hashes()
-        assert db.rebuild() == live
-        assert db.rebuild_into(tmp_path / "other") == live
+        live = db.admin.hashes()
+        assert db.admin.rebuild() == live
+        assert db.admin.rebuild_into(tmp_path / "other") == live
         assert SECRET.encode() not in bytes_of(tmp_path / "other")
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
         assert db.count(PATIENTS.by_name_and_born, SECRET) == 2000
 
 
@@ -165,7 +165,7 @@ def test_a_rebuild_without_keys_gives_sealed_rows_whose_entries_come_with_the_ke
 ) -> None:
     filled(path).close()
     with open_people(path, master_key=None) as db:
-        assert db.hashes() == db.rebuild_into(tmp_path / "other")
+        assert db.admin.hashes() == db.admin.rebuild_into(tmp_path / "other")
     with open_people(tmp_path / "other") as other, pytest.raises(SealedError, match="KEYS is missing"):
         other.get(PATIENTS, 1)
     (tmp_path / "other" / "KEYS").write_bytes((path / "KEYS").read_bytes())
@@ -176,7 +176,7 @@ def test_a_rebuild_without_keys_gives_sealed_rows_whose_entries_come_with_the_ke
         list(other.scan(PATIENTS.by_email, "bob@x"))
     with open_people(tmp_path / "other") as other:
         assert [row.id for row in other.scan(PATIENTS.by_email, "bob@x")] == [2]
-        assert list(other.check()) == []
+        assert list(other.admin.check()) == []
 
 
 def test_a_row_written_while_its_person_is_forgotten_conflicts(path: Path) -> None:
@@ -187,4 +187,4 @@ def test_a_row_written_while_its_person_is_forgotten_conflicts(path: Path) -> No
         with pytest.raises(ConflictError, match="was forgotten while this transaction ran"):
             tx.commit()
         db.put(PATIENTS, patient(5, "s-1"))  # and may come back, as somebody new
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []

@@ -81,11 +81,11 @@ def test_rows_end_by_the_clock_and_not_by_the_time_of_the_log(
     db.put(ITEMS, Item(id=8), expires=time.wall + HOUR_NS)
     db.load(ITEMS, [Item(id=9)])
     assert db.admin.expire() == 0
-    assert db.status().expiry.due == 0
+    assert db.admin.status().expiry.due == 0
     time.pass_(HOUR_NS - 1)
     assert db.admin.expire() == 0
     time.pass_(1)
-    assert db.status().expiry.due == 3
+    assert db.admin.status().expiry.due == 3
     assert db.admin.expire() == 3
     assert [row.id for row in db.scan(ITEMS)] == [1, 2]
 
@@ -117,7 +117,7 @@ def test_a_moment_finds_the_commits_that_were_made_by_then(
         time.pass_(5 * DAY_NS)
         db.put(ITEMS, Item(id=1), expires=0)
         assert {at: db.at(time=at).seq for at, _ in made} == before
-        db.rebuild()
+        db.admin.rebuild()
         assert {at: db.at(time=at).seq for at, _ in made} == before
 
 
@@ -139,15 +139,15 @@ def test_status_says_how_far_ahead_the_log_is_and_that_it_is_known(
     reopen: Callable[[], Database], time: Time
 ) -> None:
     db = write_ahead(reopen, time)
-    found = db.status().clock
+    found = db.admin.status().clock
     assert (found.reading_ns, found.ahead_s, found.corrected) == (time.wall, 3 * 86_400 - 1, 0)
     seq = db.admin.correct_clock(actor="ann", reason="NTP was down")
     commit = db.log.commit(seq)
     assert (commit.notice.kind, commit.actor, commit.reason) == (CORRECTED, "ann", "NTP was down")
-    assert db.status().clock.corrected == seq
+    assert db.admin.status().clock.corrected == seq
     time.pass_(3 * DAY_NS)
     db.put(ITEMS, Item(id=1), expires=0)
-    assert db.status().clock.ahead_s == 0
+    assert db.admin.status().clock.ahead_s == 0
     assert db.admin.correct_clock() == 0
 
 
@@ -183,10 +183,10 @@ def test_a_clock_that_was_ahead_once_more_is_corrected_once_more(
     time.wall -= 3 * DAY_NS
     time.pass_(HOUR_NS)
     db = reopen()
-    assert db.status().clock.corrected == 0
+    assert db.admin.status().clock.corrected == 0
     second = db.admin.correct_clock()
     assert second > first
-    assert db.admin.correct_clock() == db.status().clock.corrected == second
+    assert db.admin.correct_clock() == db.admin.status().clock.corrected == second
     assert db.at(time=time.wall).get(ITEMS, 5) is not None
 
 
@@ -264,9 +264,9 @@ def test_a_machine_that_was_paused_waits_until_its_clock_is_confirmed(
     db.put(ITEMS, Item(id=1))
     time.wall += 2 * HOUR_NS  # the wall clock was set when it went on; the steady one did not count
     db.put(ITEMS, Item(id=2), expires=0)
-    assert db.status().expiry.jumped_s == 7200
+    assert db.admin.status().expiry.jumped_s == 7200
     assert db.admin.correct_clock() == 0
-    assert db.status().expiry.jumped_s == 0
+    assert db.admin.status().expiry.jumped_s == 0
     assert db.admin.expire() == 1
 
 
@@ -280,7 +280,7 @@ def test_leap_seconds_and_a_clock_that_is_set_to_local_time_are_small_steps(
     second = db.put(ITEMS, Item(id=2), expires=0)
     assert second.time_ns == max(first.time_ns, time.wall)
     assert db.at(time=time.wall).seq == second.seq
-    assert db.status().expiry.jumped_s == 0
+    assert db.admin.status().expiry.jumped_s == 0
 
 
 @pytest.mark.parametrize("born_ns", [0, NOW - DAY_NS - 1, NOW - 400 * DAY_NS, NOW + DAY_NS, 2**47 * 10**6])

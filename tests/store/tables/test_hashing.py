@@ -29,24 +29,24 @@ def test_the_way_to_the_rows_does_not_matter(opening: Opener, tmp_path: Any) -> 
     one.load(ITEMS, items(1, 50))
     for item in reversed(items(1, 60)):
         other.put(ITEMS, item, durability="os")
-    assert one.hashes()["items"] != other.hashes()["items"]
+    assert one.admin.hashes()["items"] != other.admin.hashes()["items"]
     for number in range(51, 61):
         other.delete(ITEMS, number)
-    assert one.hashes() == other.hashes()
+    assert one.admin.hashes() == other.admin.hashes()
     other.put(ITEMS, Item(id=50, text="other"))
-    assert one.hashes()["items"].hash != other.hashes()["items"].hash
+    assert one.admin.hashes()["items"].hash != other.admin.hashes()["items"].hash
 
 
 def test_what_the_schema_does_not_know_does_not_count(db: Database) -> None:
     more = models("more", Item="id 1 uint64, text 2 string, n 3 int64, more 9 string")["Item"]
     db.put(ITEMS, Item(id=1, text="a"))
-    expected = db.hashes()["items"]
+    expected = db.admin.hashes()["items"]
     stored = more(id=1, text="a", more="unknown").SerializeToString()
     db.put(ITEMS, Item.FromString(stored))
-    assert db.hashes()["items"] == expected
+    assert db.admin.hashes()["items"] == expected
     known: Table[Any, int] = Table("items", more, key=Field(more, "id", 1, UINT64))
     declare(db, known)
-    assert db.hashes()["items"] != expected
+    assert db.admin.hashes()["items"] != expected
 
 
 def test_one_row_among_many_that_is_stored_in_another_way_is_hashed_as_all_are(
@@ -59,10 +59,10 @@ def test_one_row_among_many_that_is_stored_in_another_way_is_hashed_as_all_are(
     unknown = more(id=700, text=rows[699].text, n=rows[699].n, more="unknown").SerializeToString()
     other.load(ITEMS, [*rows[:699], Item.FromString(unknown), *rows[700:]])
     assert other.get(ITEMS, 700).SerializeToString() != one.get(ITEMS, 700).SerializeToString()  # type: ignore[union-attr]
-    assert one.hashes() == other.hashes()
-    assert one.hashes()["items"].rows == 1200
+    assert one.admin.hashes() == other.admin.hashes()
+    assert one.admin.hashes()["items"].rows == 1200
 
 
 @pytest.mark.parametrize("wanted", ["airports", "items", "seats"])
 def test_every_table_has_one(db: Database, wanted: str) -> None:
-    assert db.hashes()[wanted] == (0, hashlib.sha256().digest())
+    assert db.admin.hashes()[wanted] == (0, hashlib.sha256().digest())

@@ -73,7 +73,7 @@ def test_nobody_is_told_of_a_commit_that_is_not_in_the_log(db: Database, opcode:
         row = db.get(AIRPORTS, key)
         assert (row is None) == isinstance(answer, DiskError), (key, answer)
     assert db.put(AIRPORTS, Airport(faa="JFK")).seq == db.head
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
 
 
 def test_who_deleted_nothing_is_not_told_so_where_the_group_was_not_written(db: Database) -> None:

@@ -233,7 +233,7 @@ def test_a_commit_that_is_interrupted_leaves_no_gap_in_the_tables(
     for _ in range(2):
         db.put(ITEMS, Item(id=2))
         assert [row.id for row in db.scan(ITEMS)] == [1, 2]
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
         db.close()
         db = opening()
 

@@ -74,7 +74,7 @@ def test_an_id_is_known_however_old_it_is(opening: Opener) -> None:
     db, old = opening(idempotency_s=60), new_id(age_s=7 * 86_400)
     first = write(db, old, Item(id=1))
     assert write(db, old, Item(id=1)) == first._replace(repeated=True)
-    db.rebuild()
+    db.admin.rebuild()
     assert write(db, old, Item(id=1)) == first._replace(repeated=True)
     assert db.head == first.seq
 

@@ -84,7 +84,7 @@ def test_it_may_come_anywhere(db: Database, durability: str) -> None:
         assert not others.is_alive(), f"all are held up after an interrupt at {nth}"
         assert db.get(ITEMS, nth) is not None
         if not nth % 16:
-            assert list(db.check()) == []
+            assert list(db.admin.check()) == []
         if done:
             assert db.get(AIRPORTS, f"A{nth}") is not None
             break
@@ -118,7 +118,7 @@ def test_it_costs_those_who_were_taken_along_nothing(db: Database, part: int) ->
             assert said[key].seq == db.version(AIRPORTS, key), (nth, said[key])
         if not hit:
             break
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
 
 
 def _leads(frame: FrameType) -> bool:
@@ -158,7 +158,7 @@ over.set()
 thread.join()
 db.put(ITEMS, Item(id=0))
 assert all(db.get(ITEMS, one) is not None for one in acknowledged)
-assert list(db.check()) == []
+assert list(db.admin.check()) == []
 db.close()
 """
 

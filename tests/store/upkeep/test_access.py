@@ -58,7 +58,7 @@ def test_what_is_granted_is_in_the_log_and_in_force_until_it_is_revoked(opening:
     assert not allowed(db.access, "bob", READ, "items")
     db.close()
     db = opening()
-    db.rebuild()
+    db.admin.rebuild()
     assert db.access.grants() == [Grant("ann", "reader", ("items", "book*"))]
     db.access.revoke("ann", "reader")
     assert not allowed(db.access, "ann", READ, "items")

@@ -31,7 +31,7 @@ def test_a_damaged_file_of_bookmarks_is_told_and_hurts_no_rows(opening: Opener, 
     db = opening()
     db.put(ITEMS, *items(50, 50))
     assert db.count(ITEMS) == 11
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
     told = r"BOOKMARKS is not a valid BOOKMARKS file of everlog: .*\. Restore a copy of it, or"
     for ask in (
         lambda: list(db.consumers),
@@ -41,10 +41,10 @@ def test_a_damaged_file_of_bookmarks_is_told_and_hurts_no_rows(opening: Opener, 
     ):
         with pytest.raises(OpenError, match=told):
             ask()
-    found = db.status()
+    found = db.admin.status()
     assert (found.consumers.registered, found.consumers.over) == (1, [])
     assert re.search(told, found.consumers.error)
     (db.path / "BOOKMARKS").unlink()  # as it says
-    assert db.status().consumers.error == ""
+    assert db.admin.status().consumers.error == ""
     assert db.consumers["mirror"].position.seq == 3
     assert db.consumers.register("mirror", after=5).position.seq == 5

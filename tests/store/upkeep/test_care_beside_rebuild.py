@@ -27,7 +27,7 @@ def test_who_compacts_or_flushes_and_who_rebuilds_do_not_disturb_each_other(db: 
     for thread in threads:
         thread.start()
     for _ in range(REBUILDS):
-        assert db.rebuild()["items"].rows == 3000
+        assert db.admin.rebuild()["items"].rows == 3000
     done.set()
     for thread in threads:
         thread.join()

@@ -104,13 +104,13 @@ def stray_index(_: Database, batch: Batch) -> None:
 def test_planted_damage_is_found_and_named(opening: Opener, plant: Plant, words: str) -> None:
     db = opening()
     db.put(AIRPORTS, airport("A", "Rome"))
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
     batch = db.tables.target.batch()
     plant(db, batch)
     db.tables.target.write(batch)
     db.close()
     db = opening()
-    found = list(db.check())
+    found = list(db.admin.check())
     assert any(words in problem for problem in found), found
     db.close()
 
@@ -199,9 +199,9 @@ def test_damage_in_a_table_with_an_index_under_construction_is_found(
 ) -> None:
     db = opening()
     backfilling(db, slices)
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
     building(db, *([gone] if gone else []), put=(put,) if put else ())
-    found = list(db.check())
+    found = list(db.admin.check())
     assert any(words in problem for problem in found), found
     db.close()
 
@@ -210,11 +210,11 @@ def test_damage_in_a_table_with_an_index_under_construction_is_found(
 def test_rows_behind_the_backfill_need_no_entry_and_may_have_one(opening: Opener, slices: int) -> None:
     db = opening()
     backfilling(db, slices)
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
     if slices == 1:
         building(db, ("by_name", "A01400", "other"), ("by_name", "Z", "new"))
         building(db, put=(("by_name", "A01300", "name 1300"),))
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 def patients(path: Path) -> Database:
@@ -289,12 +289,12 @@ def patients_note(_: Database, batch: Batch) -> None:
 )
 def test_damage_in_a_sealed_table_is_found_and_named(path: Path, plant: Plant, words: str) -> None:
     with patients(path) as db:
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
         batch = db.tables.target.batch()
         plant(db, batch)
         db.tables.target.write(batch)
     with open_people(path) as db:
-        found = list(db.check())
+        found = list(db.admin.check())
         assert any(words in problem for problem in found), found
 
 
@@ -308,19 +308,19 @@ def test_no_right_table_is_looked_at_row_by_row(
     monkeypatch.setattr("everlog.store.upkeep.check.EVERY", 2)
     db = opening()
     backfilling(db, 1)
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
     forgotten: list[Any] = []
 
     with patients(tmp_path / "people") as people:
-        assert list(people.check()) == []
+        assert list(people.admin.check()) == []
 
         def forget_once(_: Progress) -> None:
             if not forgotten:
                 forgotten.append(people.people.forget(PATIENTS, 1))
 
-        assert list(people.check(forget_once)) == []
+        assert list(people.admin.check(forget_once)) == []
         assert forgotten
-        assert list(people.check()) == []
+        assert list(people.admin.check()) == []
 
 
 def altered(db: Database, batch: Batch) -> None:
@@ -354,18 +354,18 @@ def test_deep_names_each_row_that_is_not_what_the_log_says_and_a_rebuild_agrees(
     db = opening()
     for faa in "ABC":
         db.put(AIRPORTS, airport(faa, "Rome"))
-    assert list(db.check(deep=True)) == []
+    assert list(db.admin.check(deep=True)) == []
     batch = db.tables.target.batch()
     plant(db, batch)
     db.tables.target.write(batch)
-    found = list(db.check(deep=True))
+    found = list(db.admin.check(deep=True))
     assert [problem for problem in found if problem.startswith("row airports/") and "log" in problem] == [
         words
     ]
     with pytest.raises(
         CorruptionError, match=r"airports; nothing was switched.*`everlog check --deep` names"
     ):
-        db.rebuild()
+        db.admin.rebuild()
     db.close()
 
 
@@ -376,7 +376,7 @@ def test_deep_finds_nothing_where_rows_were_loaded_rewritten_and_deleted(opening
         db.put(ITEMS, Item(id=number, text="y"), durability="os")
         db.delete(ITEMS, number + 100, durability="os")
     declare(db, ITEMS, drop=("airports",))
-    assert list(db.check(deep=True)) == []
+    assert list(db.admin.check(deep=True)) == []
 
 
 def test_a_log_with_a_hole_is_found(opening: Opener) -> None:
@@ -386,7 +386,7 @@ def test_a_log_with_a_hole_is_found(opening: Opener) -> None:
     db.close()
     db = opening()
     db.engine.log.delete(keys.SEQ.pack(5))
-    assert [problem for problem in db.check() if "record 5 of the log is missing" in problem]
+    assert [problem for problem in db.admin.check() if "record 5 of the log is missing" in problem]
     db.close()
 
 
@@ -406,7 +406,7 @@ def test_writers_do_not_make_it_see_things(db: Database) -> None:
     try:
         assert started.wait(10)
         for _ in range(40):
-            assert list(db.check()) == []
+            assert list(db.admin.check()) == []
     finally:
         stop.set()
         writer.join()

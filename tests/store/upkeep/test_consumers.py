@@ -46,7 +46,7 @@ def test_who_registers_is_in_the_log_and_known_after_opening_and_after_a_rebuild
     assert db.head == head
     db.close()
     db = opening()
-    db.rebuild()
+    db.admin.rebuild()
     (again,) = db.consumers
     assert (again.name, again.cap, again.registered_ns) == ("mirror", cap, found.registered_ns)
     db.consumers.register("mirror", cap=Cap())
@@ -56,7 +56,7 @@ def test_who_registers_is_in_the_log_and_known_after_opening_and_after_a_rebuild
     commit = db.log.commit(db.head)
     assert (commit.actor, commit.reason, commit.notice.kind) == ("bob", "gone", "consumer.removed")
     assert list(db.consumers) == []
-    db.rebuild()
+    db.admin.rebuild()
     assert list(db.consumers) == []
 
 

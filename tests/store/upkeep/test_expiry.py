@@ -174,16 +174,16 @@ def test_lives_are_kept_by_rebuilding_replaying_and_opening_again(
     db.put(ITEMS, Item(id=7))
     known = ends(db)
     assert len(known) == 20
-    db.rebuild()
+    db.admin.rebuild()
     assert ends(db) == known
-    db.rebuild_into(tmp_path / "copy")
+    db.admin.rebuild_into(tmp_path / "copy")
     db.close()
     again, copy = (opening(at=path, clock=time()) for path in (db.path, tmp_path / "copy"))
     for one in (again, copy):
         assert ends(one) == known
-        assert one.status().expiry == ExpiryStatus(rows=20, next_ns=NOW + 1)
+        assert one.admin.status().expiry == ExpiryStatus(rows=20, next_ns=NOW + 1)
     time.pass_(1)
-    assert again.status().expiry.due == 19
+    assert again.admin.status().expiry.due == 19
     assert again.admin.expire() == 19
 
 
@@ -191,9 +191,9 @@ def test_tables_that_are_dropped_take_the_ends_of_their_rows_with_them(db: Datab
     db.load(ITEMS, items(1, 5000), expires=NOW + 1)
     db.put(AIRPORTS, airport("JFK"), expires=NOW + 2)
     declare(db, drop=["items"])
-    assert len(ends(db)) == db.status().expiry.rows == 1
-    db.rebuild()
-    assert len(ends(db)) == db.status().expiry.rows == 1
+    assert len(ends(db)) == db.admin.status().expiry.rows == 1
+    db.admin.rebuild()
+    assert len(ends(db)) == db.admin.status().expiry.rows == 1
 
 
 def test_what_is_no_time_is_refused(db: Database) -> None:

@@ -38,7 +38,7 @@ def test_a_row_whose_key_is_missing_is_not_said_to_be_forgotten(path: Path, olde
         assert not caught.value.erased
         assert next(iter(db.history(PATIENTS, 3)))[-2:] == (False, True)
         assert list(db.history(PATIENTS, 1))[-1][-2:] == (True, False)
-        assert [one for one in db.check() if "patients/3" in one]
+        assert [one for one in db.admin.check() if "patients/3" in one]
         row = db.get(PATIENTS, 2)
         assert row is not None
         assert row.name == "Bob"
@@ -56,7 +56,7 @@ def test_who_has_a_key_may_be_written_and_nobody_gets_another(path: Path, older:
         assert db.head == head
         assert [row.name for row in db.scan(PATIENTS)] == ["Bobby", "Cyd"]
         db.put(PATIENTS, patient(4, "s-4"))
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 @pytest.mark.parametrize("remade", ["rebuild", "restore"])
@@ -66,7 +66,7 @@ def test_what_was_made_with_an_older_copy_has_its_entries_once_the_newest_is_bac
     copy = (path / "KEYS").read_bytes()
     if remade == "rebuild":
         with open_people(path) as db:
-            db.rebuild()
+            db.admin.rebuild()
     else:
         with open_people(path) as db:
             backup(db, path.with_name("backup"))
@@ -81,17 +81,17 @@ def test_what_was_made_with_an_older_copy_has_its_entries_once_the_newest_is_bac
         list(db.scan(PATIENTS.by_email, "cyd@x"))
     with open_people(path) as db:
         assert [row.id for row in db.scan(PATIENTS.by_email, "cyd@x")] == [3]
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
     with open_people(path, read_only=True) as db:
         assert [row.id for row in db.scan(PATIENTS.by_id)] == [2, 3]
 
 
 def test_a_reader_beside_the_writer_that_built_missing_entries_finds_them(path: Path, older: bytes) -> None:
     with open_people(path) as db:
-        db.rebuild()
+        db.admin.rebuild()
     (path / "KEYS").write_bytes(older)
     with open_people(path), open_people(path, read_only=True) as reader:
-        assert list(reader.check()) == []
+        assert list(reader.admin.check()) == []
         assert [row.id for row in reader.scan(PATIENTS.by_email, "cyd@x")] == [3]
 
 
@@ -128,7 +128,7 @@ def test_a_reader_that_never_saw_a_key_finds_its_rows_erased(
             assert next(moments, None) is None
             assert [row.id for row in reader.scan(PATIENTS.by_email, "ann@x")] == [1]
             assert [one.erased for one in reader.history(PATIENTS, 9)] == [False, True]
-            assert list(reader.check()) == []
+            assert list(reader.admin.check()) == []
 
 
 def test_with_the_newest_keys_who_was_forgotten_after_the_moment_restored_to_is_forgotten_again(
@@ -147,7 +147,7 @@ def test_with_the_newest_keys_who_was_forgotten_after_the_moment_restored_to_is_
         assert db.people.forget(PATIENTS, 1).rows == 1
         db.put(PATIENTS, patient(4, "s-4"))
         assert [row.id for row in db.scan(PATIENTS)] == [2, 4]
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 def test_where_the_newest_is_lost_those_who_are_missed_are_forgotten(path: Path, older: bytes) -> None:
@@ -158,10 +158,10 @@ def test_where_the_newest_is_lost_those_who_are_missed_are_forgotten(path: Path,
         names: list[Any] = [row.name for row in db.scan(PATIENTS)]
         assert names == ["Bob", "Cyd again"]
         assert list(db.scan(PATIENTS.by_email, "cyd@x")) == []
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
     with open_people(path) as db:
-        assert list(db.check()) == []
-        assert db.rebuild() == db.hashes()
+        assert list(db.admin.check()) == []
+        assert db.admin.rebuild() == db.admin.hashes()
 
 
 def test_a_row_that_is_deleted_without_its_key_leaves_nothing_in_the_indexes(
@@ -171,7 +171,7 @@ def test_a_row_that_is_deleted_without_its_key_leaves_nothing_in_the_indexes(
         db.delete(PATIENTS, 3)
     with open_people(path) as db:
         assert list(db.scan(PATIENTS.by_email, "cyd@x")) == []
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
         db.put(PATIENTS, patient(3, "s-3", email="cyd@x"))
 
 
@@ -188,11 +188,11 @@ def test_a_key_that_came_back_opens_nothing_and_check_says_so(path: Path, older:
     with open_people(path, read_only=True) as reader:
         assert [one.erased for one in reader.history(PATIENTS, 1)] == [False, True]
         assert reader.at(seq=3).get(PATIENTS, 1) is None
-        (found,) = [one for one in reader.check() if "forgotten persons" in one]
+        (found,) = [one for one in reader.admin.check() if "forgotten persons" in one]
         assert "has the keys of 1 forgotten persons" in found
     assert (path / "KEYS").read_bytes() == copy
     with open_people(path) as db:
-        assert not [one for one in db.check() if "forgotten persons" in one]
+        assert not [one for one in db.admin.check() if "forgotten persons" in one]
     assert (path / "KEYS").read_bytes() != copy
 
 
@@ -213,8 +213,8 @@ def test_a_reader_that_was_open_before_obeys_the_log_too(path: Path, monkeypatch
                 assert [one.erased for one in reader.history(PATIENTS, 1)] == [False, True]
                 assert reader.at(seq=seq).get(PATIENTS, 1) is None
                 assert reader.get(PATIENTS, 2) == patient(2, "s-2", name="2")
-            assert [one for one in reader.check() if "forgotten persons" in one]
-        assert [one for one in db.check() if "forgotten persons" in one]
+            assert [one for one in reader.admin.check() if "forgotten persons" in one]
+        assert [one for one in db.admin.check() if "forgotten persons" in one]
 
 
 def test_a_restored_database_with_an_old_key_store_obeys_its_log(path: Path, older: bytes) -> None:
@@ -236,7 +236,7 @@ def test_nobody_new_is_written_once_the_key_store_was_replaced(path: Path) -> No
         newest = (path / "KEYS").read_bytes()
         (path / "new").write_bytes(copy)
         (path / "new").replace(path / "KEYS")
-        assert any("lacks 1 keys that this process has" in one for one in db.check())
+        assert any("lacks 1 keys that this process has" in one for one in db.admin.check())
         db.put(PATIENTS, patient(2, "s-2", name="Bobby"))
         head = db.head
         with pytest.raises(DiskError, match="was replaced or removed"):
@@ -247,4 +247,4 @@ def test_nobody_new_is_written_once_the_key_store_was_replaced(path: Path) -> No
     with open_people(path) as db:
         assert [row.name for row in db.scan(PATIENTS)] == ["Ann", "Bobby"]
         db.put(PATIENTS, patient(3, "s-3", name="Cyd"))
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []

@@ -37,10 +37,10 @@ def test_all_rows_of_the_person_are_gone_and_those_of_others_are_there(path: Pat
         assert db.count(PATIENTS.by_email, "1@x") == 0
         assert db.count(PATIENTS.by_email, "2@x") == 1
         assert db.get(ITEMS, 1) == Item(id=1)
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
     with open_people(path) as db:
         assert list(db.scan(PATIENTS)) == others
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 def test_the_log_says_who_forgot_whom_and_why_and_no_byte_of_it_changed(path: Path) -> None:
@@ -76,10 +76,10 @@ def test_the_key_is_nowhere_any_more(path: Path) -> None:
 def test_rebuilt_tables_are_equal_and_have_nothing_of_the_forgotten(path: Path, tmp_path: Path) -> None:
     with filled(path) as db:
         db.people.forget(PATIENTS, 1)
-        live = db.hashes()
-        assert db.rebuild() == live
-        assert db.rebuild_into(tmp_path / "other") == live
-        assert list(db.check()) == []
+        live = db.admin.hashes()
+        assert db.admin.rebuild() == live
+        assert db.admin.rebuild_into(tmp_path / "other") == live
+        assert list(db.admin.check()) == []
 
 
 def test_the_same_person_may_come_back_with_another_key(path: Path) -> None:
@@ -87,8 +87,8 @@ def test_the_same_person_may_come_back_with_another_key(path: Path) -> None:
         gone = db.people.forget(PATIENTS, 1)
         db.put(PATIENTS, patient(1, "s-1", email="1@x"))
         assert db.log.commit(db.head).changes[0].key_id != gone.key_id
-        assert db.rebuild() == db.hashes()
-        assert list(db.check()) == []
+        assert db.admin.rebuild() == db.admin.hashes()
+        assert list(db.admin.check()) == []
 
 
 def test_a_person_whose_rows_were_deleted_before_is_forgotten_by_name(path: Path) -> None:
@@ -119,7 +119,7 @@ def test_what_was_cut_short_after_the_notice_is_finished_on_opening(
         assert key_id not in (path / "KEYS").read_bytes()
     with open_people(path) as db:
         assert [row.id for row in db.scan(VISITS)] == [8]
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 def test_what_the_disk_refused_is_ended_by_whoever_asks_again(
@@ -172,9 +172,9 @@ def test_who_is_forgotten_during_a_check_is_no_problem(path: Path, monkeypatch: 
             if not done:
                 done.append(db.people.forget(PATIENTS, 1))
 
-        assert list(db.check(forget_once)) == []
+        assert list(db.admin.check(forget_once)) == []
         assert done
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 def test_where_the_disk_refuses_the_zeros_nothing_is_sealed_with_that_key_any_more(
@@ -198,7 +198,7 @@ def test_where_the_disk_refuses_the_zeros_nothing_is_sealed_with_that_key_any_mo
         assert db.get(PATIENTS, 9) == patient(9, "s-1", name="back")
         assert db.get(PATIENTS, 1) is None
         assert key_id not in (path / "KEYS").read_bytes()
-        assert list(db.check()) == []
+        assert list(db.admin.check()) == []
 
 
 def test_who_was_refused_by_the_disk_goes_with_the_next_who_is_forgotten(
@@ -214,7 +214,7 @@ def test_who_was_refused_by_the_disk_goes_with_the_next_who_is_forgotten(
             with pytest.raises(DiskError):
                 db.people.forget(PATIENTS, 1)
             assert key_id in (path / "KEYS").read_bytes()
-            assert "not overwritten yet" in db.status().warnings[0]
+            assert "not overwritten yet" in db.admin.status().warnings[0]
         db.people.forget(PATIENTS, 2)
         assert key_id not in (path / "KEYS").read_bytes()
 
@@ -234,8 +234,8 @@ def test_what_the_disk_refused_is_ended_by_itself(path: Path, monkeypatch: pytes
                 db.people.forget(PATIENTS, 1)
             for _ in range(2):
                 assert tries.acquire(timeout=60)
-            assert "not overwritten yet" in db.status().warnings[0]
+            assert "not overwritten yet" in db.admin.status().warnings[0]
             db.put(PATIENTS, patient(9, "s-2"))  # others go on
-        while db.status().warnings:
+        while db.admin.status().warnings:
             threading.Event().wait(0.01)
         assert key_id not in (path / "KEYS").read_bytes()

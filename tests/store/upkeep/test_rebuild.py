@@ -33,21 +33,21 @@ def families(db: Database) -> list[str]:
 def test_rebuilt_tables_are_equal_and_take_the_place_of_the_old(opening: Opener) -> None:
     db = opening()
     fill(db)
-    before, told = db.hashes(), list[Progress]()
+    before, told = db.admin.hashes(), list[Progress]()
     with db.snapshot() as held:
-        assert db.rebuild(told.append) == before == db.hashes()
+        assert db.admin.rebuild(told.append) == before == db.admin.hashes()
         assert held.count(ITEMS) == 3000
         assert held.get(AIRPORTS, "A1") is not None
     assert {one.step for one in told} >= {"rebuild"}
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
     db.put(AIRPORTS, airport("NEW", city="moved"))
     assert [row.faa for row in db.scan(AIRPORTS.by_city, "moved")] == ["A1", "NEW"]
-    after = db.hashes()
+    after = db.admin.hashes()
     assert families(db) == ["data-2", "default", "log"]
     db.close()
     db = opening()
-    assert db.hashes() == after
-    assert db.rebuild() == after
+    assert db.admin.hashes() == after
+    assert db.admin.rebuild() == after
     assert families(db) == ["data-3", "default", "log"]
 
 
@@ -57,7 +57,7 @@ def test_a_snapshot_of_before_reads_on_after_its_tables_were_dropped(opening: Op
     with db.snapshot() as held:
         before = list(held.scan(ITEMS))
         for _ in range(4):  # what reads of tables whose memory is gone crashes, or not, by chance
-            db.rebuild()
+            db.admin.rebuild()
             db.put(ITEMS, Item(id=1, n=1))
             assert list(held.scan(ITEMS)) == before
             assert list(held.scan(ITEMS, reverse=True)) == before[::-1]
@@ -71,7 +71,7 @@ def test_the_disk_of_the_old_tables_is_freed(opening: Opener) -> None:
     db = opening()
     before = db.disk_bytes()
     for _ in range(3):
-        db.rebuild()
+        db.admin.rebuild()
     db.close()
     db = opening()
     if (freeing := db.log.merger.start()) is not None:  # what closing did not free
@@ -99,7 +99,7 @@ def test_writers_go_on_meanwhile(opening: Opener) -> None:
         while len(written) < 10:
             pass
         for _ in range(3):
-            db.rebuild()
+            db.admin.rebuild()
     finally:
         stop.set()
         writer.join()
@@ -124,7 +124,7 @@ def test_tables_that_differ_from_the_log_are_not_switched(opening: Opener) -> No
     with pytest.raises(
         CorruptionError, match="these tables differ from the log: items; nothing was switched"
     ):
-        db.rebuild()
+        db.admin.rebuild()
     assert families(db) == ["data-1", "default", "log"]
     found = db.get(ITEMS, 7)
     assert found is not None
@@ -145,9 +145,9 @@ def test_a_damaged_record_stops_a_rebuild_and_is_named(
     with pytest.raises(
         CorruptionError, match="record 4 of the log is damaged: its checksum does not"
     ) as caught:
-        db.rebuild()
+        db.admin.rebuild()
     assert caught.value.seq == 4
     assert db.count(ITEMS) == 5
     assert families(db) == ["data-1", "default", "log"]
-    assert [problem for problem in db.check() if "record 4" in problem]
+    assert [problem for problem in db.admin.check() if "record 4" in problem]
     db.close()

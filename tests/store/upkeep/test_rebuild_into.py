@@ -24,7 +24,7 @@ from tests.store.models import *
 db = open_flights(Path(sys.argv[1]))
 def die(progress: Progress) -> None:
     if progress.step.startswith(sys.argv[2]): os.kill(os.getpid(), signal.SIGKILL)
-db.rebuild_into(sys.argv[3], die)
+db.admin.rebuild_into(sys.argv[3], die)
 """
 
 
@@ -32,13 +32,13 @@ def test_another_database_is_rebuilt_from_the_log_alone(opening: Opener, tmp_pat
     db = opening()
     fill(db)
     declare(db, ITEMS)
-    copy = db.rebuild_into(tmp_path / "copy")
-    assert copy == db.hashes()
+    copy = db.admin.rebuild_into(tmp_path / "copy")
+    assert copy == db.admin.hashes()
     other = opening(at=tmp_path / "copy")
-    assert (other.uuid, other.head, other.hashes()) == (db.uuid, db.head, copy)
+    assert (other.uuid, other.head, other.admin.hashes()) == (db.uuid, db.head, copy)
     assert other.log.read(0, 1 << 30) == db.log.read(0, 1 << 30)
     with pytest.raises(OpenError, match="is not empty; expected a new directory"):
-        db.rebuild_into(tmp_path / "copy")
+        db.admin.rebuild_into(tmp_path / "copy")
 
 
 class Stopped(BaseException):
@@ -59,7 +59,7 @@ def test_a_rebuild_into_a_directory_that_is_interrupted_leaves_nothing(
             raise Stopped
 
     with pytest.raises(Stopped):
-        db.rebuild_into(copy, stop)
+        db.admin.rebuild_into(copy, stop)
     assert copy.exists() == there
     assert not there or not [*copy.iterdir()]
 
@@ -76,7 +76,7 @@ def test_what_a_killed_rebuild_into_a_directory_left_is_no_database_and_is_begun
         Database(copy)
     assert is_half(copy)
     db = opening()
-    assert db.rebuild_into(copy) == db.hashes()
+    assert db.admin.rebuild_into(copy) == db.admin.hashes()
     assert not is_half(copy)
     assert opening(at=copy).head == db.head
 
@@ -88,8 +88,8 @@ def test_one_rebuild_into_a_directory_at_a_time(opening: Opener, tmp_path: Path)
     def second(progress: Progress) -> None:
         if not refused:
             with pytest.raises(OpenError, match="another process rebuilds into") as caught:
-                db.rebuild_into(copy)
+                db.admin.rebuild_into(copy)
             refused.append(caught.value)
 
-    assert db.rebuild_into(copy, second) == db.hashes()
+    assert db.admin.rebuild_into(copy, second) == db.admin.hashes()
     assert refused

@@ -34,7 +34,7 @@ def die(at: Progress) -> None:
         if not into:  # as RocksDB does by itself, at some time before
             db.engine._db.get_column_family(db.engine.next_name).flush()
         os.kill(os.getpid(), signal.SIGKILL)
-db.rebuild_into(into[0], die) if into else db.rebuild(die)
+db.admin.rebuild_into(into[0], die) if into else db.admin.rebuild(die)
 """
 
 
@@ -66,17 +66,17 @@ def size(path: Path) -> int:
 def test_a_rebuild_that_is_killed_goes_on_where_it_was(
     opening: Opener, filled: Database, step: str, share: str
 ) -> None:
-    before = filled.hashes()
+    before = filled.admin.hashes()
     killed(filled, step, share)
     db, steps = opening(), list[Progress]()
-    assert db.hashes() == before
+    assert db.admin.hashes() == before
     assert families(db) == ["data-1", "data-2", "default", "log"]
     db.put(ITEMS, Item(id=7, text="since"))
-    now = db.hashes()
-    assert db.rebuild(steps.append) == now
+    now = db.admin.hashes()
+    assert db.admin.rebuild(steps.append) == now
     assert told(steps) > 0.5 * db.head
     assert families(db) == ["data-2", "default", "log"]
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
 
 
 def test_what_was_begun_by_other_code_or_of_another_log_is_begun_anew(
@@ -85,7 +85,7 @@ def test_what_was_begun_by_other_code_or_of_another_log_is_begun_anew(
     killed(filled, "rebuild", "0.8")
     db, steps = opening(), list[Progress]()
     monkeypatch.setattr("everlog.store.upkeep.rebuild.CODE", b"0")
-    assert db.rebuild(steps.append) == db.hashes()
+    assert db.admin.rebuild(steps.append) == db.admin.hashes()
     assert told(steps) < 0.2 * db.head
     monkeypatch.undo()
     killed(db, "rebuild", "0.8")
@@ -93,9 +93,9 @@ def test_what_was_begun_by_other_code_or_of_another_log_is_begun_anew(
     left, handle = db.engine.next_family(CODE)
     left[keys.NOTE_APPLIED] = keys.APPLIED.pack(9, 123)
     del left, handle
-    assert db.rebuild(steps.append) == db.hashes()
+    assert db.admin.rebuild(steps.append) == db.admin.hashes()
     assert told(steps) < 0.2 * db.head
-    assert list(db.check()) == []
+    assert list(db.admin.check()) == []
 
 
 def test_what_a_killed_rebuild_left_costs_no_more_than_it_had_written(
@@ -116,14 +116,14 @@ def test_one_rebuild_at_a_time(opening: Opener) -> None:
     def second(progress: Progress) -> None:
         def rebuild() -> None:
             with pytest.raises(Error, match="are being rebuilt already") as caught:
-                db.rebuild()
+                db.admin.rebuild()
             refused.append(str(caught.value))
 
         thread = threading.Thread(target=rebuild)
         thread.start()
         thread.join()
 
-    db.rebuild(second)
+    db.admin.rebuild(second)
     assert refused
 
 
@@ -139,7 +139,7 @@ def test_a_rebuild_into_a_directory_that_is_killed_goes_on_where_it_was(
     assert is_half(copy)
     db, steps = opening(), list[Progress]()
     db.put(ITEMS, Item(id=7, text="since"))
-    assert db.rebuild_into(copy, steps.append) == db.hashes()
+    assert db.admin.rebuild_into(copy, steps.append) == db.admin.hashes()
     assert told(steps) > 0.6 * db.head
     other = opening(at=copy)
     assert other.log.read(0, 1 << 30) == db.log.read(0, 1 << 30)
@@ -152,11 +152,11 @@ def test_a_directory_that_was_begun_for_later_or_for_another_database_is_begun_a
     for number in range(1100):
         filled.put(ITEMS, Item(id=100_000 + number), durability="os")
     killed(filled, "rebuild", "0.6", str(copy))
-    assert third.rebuild_into(copy) == third.hashes()
+    assert third.admin.rebuild_into(copy) == third.admin.hashes()
     again: Any = tmp_path / "again"
     killed(filled, "rebuild", "0.6", str(again))
     db = opening()
-    db.rebuild_into(again, seq=40)
+    db.admin.rebuild_into(again, seq=40)
     assert opening(at=again).head == 40
 
 
@@ -164,10 +164,10 @@ def test_a_directory_that_was_begun_for_later_or_for_another_database_is_begun_a
 def test_a_database_is_rebuilt_as_it_was(opening: Opener, filled: Database, tmp_path: Path, seq: int) -> None:
     was = filled.at(seq=seq)
     time_ns = filled.log.commit(seq).time_ns
-    found = filled.rebuild_into(tmp_path / "then", seq=seq)
+    found = filled.admin.rebuild_into(tmp_path / "then", seq=seq)
     assert found == was.hashes()
-    assert filled.rebuild_into(tmp_path / "time", time=time_ns) == found
+    assert filled.admin.rebuild_into(tmp_path / "time", time=time_ns) == found
     with opening(at=tmp_path / "then") as other:
         assert (other.uuid, other.head) == (filled.uuid, seq)
         assert other.log.checksum_at(seq) == filled.log.checksum_at(seq)
-        assert list(other.check()) == []
+        assert list(other.admin.check()) == []

@@ -14,13 +14,13 @@ from tests.store.upkeep.test_rebuild import families
 def test_a_rebuild_that_is_stopped_ends_within_few_records_and_leaves_nothing(opening: Opener) -> None:
     db = opening()
     db.load(ITEMS, items(1, 9000, "x" * 500))  # records of many rows
-    before, there, records = db.hashes(), families(db), list[int]()
+    before, there, records = db.admin.hashes(), families(db), list[int]()
 
     def stop(at: Progress) -> None:
         records.append(at.done)
         raise ClosedError("stopped")
 
     with pytest.raises(ClosedError, match="stopped"):
-        db.rebuild(stop)
+        db.admin.rebuild(stop)
     assert records[0] < db.head // 2
-    assert (db.hashes(), families(db), list(db.check())) == (before, there, [])
+    assert (db.admin.hashes(), families(db), list(db.admin.check())) == (before, there, [])

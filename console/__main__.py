@@ -13,7 +13,7 @@ def main() -> None:
             sys.stdout.write(f"everlog {VERSION}\n")
             sys.stdout.flush()
         except (AttributeError, OSError, ValueError):
-            pass  # standard output is closed, or full: as of any other command
+            pass  # standard output is closed or full: ignored, as in any other command
         else:
             return
     from everlog.console.cli import main as commands

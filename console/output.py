@@ -68,8 +68,8 @@ Steps = tuple[FieldDescriptor, ...]
 
 
 def row_dict(row: Message) -> dict[str, Any]:
-    """A row as JSON values: unset fields are omitted if they differ from empty ones. What JSON
-    has no words for is shown as it is stored (everlog.migrations.values)."""
+    """Return a row as JSON values, without unset fields that have presence. Values that JSON cannot express
+    are shown as they are stored (everlog.migrations.values)."""
     found: dict[str, Any] = as_json(row)
     return found
 
@@ -79,7 +79,7 @@ def echo(value: Any, *, indent: bool = False) -> None:
 
 
 def values(fields: Sequence[Steps], words: Iterable[str], role: str) -> Any:
-    """The value of the first of these fields, or a tuple of the first ones; None for no words.
+    """Return the value of the first of these fields, or a tuple of the first ones; None for no words.
 
     Raises RowError naming the field whose word does not fit.
     """
@@ -158,7 +158,7 @@ class Shown:
             self._bar.close()
             self._bar = None
         elif self._last is not None and not self._is_terminal and self._told > self._began:
-            self._write(self._last)  # a step that had a line has a last one
+            self._write(self._last)  # if lines were printed, also print the final state
         self._last = None
 
     def _draw(self, now: Progress) -> None:
@@ -196,7 +196,7 @@ def shown(out: TextIO | None = None, *, every_s: float = LINE_EVERY_S) -> Iterat
         progress.end()
 
 
-PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell has it for programs that die of it
+PIPE_CLOSED = 141  # 128 + SIGPIPE, as in a shell
 FAILED = 1
 
 
@@ -256,8 +256,8 @@ class Streams:
             sys.stdin, sys.stdout, sys.stderr = before
 
     def code(self, code: int) -> int:
-        """The exit code of a command that ended with `code`, once its output is flushed. Says on standard
-        error what could not be written, unless the reader has just closed the pipe."""
+        """Flush the output, and return the exit code of a command that ended with `code`. Reports a failed
+        write on standard error, unless the reader has closed the pipe."""
         self.output.stops = False
         self._text.flush()
         failure = self.output.failure
@@ -271,12 +271,12 @@ class Streams:
 
 
 def _descriptor(number: int, found: object) -> int:
-    """The descriptor of a standard stream; for one that is closed, one on which each write fails."""
+    """Return the descriptor of a standard stream; if it is closed, one on which each write fails."""
     return number if found is not None else os.open(os.devnull, os.O_RDONLY)
 
 
 def _text(stream: Stream) -> io.TextIOWrapper:
-    """Rows are written as they are, whatever LANG says."""
+    """Return a text stream in UTF-8, whatever LANG is."""
     terminal = stream.isatty()
     return io.TextIOWrapper(
         io.BufferedWriter(stream),
@@ -355,5 +355,5 @@ def as_text(out: IO[bytes]) -> Iterator[IO[str]]:
         yield lines
         lines.flush()
     finally:
-        with suppress(OSError):  # of a write that failed before, and was raised there
+        with suppress(OSError):  # of an earlier write, which raised it already
             lines.detach()

@@ -190,13 +190,13 @@ def archive(
     check_common(settings, folders=False, dumps=False)
     keeps = keep_records is not None or keep_days is not None
     if target is not None and not keeps:
-        raise click.UsageError("Say what is kept: --keep-records or --keep-days (0 is nothing).")
+        raise click.UsageError("expected --keep-records or --keep-days (0: keep nothing)")
     moves = target is not None or (keeps and is_remote(settings.url))
     if not moves and (keeps or not (held or release)):
-        raise click.UsageError("Say where to: a directory or a URL; or --add-hold, or --release.")
+        raise click.UsageError("expected TARGET, a directory or a URL; or --add-hold, or --release")
     if dry_run:
         if not keeps or held or release or is_remote(settings.url):
-            raise click.UsageError("--dry-run is for moving the log of a database of this machine")
+            raise click.UsageError("--dry-run works only for moving the log of a database on this machine")
         _would_archive(settings, keep_records or 0, int((keep_days or 0) * DAY_NS))
         return
     settings.resume = "records that are not archived yet are in the database; run it again to resume"
@@ -219,7 +219,7 @@ def archive(
         click.echo(f"Archived: {done.removed:,} records, up to {done.base:,}; {freed} of the disk were freed")
     elif target is not None and had < done.base:
         where = without_secrets(target)
-        click.echo(f"Copied: {where} has the records up to {done.base:,} as well; no more go: {done.held}")
+        click.echo(f"Copied: {where} also has the records up to {done.base:,}; later ones stay: {done.held}")
     else:
         click.echo(f"Nothing to archive: {done.held}")
 
@@ -232,13 +232,13 @@ def _would_archive(settings: Settings, keep_records: int, keep_ns: int) -> None:
     if settings.json:
         output.echo({"records": records, "base": last, "held": held, "dry_run": True})
     elif records:
-        click.echo(f"Would archive: {records:,} records, up to {last:,}; what stays: {held}")
+        click.echo(f"Would archive: {records:,} records, up to {last:,}; later ones stay: {held}")
     else:
         click.echo(f"Nothing to archive: {held}")
 
 
 def _held(db: AnyDatabase, held: tuple[tuple[str, int], ...], release: tuple[str, ...]) -> dict[str, int]:
-    """What is held, once that was done."""
+    """Add and release holds, and return all holds."""
     for name, seq in held:
         db.archive.hold(name, seq)
     for name in release:
@@ -250,4 +250,4 @@ def _print(found: dict[str, int]) -> None:
     for name, seq in sorted(found.items()):
         click.echo(f"Held: from record {seq:,} on, by {name}")
     if not found:
-        click.echo("Nothing is held")
+        click.echo("No holds")

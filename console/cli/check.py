@@ -74,7 +74,7 @@ def check(ctx: click.Context, settings: Settings, *, deep: bool) -> None:
 
 
 def _mistakes_in_folders(settings: Settings) -> list[str] | None:
-    """None where there are no folders, and none were asked for."""
+    """Return the errors of lint in the folders; None if there are no folders, and none were named."""
     from everlog.migrations import Severity, lint
 
     if settings.migrations_or_none is None and not Path(settings.migrations).is_dir():
@@ -114,7 +114,7 @@ def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: int
 
     if into is None and (at is not None or from_ is not None):
         raise click.UsageError(
-            f"--{'from' if from_ else 'at'} makes another database: say where, with --into"
+            f"--{'from' if from_ else 'at'} creates another database: name its directory with --into"
         )
     settings.resume = "the live tables are unchanged"
     if into is not None:
@@ -123,8 +123,8 @@ def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: int
             click.echo(f"Found: {into} has an interrupted rebuild; resuming it", err=True)
     with open_database(settings, url=from_, read_only=into is not None) as db, shown() as progress:
         hashes = db.admin.rebuild(progress=progress) if into is None else _into(db, into, at, progress)
-        if into is not None and not is_remote(from_ or settings.url):  # which compares them by itself
-            settings.resume = f"{into} is whole, but was not compared with the live tables"
+        if into is not None and not is_remote(from_ or settings.url):  # a remote rebuild compares them itself
+            settings.resume = f"{into} is complete, but was not compared with the live tables"
             last = files.read(into / files.HEAD, files.Head)
             seq = None if at is None or last is None else last.seq
             if hashes != db.admin.hashes(progress, seq=seq):
@@ -182,7 +182,7 @@ def repair(settings: Settings, *, dry_run: bool) -> None:
     for name in done.aside:
         click.echo(f"{'Would set' if dry_run else 'Set'} aside: row {name}, which cannot be read")
     if done.damaged:
-        click.echo(f"The files as they were: {done.damaged}; delete them when you need them no more")
+        click.echo(f"Damaged files: kept in {done.damaged}; delete them when they are no longer needed")
 
 
 @click.command()
@@ -250,5 +250,5 @@ def ahead_of(found: ClockStatus) -> str:
         return ""
     ahead = f"The newest commit is {found.ahead_s:,.0f} s ahead of the clock: "
     if found.corrected:
-        return f"{ahead}known since commit {found.corrected:,}, which says that the clock is right"
-    return f"{ahead}commits have its time until then; if the clock is right, run `everlog clock --correct`"
+        return f"{ahead}commit {found.corrected:,} records that the clock is correct"
+    return f"{ahead}commits carry its time until then; if the clock is correct, run `everlog clock --correct`"

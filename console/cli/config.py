@@ -57,7 +57,7 @@ def _public(name: str, value: str, *, is_url: bool) -> str:
         return value
     try:
         return without_secrets(value)
-    except OpenError:  # it is no URL, and may have a secret in it
+    except OpenError:  # an invalid URL, which may contain a secret
         return HIDDEN
 
 
@@ -78,6 +78,6 @@ def completion(ctx: click.Context, shell: str) -> None:
     assert kind is not None
     try:
         source = kind(ctx.find_root().command, {}, "everlog", "_EVERLOG_COMPLETE").source()
-    except RuntimeError as error:  # bash that is too old, or not there
+    except RuntimeError as error:  # bash is too old, or not installed
         raise Error(str(error)) from None
     click.echo(source)

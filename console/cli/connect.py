@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 TRY_EVERY_S = 0.25
-# Of what a server answers, or does not: a token that is refused, for one, stays so.
+# The status codes after which waiting may help. A refused token, for example, stays refused.
 _COMES_LATER = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
@@ -57,7 +57,7 @@ def open_database(
     read_only: bool = False,
     master_key: MasterKey | None = None,
 ) -> AnyDatabase:
-    """The database of the settings, or of `url`, after waiting for it where that was asked for."""
+    """Return the database of the settings, or of `url`; with --wait, wait until it is available."""
     where = url or settings.url
     how: dict[str, Any] = {
         "create": create,
@@ -92,7 +92,7 @@ def _comes_later(error: Error, where: str, *, create: bool) -> bool:
 
 
 def _tried(where: str, *, read_only: bool, **how: Any) -> AnyDatabase:
-    """Try once; the caller waits."""
+    """Open the database, without waiting."""
     if not is_remote(where):
         return connect.open(where, read_only=read_only, **how)
     from everlog.rpc.client.database import RemoteDatabase
@@ -103,7 +103,7 @@ def _tried(where: str, *, read_only: bool, **how: Any) -> AnyDatabase:
 
 
 def check_url(url: str) -> None:
-    """Raise OpenError for what can never be opened, however long one waits."""
+    """Raise OpenError for a URL that can never be opened, however long the command waits."""
     if is_remote(url):
         address.parse(url)
     else:
@@ -118,13 +118,13 @@ def directory_of(url: str) -> Path:
     """Return the directory of an embedded database. Raises OpenError for another kind of URL."""
     if is_remote(url):
         raise OpenError(
-            f"{without_secrets(url)} is on a server; this works on a database of this machine, file:PATH"
+            f"{without_secrets(url)} is on a server; this command needs a database on this machine, file:PATH"
         )
-    return urls.directory(url, expected="a database of this machine, file:PATH")
+    return urls.directory(url, expected="a database on this machine, file:PATH")
 
 
 class Directory(click.ParamType[Any]):
-    """Of a database of this machine, as a path or as file:PATH, as --url takes it."""
+    """The directory of a database on this machine, as a path or as file:PATH, like --url."""
 
     name = "path"
 
@@ -133,7 +133,7 @@ class Directory(click.ParamType[Any]):
 
 
 def named(db: AnyDatabase | AnyMoment, name: str) -> tuple[Table[Message, Any], TableInfo]:
-    """The table of this name, in the model that the log carries. Raises SchemaError."""
+    """Return the table with this name, in the model in the log. Raises SchemaError."""
     info = db.schema.table(name)
     return table_of(info), info
 
@@ -152,7 +152,7 @@ class TableName(click.ParamType[str]):
                     CompletionItem(name) for name in sorted(db.schema.tables) if name.startswith(incomplete)
                 ]
         except Error:
-            return []  # no database, no names; the command itself will say so
+            return []  # no database, no names; the command itself reports the error
 
 
 table_argument = click.argument("table", type=TableName())
@@ -171,12 +171,12 @@ class SeqOrTime(click.ParamType[Any]):
 
 
 def at_option(help_: str = "As of this commit, or of this time, as 2026-01-05T09:30Z.") -> Callable[[F], F]:
-    """Give a command the option `--at`."""
+    """Add the option `--at` to a command."""
     return click.option("--at", type=SeqOrTime(), metavar="SEQ|TIME", help=help_)
 
 
 def by_keyword(where: int | str) -> dict[str, Any]:
-    """Return the keyword argument that a seq or a time is in calls such as `db.at`."""
+    """Return a seq or a time as a keyword argument for calls such as `db.at`."""
     return {"seq" if isinstance(where, int) else "time": where}
 
 
@@ -188,7 +188,7 @@ def moment(db: AnyDatabase, where: int | str) -> AnyMoment:
 
 @contextmanager
 def reading(db: AnyDatabase, where: int | str | None) -> Iterator[Any]:
-    """What to read from: the database now, or as it was."""
+    """Yield the database to read from: as it is now, or as of a seq or a time."""
     if where is None:
         yield db
         return

@@ -53,14 +53,14 @@ _CHUNK = 1 << 20
 
 
 class Known(NamedTuple):
-    """What was found by reading the whole file once."""
+    """The result of reading a whole file once: the load id, and the number of lines."""
 
     id: str
     lines: int
 
 
 def format_of(name: str, given: str | None) -> str:
-    """The format of a file, as its name says or as `given`. Raises LoadError."""
+    """Return the format of a file: `given`, or else by its name. Raises LoadError."""
     found = given or FORMAT_OF.get(Path(name).suffix)
     if found is None:
         what = "standard input" if name == STDIN else name
@@ -71,12 +71,12 @@ def format_of(name: str, given: str | None) -> str:
 
 
 def is_stream(name: str) -> bool:
-    """Return whether it can be read only once: standard input, a pipe, `<(zcat rows.jsonl.gz)` of a shell."""
+    """Return whether a file can be read only once: standard input, or a pipe."""
     return name == STDIN or not Path(name).is_file()
 
 
 def look_at(name: str, table: str, *words: str) -> Known:
-    """Read a file whole. `words` are all that changes what is made of it."""
+    """Read a whole file. `words`: the options that affect its rows; they are part of the load id."""
     digest, lines = hashlib.sha256("\0".join((table, *words, "")).encode()), 0
     with Path(name).open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -86,7 +86,7 @@ def look_at(name: str, table: str, *words: str) -> Known:
 
 
 def read(name: str, form: str, model: type[Message], *, null: str) -> Iterator[Message]:
-    """The rows of a file. Read-only. Raises LoadError with file, line and column."""
+    """Yield the rows of a file. Read-only. Raises LoadError with file, line and column."""
     if name == STDIN:
         yield from _rows(sys.stdin.buffer, form, model, null)
         return
@@ -108,7 +108,7 @@ FORMATS = ("jsonl", "csv", "parquet")
 GROUP_ROWS, GROUP_BYTES = 4096, 8 << 20  # of one row group of Parquet
 
 _QUOTED = re.compile(r'[",\r\n]')
-_EMPTY = '""'  # the only cell of a line, which would be an empty line
+_EMPTY = '""'  # an empty cell that is alone on its line; otherwise the line would be empty
 _ARROW = {
     FieldDescriptor.TYPE_BOOL: "bool_",
     FieldDescriptor.TYPE_BYTES: "binary",
@@ -123,7 +123,7 @@ _ARROW = {
 
 
 def write_text(rows: Iterable[Message], form: str, model: type[Message], out: IO[str], *, null: str) -> None:
-    """Write rows as text. Raises RowError for a row that would be read back as another."""
+    """Write rows as text. Raises RowError for a row that would not be read back unchanged."""
     rows = _checked(rows, model)
     if form == "csv":
         _write_csv(rows, model, out, null)
@@ -134,7 +134,7 @@ def write_text(rows: Iterable[Message], form: str, model: type[Message], out: IO
 
 
 def write_parquet(rows: Iterable[Message], model: type[Message], out: IO[bytes]) -> None:
-    """Write rows as Parquet. Raises RowError as `write`, and Error without the extra `parquet`."""
+    """Write rows as Parquet. Raises RowError as `write_text`, and Error without the extra `parquet`."""
     try:
         arrow: Any = import_module("pyarrow")
         parquet: Any = import_module("pyarrow.parquet")
@@ -160,7 +160,7 @@ def write_parquet(rows: Iterable[Message], model: type[Message], out: IO[bytes])
 
 
 def csv_line(cells: Iterable[str]) -> str:
-    """A line of CSV (RFC 4180). A cell with a carriage return is quoted, which csv.writer does not do."""
+    """Return a line of CSV (RFC 4180). A cell with a carriage return is quoted, unlike in csv.writer."""
     return f"{','.join(map(_quoted, cells)) or _EMPTY}\n"
 
 
@@ -183,8 +183,10 @@ def _column(field: FieldDescriptor, arrow: Any) -> _Column:
 
 
 def _checked(rows: Iterable[Message], model: type[Message]) -> Iterable[Message]:
-    """The rows, compared with what would be read back where a model can hold more than JSON: extensions, and
-    text that is not UTF-8."""
+    """Yield the rows. If the model can hold data that JSON cannot, compare each with what would be read back.
+
+    Such data is extensions, and text that is not UTF-8. Raises RowError for a row that would differ.
+    """
     if not any(doubt.has_loose_text for doubt in doubts(model, model)):
         yield from rows
         return
@@ -228,8 +230,8 @@ def _write_csv(rows: Iterable[Message], model: type[Message], out: IO[str], null
             word = cell(row)
             if word == null and (optional or word):
                 raise RowError(
-                    f"{name} is {word!r} in a row of {descriptor_of(model).full_name}, and so is a cell that"
-                    " is not set: choose another --null, or --format jsonl",
+                    f"{name} is {word!r} in a row of {descriptor_of(model).full_name}, which is also the"
+                    " text of an unset field: choose another --null, or --format jsonl",
                     column=name,
                 )
             line.append(word)
@@ -283,16 +285,16 @@ def import_(
     form = format_of(file, form)
     flows = is_stream(file)
     if flows and form == "parquet":
-        raise Error("Parquet is not read from front to back, so it cannot come from a pipe; name a file")
+        raise Error("Parquet cannot be read from a pipe, because its index is at the end; name a file")
     total = None
     if not flows:
         known = look_at(file, table, form, null)
         id = id or known.id
         total = {"csv": max(0, known.lines - 1), "jsonl": known.lines}.get(form)
     settings.resume = (
-        "loaded rows stay; the same command continues"
+        "loaded rows stay; run the same command to resume"
         if id
-        else "loaded rows stay; with an --id the same command would continue"
+        else "loaded rows stay; only a load with --id can resume"
     )
     with open_database(settings, read_only=dry_run) as db, shown() as progress:
         handle, _ = connect.named(db, table)
@@ -330,7 +332,7 @@ def _would_import(settings: Settings, table: str, rows: int) -> None:
     if settings.json:
         output.echo({"table": table, "rows": rows, "dry_run": True})
     else:
-        click.echo(f"Would import: {rows:,} rows of {table}; unique indexes were not looked at")
+        click.echo(f"Would import: {rows:,} rows of {table}; unique indexes were not checked")
 
 
 @click.command()
@@ -358,7 +360,7 @@ def export(settings: Settings, table: str, file: str, *, form: str | None, null:
     """
     form = form or ("jsonl" if file == STDIN else format_of(file, None))
     if form == "parquet" and file == STDIN:
-        raise Error("Parquet is not written from front to back, so it cannot go to a pipe; name a file")
+        raise Error("Parquet cannot be written to a pipe, because its index is at the end; name a file")
     with open_database(settings, read_only=True) as db, shown() as progress:
         handle, _ = connect.named(db, table)
         rows = _told(db.scan(handle), f"export {table}", db.count(handle), progress if file != "-" else None)
@@ -384,7 +386,7 @@ def _told(rows: Iterable[Any], step: str, total: int, progress: OnProgress | Non
             progress(Progress(step, done, total))
 
 
-LOOKED_AT = 1000  # commits; a log that has more of nothing but test data is asked for as well
+LOOKED_AT = 1000  # commits; the command also asks if more than these are test data
 
 
 @click.command()
@@ -417,7 +419,7 @@ def testdata(
     from everlog.migrations import load_testdata
     from everlog.migrations.testdata import testdata_at
 
-    settings.resume = "loaded rows stay; the same command continues"
+    settings.resume = "loaded rows stay; run the same command to resume"
     with open_database(settings, read_only=dry_run) as db, shown() as progress:
         if dry_run:
             made = (
@@ -428,7 +430,7 @@ def testdata(
         if not yes:
             _ask(db)
         counts = load_testdata(
-            cast(Any, db),  # one on a server has the call that it needs, too
+            cast(Any, db),  # a remote database has the needed call as well
             settings.migrations,
             scale=scale,
             seed=seed,

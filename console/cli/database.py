@@ -31,7 +31,7 @@ def create(settings: Settings) -> None:
         if settings.json:
             output.echo({"url": without_secrets(db.url), "created": not there})
         else:
-            click.echo(f"{'There already' if there else 'Created'}: {without_secrets(db.url)}")
+            click.echo(f"{'Exists already' if there else 'Created'}: {without_secrets(db.url)}")
 
 
 @click.command()
@@ -53,10 +53,10 @@ def drop(settings: Settings, *, yes: bool, dry_run: bool) -> None:
         if settings.json:
             output.echo({"url": without_secrets(settings.url), "dropped": False})
         else:
-            click.echo(f"There is none: {without_secrets(settings.url)}")
+            click.echo(f"Does not exist: {without_secrets(settings.url)}")
         return
     if read_marker(path) is None:
-        raise OpenError(f"{path} is no everlog database, and is left as it is")
+        raise OpenError(f"{path} is not an everlog database, and was left unchanged")
     if dry_run:
         if settings.json:
             output.echo({"url": without_secrets(settings.url), "dropped": False, "dry_run": True})
@@ -76,7 +76,7 @@ def drop(settings: Settings, *, yes: bool, dry_run: bool) -> None:
         return
     click.echo(f"Dropped: {without_secrets(settings.url)}")
     if left:
-        click.echo(f"Left, since they are not of the database: {', '.join(left)} in {output.path(path)}")
+        click.echo(f"Not part of the database, and kept: {', '.join(left)} in {output.path(path)}")
 
 
 @click.command()
@@ -134,7 +134,7 @@ def wait(settings: Settings) -> None:
         with open_database(settings, read_only=not is_remote(settings.url)) as db:
             db.admin.status()
     except OpenError as error:
-        raise OpenError(f"{what} is not there: {error}", **error.facts) from None
+        raise OpenError(f"{what} is not available: {error}", **error.facts) from None
     if settings.json:
         output.echo({"url": what, "ready": True})
     else:

@@ -39,8 +39,8 @@ def say_sealed(path: Path) -> None:
         sealed = [name for name, info in sorted(db.schema.tables.items()) if info.sealed]
     if sealed:
         click.echo(
-            f"Sealed: the rows of {', '.join(sealed)}; they open once a copy of {KEYS}, which is kept apart"
-            f" from the log, is put into {path}",
+            f"Sealed: the rows of {', '.join(sealed)}; to read them, put a copy of {KEYS}, which is stored"
+            f" separately from the log, into {path}",
             err=True,
         )
 
@@ -94,13 +94,13 @@ def forget(
 
 
 def _check_one(key: tuple[str, ...], person: str | None) -> None:
-    """Raise UsageError unless one person is named in one way."""
+    """Raise UsageError unless exactly one of KEY and --person is given."""
     if bool(key) == (person is not None):
         raise click.UsageError("expected the KEY of a row, or --person")
 
 
 def _who(info: TableInfo, key: tuple[str, ...], person: str | None) -> dict[str, Any]:
-    """The person that the words name, as `People.forget` and `stream` take one. Raises RowError."""
+    """Return the named person as arguments of `People.forget` and `stream`. Raises RowError."""
     if person is None:
         return {"key": output.values(info.key_fields, key, f"the key of {info.name}")}
     fields = (resolve(descriptor_of(info.model), info.proto.person.numbers),)
@@ -108,7 +108,7 @@ def _who(info: TableInfo, key: tuple[str, ...], person: str | None) -> dict[str,
 
 
 def _would_forget(settings: Settings, held: Iterable[bytes]) -> None:
-    """Print how much `forget` would delete."""
+    """Print the number of rows and versions that `forget` would delete."""
     rows, versions = Counter[str](), 0
     for section, one in elements(held):
         versions += section == "versions"
@@ -181,7 +181,7 @@ def readable(settings: Settings) -> None:
         else:
             click.echo(one.text)
     if not found and not settings.json:
-        click.echo("Nothing of people is readable without their keys")
+        click.echo("OK: no personal data is readable without keys")
     if found:
         raise click.exceptions.Exit(1)
 
@@ -213,12 +213,12 @@ def rotate_key(settings: Settings, file: str | None, *, reason: str, actor: str)
       everlog rotate-key --next-master-key new.key --reason "once a year" --actor ann
       everlog -u everlog://db.example.com/clinic rotate-key
     """
-    settings.resume = "the same command continues; until then the old master key opens all rows"
+    settings.resume = "run the same command to resume; until then the old master key opens all rows"
     with open_database(settings) as db, shown() as progress:
         count = db.people.rotate_key(file, progress, reason=reason, actor=actor)
     if settings.json:
         output.echo({"keys": count})
     elif count:
-        click.echo(f"Done: {count:,} keys are under the new master key; give that one from now on")
+        click.echo(f"Done: {count:,} keys are under the new master key; use that one from now on")
     else:
         click.echo("Done: all keys are under that master key already")

@@ -69,7 +69,7 @@ def register_follower(settings: Settings, url: str | None, name: str) -> None:
         with open_database(settings, url=url) as db:
             db.consumers.register(name, take=False)
     except OpenError as error:
-        raise OpenError(f"consumer {name!r} is new, and has to be registered first: {error}") from None
+        raise OpenError(f"consumer {name!r} is new and could not be registered: {error}") from None
 
 
 def look_again(db: AnyDatabase) -> None:
@@ -78,7 +78,7 @@ def look_again(db: AnyDatabase) -> None:
     db.refresh()
 
 
-SAY_EVERY_S = 60.0  # that a target is still waited for
+SAY_EVERY_S = 60.0  # between two messages about a target that refuses writes
 
 
 @click.command()
@@ -174,7 +174,7 @@ def follow(
 
 
 class _Retrying:
-    """Says that the target refuses, when it begins to and once a minute."""
+    """Prints that the target refuses writes, at first and then once a minute."""
 
     def __init__(self) -> None:
         self._said: float | None = None
@@ -183,7 +183,7 @@ class _Retrying:
         now = time.monotonic()
         if self._said is None or seconds == RETRY_FIRST_S or now - self._said >= SAY_EVERY_S:
             self._said = now
-            click.echo(f"waiting: {error}; trying again until it accepts", err=True)
+            click.echo(f"waiting: {error}; trying again until it succeeds", err=True)
 
 
 def _prove(
@@ -243,7 +243,7 @@ def consumers(ctx: click.Context, settings: Settings) -> None:
     for one in found:
         output.echo(_told(one)) if settings.json else click.echo(_line(one))
     if not found and not settings.json:
-        click.echo("Nobody is registered")
+        click.echo("No consumers are registered")
 
 
 @consumers.command()
@@ -307,7 +307,7 @@ def remove(settings: Settings, *, name: str, actor: str, reason: str) -> None:
 
 
 def _cap(known: Cap | None, days: float | None, records: int | None, size: int | None) -> Cap | None:
-    """What was said, over what is known; None: nothing was."""
+    """Return the known cap with the given limits replaced; None: none was given."""
     from everlog.store.upkeep.consumers import Cap
 
     if days is None and records is None and size is None:
@@ -321,7 +321,7 @@ def _cap(known: Cap | None, days: float | None, records: int | None, size: int |
 
 
 def _line(one: Consumer) -> str:
-    lag = f"{one.lag_records:,} behind, for {_duration(one.lag_s)}" if one.lag_records else "nothing behind"
+    lag = f"{one.lag_records:,} behind, for {_duration(one.lag_s)}" if one.lag_records else "caught up"
     held = f"{one.held_records:,} records are held, {output.size(one.held_bytes)}"
     if one.over:
         held = f"beyond its cap, {one.over}: nothing is held"

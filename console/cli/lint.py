@@ -91,7 +91,7 @@ def lint(
 
 
 def _database(settings: Settings, stack: ExitStack) -> AnyDatabase | None:
-    """The database that was named; None if there is none, and nobody asked for one by --url."""
+    """Return the database; None if it does not exist and --url was not given."""
     try:
         url = settings.url
     except OpenError:

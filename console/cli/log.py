@@ -178,15 +178,17 @@ def log(
     settings.resume = "resume with --after and the last seq printed"
     asks = bool(key or correlation or kind or since or before)
     if follow and (asks or csv or parquet):
-        raise click.UsageError("--follow takes --table and --actor; leave the other filters, and files, out")
+        raise click.UsageError(
+            "--follow works only with --table and --actor, not with other filters or files"
+        )
     if asks and len(tables) > 1:
-        raise click.UsageError("one --table goes with these filters")
+        raise click.UsageError("expected at most one --table with these filters")
     if csv and parquet:
         raise click.UsageError("expected one of --csv and --parquet")
     if key and not tables:
-        raise click.UsageError("a --row is one of a --table; name that as well")
+        raise click.UsageError("expected --table with --row")
     if at and not key:
-        raise click.UsageError("--at says which table a --row is of; name that as well")
+        raise click.UsageError("expected --row with --at")
     with open_database(settings, read_only=True) as db:
         found: Iterator[Entry]
         if asks or (not follow and len(tables) <= 1 and _opens_rows(db)):
@@ -223,7 +225,7 @@ def log(
 
 
 def _opens_rows(db: AnyDatabase) -> bool:
-    """Return whether sealed rows are to be asked for, open: the feed of a server has them as they are."""
+    """Return whether to use `db.past.log`, which opens sealed rows: the feed of a server does not."""
     schema = db.schema
     return schema.vault is None and any(info.sealed for info in schema.tables.values())
 
@@ -231,7 +233,7 @@ def _opens_rows(db: AnyDatabase) -> bool:
 def _commits(
     db: AnyDatabase, after: log_pb2.Cursor, until: int | None, tables: tuple[str, ...], *, follow: bool
 ) -> Iterator[tuple[log_pb2.Commit, Schema]]:
-    """Commits, each with the schema in force with it."""
+    """Yield commits, each with the schema in force."""
     vault = db.schema.vault
     schema = Schema(log_pb2.Schema(), vault)
     for batch in batches(db, after, until=until, tables=tables, follow=follow):
@@ -284,7 +286,7 @@ def _about(entry: Entry) -> str:
 
 
 def _whole(entry: Entry) -> dict[str, Any]:
-    """An entry as JSON values, without descriptors and sources; what is empty is left out."""
+    """Return an entry as JSON values, without descriptors, sources and empty fields."""
     found: dict[str, Any] = {"seq": entry.seq, "time_ns": entry.time_ns, "schema": entry.schema}
     for name in (
         "actor",

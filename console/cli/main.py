@@ -30,7 +30,7 @@ from everlog.console.output import OutputError, Streams
 from everlog.store import VERSION, environment
 from everlog.store.errors import Error
 
-# How a command ends that a signal stopped: the word, and 128 + the signal's number, as a shell has it.
+# For a command that a signal stopped: the word that is printed, and the exit code: 128 + the signal's number.
 STOPPED = {
     signal.SIGINT: ("interrupted", 130),
     signal.SIGTERM: ("terminated", 143),
@@ -158,11 +158,13 @@ def cli() -> None:
 def main(args: list[str] | None = None) -> None:
     """Run the command line, and exit."""
     if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)  # a package of migrations is looked for where one stands
+        sys.path.insert(0, here)  # packages of migrations are found in the working directory
     settings = Settings()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores them
-            signal.signal(number, settings.stopped)  # a command ends as by Ctrl-C: closed, and whole
+            signal.signal(
+                number, settings.stopped
+            )  # the command ends as after Ctrl-C, and closes its database
     streams = Streams()
     with streams.installed():
         code = run(args, settings, streams)
@@ -185,7 +187,7 @@ def _run(args: list[str] | None, settings: Settings) -> int:
         code = cli.main(args, prog_name="everlog", standalone_mode=False, obj=settings)
         return code if isinstance(code, int) else 0
     except OutputError:
-        return 0  # the streams know why
+        return 0  # the streams have the error
     except (click.ClickException, click.Abort, KeyboardInterrupt, Error, OSError) as error:
         return _failed(error, settings, as_json=settings.json or "--json" in args)
 
@@ -222,7 +224,7 @@ def _failed(error: BaseException, settings: Settings, *, as_json: bool) -> int:
 
 
 def _env_files(args: Sequence[str]) -> list[str]:
-    """The files that --env-file names, wherever it stands."""
+    """Return the files of all options --env-file, before or after the command."""
     found = []
     for word, after in pairwise([*args, ""]):
         if word == "--env-file":

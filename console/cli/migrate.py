@@ -44,7 +44,7 @@ def _chooses(command: F) -> F:
         click.option(
             "--strict",
             is_flag=True,
-            hidden=True,  # for users of dbmate: it is so unless --out-of-order
+            hidden=True,  # for users of dbmate: the default here
         ),
         click.option(
             "--out-of-order",
@@ -124,7 +124,7 @@ def plan(settings: Settings, /, **options: Any) -> None:
 
 
 def _check_options(settings: Settings, *, strict: bool, out_of_order: bool) -> None:
-    """Raise UsageError for those that have no effect, or exclude each other."""
+    """Raise UsageError for options that have no effect or exclude each other."""
     check_common(settings, folders=True, dumps=True)
     if is_remote(settings.url):
         refuse_idle("migrations_dir", when="at a server, which was started with its migrations")
@@ -152,7 +152,7 @@ def _apply(settings: Settings, /, *, create: bool, dry_run: bool, strict: bool, 
                 for step in planned.steps:
                     click.echo(f"  {step.text}{settings.private(step.private)}")
             if problems:
-                raise MigrationError("it would stop there; nothing was changed")
+                raise MigrationError("this migration would fail; nothing was changed")
         if dry_run:
             return
         began = time.perf_counter()
@@ -178,7 +178,7 @@ def _apply(settings: Settings, /, *, create: bool, dry_run: bool, strict: bool, 
 
 
 def _say_readable(settings: Settings, db: AnyDatabase, before: Any) -> None:
-    """Where a table was sealed: what of its rows stays readable."""
+    """Print the data of people that stays readable, if a table was sealed."""
     from everlog.migrations import people
 
     if not people.sealed(before, db.schema.proto):
@@ -194,7 +194,7 @@ def _opened(settings: Settings, *, create: bool, dry_run: bool) -> AnyDatabase:
     if not dry_run:
         return open_database(settings, create=create)
     if create and not is_remote(settings.url) and not directory_of(settings.url).exists():
-        return open_database(settings, url="memory:", create=True)  # what `up` would begin with
+        return open_database(settings, url="memory:", create=True)  # `up` would create it, empty
     return open_database(settings, read_only=True)
 
 
@@ -239,7 +239,7 @@ def _would_complete(settings: Settings) -> None:
     if settings.json:
         output.echo({"version": held.version, "name": held.name, "dry_run": True})
     else:
-        click.echo(f"Would complete: {held.title}; clients of the version before would be refused")
+        click.echo(f"Would complete: {held.title}; clients of the previous version would be refused")
 
 
 @click.command()
@@ -329,8 +329,8 @@ def _ask(planned: list[PlannedRollback], *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise Error(f"this would lose {'; and '.join(lost)}; confirm with --yes")
-    click.confirm("Roll back all the same?", abort=True, err=True)
+    click.confirm("Roll back nevertheless?", abort=True, err=True)
 
 
-down = copy.copy(rollback)  # the word of other tools for it
+down = copy.copy(rollback)  # its name in other tools
 down.name = "down"

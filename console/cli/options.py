@@ -34,7 +34,7 @@ _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 @dataclass
 class Settings:
-    """What the common options say. Variables are read when they are first needed."""
+    """The values of the common options. Variables of the environment are read when they are first needed."""
 
     url_given: str | None = None
     env: str = URL_VARIABLE
@@ -46,9 +46,9 @@ class Settings:
     json: bool = False
     verbose: bool = False
     show_rows: bool = False
-    # What to tell somebody who interrupts what runs now.
+    # Printed if the command is interrupted: the state, and how to resume.
     resume: str = ""
-    # The signal that stops it, if one does.
+    # The signal that stopped the command.
     signal: signal.Signals = signal.SIGINT
     streams: Streams | None = None
 
@@ -59,19 +59,19 @@ class Settings:
 
     @property
     def has_url(self) -> bool:
-        """Return whether somebody said which database."""
+        """Whether a URL was given, by --url or a variable."""
         return self.url_given is not None or bool(environment.variable(self.env))
 
     @property
     def url(self) -> str:
-        """The database's URL. Raises OpenError if nobody said which."""
-        if self.url_given is not None and not self.url_given.strip():  # as of "$VARIABLE" that is not set
+        """The URL of the database. Raises OpenError if none was given."""
+        if self.url_given is not None and not self.url_given.strip():  # such as "$VARIABLE" if it is not set
             raise OpenError("expected the URL of a database after --url, found an empty one")
         url = self.url_given or environment.variable(self.env)
         if not url:
             raise OpenError(
-                f"expected the URL of a database, found none: give --url, or set {self.env}, in the"
-                f" environment or in {ENV_FILE}; as file:flights.db or everlog://host:7420/flights"
+                f"expected the URL of a database, found none: pass --url, or set {self.env} in the"
+                f" environment or in {ENV_FILE}, such as file:flights.db or everlog://host:7420/flights"
             )
         return url
 
@@ -84,11 +84,12 @@ class Settings:
 
     @property
     def migrations_or_none(self) -> str | None:
-        """The migrations that were asked for, if any were."""
+        """The package or directory of the migrations if one was named; otherwise None."""
         return self.migrations_given or environment.variable(MIGRATIONS_VARIABLE) or None
 
     def private(self, words: str) -> str:
-        """What follows a message about a row or a value, which no message has: that, or how to see it."""
+        """Return the suffix of a message about a row or a value: with --show-rows the value, otherwise how to
+        see it."""
         if not words:
             return ""
         if not self.show_rows:
@@ -97,12 +98,12 @@ class Settings:
 
     @property
     def schema_file(self) -> str | None:
-        """The file that the schema is dumped to after each change of it, if one was named."""
+        """The file that the schema is written to after each change, if one was named; otherwise None."""
         return None if self.no_dump else self.schema_given or environment.variable(SCHEMA_VARIABLE) or None
 
 
 class Duration(click.ParamType[float]):
-    """Seconds, or as dbmate writes them: 60s, 1m30s."""
+    """A duration in seconds, or as in dbmate: 60s, 1m30s."""
 
     name = "duration"
 
@@ -117,7 +118,7 @@ class Duration(click.ParamType[float]):
 
 
 class Renamed(click.Option):
-    """An option that had other names: they are taken as before, and no longer shown."""
+    """An option that was renamed: earlier names are accepted, and not shown in the help."""
 
     def __init__(self, words: Sequence[str], *, was: Sequence[str], **attributes: Any) -> None:
         super().__init__([*words, *was], **attributes)
@@ -139,21 +140,21 @@ class Common(click.Option):
 
 
 def to_version(what: str) -> Callable[[F], F]:
-    """Give a command the option that names a migration; `what` is its help."""
+    """Add the option that names a migration to a command; `what` is its help."""
     return click.option(
         "--to-version", "to", cls=Renamed, was=("--to",), type=int, metavar="VERSION", help=what
     )
 
 
 def common(command: F) -> F:
-    """Give a command the options that all have."""
+    """Add the options that all commands have to a command."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
 def writes(command: F) -> F:
-    """Give a command the options of those that commit: who, and why."""
+    """Add the options of commands that commit: actor and reason."""
     for option in reversed(_WRITES):
         command = option(command)
     return command
@@ -172,8 +173,11 @@ def _common(*words: str, to: str, **attributes: Any) -> Callable[[F], F]:
 
 
 def refuse_idle(*names: str, when: str, variables: bool = False) -> None:
-    """Raise UsageError for those of these options that were given: they would have no effect. With
-    `variables` also for those that come from the environment. For a command, while it runs."""
+    """Raise UsageError if one of these options was given, because it would have no effect.
+
+    `variables`: also if it comes from the environment. Only while a command runs. `when` completes the
+    sentence.
+    """
     sources = [ParameterSource.COMMANDLINE, *([ParameterSource.ENVIRONMENT] if variables else [])]
     context: click.Context | None = click.get_current_context()
     found: list[str] = []
@@ -217,7 +221,7 @@ _OPTIONS = [
         to="env",
         help=f"Variable that holds the URL.  [default: {URL_VARIABLE}]",
     ),
-    click.option(  # read before the command line is (cli/main.py)
+    click.option(  # read before the command line is parsed (cli/main.py)
         "--env-file",
         cls=Common,
         metavar="FILE",

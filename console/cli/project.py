@@ -91,7 +91,7 @@ def squash(settings: Settings, *, name: str, yes: bool) -> None:
         if not sys.stdin.isatty():
             raise Error("this would remove the folders of all migrations; confirm with --yes")
         click.confirm("Remove the folders of all migrations, once one is proven equal?", abort=True, err=True)
-    settings.resume = "all folders are as they were"
+    settings.resume = "all folders are unchanged"
     if settings.url_given or (settings.has_url and _is_there(settings.url)):
         _check_applied(settings)
     done = migrations.squash(name, settings.migrations)
@@ -119,7 +119,7 @@ def _check_applied(settings: Settings) -> None:
         check_applied(db.migrations.status(), settings.migrations, where=db.url)
 
 
-FILE = "schema.everlog"  # unless told otherwise
+FILE = "schema.everlog"  # the default
 
 
 @click.command()

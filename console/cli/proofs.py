@@ -80,7 +80,7 @@ def keygen(settings: Settings, *, file: Path, name: str | None) -> None:
     try:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        raise Error(f"{file} is there already, and a key is never overwritten; name another file") from None
+        raise Error(f"{file} exists already, and a key is never overwritten; name another file") from None
     with os.fdopen(handle, "w", encoding="utf-8") as out:
         out.write(signer.secret() + "\n")
         out.flush()
@@ -160,7 +160,7 @@ def prove(
     if (seq is None) == (first is None):
         raise click.UsageError("expected one of --seq and --from-size")
     if quick and first is None:
-        raise click.UsageError("--quick goes with --from-size: of --seq the record alone is read")
+        raise click.UsageError("--quick works only with --from-size, because --seq reads one record")
     if bool(key_file) + bool(given) + bool(vkey) > 1:
         raise click.UsageError("expected one of --signing-key, --checkpoint and --signed-by")
     by = verifier_in(vkey) if vkey else None
@@ -231,7 +231,7 @@ def tiles(
         for file in done.repaired:
             click.echo(f"Repaired: {file} was changed or missing")
         for file in done.strange:
-            click.echo(f"Left alone: {file}, which is no part of the tree")
+            click.echo(f"Ignored: {file}, which is not part of the tree")
 
 
 def _checkpoint(prover: Prover, key: Path | None, origin: str | None, progress: Any) -> tuple[str, bool]:
@@ -248,8 +248,8 @@ def _checkpoint(prover: Prover, key: Path | None, origin: str | None, progress: 
 
 
 def signer_in(path: Path, signed: Path | None = None) -> Signer:
-    """The private key in a file, and what it has signed in `signed`, or beside it. Raises Error without
-    showing it."""
+    """Return the private key in a file; `signed`: the file that records what it signs (None: beside the key).
+    Raises Error, without showing the key."""
     from everlog.audit.note import Signer
 
     text = read_secret(path, "the signing key").decode("utf-8", errors="surrogateescape")
@@ -259,7 +259,7 @@ def signer_in(path: Path, signed: Path | None = None) -> Signer:
 
 
 def verifier_in(vkey: str) -> Verifier:
-    """A public key, or what is in a file of it."""
+    """Return a public key, given as text or as the path of a file that contains it."""
     from everlog.audit.note import Verifier
 
     return Verifier.parse(read_text(Path(vkey)) if Path(vkey).is_file() else vkey)
@@ -273,7 +273,7 @@ def _read(note: str) -> Checkpoint:
 
 
 def read_text(path: Path) -> str:
-    """A file of text; bytes that are no UTF-8 come as surrogates, which no proof has."""
+    """Return the text of a file. Bytes that are not UTF-8 become surrogates, which no proof contains."""
     return path.read_bytes().decode("utf-8", errors="surrogateescape")
 
 
@@ -288,7 +288,7 @@ def _write(settings: Settings, content: str, out: Path | None, facts: dict[str, 
 
 
 def tell(settings: Settings, said: str, facts: dict[str, Any]) -> None:
-    """Print a sentence, or what it says as JSON."""
+    """Print a sentence, or its facts as JSON."""
     output.echo(facts) if settings.json else click.echo(said)
 
 
@@ -360,9 +360,9 @@ def verify(
             before = open_checkpoint(earlier if isinstance(earlier, str) else earlier.note, verifier, origin)
         elif found.old:
             raise Error(
-                "a proof of --from-size is about an earlier checkpoint: give that which you kept, --old FILE"
+                "expected --old FILE, the earlier checkpoint that a proof of `prove --from-size` starts from"
             )
-        else:  # of no records, which every log begins with, and nobody signs
+        else:  # the checkpoint of no records, with which every log begins; it needs no signature
             before = signed._replace(size=0, root=EMPTY)
         found.verify(before, signed)
         facts |= {"from": found.old}
@@ -377,12 +377,13 @@ def verify(
 
 
 def _cosigned(note: str, keys: tuple[str, ...], quorum: int | None) -> dict[str, int]:
-    """Which witnesses cosigned a checkpoint, and when. Raises Error for fewer than the quorum."""
+    """Return the witnesses that cosigned a checkpoint, with their times in seconds since the Unix epoch.
+    Raises Error for fewer than the quorum."""
     from everlog.audit.note import Witness, cosigners
 
     if not keys:
         if quorum is not None:
-            raise click.UsageError("--quorum goes with --witness, the keys that it is a number of")
+            raise click.UsageError("expected --witness with --quorum")
         return {}
     given = [read_text(Path(key)) if Path(key).is_file() else key for key in keys]
     lines = [line.strip() for one in given for line in one.splitlines()]
@@ -436,12 +437,11 @@ def audit(
     """
     from everlog.audit.auditing import Audit
 
-    directory_of(settings.url)  # or it says that this is on a server
+    directory_of(settings.url)  # raises for a database on a server
     file = Path(against) if against and not is_remote(against) and Path(against).is_file() else None
     if (vkey or origin) and not (kept or directory or file):
         raise click.UsageError(
-            "--signed-by and --origin go with what they verify: --checkpoint, --tiles, or a proof,"
-            " --against FILE"
+            "expected --checkpoint, --tiles, or a proof (--against FILE) with --signed-by and --origin"
         )
     checkpoints = [_signed(read_text(path), vkey, origin) for path in kept]
     if directory and vkey:
@@ -472,19 +472,19 @@ def audit(
             {"seq": looked.seq, "after": looked.after, "root": looked.root.hex(), "problems": found_any}
         )
     elif not found_any:
-        before = f"the {looked.after:,} before are archived, " if looked.after else ""
+        before = f"the {looked.after:,} earlier ones are archived, " if looked.after else ""
         records = f"{looked.seq - looked.after:,} records"
         click.echo(f"OK: no problems found: {records}, {before}root {looked.root.hex()}")
         if 0 < looked.against_size < looked.seq:
             click.echo(
-                f"The other copy ends at record {looked.against_size:,}: only those were compared with it"
+                f"The other copy ends at record {looked.against_size:,}; later records were not compared"
             )
     if found_any:
         ctx.exit(1)
 
 
 def _signed(text: str, vkey: str | None, origin: str | None) -> Checkpoint:
-    """The checkpoint that a file is, or that is in the proof that it is, verified."""
+    """Return the verified checkpoint in a text: a checkpoint, or a proof that contains one."""
     from everlog.audit.proof import open_checkpoint, parse
 
     found = parse(text)
@@ -492,7 +492,7 @@ def _signed(text: str, vkey: str | None, origin: str | None) -> Checkpoint:
 
 
 def _proof_in(file: Path) -> Inclusion:
-    """The proof of a record that a file is."""
+    """Return the proof of a record in a file."""
     from everlog.audit.proof import Inclusion, parse
 
     found = parse(read_text(file))
@@ -503,7 +503,7 @@ def _proof_in(file: Path) -> Inclusion:
 
 @contextmanager
 def _other(settings: Settings, against: str | None) -> Iterator[Copy | None]:
-    """Another copy that a database is compared with."""
+    """Yield the other copy for the comparison: a backup, or another database; None: none was named."""
     if against is None:
         yield None
         return

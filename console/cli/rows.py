@@ -88,7 +88,7 @@ def scan(
       everlog scan airports --at 812 --count
     """
     if count and (limit is not None or resume is not None):
-        raise click.UsageError("--count counts all of them: leave --limit and --resume out")
+        raise click.UsageError("--count counts all rows: leave out --limit and --resume")
     with open_database(settings, read_only=True) as now, reading(now, at) as db:
         handle, info = connect.named(db, table)
         fields = info.key_fields if index is None else info.index(index).fields
@@ -132,7 +132,7 @@ def _token(resume: str) -> bytes:
     try:
         return base64.b64decode(resume, altchars="-_", validate=True)
     except binascii.Error as error:
-        raise RowError(f"expected --resume as a scan printed it, found {resume!r} ({error})") from None
+        raise RowError(f"expected --resume with the token of a scan, found {resume!r} ({error})") from None
 
 
 @click.command()
@@ -196,7 +196,7 @@ def _print_versions(version: Version[Any], *, verbose: bool) -> None:
 
 
 def as_json(version: Version[Any]) -> dict[str, Any]:
-    """A version as JSON values; what is empty is left out."""
+    """Return a version as JSON values, without empty fields."""
     found: dict[str, Any] = version._asdict()  # noqa: SLF001  a named tuple's own
     found["row"] = None if version.row is None else output.row_dict(version.row)
     found["fields"] = list(version.fields)

@@ -72,10 +72,9 @@ packages_option = click.option(
 def packages_of(
     settings: Settings, words: Sequence[str], databases: Iterable[str], *, needed: bool
 ) -> dict[str, str]:
-    """The package of each database that has one; with `needed` each must.
+    """Return the package of each database that has one. `needed`: each must have one.
 
-    Raises OpenError for an unknown name, and for two packages that Python cannot tell
-    apart.
+    Raises OpenError for an unknown name, and for two packages with the same import name.
     """
     names, found, common = list(databases), dict[str, str](), ""
     for word in words:
@@ -83,7 +82,9 @@ def packages_of(
         if not equals:
             name, package = "", word
         if (name in found) if name else bool(common):
-            raise OpenError(f"two packages of migrations are given for {name or 'all databases'}; give one")
+            raise OpenError(
+                f"expected one package of migrations for {name or 'all databases'}, found two; leave one out"
+            )
         if name and name not in names:
             raise OpenError(
                 f"--migrations {word}: this server has no database {name!r}; it has: {', '.join(names)}"
@@ -95,7 +96,7 @@ def packages_of(
         else:
             common = package
     if not words:
-        here = len(names) == 1 and Path(settings.migrations).is_dir()  # of several, which one's would it be?
+        here = len(names) == 1 and Path(settings.migrations).is_dir()  # ambiguous for several databases
         common = settings.migrations_or_none or (settings.migrations if needed or here else "")
     for name in names:
         if name not in found and common:
@@ -103,14 +104,14 @@ def packages_of(
         elif name not in found and needed:
             raise OpenError(
                 f"{name} has no migrations: expected --migrations {name}=PACKAGE, or --migrations PACKAGE"
-                " for all, found neither; serve it with a server of its own if it has none"
+                " for all databases, found neither; serve a database without migrations by another server"
             )
     _check_apart(found)
     return found
 
 
 def _check_apart(found: dict[str, str]) -> None:
-    """Raise OpenError for two directories that are one name to Python."""
+    """Raise OpenError for two directories with the same import name."""
     if len(set(found.values())) < 2:
         return
     roots = dict[str, Root]()
@@ -121,10 +122,9 @@ def _check_apart(found: dict[str, str]) -> None:
         for other, there in roots.items():
             if root.package == there.package and root.path != there.path:
                 raise OpenError(
-                    f"the migrations of {name} ({root.path}) and of {other} ({there.path}) are both the"
-                    f" package {root.package}; put them into packages of different names, as"
-                    f" {name}.migrations and {other}.migrations (an __init__.py in the"
-                    " directory above makes it one)"
+                    f"the migrations of {name} ({root.path}) and of {other} ({there.path}) have the same"
+                    f" package name, {root.package}; put them into packages with different names, such as"
+                    f" {name}.migrations and {other}.migrations (add an __init__.py to the directory above)"
                 )
 
 
@@ -132,7 +132,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def archiving_options(command: F) -> F:
-    """Give `serve` the options that say what becomes of old log."""
+    """Add the options for archiving to `serve`."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -145,14 +145,13 @@ def retained(
     keep_records: int | None,
     stack: ExitStack,
 ) -> None:
-    """Has those that have a place archived by themselves until the stack is left, if it was said what they
-    keep."""
+    """Archive the databases with a target automatically until the stack is closed, if a limit is given."""
     from everlog.audit.retention import Retention
 
     if keep_days is None and keep_records is None:
         return
     if not archives:
-        raise click.UsageError("Say where to: --archive-to DIR or URL, or leave out what is kept.")
+        raise click.UsageError("expected --archive-to DIR or URL with --keep-days and --keep-records")
     for name, target in archives.items():
         keep_ns = int((keep_days or 0) * DAY_NS)
         stack.enter_context(
@@ -161,8 +160,8 @@ def retained(
 
 
 def targets(words: Sequence[str], databases: Iterable[str]) -> dict[str, str]:
-    """Return the archive target of each database. Raises OpenError for an unknown name, and for a place
-    that would be that of several."""
+    """Return the archive target of each database. Raises OpenError for an unknown name, and for one target
+    for several databases."""
     names, found = list(databases), dict[str, str]()
     for word in words:
         name, equals, target = word.partition("=")
@@ -170,7 +169,7 @@ def targets(words: Sequence[str], databases: Iterable[str]) -> dict[str, str]:
             name, target = "", word  # a path or a URL with an = in it
         if not name and len(names) > 1:
             raise OpenError(
-                f"--archive-to {word}: each database has a place of its own; say whose it is, as"
+                f"--archive-to {word}: each database needs its own target; name the database, as in"
                 f" --archive-to {names[0]}={word}"
             )
         name = name or names[0]
@@ -179,9 +178,9 @@ def targets(words: Sequence[str], databases: Iterable[str]) -> dict[str, str]:
                 f"--archive-to {word}: this server has no database {name!r}; it has: {', '.join(names)}"
             )
         if not target:
-            raise OpenError(f"--archive-to {word}: expected NAME=DIR or NAME=URL, found no place")
+            raise OpenError(f"--archive-to {word}: expected NAME=DIR or NAME=URL, found no target")
         if name in found:
-            raise OpenError(f"two places to archive to are given for {name}; give one")
+            raise OpenError(f"expected one archive target for {name}, found two; leave one out")
         found[name] = target
     return found
 
@@ -356,13 +355,13 @@ def serve(
 
     _refuse_idle(settings, databases, packages, tls=tls_cert is not None, migrate=how["migrate"])
     if bool(tls_cert) != bool(tls_key):
-        raise click.UsageError("--tls-cert and --tls-key belong together")
+        raise click.UsageError("expected --tls-cert and --tls-key together")
     if tls_key is not None:
         read_secret(tls_key, "the TLS key")
     check_address(listen, "--listen")
     tls = Tls(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     tells = tls is not None or how["migrate"] is not None
-    how["notify"] = how["notify"] if tells else ()  # the variable has no effect then
+    how["notify"] = how["notify"] if tells else ()  # otherwise the variable has no effect
     master = master_of(None, next_master)
     with ExitStack() as stack:
         log = stack.enter_context(writing(log_format, log_level))
@@ -405,7 +404,7 @@ def serve(
         with (
             server,
             server.on_signals(_reloading(server, token, tokens_file, approvals, notifier, tells=tells)),
-        ):  # a reader of the URL may stop it at once
+        ):  # before the URL is printed: its reader may stop the server at once
             for name in named:
                 url = server.url(name)
                 output.echo({"url": url}) if settings.json else click.echo(f"Serving: {url}")
@@ -423,11 +422,11 @@ def _refuse_idle(
     tls: bool,
     migrate: str | None,
 ) -> None:
-    """Raise UsageError for an option that has no effect in the mode chosen."""
+    """Raise UsageError for an option that has no effect in the chosen mode."""
     check_common(settings, folders=True, dumps=False)
     checked = ("approve_own", "console_listen", "console_url")
     if migrate != "checked":
-        refuse_idle("approvers", when="without --migrate checked: anybody could migrate", variables=True)
+        refuse_idle("approvers", when="without --migrate checked: any client can migrate", variables=True)
         refuse_idle(*checked, when="without --migrate checked")
     if migrate is None:
         refuse_idle("hold", "rate", "actor", "reason", when="without --migrate")
@@ -442,16 +441,16 @@ def _refuse_idle(
 
 
 def _signer(key: Path | None, signed: Path | None) -> Signer | None:
-    """The key that signs checkpoints. Raises Error if what it signs cannot be kept."""
+    """Return the key that signs checkpoints. Raises Error if its signatures cannot be recorded."""
     if key is None:
         if signed is not None:
-            raise click.UsageError("--audit-signed goes with --signing-key")
+            raise click.UsageError("expected --signing-key with --audit-signed")
         return None
     from everlog.audit.prover import Memory
 
     found = signer_in(key, signed)
     assert found.signed is not None
-    with Memory(found.signed).alone():  # or it would be found out when somebody asks
+    with Memory(found.signed).alone():  # fail now, not at the first checkpoint
         return found
 
 
@@ -464,8 +463,10 @@ def _reloading(
     *,
     tells: bool,
 ) -> Callable[[], None]:
-    """What SIGHUP does: takes the files of tokens, certificates and variables as they are now, or logs why
-    not, and leaves all as it was."""
+    """Return the handler of SIGHUP: reload the files of tokens, certificates and variables.
+
+    If one of them is invalid, it logs the error, and all settings stay as they are.
+    """
     from everlog.migrations.approval.notify import targets as told
     from everlog.rpc.server.auth import read_tokens
 
@@ -494,8 +495,8 @@ def _reloading(
                 for approval in approvals.values():
                     approval.rules = replace(approval.rules, approvers=names)
         except (Error, OSError) as error:
-            logger.error(  # noqa: TRY400  its sentence says all
-                "nothing was reloaded, the settings before stay in use: %s",
+            logger.error(  # noqa: TRY400  the message suffices
+                "nothing was reloaded, the previous settings stay in use: %s",
                 error,
                 extra=about("reload.failed"),
             )
@@ -515,7 +516,7 @@ def _named(settings: Settings, databases: tuple[str, ...]) -> dict[str, str]:
         if not equals or not name or "/" in name:
             raise OpenError(f"expected NAME=URL, as flights=file:flights.db; found {word!r}")
         if name in found:
-            raise OpenError(f"two databases are named {name!r}; name them apart")
+            raise OpenError(f"two databases are named {name!r}; give each its own name")
         directory_of(url)
         found[name] = url
     return found

@@ -36,8 +36,8 @@ CONSOLE = "127.0.0.1:7421"
 
 
 class Migrated(NamedTuple):
-    """`approvals` by the database's name: none where nothing is to be approved. `problems`, by name as well:
-    why a running migration cannot get its code; the old version is served."""
+    """`approvals`: of databases whose migrations require approval, by name. `problems`: why a running
+    migration cannot continue, by the name of its database; the previous version is served."""
 
     approvals: dict[str, Approval]
     notifier: Notifier
@@ -45,7 +45,7 @@ class Migrated(NamedTuple):
 
 
 def migrating_options(command: F) -> F:
-    """Give `serve` its options for pending migrations."""
+    """Add the options for pending migrations to `serve`."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -112,8 +112,7 @@ def migrated(
 
 
 def _attach(databases: Mapping[str, EmbeddedDatabase], sources: Mapping[str, str]) -> dict[str, str]:
-    """A migration that was begun, or serves two versions, gets its code: writers need it. Returns why not, by
-    the name of the database."""
+    """Give each running migration its code, which writers need. Return why that failed, by database."""
     from everlog import migrations
     from everlog.migrations import in_progress
 
@@ -126,13 +125,13 @@ def _attach(databases: Mapping[str, EmbeddedDatabase], sources: Mapping[str, str
             found = migrations.load(sources[name]) if name in sources else []
             if begun.migration.version not in {one.version for one in found}:
                 raise MigrationError(
-                    f"the folder of migration {begun.migration.version}_{begun.migration.name} is not here:"
+                    f"the folder of migration {begun.migration.version}_{begun.migration.name} is missing:"
                     " restore it (`everlog restore-folders`), or give it up with `everlog rollback`"
                 )
             in_progress.attach(db, found)
         except (Error, OSError) as error:
             problems[name] = str(error)
-            logger.error(  # noqa: TRY400  its sentence says all
+            logger.error(  # noqa: TRY400  the message suffices
                 "%s: the running migration cannot continue; version %d is served: %s",
                 *(name, db.schema.version, error),
                 extra=about("migration.unusable", database=name),
@@ -151,7 +150,7 @@ def _approvals(
     console_listen: str,
     console_url: str,
 ) -> dict[str, Approval]:
-    """With their pages."""
+    """Return the approvals of the databases, and serve their pages until the stack is closed."""
     from everlog.console.web.server import Pages
     from everlog.migrations.approval.approval import Approval
     from everlog.migrations.proposal import Rules

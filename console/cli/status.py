@@ -33,8 +33,8 @@ _MARKS = {
 }
 _SAYS = {
     "edited": "was edited after it ran",
-    "missing": "was applied, and its folder is gone",
-    "ahead": "was applied by code that is not here",
+    "missing": "was applied, but its folder is missing",
+    "ahead": "was applied by newer code",
 }
 
 
@@ -181,16 +181,16 @@ def _notes(info: MigrationInfo) -> Iterator[str]:
     if info.state in _SAYS:
         yield _SAYS[info.state]
     if info.held:
-        yield "two versions are served; `everlog complete` ends that"
+        yield "two versions are served until `everlog complete`"
     elif info.state == "building":
-        yield f"since {output.moment(info.started_ns)}, {_progress(info)}; {_goes_on(info, 'up')}"
+        yield f"since {output.moment(info.started_ns)}, {_progress(info)}; {_resumed_by(info, 'up')}"
     if info.returning:
         yield (
             f"being rolled back since {output.moment(info.started_ns)}, {_progress(info)};"
-            f" {_goes_on(info, 'rollback')}, `everlog up` gives that up"
+            f" {_resumed_by(info, 'rollback')}, `everlog up` gives the rollback up"
         )
     if info.late:
-        yield "out of order: a newer one is applied" if info.state == "pending" else "came out of order"
+        yield "out of order: a newer one is applied" if info.state == "pending" else "applied out of order"
 
 
 def _progress(info: MigrationInfo) -> str:
@@ -199,8 +199,8 @@ def _progress(info: MigrationInfo) -> str:
     return f"{done}{left}" + (f", stopped: {info.stopped}" if info.stopped else "")
 
 
-def _goes_on(info: MigrationInfo, verb: str) -> str:
-    """Return which process continues the migration, for a message."""
+def _resumed_by(info: MigrationInfo, verb: str) -> str:
+    """Return what resumes the migration, as a clause."""
     if info.stopped == "disk full":
         return "it resumes when the disk has space"
     return f"`everlog {verb}` resumes it"

@@ -30,12 +30,14 @@ STYLE = (
     "overflow-x:auto}.waiting{color:#a60}.failed,.rejected,.error{color:#b00}.finished{color:#070}"
 )
 
-HELD = " Where rows are rewritten, the version before is served as well until somebody ends that."
+HELD = " Where rows are rewritten, the previous version is served as well until `everlog complete`."
 
 
 def told(proposal: Proposal, *, sources: bool = False) -> dict[str, Any]:
-    """A proposal as JSON values: what the page and `everlog migrations proposals --json` say; with its
-    `sources`, the content of files: by folder and path, as text, or null where it is none."""
+    """Return a proposal as JSON values, for the page and `everlog migrations proposals --json`.
+
+    `sources`: include the content of files by folder and path, as text; null for a file that is not text.
+    """
     if sources:
         files = {
             folder: {path: _text(content) for path, content in found.items()}
@@ -52,18 +54,18 @@ def told(proposal: Proposal, *, sources: bool = False) -> dict[str, Any]:
 
 
 def named(one: Event) -> str:
-    """Who did it, and how that is known."""
+    """Return the actor of an event, and how the actor is authenticated."""
     return f"{one.actor} ({one.proof})" if one.actor else ""
 
 
 def event(one: Event) -> dict[str, Any]:
-    """One event as JSON values."""
+    """Return an event as JSON values."""
     found: dict[str, Any] = msgspec.to_builtins(one)
     return found
 
 
 def page(proposal: Proposal) -> str:
-    """The page of one proposal."""
+    """Return the page of one proposal."""
     plan, sources = proposal.plan, proposal.sources
     name = escape(plan.name or plan.database)
     return _whole(
@@ -73,12 +75,12 @@ def page(proposal: Proposal) -> str:
             f'<p>It <b class="{proposal.state}">is {proposal.state}</b>.</p>',
             _facts(proposal, plan),
             *_decide(proposal),
-            "<h2>What will be done</h2>",
+            "<h2>Plan</h2>",
             *(_migration(one, sources) for one in plan.migrations),
             f"<p>Rows are those of commit {plan.at:,}.{HELD if plan.hold else ''}</p>",
             "<h2>Findings of lint</h2>",
             _findings(plan),
-            "<h2>What has happened</h2>",
+            "<h2>Events</h2>",
             _events(proposal.events),
             '<p><a href="../migrations">All proposals</a></p>',
         ],
@@ -86,7 +88,7 @@ def page(proposal: Proposal) -> str:
 
 
 def overview(found: Iterable[Proposal], problems: Mapping[str, str]) -> str:
-    """The page of all proposals, the newest first, and of `problems` by database."""
+    """Return the page of these proposals, in their order, and of `problems` by database."""
     wrong = [
         f'<p class="error">{escape(name)}: pending migrations cannot be applied: {escape(problem)}</p>'
         for name, problem in problems.items()
@@ -103,7 +105,7 @@ def overview(found: Iterable[Proposal], problems: Mapping[str, str]) -> str:
         for one in found
     ]
     table = _table(("digest", "database", "to version", "state", "proposed", "by"), rows)
-    return _whole("Proposals", ["<h1>Proposals</h1>", *wrong, table if rows else "<p>There are none.</p>"])
+    return _whole("Proposals", ["<h1>Proposals</h1>", *wrong, table if rows else "<p>No proposals.</p>"])
 
 
 def missing(words: str) -> str:
@@ -127,7 +129,7 @@ def _decide(proposal: Proposal) -> list[str]:
     despite = " --despite-errors" if errors else ""
     reject = f"everlog -u URL reject {words} --reason …"
     return [
-        "<h2>To decide</h2>",
+        "<h2>Decide</h2>",
         *(f'<p class="error">{escape(error)}</p>' for error in errors),
         f"<pre>everlog -u URL approve {words}{despite} --reason …\n{reject}</pre>",
     ]
@@ -138,7 +140,7 @@ def _migration(one: MigrationEntry, sources: Sources) -> str:
         (
             f'<b class="error">{escape(step.text)}</b>' if step.problem else escape(step.text),
             f"{step.rows:,}" if step.rows else "",
-            "at once" if step.instant else "built",
+            "instant" if step.instant else "built",
         )
         for step in one.steps
     ]
@@ -151,11 +153,11 @@ def _migration(one: MigrationEntry, sources: Sources) -> str:
 
 
 def _file(path: str, digest: str, content: bytes | None) -> str:
-    """One file, which a click shows."""
-    shown = "<p>It is too large to be kept with the proposal.</p>"
+    """Return a file of a folder as HTML, collapsed."""
+    shown = "<p>Too large to be stored with the proposal.</p>"
     if content is not None:
         words = _text(content)
-        shown = f"<p>{len(content):,} bytes that are no text.</p>" if words is None else _lines(words)
+        shown = f"<p>{len(content):,} bytes, not text.</p>" if words is None else _lines(words)
     return (
         f"<details><summary>{escape(path)}</summary><p>SHA-256 <code>{escape(digest)}</code></p>"
         f"{shown}</details>"

@@ -45,11 +45,11 @@ _HEADERS = {
 
 
 class Pages:
-    """Serves the pages of what `proposals` gives, at `listen` (HOST:PORT, port 0 is any), in a
-    thread of its own. `problems`: why migrations cannot be applied, by database. `url` is where people
-    find it, if that is elsewhere.
+    """Serves pages on its own thread, at `listen` (HOST:PORT; port 0 is any free port), while it is entered.
 
-    Raises OpenError for an address that is not of this machine alone, or that cannot be had.
+    `proposals` returns the proposals, `problems` why migrations cannot be applied, by database. `url` is the
+    public URL, if it differs from the address. Raises OpenError for an address that is not a loopback
+    address, or is not available.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class Pages:
         host, port = listening(listen)
         if not is_loopback(host):
             raise OpenError(
-                f"the console on {host} could be read by anybody who reaches this machine; let it listen on"
-                " 127.0.0.1, put an authenticating proxy in front of it, and give its address with"
+                f"the console on {host} could be read from other machines without authentication; listen on"
+                " 127.0.0.1, put an authenticating proxy in front of it, and pass its address as"
                 " --console-url",
                 host=host,
             )
@@ -73,7 +73,7 @@ class Pages:
             self._server = _Http(host, port, self)
         except OSError as error:
             raise OpenError(
-                f"cannot show pages on {listen}: {error.strerror or error}; choose another --console-listen",
+                f"cannot serve pages on {listen}: {error.strerror or error}; choose another --console-listen",
                 address=listen,
             ) from None
         bound = self._server.server_address[1]
@@ -82,11 +82,11 @@ class Pages:
         self._thread = threading.Thread(target=self._server.serve_forever, name="everlog-pages", daemon=True)
 
     def link(self, digest: bytes) -> str:
-        """The page of the proposal with this digest. The form of this link stays."""
+        """Return the URL of a proposal's page, by digest. The form of these URLs never changes."""
         return f"{self.url}/migrations/{digest.hex()}"
 
     def answer(self, path: str, *, as_json: bool) -> tuple[HTTPStatus, str]:
-        """What a GET of this path is answered."""
+        """Return status and body of the response to a GET of this path."""
         words = [word for word in path.split("/") if word]
         if not words or words[0] != "migrations" or len(words) > 2:
             return _missing("expected /migrations, or /migrations/<digest>", as_json=as_json)
@@ -153,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         as_json = _prefers_json(self.headers.get("Accept", ""))
         if not self.server.pages.may_ask(self.headers.get("Host", "")):
-            status, body = HTTPStatus.MISDIRECTED_REQUEST, "this is not the host that was asked for\n"
+            status, body = HTTPStatus.MISDIRECTED_REQUEST, "unknown host: use the URL of the console\n"
         else:
             try:
                 status, body = self.server.pages.answer(urlsplit(self.path).path, as_json=as_json)
@@ -172,11 +172,11 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815  the name is http.server's
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the name is http.server's
-        """Requests are not worth a line each."""
+        """Do nothing: requests are not logged."""
 
 
 def _prefers_json(accept: str) -> bool:
-    """Return whether a request would rather have JSON than HTML (RFC 9110, 12.5.1); HTML if it is all one."""
+    """Return whether a request prefers JSON to HTML (RFC 9110, 12.5.1); without a preference, HTML."""
     weights = {"application/json": 0.0, "text/html": 0.0}
     for part in accept.split(","):
         kind, *parameters = (word.strip().lower() for word in part.split(";"))

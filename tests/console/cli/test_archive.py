@@ -42,7 +42,7 @@ def test_a_second_target_gets_what_went_to_the_first(everlog: Run, books: Path) 
         assert "record 1 was archived and cannot be read back" in ended.err
         assert not Path(target).exists(), "or what was moved away would be moved into it"
     Path("away").rename("old")
-    said = f"Copied: second has the records up to {done['base']:,} as well; no more go: "
+    said = f"Copied: second also has the records up to {done['base']:,}; later ones stay: "
     assert everlog("archive", "second", "--keep-records", "1").out.startswith(said)
     assert everlog("archive", "second", "--keep-records", "1").out.startswith("Nothing to archive: ")
     Path("old").rename("away")
@@ -54,15 +54,15 @@ def test_a_hold_keeps_records_until_it_is_released(everlog: Run, books: Path) ->
     assert everlog("archive", "--hold", "audit=3").out == "Held: from record 3 on, by audit\n"
     (done,) = everlog("archive", "old", "--keep-records", "0", "--json").json
     assert (done["base"], done["held"]) == (2, "hold 'audit'")
-    assert everlog("archive", "--release", "audit").out == "Nothing is held\n"
+    assert everlog("archive", "--release", "audit").out == "No holds\n"
     assert everlog("archive", "--release", "audit").code == 1
 
 
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (("archive",), "Say where to"),
-        (("archive", "old"), "Say what is kept"),
+        (("archive",), "expected TARGET"),
+        (("archive", "old"), "expected --keep-records or --keep-days"),
         (("archive", "--hold", "x"), "expected NAME=SEQ, found 'x'"),
     ],
 )
@@ -81,7 +81,7 @@ def test_a_server_is_asked_to_archive_and_says_where_it_does(everlog: Run, books
         assert everlog(*at, "archive", "--hold", "audit=3").out == "Held: from record 3 on, by audit\n"
         (done,) = everlog(*at, "archive", "--keep-records", "0", "--json").json
         assert (done["base"], done["held"]) == (2, "hold 'audit'")
-        assert everlog(*at, "archive", "--release", "audit").out == "Nothing is held\n"
+        assert everlog(*at, "archive", "--release", "audit").out == "No holds\n"
         out = everlog(*at, "archive", "old", "--keep-records", "1").out
         assert out.startswith("Archived: ")
         ended = everlog(*at, "archive", "new", "--keep-records", "1")
@@ -90,7 +90,7 @@ def test_a_server_is_asked_to_archive_and_says_where_it_does(everlog: Run, books
         assert "  Records up to " in everlog(*at, "status").out
         assert everlog(*at, "status", "--json").json[0]["archive"]["base"] > 2
         ended = everlog(*at, "archive")
-        assert (ended.code, "Say where to" in ended.err) == (2, True)
+        assert (ended.code, "expected TARGET" in ended.err) == (2, True)
     assert everlog("verify-backup", "old", "--deep").out == "OK: no problems found\n"
     with serving() as served:
         ended = everlog("-u", served.url, "archive", "--keep-records", "1")
@@ -117,12 +117,12 @@ def test_a_server_archives_by_itself_and_says_what_goes_wrong(everlog: Run, book
     ("words", "why"),
     [
         (("--archive-to", "other=old"), "this server has no database 'other'; it has: books"),
-        (("--archive-to", "books="), "expected NAME=DIR or NAME=URL, found no place"),
+        (("--archive-to", "books="), "expected NAME=DIR or NAME=URL, found no target"),
         (
             ("--archive-to", "old", "--archive-to", "books=new"),
-            "two places to archive to are given",
+            "found two; leave one out",
         ),
-        (("--keep-days", "3"), "Say where to: --archive-to DIR or URL"),
+        (("--keep-days", "3"), "expected --archive-to DIR or URL"),
     ],
 )
 def test_a_server_is_told_a_place_for_each_database(
@@ -134,4 +134,4 @@ def test_a_server_is_told_a_place_for_each_database(
 def test_several_databases_have_a_place_each(everlog: Run, books: Path) -> None:
     everlog("-u", "file:more.db", "create")
     both = ("serve", "--listen", "127.0.0.1:0", f"books=file:{books}", "more=file:more.db")
-    assert "say whose it is, as --archive-to books=old" in everlog(*both, "--archive-to", "old").err
+    assert "name the database, as in --archive-to books=old" in everlog(*both, "--archive-to", "old").err

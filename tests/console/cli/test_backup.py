@@ -46,7 +46,7 @@ def test_a_new_database_is_named_as_others_are(everlog: Run, books: Path) -> Non
     for words in (("restore", "kept", "s3://bucket/x"), ("rebuild", "--into", "everlog://db.example.com/x")):
         ended = everlog(*words)
         assert ended.code == 1
-        assert "a database of this machine, file:PATH" in ended.err
+        assert "a database on this machine, file:PATH" in ended.err
     assert not Path("s3:").exists()
 
 

@@ -200,7 +200,7 @@ def test_without_a_server_it_is_proposed_and_approved_where_the_files_are(
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (("--console-listen", "0.0.0.0:0"), 1, "could be read by anybody"),
+        (("--console-listen", "0.0.0.0:0"), 1, "could be read from other machines"),
         (("--console-listen", "nowhere"), 2, "expected --console-listen as HOST:PORT"),
         (("--notify", "nonsense://x", "--console-listen", "127.0.0.1:0"), 1, "unsupported scheme 'nonsense'"),
     ],

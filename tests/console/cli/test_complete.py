@@ -28,7 +28,7 @@ def test_here(project: Project, tmp_path: Path, everlog: Run) -> None:
     ended = everlog(*at, "up", "--dry-run")
     assert ended.code == 1
     assert "FAILS for 1 of 50 rows, the first airports/A00007" in ended.out
-    assert "it would stop there; nothing was changed" in ended.err
+    assert "this migration would fail; nothing was changed" in ended.err
     ended = everlog(*at, "up")
     assert ended.code == 1
     assert "`up` of table airports fails for row airports/A00007" in ended.err
@@ -38,7 +38,7 @@ def test_here(project: Project, tmp_path: Path, everlog: Run) -> None:
     assert "Applied: 20260101000001_two" in everlog(*at, "up", "--hold").out
     assert everlog(*at, "up").out == "Nothing to apply: the database is up to date\n"
     tried = everlog(*at, "complete", "--dry-run").out
-    assert tried.startswith("Would complete: 20260101000001_two; clients of the version before")
+    assert tried.startswith("Would complete: 20260101000001_two; clients of the previous version")
     assert everlog(*at, "complete", "--reason", "all are new").out.startswith("Completed: 20260101000001_two")
     ended = everlog(*at, "complete")
     assert (ended.code, "no migration is held" in ended.err) == (1, True)

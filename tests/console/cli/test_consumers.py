@@ -10,7 +10,7 @@ from tests.console.served import serving
 
 
 def test_a_follower_registers_and_archiving_leaves_what_it_lacks(everlog: Run, books: Path) -> None:
-    assert everlog("consumers").out == "Nobody is registered\n"
+    assert everlog("consumers").out == "No consumers are registered\n"
     everlog("follow", "--to", "sqlite:mirror.sqlite", "--consumer", "mirror", "--until", "2")
     (found,) = everlog("consumers", "--json").json
     assert (found["name"], found["seq"], found["over"], found["lag_records"] > 0) == ("mirror", 2, "", True)
@@ -50,7 +50,7 @@ def test_a_new_name_is_registered_by_who_may_write(everlog: Run, books: Path) ->
     with Database(books) as db:
         ended = everlog(*words)
         assert ended.code == 1
-        assert "consumer 'mirror' is new, and has to be registered first" in ended.err
+        assert "consumer 'mirror' is new and could not be registered" in ended.err
         assert "is open for writing by process" in ended.err
         db.consumers.register("mirror")
         db.tables.flush()
@@ -67,4 +67,4 @@ def test_consumers_of_a_server(everlog: Run, books: Path) -> None:
         assert (found["name"], found["lag_records"]) == ("mirror", 0)
         assert everlog("-u", served.url, "status", "--json").json[0]["consumers"]["registered"] == 1
         assert everlog("-u", served.url, "consumers", "remove", "mirror").code == 0
-        assert everlog("-u", served.url, "consumers").out == "Nobody is registered\n"
+        assert everlog("-u", served.url, "consumers").out == "No consumers are registered\n"

@@ -13,7 +13,7 @@ def test_create_makes_a_database_once(everlog: Run, here: Path) -> None:
     assert everlog("-u", "file:new.db", "create").out == "Created: file:new.db\n"
     with Database(here / "new.db", create=False) as db:
         uuid = db.uuid
-    assert everlog("-u", "file:new.db", "create").out == "There already: file:new.db\n"
+    assert everlog("-u", "file:new.db", "create").out == "Exists already: file:new.db\n"
     with Database(here / "new.db", create=False) as db:
         assert db.uuid == uuid
 
@@ -94,7 +94,7 @@ def test_wait_ends_when_the_database_is_there(everlog: Run, books: Path) -> None
 def test_wait_gives_up_after_a_while(everlog: Run) -> None:
     ended = everlog("-u", "file:never.db", "wait", "--wait-timeout", "0s")
     assert ended.code == 1
-    assert "file:never.db is not there" in ended.err
+    assert "file:never.db is not available" in ended.err
 
 
 @pytest.mark.parametrize("verb", ["wait", "status"])

@@ -51,7 +51,7 @@ def test_a_person_is_forgotten_by_a_row_and_by_name(
     assert (held["rows"], held["key"]["state"]) == ([], "forgotten")
     assert everlog("-u", url, "people", "export", "patients").code == 2
     readable = everlog("-u", url, "people", "readable")
-    assert (readable.code, readable.out) == (0, "Nothing of people is readable without their keys\n")
+    assert (readable.code, readable.out) == (0, "OK: no personal data is readable without keys\n")
     assert everlog("-u", url, "scan", "visits").out == ""
     monkeypatch.setenv("EVERLOG_ACTOR", "dpo")
     gone = everlog("-u", url, "forget", "patients", "--person", "s-2", "--reason", "asked")
@@ -113,7 +113,7 @@ def test_the_log_shows_rows_open_and_says_which_are_erased(
 
 
 def test_what_is_made_without_keys_is_said_to_be_sealed(everlog: Run, clinic: Path, tmp_path: Path) -> None:
-    said = "Sealed: the rows of patients, visits; they open once a copy of KEYS, which is kept apart"
+    said = "Sealed: the rows of patients, visits; to read them, put a copy of KEYS, which is stored"
     url, copy = f"file:{clinic}", tmp_path / "copy.db"
     everlog("-u", url, "backup", str(tmp_path / "kept"))
     assert everlog("verify-backup", str(tmp_path / "kept"), "--deep").out == "OK: no problems found\n"

@@ -80,8 +80,8 @@ def test_the_log_is_asked_for_a_row_a_kind_and_a_time(everlog: Run, edited: Path
     assert seqs("--kind", "load", "--actor", "bob") == [5]
     assert seqs("--since", "2001-01-01", "--limit", "2") == [1, 2]
     assert seqs("--before", "2001-01-01") == []
-    assert "one of a --table" in everlog("log", "--key", "1").err
-    assert "leave the other filters" in everlog("log", "--follow", "--kind", "load").err
+    assert "expected --table with --row" in everlog("log", "--key", "1").err
+    assert "not with other filters" in everlog("log", "--follow", "--kind", "load").err
 
 
 def test_the_log_is_written_as_csv_and_parquet(everlog: Run, edited: Path, here: Path) -> None:

@@ -107,7 +107,7 @@ def test_a_late_migration_is_taken_only_if_that_is_said(everlog: Run, here: Path
         in everlog(*common, "up", "--out-of-order", "--dry-run").out
     )
     assert everlog(*common, "up", "--out-of-order").code == 0
-    assert f"[X] {shop.FIRST}_create_books  (came out of order)" in everlog(*common, "status").out
+    assert f"[X] {shop.FIRST}_create_books  (applied out of order)" in everlog(*common, "status").out
 
 
 def in_another_process(path: Path) -> subprocess.Popen[str]:

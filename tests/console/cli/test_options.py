@@ -45,13 +45,13 @@ def test_a_named_file_that_is_not_there_is_an_error(everlog: Run) -> None:
 def test_without_a_url_the_sentence_says_how_to_give_one(everlog: Run) -> None:
     ended = everlog("status")
     assert ended.code == 1
-    assert "give --url, or set DATABASE_URL" in ended.err
+    assert "pass --url, or set DATABASE_URL" in ended.err
 
 
 def test_options_are_taken_before_and_after_the_command(everlog: Run) -> None:
     assert everlog("-u", "file:a.db", "create").code == 0
     assert everlog("create", "-u", "file:b.db").code == 0
-    assert everlog("-u", "file:a.db", "create", "-u", "file:b.db").out == "There already: file:b.db\n"
+    assert everlog("-u", "file:a.db", "create", "-u", "file:b.db").out == "Exists already: file:b.db\n"
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_an_audit_names_the_record_and_the_fork(everlog: Run, books: Path, key: 
     assert "the proof for index 3" in everlog("audit", "--against", "p5", "--key", key).err
     ended = everlog("audit", "--key", key)
     assert (ended.code, ended.out) == (2, "")
-    assert "--signed-by and --origin go with what they verify" in ended.err
+    assert "with --signed-by and --origin" in ended.err
     assert everlog("-u", "everlog://db.example.com/x", "audit").code == 1
 
 

@@ -62,7 +62,7 @@ def test_on_a_terminal_it_asks(everlog: Run, books: Path) -> None:
         os.close(stdin)
         os.close(terminal)
         assert ended.returncode == code
-        assert "Roll back all the same?" in ended.stderr
+        assert "Roll back nevertheless?" in ended.stderr
         with Database(books, create=False) as db:
             assert db.schema.version == version
 

@@ -38,7 +38,7 @@ def test_get_of_a_row_that_is_not_there_fails(everlog: Run, books: Path) -> None
         (("get", "books", "978-0"), "the primary key of books has 2 field(s)"),
         (("get", "nothing", "1"), "there is no table 'nothing'"),
         (("scan", "books", "--index", "by_price"), "has no index 'by_price'"),
-        (("scan", "books", "--resume", "!"), "expected --resume as a scan printed it"),
+        (("scan", "books", "--resume", "!"), "expected --resume with the token of a scan"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(
@@ -106,4 +106,4 @@ def test_a_count_is_of_all_rows(everlog: Run, shelf: Path) -> None:
     for more in (("--limit", "3"), ("--resume", "AAAA")):
         ended = everlog("scan", "books", "--count", *more)
         assert (ended.code, ended.out) == (2, "")
-        assert "--count counts all of them" in ended.err
+        assert "--count counts all rows" in ended.err

@@ -97,7 +97,7 @@ def test_over_tls_with_a_token(everlog: Run, books: Path) -> None:
         trusted = f"{url}?ca={TLS / 'certificate.pem'}"
         ended = everlog("-u", f"{trusted}&token=sesame", "status")
         assert (ended.code, "sesame" in ended.out) == (0, False)
-        for bad, says in ((trusted, "refuses the call"), (url, "name its authority, ?ca=FILE")):
+        for bad, says in ((trusted, "refuses the call"), (url, "pass its authority as ?ca=FILE")):
             ended = everlog("-u", bad, "status")
             assert ended.code == 1
             assert says in ended.err
@@ -116,7 +116,7 @@ def test_a_database_that_the_server_has_not_is_a_sentence(everlog: Run, server: 
         (("a=file:x.db", "a=file:y.db"), 1, "two databases are named 'a'"),
         (("a=everlog://host/a",), 1, "is on a server"),
         (("--listen", "nowhere"), 2, "expected --listen as HOST:PORT"),
-        (("--tls-cert", "chain.pem"), 2, "belong together"),
+        (("--tls-cert", "chain.pem"), 2, "expected --tls-cert and --tls-key together"),
         (("--listen", "0.0.0.0:0"), 1, "needs TLS"),
     ],
 )

@@ -91,9 +91,12 @@ def test_one_package_is_for_all_that_have_none_of_their_own(
         (("--migrations", "users=x"), "this server has no database 'users'; it has: books, airports"),
         (
             ("--migrations", "x", "--migrations", "y"),
-            "are given for all databases",
+            "expected one package of migrations for all databases, found two",
         ),
-        (("--migrations", "books=x", "--migrations", "books=y"), "are given for books"),
+        (
+            ("--migrations", "books=x", "--migrations", "books=y"),
+            "expected one package of migrations for books, found two",
+        ),
         (("--migrations", "books="), "expected NAME=PACKAGE or PACKAGE, found no package"),
     ],
 )
@@ -111,4 +114,4 @@ def test_two_directories_of_one_name_are_refused_with_the_way_out(everlog: Run, 
     words = ("--migrations", f"books={paths[0]}", "--migrations", f"airports={paths[1]}")
     ended = everlog("serve", *PLACES, "--listen", "127.0.0.1:0", *words)
     assert ended.code == 1
-    assert "are both the package schemas; put them into packages of different names" in ended.err
+    assert "have the same package name, schemas; put them into packages with different names" in ended.err

@@ -138,7 +138,7 @@ def _alone(db: Database) -> Iterator[None]:
 
 
 def removable(db: Database, keep_records: int, keep_ns: int, *, repeatable: bool = True) -> tuple[int, str]:
-    """Return the last removable record, and the reason why the next one stays. Read-only.
+    """Return the last removable record, 0 if there is none, and the reason why the next one stays. Read-only.
 
     With `repeatable=False`, commits that may be repeated are ignored, which reads less.
     """
@@ -151,7 +151,8 @@ def removable(db: Database, keep_records: int, keep_ns: int, *, repeatable: bool
     if repeatable and (first := _repeatable(db)):
         hours = f"{db.committer.idempotency_s / 3600:g}"
         found.append((first - 1, f"commits of the last {hours} hours may be repeated under their ids"))
-    return min(found)
+    last, held = min(found)
+    return max(last, 0), held
 
 
 def _before(db: Database, time_ns: int) -> int:

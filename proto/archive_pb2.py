@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from everlog.proto import access_pb2 as everlog_dot_proto_dot_access__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65verlog/proto/archive.proto\x12\neverlog.v1\x1a\x1a\x65verlog/proto/access.proto\"Y\n\x0e\x41rchiveRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x14\n\x0ckeep_records\x18\x03 \x01(\x04\x12\x0f\n\x07keep_ns\x18\x04 \x01(\x04\"\xd2\x01\n\x0f\x41rchiveResponse\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12\x0c\n\x04unit\x18\x04 \x01(\t\x12\x10\n\x08\x66inished\x18\x05 \x01(\x08\x12\x0c\n\x04last\x18\x06 \x01(\x04\x12\x0c\n\x04\x62\x61se\x18\x07 \x01(\x04\x12\x0f\n\x07removed\x18\x08 \x01(\x04\x12\x0c\n\x04held\x18\t \x01(\t\x12\x14\n\x0c\x62ytes_before\x18\n \x01(\x04\x12\x13\n\x0b\x62ytes_after\x18\x0b \x01(\x04\x12\x0e\n\x06target\x18\x0c \x01(\t\":\n\x0bHoldRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03seq\x18\x03 \x01(\x04\"O\n\x0eReleaseRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\" \n\x0cHoldsRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"r\n\rHoldsResponse\x12\x33\n\x05holds\x18\x01 \x03(\x0b\x32$.everlog.v1.HoldsResponse.HoldsEntry\x1a,\n\nHoldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x32\xb1\x02\n\x07\x41rchive\x12M\n\x07\x41rchive\x12\x1a.everlog.v1.ArchiveRequest\x1a\x1b.everlog.v1.ArchiveResponse\"\x07\xa2\xcf\x18\x03\n\x01\x0c\x30\x01\x12\x43\n\x04Hold\x12\x17.everlog.v1.HoldRequest\x1a\x19.everlog.v1.HoldsResponse\"\x07\xa2\xcf\x18\x03\n\x01\x0b\x12K\n\x07Release\x12\x1a.everlog.v1.ReleaseRequest\x1a\x19.everlog.v1.HoldsResponse\"\t\xa2\xcf\x18\x05\n\x01\x17\x30\x01\x12\x45\n\x05Holds\x12\x18.everlog.v1.HoldsRequest\x1a\x19.everlog.v1.HoldsResponse\"\x07\xa2\xcf\x18\x03\n\x01\x14\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65verlog/proto/archive.proto\x12\neverlog.v1\x1a\x1a\x65verlog/proto/access.proto\"Y\n\x0e\x41rchiveRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x14\n\x0ckeep_records\x18\x03 \x01(\x04\x12\x0f\n\x07keep_ns\x18\x04 \x01(\x04\"\xd2\x01\n\x0f\x41rchiveResponse\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12\x0c\n\x04unit\x18\x04 \x01(\t\x12\x10\n\x08\x66inished\x18\x05 \x01(\x08\x12\x0c\n\x04last\x18\x06 \x01(\x04\x12\x0c\n\x04\x62\x61se\x18\x07 \x01(\x04\x12\x0f\n\x07removed\x18\x08 \x01(\x04\x12\x0c\n\x04held\x18\t \x01(\t\x12\x14\n\x0c\x62ytes_before\x18\n \x01(\x04\x12\x13\n\x0b\x62ytes_after\x18\x0b \x01(\x04\x12\x0e\n\x06target\x18\x0c \x01(\t\"K\n\x10RemovableRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x14\n\x0ckeep_records\x18\x02 \x01(\x04\x12\x0f\n\x07keep_ns\x18\x03 \x01(\x04\"/\n\x11RemovableResponse\x12\x0c\n\x04last\x18\x01 \x01(\x04\x12\x0c\n\x04held\x18\x02 \x01(\t\":\n\x0bHoldRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03seq\x18\x03 \x01(\x04\"O\n\x0eReleaseRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\" \n\x0cHoldsRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"r\n\rHoldsResponse\x12\x33\n\x05holds\x18\x01 \x03(\x0b\x32$.everlog.v1.HoldsResponse.HoldsEntry\x1a,\n\nHoldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x32\x84\x03\n\x07\x41rchive\x12M\n\x07\x41rchive\x12\x1a.everlog.v1.ArchiveRequest\x1a\x1b.everlog.v1.ArchiveResponse\"\x07\xa2\xcf\x18\x03\n\x01\x0c\x30\x01\x12Q\n\tRemovable\x12\x1c.everlog.v1.RemovableRequest\x1a\x1d.everlog.v1.RemovableResponse\"\x07\xa2\xcf\x18\x03\n\x01\x14\x12\x43\n\x04Hold\x12\x17.everlog.v1.HoldRequest\x1a\x19.everlog.v1.HoldsResponse\"\x07\xa2\xcf\x18\x03\n\x01\x0b\x12K\n\x07Release\x12\x1a.everlog.v1.ReleaseRequest\x1a\x19.everlog.v1.HoldsResponse\"\t\xa2\xcf\x18\x05\n\x01\x17\x30\x01\x12\x45\n\x05Holds\x12\x18.everlog.v1.HoldsRequest\x1a\x19.everlog.v1.HoldsResponse\"\x07\xa2\xcf\x18\x03\n\x01\x14\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HOLDSRESPONSE_HOLDSENTRY']._serialized_options = b'8\001'
   _globals['_ARCHIVE'].methods_by_name['Archive']._loaded_options = None
   _globals['_ARCHIVE'].methods_by_name['Archive']._serialized_options = b'\242\317\030\003\n\001\014'
+  _globals['_ARCHIVE'].methods_by_name['Removable']._loaded_options = None
+  _globals['_ARCHIVE'].methods_by_name['Removable']._serialized_options = b'\242\317\030\003\n\001\024'
   _globals['_ARCHIVE'].methods_by_name['Hold']._loaded_options = None
   _globals['_ARCHIVE'].methods_by_name['Hold']._serialized_options = b'\242\317\030\003\n\001\013'
   _globals['_ARCHIVE'].methods_by_name['Release']._loaded_options = None
@@ -46,16 +48,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ARCHIVEREQUEST']._serialized_end=160
   _globals['_ARCHIVERESPONSE']._serialized_start=163
   _globals['_ARCHIVERESPONSE']._serialized_end=373
-  _globals['_HOLDREQUEST']._serialized_start=375
-  _globals['_HOLDREQUEST']._serialized_end=433
-  _globals['_RELEASEREQUEST']._serialized_start=435
-  _globals['_RELEASEREQUEST']._serialized_end=514
-  _globals['_HOLDSREQUEST']._serialized_start=516
-  _globals['_HOLDSREQUEST']._serialized_end=548
-  _globals['_HOLDSRESPONSE']._serialized_start=550
-  _globals['_HOLDSRESPONSE']._serialized_end=664
-  _globals['_HOLDSRESPONSE_HOLDSENTRY']._serialized_start=620
-  _globals['_HOLDSRESPONSE_HOLDSENTRY']._serialized_end=664
-  _globals['_ARCHIVE']._serialized_start=667
-  _globals['_ARCHIVE']._serialized_end=972
+  _globals['_REMOVABLEREQUEST']._serialized_start=375
+  _globals['_REMOVABLEREQUEST']._serialized_end=450
+  _globals['_REMOVABLERESPONSE']._serialized_start=452
+  _globals['_REMOVABLERESPONSE']._serialized_end=499
+  _globals['_HOLDREQUEST']._serialized_start=501
+  _globals['_HOLDREQUEST']._serialized_end=559
+  _globals['_RELEASEREQUEST']._serialized_start=561
+  _globals['_RELEASEREQUEST']._serialized_end=640
+  _globals['_HOLDSREQUEST']._serialized_start=642
+  _globals['_HOLDSREQUEST']._serialized_end=674
+  _globals['_HOLDSRESPONSE']._serialized_start=676
+  _globals['_HOLDSRESPONSE']._serialized_end=790
+  _globals['_HOLDSRESPONSE_HOLDSENTRY']._serialized_start=746
+  _globals['_HOLDSRESPONSE_HOLDSENTRY']._serialized_end=790
+  _globals['_ARCHIVE']._serialized_start=793
+  _globals['_ARCHIVE']._serialized_end=1181
 # @@protoc_insertion_point(module_scope)

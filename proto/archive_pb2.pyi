@@ -110,6 +110,55 @@ class ArchiveResponse(_message.Message):
 Global___ArchiveResponse: _TypeAlias = ArchiveResponse  # noqa: Y015
 
 @_typing.final
+class RemovableRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATABASE_FIELD_NUMBER: _builtins.int
+    KEEP_RECORDS_FIELD_NUMBER: _builtins.int
+    KEEP_NS_FIELD_NUMBER: _builtins.int
+    database: _builtins.str
+    keep_records: _builtins.int
+    """As in ArchiveRequest."""
+    keep_ns: _builtins.int
+    def __init__(
+        self,
+        *,
+        database: _builtins.str = ...,
+        keep_records: _builtins.int = ...,
+        keep_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "keep_ns", b"keep_ns", "keep_records", b"keep_records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemovableRequest: _TypeAlias = RemovableRequest  # noqa: Y015
+
+@_typing.final
+class RemovableResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAST_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    last: _builtins.int
+    """The last record that would be removed, and what keeps the next one in the log."""
+    held: _builtins.str
+    def __init__(
+        self,
+        *,
+        last: _builtins.int = ...,
+        held: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "last", b"last"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemovableResponse: _TypeAlias = RemovableResponse  # noqa: Y015
+
+@_typing.final
 class HoldRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

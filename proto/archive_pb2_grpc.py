@@ -39,6 +39,11 @@ class ArchiveStub:
                 request_serializer=everlog_dot_proto_dot_archive__pb2.ArchiveRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_archive__pb2.ArchiveResponse.FromString,
                 _registered_method=True)
+        self.Removable = channel.unary_unary(
+                '/everlog.v1.Archive/Removable',
+                request_serializer=everlog_dot_proto_dot_archive__pb2.RemovableRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_archive__pb2.RemovableResponse.FromString,
+                _registered_method=True)
         self.Hold = channel.unary_unary(
                 '/everlog.v1.Archive/Hold',
                 request_serializer=everlog_dot_proto_dot_archive__pb2.HoldRequest.SerializeToString,
@@ -61,6 +66,13 @@ class ArchiveServicer:
 
     def Archive(self, request, context):
         """Moves old log to the target, and frees its disk space. It continues if the client disconnects.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Removable(self, request, context):
+        """Returns what Archive would remove with the same arguments. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -92,6 +104,11 @@ def add_ArchiveServicer_to_server(servicer, server):
                     servicer.Archive,
                     request_deserializer=everlog_dot_proto_dot_archive__pb2.ArchiveRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_archive__pb2.ArchiveResponse.SerializeToString,
+            ),
+            'Removable': grpc.unary_unary_rpc_method_handler(
+                    servicer.Removable,
+                    request_deserializer=everlog_dot_proto_dot_archive__pb2.RemovableRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_archive__pb2.RemovableResponse.SerializeToString,
             ),
             'Hold': grpc.unary_unary_rpc_method_handler(
                     servicer.Hold,
@@ -136,6 +153,33 @@ class Archive:
             '/everlog.v1.Archive/Archive',
             everlog_dot_proto_dot_archive__pb2.ArchiveRequest.SerializeToString,
             everlog_dot_proto_dot_archive__pb2.ArchiveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Removable(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Archive/Removable',
+            everlog_dot_proto_dot_archive__pb2.RemovableRequest.SerializeToString,
+            everlog_dot_proto_dot_archive__pb2.RemovableResponse.FromString,
             options,
             channel_credentials,
             insecure,

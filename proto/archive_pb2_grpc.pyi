@@ -37,6 +37,8 @@ class ArchiveStub:
     def __new__(cls, channel: _aio.Channel) -> ArchiveAsyncStub: ...
     Archive: _grpc.UnaryStreamMultiCallable[_archive_pb2.ArchiveRequest, _archive_pb2.ArchiveResponse]
     """Moves old log to the target, and frees its disk space. It continues if the client disconnects."""
+    Removable: _grpc.UnaryUnaryMultiCallable[_archive_pb2.RemovableRequest, _archive_pb2.RemovableResponse]
+    """Returns what Archive would remove with the same arguments. Changes nothing."""
     Hold: _grpc.UnaryUnaryMultiCallable[_archive_pb2.HoldRequest, _archive_pb2.HoldsResponse]
     """Keeps the record at `seq` and later ones. A second call with the same name moves the hold."""
     Release: _grpc.UnaryUnaryMultiCallable[_archive_pb2.ReleaseRequest, _archive_pb2.HoldsResponse]
@@ -47,6 +49,8 @@ class ArchiveAsyncStub(ArchiveStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Archive: _aio.UnaryStreamMultiCallable[_archive_pb2.ArchiveRequest, _archive_pb2.ArchiveResponse]  # type: ignore[assignment]
     """Moves old log to the target, and frees its disk space. It continues if the client disconnects."""
+    Removable: _aio.UnaryUnaryMultiCallable[_archive_pb2.RemovableRequest, _archive_pb2.RemovableResponse]  # type: ignore[assignment]
+    """Returns what Archive would remove with the same arguments. Changes nothing."""
     Hold: _aio.UnaryUnaryMultiCallable[_archive_pb2.HoldRequest, _archive_pb2.HoldsResponse]  # type: ignore[assignment]
     """Keeps the record at `seq` and later ones. A second call with the same name moves the hold."""
     Release: _aio.UnaryUnaryMultiCallable[_archive_pb2.ReleaseRequest, _archive_pb2.HoldsResponse]  # type: ignore[assignment]
@@ -60,6 +64,14 @@ class ArchiveServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_archive_pb2.ArchiveResponse], _abc.AsyncIterator[_archive_pb2.ArchiveResponse]]:
         """Moves old log to the target, and frees its disk space. It continues if the client disconnects."""
+
+    @_abc_1.abstractmethod
+    def Removable(
+        self,
+        request: _archive_pb2.RemovableRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_archive_pb2.RemovableResponse, _abc.Awaitable[_archive_pb2.RemovableResponse]]:
+        """Returns what Archive would remove with the same arguments. Changes nothing."""
 
     @_abc_1.abstractmethod
     def Hold(

@@ -295,8 +295,8 @@ class Archive(Protocol):
         """
 
     def removable(self, *, keep_records: int = 0, keep_ns: int = 0) -> tuple[int, str]:
-        """Return the seq of the last record that `move` would remove, and why the next one stays. Read-only.
-        Raises Error for a database on a server, which has no such call."""
+        """Return the seq of the last record that `move` would remove, 0 if there is none, and why the next
+        one stays. Read-only."""
 
     def holds(self) -> dict[str, int]:
         """Return the holds: each name, and the seq of the first record that it keeps. Read-only."""

@@ -83,7 +83,7 @@ ROWS = [
     # archive
     Row("archive.backup", "", "backup", HERE),
     Row("archive.move", "Archive.Archive", "archive", "the handle has the word: db.archive"),
-    Row("archive.removable", "", "archive --dry-run", OPTION),
+    Row("archive.removable", "Archive.Removable", "archive --dry-run", OPTION),
     Row("archive.holds", "Archive.Holds", "archive", "the verb prints them with every change"),
     Row("archive.hold", "Archive.Hold", "archive --add-hold", OPTION),
     Row("archive.release", "Archive.Release", "archive --release", OPTION),

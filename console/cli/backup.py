@@ -195,8 +195,8 @@ def archive(
     if not moves and (keeps or not (held or release)):
         raise click.UsageError("expected TARGET, a directory or a URL; or --add-hold, or --release")
     if dry_run:
-        if not keeps or held or release or is_remote(settings.url):
-            raise click.UsageError("--dry-run works only for moving the log of a database on this machine")
+        if not keeps or held or release:
+            raise click.UsageError("--dry-run works only for moving old records: --keep-records, --keep-days")
         _would_archive(settings, keep_records or 0, int((keep_days or 0) * DAY_NS))
         return
     settings.resume = "records that are not archived yet are in the database; run it again to resume"

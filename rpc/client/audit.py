@@ -42,7 +42,7 @@ from everlog.proto import archive_pb2 as pb
 from everlog.proto import archive_pb2_grpc, log_pb2, proofs_pb2, proofs_pb2_grpc
 from everlog.rpc.client.channel import Channel
 from everlog.rpc.client.feed import RemoteBatches
-from everlog.store.errors import CorruptionError, CursorError, Error, UnavailableError
+from everlog.store.errors import CorruptionError, CursorError, UnavailableError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.record import read_varint, time_of
 from everlog.store.rocks import files
@@ -111,11 +111,10 @@ class RemoteArchive:
         raise UnavailableError(f"{url}: the server ended before it had archived; run it again", url=url)
 
     def removable(self, *, keep_records: int = 0, keep_ns: int = 0) -> tuple[int, str]:
-        """Raise Error: servers have no such call."""
-        raise Error(
-            f"{self._channel.url}: a server has no call for the records that `move` would remove; open the"
-            " database where its files are"
-        )
+        """Return the last record that `move` would remove, and why the next one stays. Read-only."""
+        request = pb.RemovableRequest(database=self._database, keep_records=keep_records, keep_ns=keep_ns)
+        found = self._channel.call(self._stub.Removable, request)
+        return found.last, found.held
 
     def holds(self) -> dict[str, int]:
         """Return the holds: name to the first record held. Read-only."""

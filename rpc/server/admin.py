@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from everlog.audit import holds
-from everlog.audit.archive import archive
+from everlog.audit.archive import archive, removable
 from everlog.audit.note import Signer
 from everlog.audit.place import same
 from everlog.audit.prover import LocalProver, checkpoint
@@ -225,6 +225,13 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
 
         async for answer in self._hosting.stream(run, stops=True):
             yield answer
+
+    async def Removable(
+        self, request: archive_pb2.RemovableRequest, context: object
+    ) -> archive_pb2.RemovableResponse:
+        db = self._hosting.database(request.database)
+        last, held = await self._hosting.read(removable, db, request.keep_records, request.keep_ns)
+        return archive_pb2.RemovableResponse(last=last, held=held)
 
     async def Hold(self, request: archive_pb2.HoldRequest, context: object) -> archive_pb2.HoldsResponse:
         db = self._hosting.database(request.database)

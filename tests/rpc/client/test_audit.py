@@ -49,6 +49,24 @@ def test_a_follower_is_told_where_the_archive_is_not_there(db: EmbeddedDatabase,
     (tmp_path / "away").rename(tmp_path / "archive")
 
 
+def test_a_server_tells_what_would_be_archived_as_the_embedded_database_does(
+    db: EmbeddedDatabase, tmp_path: Path
+) -> None:
+    for number in range(100):
+        db.put(AIRPORTS, Airport(faa=f"A{number}", name=f"{number}"))
+    with (
+        Server({"x": db}, archives={"x": str(tmp_path / "archive")}) as server,
+        RemoteDatabase(server.url("x")) as remote,
+    ):
+        assert remote.archive.removable() == (db.head - 1, "the newest record stays")
+        for keeps in ({"keep_records": 40}, {"keep_records": 10**6}, {"keep_ns": 10**18}, {}):
+            assert remote.archive.removable(**keeps) == db.archive.removable(**keeps)
+        assert remote.archive.removable(keep_records=10**6) == (0, "1,000,000 are kept")
+        db.archive.hold("audit", 31)
+        assert remote.archive.removable(keep_records=40) == (30, "hold 'audit'")
+        assert remote.archive.move(keep_records=40).base == 30
+
+
 def test_a_server_archives_to_where_it_was_told_and_nowhere_else(
     db: EmbeddedDatabase, tmp_path: Path
 ) -> None:

@@ -404,22 +404,32 @@ class Admin(Protocol):
     """The calls of operators on one database. Commits take `actor` and `reason`, which the log records."""
 
     def status(self) -> Status:
-        """Return the state of the database in numbers. Read-only."""
+        """Return the state of the database in numbers: tables, log, disk, clock, archive, consumers.
+        Read-only."""
 
     def check(self, progress: OnProgress | None = None, *, deep: bool = False) -> Iterable[str]:
-        """Yield a sentence for each problem with tables, indexes, files and log. `deep`: also compare every
-        row with the log, for which the tables are built again in a temporary directory. Read-only."""
+        """Yield a sentence for each problem with tables, indexes, files and log; nothing if there is none.
+        Read-only.
+
+        `deep`: also compare every row with the log, for which the tables are built again in a temporary
+        directory.
+        """
 
     def hashes(
         self, progress: OnProgress | None = None, *, seq: int | None = None, sealed: bool = False
     ) -> dict[str, TableHash]:
-        """Return the number of rows and the content hash of every table, now or as of `seq`. `sealed`: hash
-        sealed rows as they are stored, as a copy without keys has them. Read-only. Raises CursorError."""
+        """Return the number of rows and the content hash of every table, by name. Read-only.
+
+        `seq`: as of this record; None: as of the newest. `sealed`: hash sealed rows as they are stored, as a
+        copy without keys has them. Raises CursorError for a position that the log does not have.
+        """
 
     def rebuild(self, progress: OnProgress | None = None) -> dict[str, TableHash]:
-        """Build all tables again from the log beside the live ones, prove that both are equal, and switch to
-        the new ones; return their hashes. A killed rebuild resumes. Writes. Raises CorruptionError if they
-        differ; nothing is switched then."""
+        """Build all tables again from the log, prove that they equal the live ones, switch to them, and
+        return their hashes. Writes; reads and writes of others continue.
+
+        A killed rebuild resumes. Raises CorruptionError if the tables differ; nothing is switched then.
+        """
 
     def rebuild_into(
         self,
@@ -430,9 +440,12 @@ class Admin(Protocol):
         time: Time | None = None,
     ) -> dict[str, TableHash]:
         """Build this database from its log in a new directory on this machine, and return the hashes of its
-        tables: as of the record at `seq`, of a time, or of the newest record. A killed run resumes. Writes to
-        `path` alone. Raises OpenError if the directory has other files, CursorError for a position that the
-        log does not have."""
+        tables.
+
+        `seq`: as of this record; `time`: as of this time, as in `Past.at`; neither: as of the newest record.
+        A killed run resumes. Writes to `path` alone. Raises OpenError if the directory has other files,
+        CursorError for a position that the log does not have.
+        """
 
     @property
     def production(self) -> bool:

@@ -71,13 +71,13 @@ class Database(Writer):
         master_key: MasterKey | None = None,
         progress: OnProgress | None = None,
     ) -> None:
-        """Open the database in a directory; create it if there is none and `create` is true.
+        """Open the database in a directory; create it if it does not exist and `create` is true.
 
-        `read_only`: open it for reading, also beside a process that writes. `durability`: the default of
-        commits, "sync" (on disk on return) or "os" (on disk about 20 ms later). `idempotency_s`: for how
-        many seconds archiving leaves commits with a `commit_id` in the log. `clock`: replaces the machine's
-        clock. `master_key`: for sealed rows, its 32 bytes, the path of its file, or a `Master`; None: that
-        of the environment. `progress`: called while the tables catch up.
+        `read_only`: open it for reading, also while another process writes. `durability`: the default of
+        commits, "sync" (on disk on return) or "os" (on disk about 20 ms later). `idempotency_s`: for how many
+        seconds archiving leaves commits with a `commit_id` in the log. `clock`: replaces the machine's clock.
+        `master_key`: for sealed rows, its 32 bytes, the path of its file, or a `Master`; None: that of the
+        environment. `progress`: called while the tables catch up.
 
         Raises OpenError, and CorruptionError if the log or the files are damaged.
         """
@@ -110,7 +110,7 @@ class Database(Writer):
             self.sweeper = expiry.Sweeper(core)
             self.committer.validator.on_end = self.sweeper.expect
 
-    # what it is
+    # identity and state
 
     @property
     def schema(self) -> Schema:
@@ -170,27 +170,30 @@ class Database(Writer):
     # reading
 
     def snapshot(self) -> Snapshot:
-        """Return the database at its current seq, for consistent reads. Read-only.
+        """Return the database at its current seq, for consistent reads. Read-only. Close it, or use a `with`
+        block.
 
-        with db.snapshot() as now:
-            total = now.count(AIRPORTS)
+            with db.snapshot() as now:
+                total = now.count(AIRPORTS)
+
+        Raises ClosedError.
         """
         return self.core.snapshot()
 
     def at(
         self, *, seq: int | None = None, time: Time | None = None, progress: OnProgress | None = None
     ) -> Moment:
-        """Return the database as it was after the record at `seq`, or at a time: get, scan, count and hash
-        past rows.
+        """Return the database as it was after the record at `seq`, or at a time, for reading. Need not be
+        closed.
 
-        `time` is a datetime, its text in ISO 8601, or nanoseconds since the Unix epoch. The version index
-        is extended as far as needed, which reads the log at the first call (`progress`) and writes only
-        that index.
+        `time` is a datetime, its text in ISO 8601 (UTC unless it names a zone), or nanoseconds since the Unix
+        epoch. The version index is extended as far as needed, which reads the log at the first call
+        (`progress`) and writes only that index.
 
             db.at(time="2026-01-05T09:30:00Z").get(AIRPORTS, "JFK")
 
-        Raises CursorError before the first record, in the future, and where the log was removed; RowError
-        for an invalid time.
+        Raises CursorError before the first record, in the future, and where the log was removed; RowError for
+        an invalid time.
         """
         self.core.check_open()
         return self.past.at(seq=seq, time=time, progress=progress)
@@ -198,20 +201,20 @@ class Database(Writer):
     def history(
         self, table: Table[M, K], key: K, *, newest_first: bool = True, limit: int | None = None
     ) -> Iterator[Version[M]]:
-        """Yield every version of a row: who wrote it, when, why, and what changed. Read-only, except for
-        the version index.
+        """Yield every version of a row: who wrote it, when, why, and what changed. Read-only, except for the
+        version index.
 
         It spans migrations, and includes deleted rows and dropped tables. `limit` is the maximum number of
         versions. It follows the links of the log as long as the row existed, then the version index (`at`).
-        Raises SchemaError if there never was such a table.
+        Raises SchemaError if the table never existed.
         """
         self.core.check_open()
         arguments.table(table)
         return self.past.history(table, key, newest_first=newest_first, limit=limit)
 
     def refresh(self) -> int:
-        """In a database opened for reading beside a writing process, see what was written since. Return the
-        new seq."""
+        """In a database opened for reading, see what the writing process has written since. Return the new
+        seq. Read-only."""
         self.core.check_open()
         if self.read_only:
             opening.refresh(self.core)
@@ -233,12 +236,17 @@ class Database(Writer):
         progress: OnProgress | None = None,
         **metadata: Any,
     ) -> loads.LoadResult:
-        """Write many rows in chunks, one commit per chunk. With an `id`, a repeated load resumes where it
-        stopped. Writes.
+        """Write many rows in chunks, one commit per chunk, and return the number of rows, skipped rows and
+        commits. Writes.
 
-        `rows` must be the same at each run. `total`: the number of rows if known, for `progress`.
-        `expires`: as in `put`, for all rows. `source`: the name of the data's origin, recorded in the log.
-        Raises RowError for an invalid row; the chunks before it stay.
+        With an `id`, a repeated load resumes where it stopped, and a finished one does nothing; `rows` must
+        be the same at each run. `source`: the name of the data's origin, recorded in the log. `total`: the
+        number of rows if known, for `progress`. `expires`: as in `put`, for all rows. `metadata`: as in
+        `transaction`.
+
+            db.load(AIRPORTS, rows, id="airports-2026-01", actor="ann")
+
+        Raises RowError for an invalid row; earlier chunks stay.
         """
         return loads.load(
             self.core,
@@ -256,7 +264,12 @@ class Database(Writer):
     def loader(
         self, table: Table[Any, Any], load: log_pb2.Load, expires: Expires | None = None, **metadata: Any
     ) -> loads.Loader:
-        """Return one load, to be fed chunk by chunk; `load` has its id, kind and source."""
+        """Return a load that writes chunk by chunk, for a caller that has its own loop. Writes when rows are
+        added.
+
+        `load` has its id, kind and source. `expires` and `metadata` as in `load`. Raises RowError,
+        SchemaError.
+        """
         return loads.Loader(self.core, table, load, self.transaction(**metadata).metadata, expires)
 
     def apply_migration(
@@ -302,11 +315,13 @@ class Database(Writer):
         stopped: Callable[[], bool] = lambda: False,
         deleted: Container[tuple[str, bytes]] = (),
     ) -> bool:
-        """Build what the migration started by record `since` adds, beside the live tables; resume where it
-        stopped. Writes.
+        """Build the rows and indexes that a migration adds, beside the live tables. Writes; resumes where it
+        stopped.
 
-        `rate`: maximum rows per second. `deleted`: see `Backfill`. Returns True if it is complete, False if
-        it was stopped. Raises MigrationError, UniqueError or RowError for an invalid row.
+        `since`: the seq of the record that started the migration. `rate`: maximum rows per second; None:
+        unlimited. `stopped`: called between slices; True stops the work. `deleted`: rows of tables with
+        bootstrap data that need not be copied, by table and key. Returns True if it is complete, False if it
+        was stopped. Raises MigrationError, and UniqueError or RowError for an invalid row.
         """
         self.core.check_writable()
         return Backfill(
@@ -321,10 +336,10 @@ class Database(Writer):
         ).run()
 
     def reclaim(self, before: log_pb2.Schema) -> None:
-        """Free the disk space of what `before` has and the schema in force has not: tables, indexes,
-        previous generations.
+        """Free the disk space of tables, indexes and previous generations that the schema `before` has and
+        the schema in force has not. Writes.
 
-        Takes long for large tables; reads and writes continue.
+        Takes long for large tables; reads and writes continue meanwhile.
         """
         self.core.check_writable()
         self.tables.flush()
@@ -332,7 +347,7 @@ class Database(Writer):
             self.engine.compact_data(start, end)
         self.log.merger.start()  # what a snapshot holds is freed once that is released
 
-    # following it
+    # followers
 
     def opener(self, tables: Sequence[str] = ()) -> Opener:
         """Return an opener of sealed rows for followers of these tables, or of all. Read-only."""

@@ -123,7 +123,7 @@ class RemoteDatabase(Writer):
 
         return RemoteArchive(self._channel, self)
 
-    # what it is
+    # identity and state
 
     @property
     def schema(self) -> Schema:

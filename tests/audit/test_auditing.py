@@ -217,7 +217,7 @@ def test_of_a_trimmed_log_is_looked_at_what_is_there(tmp_path: Path) -> None:
         looked = Audit(db, checkpoints=[there])
         assert (list(looked.problems()), looked.after, looked.seq) == ([], 0, 602)
         Tree(db).forget()
-        assert local.head() == (602, looked.root), "and the tree is made anew from it"
+        assert local.head() == (602, looked.root), "and the tree is rebuilt from it"
     with Database(tmp_path / "db") as db:  # without the archive
         looked = Audit(db, checkpoints=[there], tiles=tmp_path / "tiles", against=proven)
         assert (list(looked.problems()), looked.after, looked.seq) == ([], 502, 602)

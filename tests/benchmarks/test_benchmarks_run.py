@@ -1,4 +1,4 @@
-"""Every bench runs, tiny, with every subject, so that none of them rots."""
+"""Every bench runs, in a tiny size, with every subject, so that none of them stops working unnoticed."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from benchmarks.figures import FIGURES
 from benchmarks.measure import Measure, percentile_us
 from benchmarks.migrate import CHANGES
 
-INSTALLED = {"dbmate"}  # from the network: tests have none
+INSTALLED = {"dbmate"}  # from the network, which tests do not use
 SHORT = {"commit", "feed", "get", "migrate_transform"}  # in `make test`
 
 

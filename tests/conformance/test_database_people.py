@@ -16,7 +16,7 @@ from tests.store.people import MASTER, PATIENTS, VISITS, patient, visit
 
 @pytest.fixture(params=KINDS)
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
-    """Yield a database with three patients, the first of whom has two rows, and a table without a person."""
+    """Yield a database with three patients, one of them with two rows, and a table without a person."""
     with open_case(request.param, tmp_path, PATIENTS, VISITS, master_key=MASTER) as case:
         for n, name in enumerate(("Ann", "Bob", "Cyd"), 1):
             case.db.put(PATIENTS, patient(n, f"s-{n}", email=f"{name}@x", name=name))

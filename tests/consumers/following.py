@@ -1,4 +1,4 @@
-"""A follower in a process of its own, to be killed: python -m tests.consumers.following URL TARGET"""
+"""A follower in its own process, to be killed: python -m tests.consumers.following URL TARGET"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Beside: what a second caretaker does, while the first one migrates and rebuilds.
+"""Operations of the second maintenance thread, while the first one migrates and rebuilds.
 
 Old log goes to one of two archives, but for what is held; checkpoints are signed and kept in the log; lives
 end; people are forgotten; files of the log are merged.
@@ -26,11 +26,11 @@ from tests.crash.people import SUBJECTS
 SIGNER = Signer("torture", bytes(range(32)))
 ARCHIVES = ("archive-0", "archive-1")
 HOLDS = ("auditor", "follower")
-FREED_S = 15.0  # by then a snapshot that is closed keeps nothing on the disk
+FREED_S = 15.0  # by then a closed snapshot keeps nothing on the disk
 
 
 def archive_old(care: Care) -> None:
-    """What is held stays, whatever else goes."""
+    """Archive old records; held records stay."""
     held = holds.read(care.db.path)
     target = care.scratch / care.random.choice(ARCHIVES)
     done = archive(care.db, target, keep_records=care.random.choice((1, 30, 300)))
@@ -39,7 +39,7 @@ def archive_old(care: Care) -> None:
 
 
 def archive_beside_snapshot(care: Care) -> None:
-    """What was open before reads on; nothing of it is missing, and once it is closed its disk is freed."""
+    """Archive while a snapshot is open: it reads all its rows, and closing it frees the disk space."""
     way = care.way()
     with care.db.snapshot() as snapshot:
         before = snapshot.count(way.table)
@@ -53,12 +53,12 @@ def archive_beside_snapshot(care: Care) -> None:
 
 
 def _is_freed(db: EmbeddedDatabase, base: int) -> bool:
-    """Whether files of the log begin with a record, and no mark of what was removed."""
+    """Return whether files of the log begin with a record, and with no mark of removed records."""
     return all(first >= SEQ.pack(base) for _, first, _ in db.engine.log_files())
 
 
 def hold(care: Care) -> None:
-    """The log from some record on is not to go; or no longer."""
+    """Hold the log from some record on, or release a hold."""
     name = care.random.choice(HOLDS)
     if name in holds.read(care.db.path):
         holds.release(care.db.path, name)
@@ -69,13 +69,13 @@ def hold(care: Care) -> None:
 
 
 def sign(care: Care) -> None:
-    """A checkpoint, which must be true for ever; in the log, which must not lose it."""
+    """Sign a checkpoint, which must stay valid permanently, and which the log must not lose."""
     text, _ = checkpoint(LocalProver(care.db), SIGNER)
     care.journal.say(signed=text)
 
 
 def expire(care: Care) -> None:
-    """What is over goes, unless the clock jumped: then nothing does."""
+    """Delete expired rows, unless the clock jumped: then nothing expires."""
     try:
         care.db.admin.expire()
     except Error as error:
@@ -84,20 +84,20 @@ def expire(care: Care) -> None:
 
 
 def correct_clock(care: Care) -> None:
-    """Somebody looked, and says that the clock is right."""
+    """Confirm that the clock is correct, like an operator."""
     with care.clock.right() as right:
         if right:
             care.db.admin.correct_clock()
 
 
 def forget(care: Care) -> None:
-    """Somebody, with all that there is of them."""
+    """Forget a person with all their rows."""
     subject, op = f"s-{care.random.randrange(SUBJECTS)}", f"forget {care.name}"
     care.journal.say(op=op, forget=subject, durability="sync", id="")
     try:
         done = care.db.people.forget("people", person=subject, correlation_id=op)
     except RowError:
-        care.journal.say(no=op)  # nobody is known by that name
+        care.journal.say(no=op)  # no row has that person
     except Error as error:
         if "being rebuilt" not in str(error):
             raise
@@ -112,7 +112,7 @@ def merge_log(care: Care) -> None:
         thread.join()
 
 
-# operation: how often, beside each other.
+# # operation: its share, among all of these.
 OPERATIONS: dict[Callable[[Care], None], int] = {
     archive_old: 4,
     archive_beside_snapshot: 2,
@@ -126,7 +126,7 @@ OPERATIONS: dict[Callable[[Care], None], int] = {
 
 
 def _whole_archives(db: EmbeddedDatabase, scratch: Path) -> None:
-    """Each is whole, and what is held is in the log itself."""
+    """Check that each archive is complete, and that held records are in the log itself."""
     for name in ARCHIVES:
         if (scratch / name).exists() and manifests.read(place(scratch / name)) is not None:
             problems = [one for one in verify_backup(scratch / name) if "a killed backup left it" not in one]
@@ -136,7 +136,7 @@ def _whole_archives(db: EmbeddedDatabase, scratch: Path) -> None:
 
 
 def agree_signed(db: EmbeddedDatabase, signed: list[str]) -> None:
-    """Checkpoints are of this log, of which they prove any record, and are kept in it."""
+    """Check that checkpoints are of this log, are stored in it, and prove any record that they cover."""
     prover = LocalProver(db)
     kept = {one.note for one in prover.kept(0)}
     for text in signed:
@@ -147,13 +147,13 @@ def agree_signed(db: EmbeddedDatabase, signed: list[str]) -> None:
 
 
 def _freed(db: EmbeddedDatabase, scratch: Path) -> None:
-    """What was archived is on the disk no longer: nothing sees it any more."""
+    """Check that archived records are no longer on the disk, when no snapshot reads them."""
     db.engine.flush()
-    for _ in range(2):  # the first may have begun before
+    for _ in range(2):  # the first may have begun earlier
         if (thread := db.log.merger.start()) is not None:
             thread.join()
     assert _is_freed(db, db.log.trimmed.base), "archived, and the disk still has it"
 
 
-# What must hold after a kill, of what the operations leave beside the database.
+# # What must hold after a kill, of the results that the operations leave beside the database.
 AFTER: tuple[Callable[[EmbeddedDatabase, Path], None], ...] = (_whole_archives, _freed)

@@ -1,12 +1,12 @@
-"""Broken: stores that are broken on purpose, which the campaign must find.
+"""Broken: stores with deliberate faults, which the campaign must detect.
 
-    python -m tests.crash.broken                     each of them: found by which way, after how long
+    python -m tests.crash.broken                     all faults: what detected each, and after how long
     python -m tests.crash.broken "no watch" …        some of them
 
     EVERLOG_BROKEN=name ─▶ campaign, worker and second replace a part of the store, first of all
 
-A breakage is the absence of one guard. One that is not found says what the campaign does not look at. A new
-guard of the store is a line in BREAKAGES.
+A breakage is a store without one safeguard. If it is not detected, the campaign lacks a check. A new
+safeguard of the store is a line in BREAKAGES.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from everlog.store.tables.tables import Tables
 from everlog.store.tx import write
 
 ROOT = Path(__file__).parents[2]
-BROKEN = "EVERLOG_BROKEN"  # in the environment of a process: what is broken in its store
-LASTING_S = 30.0  # of lives that end at a moment
-MINUTES = 15.0  # what is not found by then is not found
+BROKEN = "EVERLOG_BROKEN"  # environment variable of a process: the fault in its store
+LASTING_S = 30.0  # of runs that end at a random moment
+MINUTES = 15.0  # a fault that is not detected by then counts as not detected
 
 
 class Breakage(NamedTuple):
-    """What is missing in the store, and the way of the campaign that has to find it."""
+    """The missing safeguard in the store, and the way of the campaign that has to detect it."""
 
     way: str
     without: Callable[[], None]
@@ -57,7 +57,7 @@ def _patch(owner: Any, name: str, instead: Any) -> Callable[[], None]:
 
 
 def _both(*patches: Callable[[], None]) -> Callable[[], None]:
-    """Two guards of one thing: each is enough."""
+    """Two safeguards against one fault, each of which is sufficient."""
 
     def without() -> None:
         for patch in patches:
@@ -71,7 +71,7 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 
 def _locked_for_processes(descriptor: int, how: int) -> None:
-    """A record lock, which the process's first close of any descriptor of the file ends."""
+    """A record lock, which is released when the process closes any descriptor of the file."""
     fcntl.lockf(descriptor, how)
 
 
@@ -164,19 +164,20 @@ BREAKAGES: dict[str, Breakage] = {
 
 
 def is_broken() -> bool:
-    """Whether the store of this process is one that is broken."""
+    """Return whether the store of this process has a fault."""
     return BROKEN in os.environ
 
 
 def apply() -> None:
-    """Breaks the store of this process as its environment says, if it does."""
+    """Break the store of this process as its environment demands, if it does."""
     if name := os.environ.get(BROKEN):
         BREAKAGES[name].without()
 
 
 def found(name: str, minutes: float = MINUTES) -> tuple[float, str]:
-    """Runs the campaign on a broken store; returns after how many seconds it found it, and what. 0: it did
-    not find it."""
+    """Run the campaign on a broken store; return the seconds until it detected the fault, and the finding. 0:
+    it did not detect it.
+    """
     words = [sys.executable, "-m", "tests.crash.campaign", "--minutes", f"{minutes}"]
     words += ["--way", BREAKAGES[name].way, "--lasting", f"{LASTING_S}"]
     began = time.monotonic()

@@ -1,16 +1,16 @@
-"""Campaign: one database, killed again and again, and compared with a model after each life.
+"""Campaign: one database whose process is killed again and again, and compared with a model each time.
 
-    python -m tests.crash.campaign --seed 7        prints what it did; the seed does it again
-    python -m tests.crash.campaign --minutes 10    with seed after seed
+    python -m tests.crash.campaign --seed 7        prints its actions; the seed repeats them
+    python -m tests.crash.campaign --minutes 10    runs one seed after another
 
-    life ─▶ killed: at a moment │ at a named point │ without power, at either │ while the disk failed
-            left without closing │ its files moved away, or others put in their place
-            killed after its disk was full, and had room again; or while its clock jumped
+    run  ─▶ killed: at a random moment │ at a named point │ with a power failure at either │ while the
+            disk fails │ ended without closing │ its files moved away, or replaced by others │ killed
+            after its disk was full and had space again │ or while its clock jumped
          ─▶ opened again ─▶ check() ─▶ the log against the journal ─▶ the tables against the model
-         ─▶ the follower against the tables ─▶ what the operations left ─▶ now and then a rebuild,
-         or an old key store put back ─▶ the next life
+         ─▶ the follower against the tables ─▶ the results of the operations ─▶ in some runs a rebuild,
+         or an old key store restored ─▶ the next run
 
-The directory of a run that found something stays, and is named.
+The directory of a campaign with a finding stays, and is printed. The code calls a run a life.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ from tests.crash.worker import FAILING, LEFT, MOVED, OPEN_MIRROR
 
 ROOT = Path(__file__).parents[2]
 LIVES = 8
-FULL = "full"  # a file: as long as there is one, the disk has no room
-LONG = 0.15  # of all lives are so long that there is time for what waits
-PAST = 3  # moments of the past that are looked at after each life
+FULL = "full"  # a file: as long as it exists, the disk is full
+LONG = 0.15  # share of runs that are long enough for delayed work
+PAST = 3  # earlier positions that are read after each run
 REFILL_S = 15.0  # RocksDB tries again every five seconds, and may meet each failure once
 RESUMED_S = 40.0
 MOVED_S = 10.0  # by then a process has noticed that its files are gone
-LIFE_S = 60.0  # a life that is not over by then: its point was not passed
+LIFE_S = 60.0  # a run that is not over by then did not pass its point
 
 
 class Campaign:
-    """One run. `say` is told each life in a line."""
+    """One campaign. `say` receives one line about each run."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Campaign:
             self.live(life)
 
     def live(self, life: int) -> None:
-        """One life, and what must be true after it."""
+        """Execute one run, and check everything that must hold after it."""
         chance = random.Random(f"{self.seed} {life}")
         ways = ["moment", "point", "point", "exit", "moved", "clock"]
         ways += ["power", "power", "disk", "refill"] if disk.library() else []
@@ -135,7 +135,7 @@ class Campaign:
                 look(db, self.directory)
             if db.schema.version and chance.random() < 0.3:
                 db.admin.rebuild()
-            if chance.random() < 0.3:  # the next life makes them anew
+            if chance.random() < 0.3:  # the next run creates them again
                 Tree(db).forget()
                 db.past.forget()
             self.say(
@@ -147,7 +147,7 @@ class Campaign:
             self._old_keys(f"forget after {life}", chance.choice(sorted(self.model.ends.keys)))
 
     def _old_keys(self, op: str, subject: str) -> None:
-        """An old copy of the key store brings nobody back, and keeps nobody out."""
+        """An old copy of the key store restores no forgotten person, and loses no other."""
         keys = self.directory / "db" / KEYS
         old = keys.read_bytes()
         with opened(self.directory / "db") as db:
@@ -172,7 +172,7 @@ class Campaign:
         way: str,
         replaced: bool,
     ) -> bool:
-        """Starts a life and ends it; returns whether it lasted until then."""
+        """Start a process and end it; return whether it ran until then."""
         lasted = False
         words = [sys.executable, "-m", "tests.crash.worker", str(self.directory), str(life), str(seed)]
         with (
@@ -204,7 +204,7 @@ class Campaign:
                     else:
                         process.kill()
             code = process.wait()
-            with contextlib.suppress(ProcessLookupError):  # its children would open the database in its place
+            with contextlib.suppress(ProcessLookupError):  # its children would open the database instead
                 os.killpg(process.pid, signal.SIGKILL)
             fuse.cancel()
             errors.seek(0)
@@ -217,7 +217,7 @@ class Campaign:
         return lasted
 
     def _filled(self, life: int, process: subprocess.Popen[bytes]) -> None:
-        """The disk is full, and has room again, some times: writing goes on by itself."""
+        """Fill the disk and free it, several times: writing resumes by itself."""
         chance = random.Random(f"{self.seed} {life} full")
         full, journal = self.directory / FULL, self.directory / f"journal-{life}"
         for _ in range(chance.randrange(1, 4)):
@@ -232,7 +232,9 @@ class Campaign:
                 time.sleep(0.2)
 
     def _moved(self, process: subprocess.Popen[bytes], *, replaced: bool) -> None:
-        """The files go elsewhere, and others may come: the process stops writing, and touches neither."""
+        """Move the files, and replace them by others in some runs: the process stops writing, and touches
+        neither.
+        """
         path, away = self.directory / "db", self.directory / "away"
         path.rename(away)
         if replaced:
@@ -242,7 +244,7 @@ class Campaign:
             process.wait(MOVED_S)  # its threads end with an error, so it does
         except subprocess.TimeoutExpired:
             process.kill()
-            raise AssertionError("it went on though its files were moved away") from None
+            raise AssertionError("it continued although its files were moved away") from None
         after = _contents(path)
         wrote = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
         assert not wrote, f"it wrote to files that are not its own: {wrote}"
@@ -251,7 +253,7 @@ class Campaign:
 
 
 def _opened_again(path: Path) -> EmbeddedDatabase:
-    """Opens it, once a child that was forked in the moment of the kill has ended, too."""
+    """Open the database, after any child that was forked at the moment of the kill has ended."""
     until = time.monotonic() + LIFE_S
     while True:
         try:
@@ -263,7 +265,7 @@ def _opened_again(path: Path) -> EmbeddedDatabase:
 
 
 def _resumed(journal: Path) -> None:
-    """After the last refusal of the disk something was acknowledged."""
+    """Check that a commit was acknowledged after the last refusal of the disk."""
     lines = journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []
     refused = [number for number, line in enumerate(lines) if line.startswith('{"disk"')]
     said = [number for number, line in enumerate(lines) if line.startswith('{"yes"')]
@@ -281,7 +283,7 @@ def run(
     way: str | None = None,
     lasting_s: float = 0.0,
 ) -> None:
-    """One run in a directory of its own, which goes if all was right."""
+    """Run one campaign in its own directory, which is removed if there was no finding."""
     directory = Path(tempfile.mkdtemp(prefix=f"everlog-torture-{seed}-"))
     say(f"EVERLOG_SEED={seed}")
     try:

@@ -1,4 +1,4 @@
-"""Care: what an operation of the campaign works with."""
+"""The context of an operation of the campaign."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.crash.journal import Journal
 
 
 class Care(NamedTuple):
-    """What an operation works with. `name` is its own, the same in every replay."""
+    """The context of an operation. `name` is unique to it, and the same in every replay."""
 
     db: EmbeddedDatabase
     folders: Folders
     journal: Journal
     random: random.Random
     name: str
-    scratch: Path  # a directory beside the database, for what is made of it
+    scratch: Path  # a directory beside the database, for the operation's files
     clock: WallClock
     forks: Forks
 

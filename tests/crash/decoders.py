@@ -1,7 +1,7 @@
-"""Decoders: everything that reads bytes which somebody else may have made, with whole examples of them.
+"""Decoders: all code that reads bytes from untrusted sources, with valid examples.
 
-Each takes any bytes: it returns, or raises an error of everlog's. Anything else is a finding: another
-exception, a hang, memory without bound. `test_decoders` gives them some bytes, `fuzz` millions.
+Each accepts any bytes: it returns, or raises an everlog error. Anything else is a finding: another exception,
+a hang, unbounded memory. `test_decoders` tries some inputs, `fuzz` millions.
 
 A new decoder is a line in `decoders`.
 """
@@ -56,14 +56,14 @@ COMMIT = log_pb2.Commit(
 
 
 class Example(NamedTuple):
-    """A decoder, and bytes that it takes."""
+    """A decoder, and bytes that it accepts."""
 
     call: Decoder
     whole: tuple[bytes, ...]
 
 
 def decoders(scratch: Path) -> dict[str, Example]:
-    """By name. `scratch` is a directory for those that read files."""
+    """Return all decoders by name. `scratch` is a directory for those that read files."""
     framed = record.frame(COMMIT)
     schema = Schema(COMMIT.migration.schema)
     seats = schema.table(SEATS.name)
@@ -113,13 +113,13 @@ def decoders(scratch: Path) -> dict[str, Example]:
 
 
 def _framed(body: bytes) -> bytes:
-    """A record with a right frame and a right checksum, whatever is in it."""
+    """Return a record with a valid frame and checksum, and arbitrary content."""
     sealed = record.seal(body)
     return b"\x0a" + record.varint(len(sealed)) + sealed
 
 
 def _texts(call: Callable[[str], object]) -> Decoder:
-    """Of what takes text: bytes that are none are not its affair."""
+    """Wrap a decoder of text: bytes that are not UTF-8 are skipped."""
 
     def decode(raw: bytes) -> object:
         with contextlib.suppress(UnicodeDecodeError):

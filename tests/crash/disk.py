@@ -1,13 +1,14 @@
-"""Disk: one that lies, and one that fails, for a process of the campaign (disk.c, by LD_PRELOAD).
+"""Disk: one that loses unsynced data, and one that fails, for a process of the campaign (disk.c, by
+LD_PRELOAD).
 
-    lies    fsync is told: after a kill, `lose` takes away from every file what was not synced,
-            all of it or a part, as a power failure would; and from every directory the last of the names
-            that were made, changed or removed since that was synced
+    loses   every fsync is recorded: after a kill, `lose` removes unsynced data from every file, all of it
+            or a part, like a power failure; and undoes the last changes of names in every directory
+            since its last sync
     fails   the n-th write, or sync, ends in an error: no space, or an input/output error
-    fills   as long as there is a file, no write has room
+    fills   as long as a file exists, no write has space
 
-It needs a C compiler. What happened to the names of one directory is lost from its end, as by a file
-system with a journal; two directories lose independently.
+It needs a C compiler. Changes of the names in one directory are lost from the last one backwards, as in a
+journaling file system; two directories lose them independently.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from pathlib import Path
 from everlog.store.rocks import files
 
 SOURCE = Path(__file__).with_name("disk.c")
-FULL = "EVERLOG_DISK_FULL"  # in the environment of a process whose disk fills
-WAYS = ("power", "disk", "refill")  # of the campaign: lives that end by such a disk
+FULL = "EVERLOG_DISK_FULL"  # environment variable of a process whose disk fills
+WAYS = ("power", "disk", "refill")  # share of the runs that end with such a disk
 NO_COMPILER = "a failing disk is a library made from disk.c, and there is no C compiler here"
 
 
 @functools.cache
 def library() -> Path | None:
-    """The library, built once for this process; None where there is no compiler, or not Linux."""
+    """Return the library, built once for this process; None without a compiler, or not on Linux."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None or not Path("/proc/self/fd").exists():
         return None
@@ -45,12 +46,12 @@ def library() -> Path | None:
 
 
 def is_failing() -> bool:
-    """Whether the disk of this process is one that fails."""
+    """Return whether the disk of this process fails."""
     return "EVERLOG_DISK_FAIL" in os.environ
 
 
 def telling(under: Path, journal: Path) -> dict[str, str]:
-    """The environment of a process whose syncs are told. What is there already is on disk."""
+    """Return the environment of a process whose syncs are recorded. Existing files count as synced."""
     with journal.open("a") as file:
         for path in filter(Path.is_file, under.resolve().rglob("*")):
             found = path.stat()
@@ -61,24 +62,24 @@ def telling(under: Path, journal: Path) -> dict[str, str]:
 
 
 def is_filling() -> bool:
-    """Whether the disk of this process is one that fills, and is emptied again."""
+    """Return whether the disk of this process fills and is freed again."""
     return FULL in os.environ
 
 
 def filling(under: Path, full: Path) -> dict[str, str]:
-    """The environment of a process whose disk is full as long as there is the file `full`."""
+    """Return the environment of a process whose disk is full as long as the file `full` exists."""
     return nth_failing(under, "write", 0, 0, errno.ENOSPC) | {FULL: str(full)}
 
 
 def failing(under: Path, chance: random.Random) -> dict[str, str]:
-    """The environment of a process whose disk fails, once or for long, at a random write or sync."""
+    """Return the environment of a process whose disk fails, once or longer, at a random write or sync."""
     what, nth = chance.choice((("write", 600), ("sync", 200)))
     error = chance.choice((errno.ENOSPC, errno.EIO))
     return nth_failing(under, what, chance.randrange(20, nth), chance.choice((1, 3, 10**6)), error)
 
 
 def nth_failing(under: Path, what: str, nth: int, times: int, error: int) -> dict[str, str]:
-    """The environment of a process of which the n-th write, or sync, fails, and `times` in all."""
+    """Return the environment of a process in which the n-th write or sync fails, and `times` calls in all."""
     return _preloaded(under) | {"EVERLOG_DISK_FAIL": f"{what} {nth} {times} {error}"}
 
 
@@ -87,15 +88,15 @@ def _preloaded(under: Path) -> dict[str, str]:
 
 
 def _shadow(journal: Path) -> Path:
-    """Where links are to what was replaced or removed."""
+    """The directory with links to replaced and removed files."""
     return journal.with_name(f"{journal.name}-shadow")
 
 
 def lose(under: Path, journal: Path, chance: random.Random) -> list[str]:
-    """Takes from files and directories what was not synced; says what it did."""
+    """Remove everything from files and directories that was not synced; return a description."""
     at: dict[str, tuple[int, int]] = {}
     by_inode: dict[int, int] = {}
-    names: dict[str, list[tuple[str, str]]] = {}  # by directory, what happened since it was synced
+    names: dict[str, list[tuple[str, str]]] = {}  # by directory, the changes since its last sync
     for line in journal.read_text().splitlines():
         what, rest = line.split(" ", 1)
         if what == "sync":
@@ -106,7 +107,7 @@ def lose(under: Path, journal: Path, chance: random.Random) -> list[str]:
         else:
             names.setdefault(str(Path(_name(what, rest)).parent), []).append((what, rest))
     done = []
-    for _, changes in sorted(names.items(), reverse=True):  # what is below first
+    for _, changes in sorted(names.items(), reverse=True):  # contents first
         for what, rest in reversed(changes[chance.randrange(len(changes) + 1) :]):
             _undo(what, rest, _shadow(journal))
             done.append(f"{what} {rest} is undone")
@@ -117,7 +118,7 @@ def lose(under: Path, journal: Path, chance: random.Random) -> list[str]:
         was = file.stat()
         known, synced = at.get(str(file), (0, 0))
         if known != was.st_ino:
-            synced = by_inode.get(was.st_ino, 0)  # it was renamed since
+            synced = by_inode.get(was.st_ino, 0)  # it was renamed later
         if was.st_size > synced:
             more = was.st_size - synced
             left = synced + chance.choice((0, 1, more, chance.randrange(more)))
@@ -128,12 +129,12 @@ def lose(under: Path, journal: Path, chance: random.Random) -> list[str]:
 
 
 def _name(what: str, rest: str) -> str:
-    """Which name a line is about."""
+    """Return the name that a line describes."""
     return rest if what == "create" else rest.split(" ", 1)[1].rpartition("\t")[2]
 
 
 def _undo(what: str, rest: str, shadow: Path) -> None:
-    """What happened to a name has not."""
+    """Undo one change of a name."""
     if what == "create":
         path = Path(rest)
         if path.is_dir():

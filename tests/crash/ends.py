@@ -1,8 +1,8 @@
-"""Ends: the model of the rows of people.py: dicts that the log must amount to, and the key store agree with.
+"""Ends: the model of the rows of people.py: dicts that the log must equal, and that the key store must match.
 
-A row goes by a commit that deletes it, by one that says it is over (no earlier than it is, by a clock that is
-right), or with its person: with the Notice all rows of that person are gone, in all tables, and whatever the
-log has of them is shut. Of everybody else all that was ever written opens, and is what it was.
+A row disappears by a commit that deletes it, by one that expires it (never early, by a correct clock), or
+with its person: the Notice deletes all rows of that person in all tables, and makes their versions in the log
+unreadable. Every row of other people that was ever written opens, unchanged.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from tests.crash.people import BY_TABLE, Row, read
 
 
 class Held(NamedTuple):
-    """A row, and the id of the key that it is sealed with."""
+    """A row, and the id of the key that seals it."""
 
     row: Row
     key_id: bytes
 
 
 class Ends:
-    """`rows` are what the log amounts to, by table and number: "people/12"."""
+    """`rows` is the state at the end of the log, by table and number: "people/12"."""
 
     def __init__(self) -> None:
         self.rows: dict[str, Held] = {}
-        self.keys: dict[str, bytes] = {}  # subject -> the key that rows of theirs are sealed with
+        self.keys: dict[str, bytes] = {}  # subject -> the key that seals their rows
         self.shredded: set[bytes] = set()
-        self.sealed: list[tuple[log_pb2.Change, str]] = []  # all that was ever sealed, and its text
+        self.sealed: list[tuple[log_pb2.Change, str]] = []  # everything that was ever sealed, and its text
 
     def take(self, db: EmbeddedDatabase, commit: log_pb2.Commit, op: dict[str, Any]) -> None:
-        """A commit whose op is known."""
+        """Apply a commit whose op is known."""
         if "forget" in op:
             self._forget(commit, op["forget"])
             return
@@ -72,8 +72,9 @@ class Ends:
         self.rows = {name: held for name, held in self.rows.items() if held.row.subject != subject}
 
     def expired(self, db: EmbeddedDatabase, commit: log_pb2.Commit, until_ns: int) -> None:
-        """A commit that says of rows that they are over. `until_ns`: no later end may have come; 0: it is
-        that of the commit."""
+        """Apply a commit that deletes expired rows. `until_ns`: no row may expire later than this; 0: the
+        time of the commit.
+        """
         until_ns = until_ns or read_ns(commit)
         for change in commit.changes:
             name = _named(db, change)
@@ -84,7 +85,7 @@ class Ends:
             assert early_ns <= 0, f"record {commit.seq} ends {name} {early_ns / 1e9:.3f} s before its time"
 
     def agree(self, db: EmbeddedDatabase, folders: Folders, swept_ns: int) -> None:
-        """Tables and keys are the model's. `swept_ns`: what was over by then is gone."""
+        """Check that tables and keys equal the model's. Rows that expired before `swept_ns` are deleted."""
         found: dict[str, Row] = {}
         for table in folders.people.values():
             for message in db.scan(table):
@@ -117,7 +118,7 @@ class Ends:
                 assert read(model.FromString(opened))[2] == text
 
     def agree_before(self, db: EmbeddedDatabase, folders: Folders, seq: int, then: dict[str, Held]) -> None:
-        """What was, but for those who were forgotten since."""
+        """Check that earlier versions are unchanged, except those of people who were forgotten later."""
         found = {
             f"{table.name}/{read(message)[0]}": read(message)[2]
             for table in folders.people.values()
@@ -128,7 +129,7 @@ class Ends:
 
 
 def sweep(db: EmbeddedDatabase) -> int:
-    """All lives that are over end now, and none later; returns until when."""
+    """Delete all rows that have expired by now, and none that expire later; return this time."""
     db.sweeper.close()
     now = time.time_ns()
     db.admin.expire()
@@ -136,7 +137,7 @@ def sweep(db: EmbeddedDatabase) -> int:
 
 
 def read_ns(commit: log_pb2.Commit) -> int:
-    """What the clock read when this was committed."""
+    """Return the reading of the clock at this commit."""
     return commit.reading_ns or commit.time_ns
 
 

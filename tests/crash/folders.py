@@ -1,10 +1,10 @@
-"""Folders: the migrations of the campaign, and how a row of its model looks in each version.
+"""Folders: the migrations of the campaign, and the form of a row of its model in each version.
 
-    one     items: id, text, n; an index by n                  two     a field and an index more
-    three   every row rewritten: text is split in two          four    made anew: the key becomes a text
+    one     items: id, text, n; an index by n                  two     one more field and index
+    three   every row rewritten: text is split in two          four    rebuilt: the key becomes a text
 
-Whatever the version, a row means the same: a number, a text of two words, and n. Before them lies a folder
-with the tables of people.py and limits.py, which none of them touches.
+In every version, a row has the same meaning: a number, a text of two words, and n. An earlier folder has the
+tables of people.py and limits.py, which these do not change.
 """
 
 from __future__ import annotations
@@ -118,20 +118,20 @@ MIGRATION = Migration(
 """
 VERSION_OF_PEOPLE = 20251231000000
 MASTER = bytes(range(32))
-REMEMBERED_S = 2.0  # how long a commit may be sent again: what may be is not archived
+REMEMBERED_S = 2.0  # how long a commit may be sent again; until then its record is not archived
 FIRST = 20260101000000
 NEWEST = FIRST + len(FOLDERS) - 1
 
 
 class Value(NamedTuple):
-    """What a row means in every version."""
+    """The meaning of a row in every version."""
 
     text: str
     n: int
 
 
 class Way(NamedTuple):
-    """How the rows of one version are written and read."""
+    """Reads and writes the rows of one version."""
 
     version: int
     table: Table[Any, Any]
@@ -157,10 +157,10 @@ class Way(NamedTuple):
 
 
 class Folders:
-    """The folders in a package of their own below `path`, written where they are not yet."""
+    """Return the folders in a package below `path`, which are written if they are missing."""
 
     def __init__(self, path: Path) -> None:
-        # Named after the directory: what a process has imported it cannot import from elsewhere.
+        # # Named after the directory: a process cannot import a module of the same name from another place.
         self.app = re.sub(r"\W", "_", f"app_{path.name}")
         self.path = path / self.app / "migrations"
         if not self.path.exists():
@@ -193,7 +193,7 @@ class Folders:
 
 
 def opened(path: Path, *, read_only: bool = False, clock: Clock | None = None) -> EmbeddedDatabase:
-    """The database of the campaign, with its keys and its archive."""
+    """Open the database of the campaign, with its keys and its archive."""
     db = EmbeddedDatabase(
         path, read_only=read_only, master_key=MASTER, idempotency_s=REMEMBERED_S, clock=clock
     )

@@ -1,10 +1,10 @@
-"""Forks: what a child of a process of the campaign finds, and how it ends.
+"""Forks: checks in a forked child of a process of the campaign, and of its end.
 
-    caretaker ─▶ the main thread forks ─▶ the child: nothing of its parent's is open, or written
-                                                     a database of its own is
-                                                     it ends as a program does, in time
+    a thread ─▶ the main thread forks ─▶ the child: nothing of its parent is open, or written
+                                                    its own database works
+                                                    it ends like a program, in time
 
-The main thread forks, because only a child of that ends as a program does: destructors and atexit are run.
+The main thread forks, because only its children end like a program: with destructors and atexit.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ if TYPE_CHECKING:
     from tests.crash.care import Care
 
 CHILD_S = 20
-ENDED = 5  # the exit code of a child that found all as it must be
+ENDED = 5  # the exit code of a child without findings
 
 
 class Forks:
-    """What the main thread of a process does for its caretakers."""
+    """The part of the main thread that forks for the maintenance threads."""
 
     def __init__(self) -> None:
         self._asked: SimpleQueue[tuple[Callable[[], None], SimpleQueue[int]] | None] = SimpleQueue()
         self._forking, self._code = False, 0
 
     def child(self, run: Callable[[], None]) -> int:
-        """Runs something in a child, and returns its number at once. For any other thread."""
+        """Run a function in a child, and return its process id at once. Called by any other thread."""
         answer: SimpleQueue[int] = SimpleQueue()
         self._asked.put((run, answer))
         return answer.get()
 
     def serve(self, scratch: Path) -> None:
-        """Forks for whoever asks, until `end`. In a child raises SystemExit."""
+        """Fork for other threads, until `end`. In a child raises SystemExit."""
         small = None
         while (asked := self._asked.get()) is not None:
             run, answer = asked
-            # No other thread knows this one, so the child that ends destroys its objects.
+            # # No other thread refers to this one, so the child destroys its objects when it ends.
             small = small or Database(scratch / "small")
             assert list(small.admin.check()) == []
             small.admin.set_production(not small.admin.production)
@@ -62,10 +62,10 @@ class Forks:
             if not number:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 signal.alarm(CHILD_S)
-                faulthandler.dump_traceback_later(CHILD_S - 2)  # where it hangs, if it does
+                faulthandler.dump_traceback_later(CHILD_S - 2)  # where it hangs, if it hangs
                 try:
                     run()
-                except BaseException:  # noqa: BLE001  whoever waits for it reads its exit code
+                except BaseException:  # noqa: BLE001  the parent reads the exit code
                     traceback.print_exc()
                     os._exit(1)
                 sys.exit(ENDED)
@@ -74,8 +74,7 @@ class Forks:
                 sys.exit(self._code)
 
     def exit(self, code: int) -> None:
-        """For a signal's handler: ends the process, after a fork that is under way, where Python ignores
-        exceptions."""
+        """Handle a signal: end the process, after a running fork, in which Python ignores exceptions."""
         if not self._forking:
             sys.exit(code)
         self._code = code
@@ -85,7 +84,7 @@ class Forks:
 
 
 def fork(care: Care) -> None:
-    """The child may not write, says so at once, and ends."""
+    """Check that the child may not write, gets an error at once, and ends."""
     child = care.forks.child(lambda: _in_child(care))
     _, status = os.waitpid(child, 0)
     ended = os.waitstatus_to_exitcode(status)
@@ -105,7 +104,7 @@ def _in_child(care: Care) -> None:
     try:
         db = Database(own)
     except OpenError as error:
-        assert "forked while RocksDB wrote" in str(error)  # noqa: PT017  it may or may not be
+        assert "forked while RocksDB wrote" in str(error)  # noqa: PT017  it may or may not be raised
         return
     with db:
         db.admin.set_production(True)
@@ -116,5 +115,5 @@ def _in_child(care: Care) -> None:
 def _name(file: Path) -> str:
     try:
         return str(file.readlink())
-    except OSError:  # that of the listing itself
+    except OSError:  # the descriptor of the listing itself
         return ""

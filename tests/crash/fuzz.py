@@ -1,11 +1,11 @@
-"""Fuzz: the decoders, guided by the coverage of their own code (Atheris, libFuzzer).
+"""Fuzz: the decoders, with fuzzing guided by the coverage of their code (Atheris, libFuzzer).
 
-    python -m tests.crash.fuzz --minutes 10            all, one after the other
-    python -m tests.crash.fuzz --minutes 1 "rows.csv"  one
+    python -m tests.crash.fuzz --minutes 10            all decoders, in sequence
+    python -m tests.crash.fuzz --minutes 1 "rows.csv"  one decoder
 
-A process each: one that crashes, hangs for 10 s or takes more than 1 GB is a finding, and its input is
-kept in the directory that is named. Atheris is in the extra `fuzz`; without it only mutations are
-tried, without guidance, by test_decoders.
+Each decoder has its own process. A crash, a hang of 10 s or more than 1 GB of memory is a finding; its input
+is kept in the printed directory. Atheris is in the extra `fuzz`; without it, test_decoders tries unguided
+mutations.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 MISSING = 'expected Atheris to fuzz with: pip install -e ".[fuzz]"'
-FINDING = 77  # libFuzzer's exit code for one
+FINDING = 77  # libFuzzer's exit code for a finding
 HANGS_S, MEMORY_MB, BYTES_MAX = 10, 1024, 4096
 
 
 def run(minutes: float, names: list[str], say: Callable[[str], object] = print) -> bool:
-    """Whether nothing was found. Raises RuntimeError where there is nothing to fuzz with."""
+    """Return whether there were no findings. Raises RuntimeError if nothing is installed to fuzz with."""
     if importlib.util.find_spec("atheris") is None:
         raise RuntimeError(MISSING)
     from tests.crash.decoders import decoders
@@ -60,7 +60,7 @@ def run(minutes: float, names: list[str], say: Callable[[str], object] = print) 
 
 
 def one(name: str, corpus: Path, seconds: int) -> None:
-    """Fuzzes one decoder in this process, which ends with it."""
+    """Fuzz one decoder in this process, which ends with it."""
     import atheris
 
     with atheris.instrument_imports(include=["everlog"]):

@@ -1,13 +1,13 @@
-"""Journal: what a process of the campaign was about to do, and what it was told of it.
+"""Journal: the intentions of a process of the campaign, and the results that it received.
 
     {"op": "3.0.17", "writes": {"12": ["a b", 5], "13": null}, …}     before it commits
     {"yes": "3.0.17", "seq": 812}      it was acknowledged
-    {"no": "3.0.17"}                   it was refused: nothing of it may ever be seen
-                                       neither: the process was killed, or told that nobody knows
-    {"failed": "Traceback …"}          something happened that must not
+    {"no": "3.0.17"}                   it was refused: none of it may ever be visible
+                                       neither: the process was killed, or the outcome is unknown
+    {"failed": "Traceback …"}          a finding
 
-A line is one write to a file: a killed process leaves whole ones (a torn last line was never said).
-Each attempt to commit is an op of its own, named in its record's `correlation_id`.
+A line is one write to a file: a killed process leaves whole lines (a partial last line does not count).
+Each attempt to commit is a separate op, named in its record's `correlation_id`.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ class Journal:
         os.write(self._file, (json.dumps(line) + "\n").encode())
 
     def failed(self) -> None:
-        """The exception that is being handled is a finding."""
+        """Record the exception that is being handled as a finding."""
         self.say(failed=traceback.format_exc())
 
 
 class Told(NamedTuple):
-    """The reading side: everything that was said in one life."""
+    """The reading side: everything that one process recorded."""
 
     ops: dict[str, dict[str, Any]]
     yes: dict[str, int]
     no: set[str]
     failed: list[str]
-    did: list[dict[str, Any]]  # what else it did: migrations, rebuilds
+    did: list[dict[str, Any]]  # its other operations: migrations, rebuilds
 
     @classmethod
     def read(cls, path: Path) -> Told:

@@ -1,10 +1,10 @@
-"""Limits: rows at every limit of the store, and one over it: the first are taken, and the others are not.
+"""Limits: rows at every limit of the store are accepted, and rows one beyond it are refused.
 
     key        4,096 bytes                    row      4 MiB               depth    100 levels of messages
     value      4 MiB of an index, encoded     commit   8 MiB               numbers  64 bits
 
-A row is its recipe, which is what the journal has of it. What is taken can be read for ever: at once, after
-every death, in the past, by a follower, in a rebuild and in a backup.
+The journal stores the recipe of a row instead of the row. An accepted row is readable permanently: at once,
+after every kill, in the past, by a follower, in a rebuild and in a backup.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from everlog.store.schema.table import Table
 from tests.crash.care import Care
 from tests.crash.transactions import REFUSALS
 
-END_BYTES = 2  # of a text in a key; in an index one more says that it is present
+END_BYTES = 2  # of a text in a key; in an index there is one more, for presence
 OVER = "over"
 
 
@@ -74,12 +74,14 @@ RECIPES: dict[str, Callable[[Any, bytes, int], list[Any]]] = {
 
 
 def rows(table: Table[Any, Any], recipe: str, more: int = 0) -> list[Any]:
-    """The rows of a recipe; `more`: how far over the limit."""
+    """Return the rows of a recipe; `more`: the excess over the limit."""
     return RECIPES[recipe](table.model, recipe.encode(), more)
 
 
 def at_limits(care: Care) -> None:
-    """Rows at a limit are taken and can be read, those over it are refused; or those that were taken go."""
+    """Write rows at a limit, which are accepted and readable, and rows beyond it, which are refused; or
+    delete the former.
+    """
     table, name, chance = care.folders.limits, f"limits {care.name}", care.random
     recipe = chance.choice(list(RECIPES))
     what = chance.choice(("put", "put", "delete", OVER) if recipe != "numbers" else ("put", "delete"))
@@ -108,7 +110,7 @@ def at_limits(care: Care) -> None:
 
 
 def agree(db: EmbeddedDatabase, table: Table[Any, Any], taken: set[str]) -> None:
-    """What was taken is there, by key and by index, and nothing else."""
+    """Check that the accepted rows are there, by key and by index, and no others."""
     expected = {row.id: row for recipe in taken for row in rows(table, recipe)}
     found = {row.id: row for row in db.scan(table)}
     wrong = {key[:16] for key in {*found, *expected} if found.get(key) != expected.get(key)}

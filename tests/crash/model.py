@@ -1,8 +1,8 @@
-"""Model: a dict that every log of the campaign must amount to, and every table, index and follower.
+"""Model: a dict that the log of the campaign must equal, as must every table, index and follower.
 
-The log gives the order, the journals give what each op was to do: nothing is taken from the rows of
-the log itself. An op in the log must have read what the model holds at that place (so the order of
-the log is a serial one), and an op that was acknowledged must be there, one that was refused must not.
+The order comes from the log, the content of each op from the journals, and nothing from the rows in the log.
+An op in the log must have read what the model has at that position (so the order of the log is a serial
+one). An acknowledged op must be in the log, and a refused one must not.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from tests.crash.folders import Folders, Value
 from tests.crash.journal import Told
 from tests.crash.operations import load_rows
 
-PAST_EVERY = 37  # records between two moments that are remembered
-SIGNED = 10  # checkpoints that are looked at again
+PAST_EVERY = 37  # records between two remembered positions
+SIGNED = 10  # checkpoints that are verified again
 
 
 class Model:
-    """`rows` are what the log amounts to up to `seq`, as far as it was looked at."""
+    """`rows` is the state at `seq`, up to which the log was read."""
 
     def __init__(self) -> None:
         self.rows: dict[int, Value] = {}
@@ -39,7 +39,7 @@ class Model:
         self.loads: dict[int, int] = {}
         self.past: dict[int, dict[int, Value]] = {}  # the rows at some records
         self.ends = Ends()
-        self.limits: set[str] = set()  # recipes of rows that were taken
+        self.limits: set[str] = set()  # recipes of accepted rows
         self.past_ends: dict[int, dict[str, Held]] = {}
         self.checksums: dict[int, int] = {}  # of the records there
         self.roots: dict[int, str] = {}  # of the tree, by its size
@@ -51,9 +51,10 @@ class Model:
     def take(
         self, db: EmbeddedDatabase, told: Told, opened_ns: int, *, power: bool, turned: bool = False
     ) -> None:
-        """Reads what one life added to the log, and what was added since it was opened again at a time. With
-        `power` what was acknowledged under `os` may be lost, from the end. With `turned` the clock was not
-        right all the time."""
+        """Read what one run added to the log, and what was added since the database was opened again. With
+        `power`, commits acknowledged under `os` may be lost, from the end. With `turned`, the clock was wrong
+        for some time.
+        """
         lived = self.seq
         assert db.log.checksum_at(self.seq) == self.checksum, f"record {self.seq} is another one now"
         self.ops.update(told.ops)
@@ -64,7 +65,7 @@ class Model:
                 self.signed.append(line["signed"])
         for seq, framed in db.log.scan(self.seq):
             commit = decode(framed, seq)
-            assert commit.time_ns >= self.time_ns, f"record {seq} is before the one before"
+            assert commit.time_ns >= self.time_ns, f"record {seq} is older than the previous one"
             self.time_ns = commit.time_ns
             if commit.correlation_id:
                 self._op(db, commit)
@@ -134,7 +135,7 @@ class Model:
             self.rows[number] = value
 
     def agree(self, db: EmbeddedDatabase, folders: Folders, swept_ns: int) -> None:
-        """The tables are the model's, by every way there is to them."""
+        """Check that the tables equal the model's, through every way to read them."""
         problems = list(db.admin.check())
         assert not problems, problems[:5]
         if "people" in db.schema.tables:
@@ -154,7 +155,7 @@ class Model:
         assert [row and way.read(row) for row in rows] == [(number, self.rows[number]) for number in some]
 
     def agree_before(self, db: EmbeddedDatabase, folders: Folders, some: list[int]) -> None:
-        """What was is what the model was, and the tree is the one that it was."""
+        """Check that the past equals the model's, and that the tree is unchanged."""
         for seq in some:
             assert db.log.checksum_at(seq) == self.checksums[seq], f"record {seq} is another one now"
             if "people" in {one.name for one in db.schema_at(seq).tables}:
@@ -168,13 +169,13 @@ class Model:
         agree_signed(db, self.signed[-SIGNED:])
 
     def agree_now(self, db: EmbeddedDatabase) -> None:
-        """Once somebody said that the clock is right, the database of now is what was written last."""
+        """Check that, after the clock was confirmed, the view at the current time is the last state."""
         notice = db.admin.correct_clock()
-        assert db.at(time=time.time_ns()).seq == db.head, "the database of now lacks what was written last"
+        assert db.at(time=time.time_ns()).seq == db.head, "the view at the current time lacks the last commit"
         assert db.admin.correct_clock() in {0, notice}, "the log says the same twice"
 
     def follow(self, db: EmbeddedDatabase, path: Any, tables: tuple[str, ...] | None) -> None:
-        """The follower was never ahead of the log, comes to its end, and is equal."""
+        """Check that the follower was never ahead of the log, reaches its end, and is equal."""
         with SqliteSink(path) as sink:
             Follower(db, sink, tables=tables).run(bounded=True)
             different = verify(db, sink)

@@ -1,9 +1,9 @@
-"""Operations: what a process of the campaign does beside its writers, one after the other. What another
-caretaker does at the same time is in beside.py.
+"""Operations: the work of the maintenance thread of a campaign's process, in sequence. Those of the second
+thread are in beside.py.
 
-A new operation is one function, here or there, and a line in OPERATIONS:
-it gets a `Care`, and raises for whatever must not be. It may be killed at any moment; what must hold
-of it afterwards is said in `AFTER`, on the database that was opened again.
+A new operation is one function, here or there, and a line in OPERATIONS. It gets a `Care`, and raises if
+something is wrong. It may be killed at any moment; the functions in `AFTER` check its results afterwards, on
+the database that was opened again.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from tests.crash import disk
 from tests.crash.care import Care
 from tests.crash.folders import MASTER, NEWEST, Value, opened
 
-LOAD_FROM = 1_000_000  # rows of loads lie behind those of transactions
+LOAD_FROM = 1_000_000  # the keys of loads are after those of transactions
 LOAD_STEP = 10_000
-SEALED = {"people", "visits"}  # which of their rows can be opened is another matter a moment later
+SEALED = {"people", "visits"}  # whether their rows can be opened may change a moment later
 
 
 def load_rows(number: int, rows: int) -> Iterator[tuple[int, Value]]:
-    """The rows of a load: the same in every process."""
+    """Return the rows of a load, the same in every process."""
     for at in range(rows):
         yield LOAD_FROM + number * LOAD_STEP + at, Value(f"load {number}", at)
 
 
 def load(care: Care) -> None:
-    """A new load, or one that was killed, again: it goes on where it stopped."""
+    """Run a new load, or resume a killed one."""
     way = care.way()
     number = care.random.randrange(8)
     rows = 500 * (number + 1)
@@ -54,7 +54,7 @@ def load(care: Care) -> None:
             durability=care.random.choice(("sync", "os")),
         )
     except (SchemaError, ConflictError):
-        return  # the schema changed under it
+        return  # the schema changed meanwhile
     care.journal.say(loaded=number, rows=rows)
 
 
@@ -64,7 +64,7 @@ def up(care: Care) -> None:
 
 
 def hold(care: Care) -> None:
-    """Two versions are served afterwards, if there were rows to rewrite."""
+    """Keep two versions in service, if there are rows to rewrite."""
     _migrating(care, "hold", lambda: migrations.apply(care.db, care.folders.path, to=NEWEST - 1, hold=True))
 
 
@@ -73,7 +73,7 @@ def complete(care: Care) -> None:
 
 
 def rollback(care: Care) -> None:
-    """One migration back, but never to where there are no rows."""
+    """Roll back one migration, but never to a version without rows."""
     if len([one for one in care.folders.ways if one <= care.db.schema.version]) > 1:
         _migrating(care, "rollback", lambda: migrations.rollback(care.db, 1, source=care.folders.path))
 
@@ -100,7 +100,7 @@ def rebuild(care: Care) -> None:
 
 
 def rebuild_into(care: Care) -> None:
-    """Into another directory, which is the same as what it was made from."""
+    """Rebuild into another directory, which equals the original."""
     path = care.scratch / "again"
     shutil.rmtree(path, ignore_errors=True)
     hashes = care.db.admin.rebuild_into(path)
@@ -111,7 +111,9 @@ def rebuild_into(care: Care) -> None:
 
 
 def check(care: Care) -> None:
-    """A key that a full disk did not let be overwritten is named, until the next forgetting or opening."""
+    """Check the database; a key that could not be overwritten on a full disk is reported until the next
+    attempt.
+    """
     problems = list(care.db.admin.check())
     if disk.is_failing():
         problems = [one for one in problems if f"{KEYS} has the keys of" not in one]
@@ -119,7 +121,7 @@ def check(care: Care) -> None:
 
 
 def look(care: Care) -> None:
-    """One moment is one moment, whatever is written meanwhile."""
+    """Check that a snapshot shows one position, whatever is written meanwhile."""
     way = care.way()
     with care.db.snapshot() as snapshot:
         try:
@@ -140,18 +142,18 @@ def read_beside(care: Care) -> None:
 
 
 def back_up(care: Care) -> None:
-    """One backup, brought up to date again and again."""
+    """Update one backup, again and again."""
     backup(care.db, care.scratch / "backup")
 
 
 def prove(care: Care) -> None:
-    """The root of the tree, which is the same for ever for a log of this size."""
+    """Check that the root of the tree never changes for a log of a given size."""
     size, root = LocalProver(care.db).head()
     care.journal.say(root=root.hex(), size=size)
 
 
 def look_back(care: Care) -> None:
-    """What was does not change, whatever is written and rebuilt meanwhile."""
+    """Check that the past does not change, whatever is written and rebuilt meanwhile."""
     seq = care.random.randrange(2, care.db.head + 1)
     way = care.folders.ways.get(care.db.schema_at(seq).version)
     if way is not None:
@@ -164,7 +166,7 @@ def flush(care: Care) -> None:
     care.db.engine.flush()
 
 
-# operation: how often, beside each other.
+# # operation: its share, among all of these.
 OPERATIONS: dict[Callable[[Care], None], int] = {
     load: 5,
     up: 5,
@@ -184,7 +186,7 @@ OPERATIONS: dict[Callable[[Care], None], int] = {
 
 
 def _half_rebuilds(db: EmbeddedDatabase, scratch: Path) -> None:
-    """A rebuild into a directory is there in whole, or is no database."""
+    """Check that a rebuild into a directory is complete, or is not a database."""
     path = scratch / "again"
     if (path / "EVERLOG").exists():
         with Database(path, read_only=True) as again:
@@ -193,7 +195,9 @@ def _half_rebuilds(db: EmbeddedDatabase, scratch: Path) -> None:
 
 
 def _restored_backup(db: EmbeddedDatabase, scratch: Path) -> None:
-    """A backup is of this log, goes on where it was, is whole, and makes the same database, with the keys."""
+    """Check that a backup is of this log, can be continued, is complete, and restores an equal database, with
+    the keys.
+    """
     if not (scratch / "backup").exists():
         return
     backup(db, scratch / "backup")
@@ -202,12 +206,12 @@ def _restored_backup(db: EmbeddedDatabase, scratch: Path) -> None:
     restore(scratch / "backup", scratch / "restored")
     if (db.path / KEYS).exists():
         shutil.copy(db.path / KEYS, scratch / "restored")
-    Database(scratch / "restored", create=False, master_key=MASTER).close()  # makes what wants the keys
+    Database(scratch / "restored", create=False, master_key=MASTER).close()  # builds hashed indexes
     with Database(scratch / "restored", read_only=True, master_key=MASTER) as again:
         assert again.log.get(db.head) == db.log.get(db.head)
         assert list(again.admin.check()) == []
         assert again.admin.hashes(seq=db.head) == db.admin.hashes()
 
 
-# What must hold after a kill, of what the operations leave beside the database.
+# # What must hold after a kill, of the results that the operations leave beside the database.
 AFTER: tuple[Callable[[EmbeddedDatabase, Path], None], ...] = (_half_rebuilds, _restored_backup)

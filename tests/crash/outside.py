@@ -1,11 +1,11 @@
-"""Outside: what other openings, forks and copies do to a database, and rows at the limits.
+"""Outside: other openings, forks and copies of a database, and rows at the limits.
 
     a second opening, by another spelling, here and in another process       refused
     a copy of the directory, made by the process itself                      the lock holds
     a fork (forks.py)                                                         the child is refused, and ends
-    rows at the limits (limits.py)                                            refused, or read again for ever
+    rows at the limits (limits.py)                                            refused, or readable permanently
 
-How a life ends without a kill, by leaving without close or with files that are moved away, is in campaign.py.
+The ends of a run without a kill, by an exit without closing or by moved files, are in campaign.py.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from tests.crash.folders import MASTER, Value
 from tests.crash.transactions import KEYS, REFUSALS
 
 LARGE = (1, 1 << 16, 1 << 20, ROW_BYTES_MAX - 200, ROW_BYTES_MAX, ROW_BYTES_MAX + 1)
-LARGE_KEYS = 2  # behind those of transactions
+LARGE_KEYS = 2  # after those of transactions
 
 
 def open_again(care: Care) -> None:
-    """The same files by another name, in the same process."""
+    """Open the same files under another name, in the same process."""
     path, link = care.db.path.resolve(), care.scratch / "link"
     if not link.is_symlink():
         link.symlink_to(path)
@@ -45,11 +45,11 @@ def open_again(care: Care) -> None:
 
 
 def open_elsewhere(care: Care) -> None:
-    """The same files in another process, after this one has opened and closed each of them."""
+    """Open the same files in another process, after this one has opened and closed each of them."""
     copy = care.scratch / "copy"
     if care.random.random() < 0.5:
         shutil.rmtree(copy, ignore_errors=True)
-        with contextlib.suppress(shutil.Error):  # files that went meanwhile
+        with contextlib.suppress(shutil.Error):  # files that were removed meanwhile
             shutil.copytree(care.db.path, copy)
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     words = [sys.executable, "-m", "tests.crash.second", str(care.db.path)]
@@ -58,7 +58,7 @@ def open_elsewhere(care: Care) -> None:
 
 
 def at_limits(care: Care) -> None:
-    """What is accepted can be read: at once, and after every life (the model compares)."""
+    """Write rows at the limits: accepted rows are readable at once, and after every run."""
     way, op = care.way(), f"limit {care.name}"
     number = KEYS + care.random.randrange(LARGE_KEYS)
     value = Value(f"large {'x' * care.random.choice(LARGE)}", care.random.randrange(-50, 50))
@@ -83,7 +83,7 @@ def at_limits(care: Care) -> None:
         assert row is not None
 
 
-# operation: how often, beside each other.
+# # operation: its share, among all of these.
 OPERATIONS: dict[Callable[[Care], None], int] = {
     open_again: 4,
     open_elsewhere: 1,

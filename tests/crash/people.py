@@ -1,9 +1,10 @@
-"""People: the rows of the campaign that end: sealed ones, whose person is forgotten, and those with a life.
+"""People: the rows of the campaign that disappear: sealed rows, whose person is forgotten, and rows that
+expire.
 
-    people/12  sealed          visits/7  sealed, two seconds of life          codes/3  two seconds of life
+    people/12  sealed     visits/7  sealed, expires after two seconds     codes/3  expires after two seconds
 
-The tables are of a folder of their own, before the others, and no migration touches them. What a row
-was, who it is of and when it ends is in the journal before the commit; `ends.py` compares.
+The tables belong to a separate first folder, and no migration changes them. The journal has the content, the
+person and the expiry of a row before the commit; `ends.py` compares.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from tests.crash.journal import Journal
 from tests.crash.transactions import REFUSALS
 
 IDS, SUBJECTS = 40, 12
-LONG_NS = 3600 * 10**9  # such a life outlives the campaign
-BY_TABLE = -1  # ends as the table has it
+LONG_NS = 3600 * 10**9  # such a row does not expire during the campaign
+BY_TABLE = -1  # expires as its table declares
 PAUSE_S = 0.005
 
 
 class Row(NamedTuple):
-    """Whose it is, what is in it, and when its life ends, in nanoseconds; 0: never."""
+    """The person of a row, its text, and its expiry in nanoseconds; 0: never."""
 
     subject: str
     text: str
@@ -42,12 +43,12 @@ def message(table: Table[Any, Any], number: int, row: Row) -> Any:
 
 
 def read(message: Any) -> tuple[int, str, str]:
-    """Number, subject and text."""
+    """Return number, subject and text."""
     return message.id, getattr(message, "subject", ""), message.text
 
 
 class People:
-    """One more writer. `name` begins the names of all that it does."""
+    """One more writer. `name` is the prefix of its operations' names."""
 
     def __init__(
         self, db: EmbeddedDatabase, folders: Folders, journal: Journal, name: str, seed: int
@@ -59,7 +60,7 @@ class People:
     def run(self) -> None:
         for number in range(1 << 30):
             self.one(f"{self.name}.{number}")
-            time.sleep(PAUSE_S)  # it is to leave the machine to the others
+            time.sleep(PAUSE_S)  # it leaves most of the machine to the others
 
     def one(self, name: str) -> None:
         chance = self.random
@@ -72,7 +73,7 @@ class People:
                     self._step(tx, told)
                 self.journal.say(op=name, **told)
                 result = tx.commit()
-            if tx.writes and not result.seq:  # it deleted nothing that was there
+            if tx.writes and not result.seq:  # it only deleted missing rows
                 self.journal.say(no=name)
             elif tx.writes:
                 self.journal.say(yes=name, seq=result.seq)

@@ -1,8 +1,8 @@
 """Points: the named places at which a process of the campaign dies, or waits to be killed.
 
-A point is the moment before or after a call in which something reaches the disk, or becomes true:
-`"sync before 3"` is the third sync, before it. The calls are wrapped from outside, in the process
-that is to die: the store itself has no hook, and pays for none.
+A point is the moment before or after a call that writes to the disk, or takes effect: `"sync before 3"` is
+the moment before the third sync. The calls are wrapped in the process that is meant to die: the store has no
+hooks for this.
 
 A new point is a line in CALLS.
 """
@@ -84,8 +84,9 @@ class Point(NamedTuple):
 
 
 def arm(point: Point, die: Callable[[], None] | None = None) -> None:
-    """From now on this process kills itself there, and no child of it does. Only in a process that is there
-    to die."""
+    """Make this process, but none of its children, kill itself at the point. Only for a process that is meant
+    to die.
+    """
     passed, armed = itertools.count(1), os.getpid()
 
     def here() -> None:
@@ -113,5 +114,5 @@ def _die() -> None:
 
 
 def every() -> Iterator[tuple[str, str]]:
-    """Each name, with each side."""
+    """Yield each name, with each side."""
     return itertools.product(CALLS, SIDES)

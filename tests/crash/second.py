@@ -1,4 +1,4 @@
-"""Second: another process, which tries to write to an open database; it ends with 0 if it may not.
+"""Another process, which tries to write to an open database; it exits with 0 if it is refused.
 
 python -m tests.crash.second PATH       as everlog, and as RocksDB alone, like older versions
 """
@@ -23,7 +23,9 @@ def may_everlog(path: Path) -> bool:
 
 
 def may_rocksdb(path: Path) -> bool:
-    """Whether the lock is free that RocksDB takes first; to open it would rename the LOG of the other."""
+    """Return whether RocksDB's own lock is free; opening the database would rename the LOG of the other
+    process.
+    """
     with (path / "db" / "LOCK").open("r+b") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,13 +1,13 @@
-"""Soak: everything at once for a long time, in one process, whose size must stay what it is.
+"""Soak: everything at once for a long time, in one process, whose resources must not grow.
 
     python -m tests.crash.soak --minutes 30
 
     writers here ──┐                       ┌─▶ follower into SQLite, from the server
-    writers there ─┴─▶ database ─▶ server ─┼─▶ subscriber that stays, subscribers that come and go
-    flush, compaction, rebuild, snapshots  └─▶ clients and readers beside that come and go
-    lives that end, looks back, checkpoints, old log that goes to an archive
+    writers there ─┴─▶ database ─▶ server ─┼─▶ one permanent subscriber, short-lived subscribers
+    flush, compaction, rebuild, snapshots  └─▶ short-lived clients and second readers
+    rows that expire, reads of the past, checkpoints, archiving of old records
 
-Memory, file descriptors, threads and files of the log are sampled; what is flat, trend.py says.
+Memory, file descriptors, threads and files of the log are sampled; trend.py defines what counts as flat.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from tests.crash.trend import HEADING, Sample, told
 from tests.store.models import AIRPORTS, ITEMS, Item, airport, declare, items
 
 KEYS = 5000
-PAUSE_S = 0.002  # of each writer after each commit: it is to last, and not to be fast
+PAUSE_S = 0.002  # pause of each writer after each commit, because the test measures growth and not speed
 SAMPLES = 120
 RECORDS_PER_BLOCK = 20  # at the least
 LIFE_S = 20.0  # of each airport, at the most
-KEEP_RECORDS = 50_000  # that are not archived
+KEEP_RECORDS = 50_000  # records that are not archived
 
 
 class Soak:
-    """The work, as threads that go on until `stop`."""
+    """The work, as threads that run until `stop`."""
 
     def __init__(self, path: Path, seed: int) -> None:
         self.path, self.seed = path, seed
@@ -60,8 +60,9 @@ class Soak:
         self.url = self.server.url("x")
 
     def _fill(self) -> None:
-        """Fills what has a limit, and would rise by rights for the first quarter of an hour: the window
-        of recent commits, and RocksDB's cache. What is done now and then is done once."""
+        """Fill everything that has a limit and would otherwise grow for the first quarter of an hour: the
+        window of recent commits, and RocksDB's cache. Rare operations are done once.
+        """
         for number in range(KEYS_MAX):
             self.db.put(ITEMS, Item(id=number % KEYS, text="x" * (number % 300)))
         self.db.engine.flush()
@@ -131,7 +132,7 @@ class Soak:
             Follower(remote, sink).run(stop=self.stop)
 
     def stay(self) -> None:
-        """A subscriber for all the time, that misses nothing."""
+        """Keep one subscription for the whole time, which misses nothing."""
         with RemoteDatabase(self.url) as remote:
             seq = 0
             for commit in remote.feed(after=0):
@@ -167,7 +168,7 @@ class Soak:
             assert reader.count(ITEMS) <= KEYS + 1
 
     def end(self) -> None:
-        """The end is right, too: checked, and the follower equal."""
+        """Check the database, and that the follower is equal."""
         self.server.stop()
         assert list(self.db.admin.check()) == []
         with SqliteSink(self.path / "mirror.sqlite") as sink:
@@ -177,7 +178,7 @@ class Soak:
 
 
 def run(minutes: float, seed: int, say: Callable[[str], object] = print) -> bool:
-    """Whether all stayed flat. Raises what went wrong."""
+    """Return whether all resources stayed flat. Raises the error of any thread."""
     with tempfile.TemporaryDirectory(prefix="everlog-soak-") as name:
         soak, started, samples = Soak(Path(name), seed), time.monotonic(), list[Sample]()
         threads = soak.threads()

@@ -1,6 +1,6 @@
-"""Places that a database cannot live in: read-only, without file descriptors, with small files damaged.
+"""Bad places for a database: read-only, without file descriptors, with damaged small files.
 
-A right answer, or an error of everlog's; what was acknowledged is there when the place is good again.
+The result is correct, or an everlog error; acknowledged commits are present when the place is good again.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ print(json.dumps([acknowledged, said]))
 
 
 def told(script: str, *words: object, **options: Any) -> Any:
-    """What such a process prints as JSON; one that ends otherwise is a finding."""
+    """Return the JSON that such a process prints; any other end is a finding."""
     command = [sys.executable, "-c", script, *map(str, words)]
     done = subprocess.run(
         command, check=False, capture_output=True, text=True, timeout=100, cwd=ROOT, **options
@@ -121,8 +121,9 @@ def test_without_file_descriptors_nothing_is_wrong_and_nothing_lost(tmp_path: Pa
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
-    """A directory that can be made read-only for everybody, by `freeze`: a file system of its own
-    for who may mount one, for others permissions."""
+    """Yield a directory that `freeze` makes read-only for all users: its own file system if this user may
+    mount one, otherwise by permissions.
+    """
     path = tmp_path / "place"
     path.mkdir()
     if os.getuid():
@@ -162,7 +163,7 @@ def test_a_directory_that_cannot_be_written_is_told_and_read(place: Path) -> Non
 
 @pytest.fixture
 def seen(place: Path, tmp_path: Path) -> Iterator[Path]:
-    """The same place, as somebody sees it who may only read."""
+    """Return the same place as seen by a user who may only read."""
     path = tmp_path / "seen"
     path.mkdir()
     for how in (["--bind", str(place)], ["-o", "remount,ro,bind"]):

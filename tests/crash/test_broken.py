@@ -1,4 +1,4 @@
-"""Stores that are broken on purpose: the campaign finds them. `python -m tests.crash.broken` tries all."""
+"""Stores with deliberate faults: the campaign detects them. `python -m tests.crash.broken` tries all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The campaign, a small share of it: `make torture` goes on for as long as it is told."""
+"""A short campaign; `make torture` runs it for any length of time."""
 
 from __future__ import annotations
 

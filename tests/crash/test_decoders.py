@@ -1,4 +1,4 @@
-"""Every decoder takes any bytes: it returns, or raises an error of everlog's, and nothing else."""
+"""Every decoder accepts any bytes: it returns, or raises an everlog error, and nothing else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = list(decoders(Path()))
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: tuple[bytes, ...]) -> bytes:
-    """Whole bytes, with some of them changed, left out, doubled or put in."""
+    """Return valid bytes with some of them changed, left out, doubled or added."""
     raw = bytearray(draw(st.sampled_from(whole)))
     for _ in range(draw(st.integers(0, 4))):
         at = draw(st.integers(0, len(raw)))

@@ -1,6 +1,6 @@
-"""A disk of which one write or one sync fails, whichever: whole databases before and after, nothing lost.
+"""A disk on which any one write or sync fails: the database is whole before and after, and nothing is lost.
 
-The disk is a library that is loaded before everything else (disk.c): the store does not know of it.
+The disk is a preloaded library (disk.c), of which the store knows nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.store.models import ITEMS, items, open_flights
 
 ROOT = Path(__file__).parents[2]
 CALLS_MAX = 200
-USUAL, SOME = 50, 2  # without time for it, some of those that there usually are
+USUAL, SOME = 50, 2  # without the full time, only some of them
 
 SCRIPT = """
 import json, sys
@@ -88,4 +88,4 @@ def test_whichever_call_fails_what_was_acknowledged_is_there_and_the_rest_is_not
             assert not found & set(refused), (nth, said)
             assert db.count(ITEMS, end=100) == 51
         if not said and nth > USUAL:
-            break  # so many calls there are not
+            break  # there are fewer calls than this

@@ -1,6 +1,6 @@
-"""SIGKILL at any moment: every acknowledged commit is there, none is half there.
+"""SIGKILL at any moment: every acknowledged commit is present, none is partial.
 
-`EVERLOG_TORTURE_S=600` goes on for so long in each mode; otherwise it is a few kills.
+`EVERLOG_TORTURE_S=600` runs for that time in each mode; otherwise there are a few kills.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def killed(path: Path, mode: str, first: int, after_s: float, *, after_one: bool) -> list[int]:
-    """What a writer said was acknowledged that is killed after so long, or so long after its first."""
+    """Run a writer that is killed after some time, or some time after its first commit; return its
+    acknowledged commits.
+    """
     command = [sys.executable, "-m", "tests.crash.writer", str(path), mode, str(first)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None

@@ -1,7 +1,7 @@
-"""SIGKILL while old log is archived under load: every record is in the log, in the archive, or in both;
-and of what a consumer lacks nothing has gone, though its bookmark may be behind.
+"""SIGKILL while old records are archived under load: every record is in the log, in the archive, or in both,
+and no record that a consumer lacks is removed, although its bookmark may be behind.
 
-`EVERLOG_TORTURE_S=600` goes on for so long; otherwise it is a few kills.
+`EVERLOG_TORTURE_S=600` runs for that time; otherwise there are a few kills.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ threading.Thread(target=write, daemon=True).start()
 Retention(db, to, every_s=0, look_s=0.01).start()
 while True:
     position = db.cursor()
-    print(position.seq, flush=True)  # it has it, durably
+    print(position.seq, flush=True)  # it has it durably
     db.consumers.bookmark(me, position)
 """
 
 
 def killed(db: Path, to: Path, point: str, after_s: float, work: str = WORK) -> list[int]:
-    """Numbers whose commits were acknowledged, or of records that a consumer has."""
+    """Return the numbers whose commits were acknowledged, or of records that a consumer has."""
     command = [sys.executable, "-c", work, str(db), str(to), point]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None

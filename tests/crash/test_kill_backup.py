@@ -1,7 +1,7 @@
-"""SIGKILL while a database is backed up under load, and while it is restored: the backup is whole, of less at
-most, and the next goes on; what was restored is a database, or none.
+"""SIGKILL during a backup under load, and during a restore: the backup is complete, if shorter, and the next
+one continues it; the restored directory is a complete database, or not a database.
 
-`EVERLOG_TORTURE_S=600` goes on for so long; otherwise it is a few kills.
+`EVERLOG_TORTURE_S=600` runs for that time; otherwise there are a few kills.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Killed while somebody is forgotten: the Notice is the truth, before it nothing has happened."""
+"""Killed while a person is forgotten: the Notice decides; before it, nothing has happened."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_forgetting_happens_whole_or_not_at_all(tmp_path: Path, where: str) -> N
 def test_a_reader_finds_all_right_however_often_it_looks(
     tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until the tables are on disk, each look deletes the rows anew, which needs the key that is gone."""
+    """Until the tables are on disk, each reader deletes the rows again, which needs the destroyed key."""
     path = tmp_path / "db"
     with open_people(path) as db:
         for n in range(1, 20):
@@ -82,7 +82,7 @@ def test_a_reader_finds_all_right_however_often_it_looks(
     with open_people(path, read_only=True) as reader:
         for _ in range(3):
             found = list(reader.admin.check(deep=True))
-            if where == "before the zeros":  # nobody does it any more until it is opened for writing
+            if where == "before the zeros":  # this happens only when it is next opened for writing
                 assert len(found) == 1
                 assert "KEYS has the keys of 1 forgotten persons" in found[0]
             else:

@@ -1,4 +1,4 @@
-"""SIGKILL while a database is made, and while it is migrated: in whole, or not at all."""
+"""SIGKILL while a database is created, and while it is migrated: completely, or not at all."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ with Database(sys.argv[1]) as db:
 
 
 def killed(script: str, path: Path, after_s: float) -> list[str]:
-    """What a process that is killed so long after its first line had said."""
+    """Return the output of a process that is killed some time after its first line."""
     command = [sys.executable, "-c", script, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
@@ -60,7 +60,7 @@ def killed(script: str, path: Path, after_s: float) -> list[str]:
 
 
 def campaign(least: int) -> Any:
-    """At least so many turns, or for as long as `EVERLOG_TORTURE_S` says."""
+    """Yield at least this number of rounds, or rounds for the time in `EVERLOG_TORTURE_S`."""
     until = time.monotonic() + float(os.environ.get("EVERLOG_TORTURE_S", "0"))
     turn = 0
     while turn < least or time.monotonic() < until:

@@ -1,4 +1,4 @@
-"""Killed while the master key is changed: the same settings open it, and the same call goes on."""
+"""Killed while the master key is rotated: the same settings open the database, and the same call resumes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ db.people.rotate_key(OTHER_MASTER)
         ("sync", 1, 52),
         ("put", 1, 52),
         ("put", 25, 28),
-        ("put_cover", 2, 1),  # that of who came since
+        ("put_cover", 2, 1),  # that of a person who was added later
         ("put_cover", 3, 0),
     ],
 )

@@ -1,6 +1,7 @@
-"""Power failures: what was only with the operating system may be gone, from the end and never in between.
+"""Power failures: data that was only in the operating system's memory may be lost, from the end and never in
+between.
 
-A copy of the files stands for the disk, its write-ahead log cut somewhere after what was synced.
+A copy of the files represents the disk, with its write-ahead log truncated somewhere after the last sync.
 """
 
 from __future__ import annotations

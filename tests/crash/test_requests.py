@@ -1,6 +1,6 @@
-"""Requests of strangers: every method of a live server, with random messages and with damaged bytes.
+"""Untrusted requests: every method of a live server, with random messages and with damaged bytes.
 
-Methods are found in the contract, so a new one is tried without a word here.
+Methods are found in the contract, so a new one is tested automatically.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.store.models import ITEMS, TABLES, airport, declare, items
 
 FD = FieldDescriptor
 REQUESTS = 150
-ANSWERS = 3  # of a stream are read
+ANSWERS = 3  # messages of a stream that are read
 PATIENCE_S = 60.0
 DEEP = 4
 WORDS = (
@@ -60,7 +60,7 @@ METHODS = {method.full_name: method for method in methods()}
 
 
 def fill(message: Any, chance: random.Random, depth: int = 0) -> Any:
-    """Sets some of its fields, and some of theirs."""
+    """Set some fields of a message, and of its messages."""
     for field in message.DESCRIPTOR.fields:
         if field.name == "database" and field.type == FD.TYPE_STRING:
             message.database = "x" if chance.random() < 0.97 else chance.choice(WORDS)
@@ -114,7 +114,7 @@ def damaged(raw: bytes, chance: random.Random) -> bytes:
 
 
 def ask(channel: grpc.Channel, method: MethodDescriptor, requests: list[bytes]) -> str:
-    """Calls it, looks at some answers, and returns the status."""
+    """Call a method, read some responses, and return the status."""
     path = f"/{method.containing_service.full_name}/{method.name}"
     stub: Any = channel.stream_stream(path)
     call = stub(iter(requests), timeout=PATIENCE_S)

@@ -1,11 +1,11 @@
-"""Torture: everything that looks for faults, for as long as there is time; `make torture MINUTES=…`.
+"""Torture: all searches for faults, for a given time; `make torture MINUTES=…`.
 
-    campaign   half of the time       one database after the other, killed and compared with a model
+    campaign   half of the time       databases whose process is killed, compared with a model
     histories  a quarter              tests/model and tests/crash, with EVERLOG_TORTURE_S
     soak       an eighth              mixed load; memory, descriptors and threads stay flat
     fuzz       an eighth              every decoder, guided by coverage, where Atheris is installed
 
-What is found is printed with its seed; `make torture SEED=…` runs the campaign of that seed once more.
+A finding is printed with its seed; `make torture SEED=…` repeats the campaign of that seed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-TIMED_TESTS = 16  # so many of the tests go on for EVERLOG_TORTURE_S each
-SOAK_FROM = 8.0  # minutes in all: a shorter soak sees nothing but its own beginning
+TIMED_TESTS = 16  # the number of tests that run for EVERLOG_TORTURE_S each
+SOAK_FROM = 8.0  # minutes in all; a shorter soak would only measure its start
 
 
 def campaign(minutes: float) -> bool:
@@ -49,7 +49,7 @@ def _ended_well(words: list[str], **environment: str) -> bool:
 
 
 def shares(minutes: float) -> dict[Callable[[float], bool], float]:
-    """Minutes for each of what can be run here; what cannot be leaves its time to the others."""
+    """Return the minutes of each part that can run here; the others leave their time to these."""
     chosen = dict(SHARES)
     if minutes < SOAK_FROM:
         del chosen[soak]

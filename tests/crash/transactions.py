@@ -1,7 +1,7 @@
-"""Transactions: random ones, each told to the journal with what it read before it commits.
+"""Transactions: random ones, each written to the journal with its reads before it commits.
 
-Some move between two rows, some read a range by key or by index and write what they found, some insert
-or update what must not or must be there; some have a commit_id, and are sent twice.
+Some move an amount between two rows, some read a range by key or by index and write the result, some insert
+or update with preconditions; some have a commit_id, and are sent twice.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from tests.crash.folders import FIRST, NEWEST, Folders, Value, Way
 from tests.crash.journal import Journal
 
 KEYS = 120
-PAUSE_S = 0.01  # after the disk refused: the journal is to stay short
+PAUSE_S = 0.01  # seconds after a refusal of the disk, which keep the journal short
 WORDS = ("red", "green", "blue")
 REFUSALS = (ConflictError, PreconditionError, SchemaError)
 
 
 def ended(error: Exception) -> bool:
-    """Whether a database said that its files are gone, and that writing is over."""
+    """Return whether the error means that the files are gone, and that writing has ended."""
     return "Nothing more is written" in str(error)
 
 
 class Transactions:
-    """One writer. `name` begins the names of all that it does."""
+    """One writer. `name` is the prefix of its operations' names."""
 
     def __init__(
         self, db: EmbeddedDatabase | RemoteDatabase, folders: Folders, journal: Journal, name: str, seed: int
@@ -45,7 +45,7 @@ class Transactions:
             self.one(f"{self.name}.{number}", way)
 
     def _way(self) -> Way:
-        """That of the version in force, or of one beside it, which may be served too."""
+        """Return the version in force, or another one that is also served."""
         version = self.db.schema.version
         if self.random.random() < 0.1:
             version += self.random.choice((-1, 1))
@@ -67,7 +67,7 @@ class Transactions:
                 result = tx.commit()
             if not tx.writes:
                 return
-            if not result.seq:  # it deleted nothing that was there: the log has nothing of it
+            if not result.seq:  # it only deleted missing rows, so the log has no record of it
                 assert result.missing == len(told["writes"])
                 self.journal.say(no=name)
                 return
@@ -83,20 +83,20 @@ class Transactions:
                 raise
             if error.outcome != "nothing written" and not (disk.is_filling() or error.facts.get("full")):
                 raise
-            self.journal.say(disk=str(error))  # it has room again later
+            self.journal.say(disk=str(error))  # the disk has space again later
             time.sleep(PAUSE_S)
         except ClosedError:
             if isinstance(self.db, RemoteDatabase):
                 raise
 
     def _again(self, first: Transaction, metadata: dict[str, Any], seq: int) -> None:
-        """The same commit once more: as where its answer was lost."""
+        """Commit the same transaction again, as if its response was lost."""
         try:
             with self.db.transaction(**metadata) as tx:
                 tx.writes.update(first.writes)
                 again = tx.commit()
         except (*REFUSALS, DiskError):
-            return  # the schema changed meanwhile, and with it the bytes; or the disk fails since
+            return  # the schema and so the bytes have changed meanwhile, or the disk has failed
         assert again.seq == seq, f"committed twice: {seq} and {again.seq}"
 
     def _fill(self, tx: Transaction, way: Way, told: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""Trend: what a process has at a time, and whether that rises.
+"""Trend: samples of a process's resources, and whether they grow.
 
-Flat: over the last two thirds of the time the line through the samples rises by less than `LEAST`, or twice
-their own noise.
+Flat: over the last two thirds of the time, the line through the samples rises by less than `LEAST`, or twice
+their noise.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import NamedTuple
 from everlog.store.database import Database
 
 HEADING = "minute   rss MB  descriptors  threads  log files       head"
-LEAST = {"rss MB": 8.0, "descriptors": 3.0, "threads": 2.0, "log files": 8.0}  # what comes and goes anyway
+LEAST = {"rss MB": 8.0, "descriptors": 3.0, "threads": 2.0, "log files": 8.0}  # what varies in any case
 
 
 class Sample(NamedTuple):
-    """What the process has at one time."""
+    """The resources of a process at one time."""
 
     at_s: float
     rss_mb: float
@@ -49,7 +49,7 @@ class Sample(NamedTuple):
 
 
 def _opened() -> list[str]:
-    """What the descriptors are of. Files of tables and log are counted by RocksDB, up to a limit."""
+    """Return what the descriptors refer to. RocksDB limits its open files of tables and log itself."""
     found = []
     for handle in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
@@ -58,7 +58,7 @@ def _opened() -> list[str]:
 
 
 class Trend(NamedTuple):
-    """How much a quantity rose over the last two thirds, and how much it goes up and down anyway."""
+    """How much a quantity grew over the last two thirds, and how much it varies in any case."""
 
     mean: float
     rise: float
@@ -77,7 +77,7 @@ class Trend(NamedTuple):
 
 
 def told(samples: list[Sample], say: Callable[[str], object]) -> bool:
-    """Whether all stayed flat, and says of each by how much it rose."""
+    """Return whether all quantities stayed flat, and report the growth of each."""
     at_s, flat = [one.at_s for one in samples], True
     for name, values in (
         ("rss MB", [one.rss_mb for one in samples]),

@@ -1,13 +1,13 @@
-"""Worker: one life of the campaign, in a process that is killed.
+"""Worker: one run of the campaign, in a process that is killed.
 
     python -m tests.crash.worker DIRECTORY LIFE SEED [POINT]
 
     4 writers      ─▶ transactions, one of them through a server     ┐
-    one more       ─▶ rows that end: sealed, or with a life          │
-    3 caretakers   ─▶ operations, each one after the other           ├─▶ journal
+    one more       ─▶ sealed rows, and rows that expire              │
+    3 threads      ─▶ maintenance operations, each in sequence       ├─▶ journal
     follower       ─▶ SQLite, from the database or from the server   ┘
 
-What it does follows from its seed; what of it is interleaved how, from the machine.
+Its actions follow from its seed; their interleaving depends on the machine.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ from tests.crash.transactions import PAUSE_S, Transactions, ended
 
 WRITERS = 4
 OPEN_MIRROR = "open", ("items", "codes", "limits")
-# In its environment: the disk fails, or the files are moved away, and that is no finding.
+# In its environment: the disk fails, or the files are moved away, so that errors are not findings.
 FAILING, MOVED = "EVERLOG_DISK_FAIL", "EVERLOG_FILES_MOVED"
-# What goes to the files by their path, where others may be: it is asked for, and no finding.
+# Operations on the files by their path, where other files may be: their errors are not findings then.
 BY_PATH = {read_beside, beside.hold}
-LEFT = 3  # the exit code of a process that is told by SIGTERM to leave without closing
+LEFT = 3  # the exit code of a process that SIGTERM ends without closing
 
 
 class Worker:
-    """`directory` holds the database, the journal, the follower's file and the folders."""
+    """`directory` contains the database, the journal, the follower's file and the folders."""
 
     def __init__(self, directory: Path, life: int, seed: int) -> None:
         self.directory, self.life, self.seed = directory, life, seed
@@ -76,7 +76,7 @@ class Worker:
                 lambda: self.follow(remote if self.seed % 2 else db),
                 People(db, folders, self.journal, f"{self.life}.p", self.seed).run,
             ]
-            if MOVED not in os.environ:  # what takes their place is another database, and may be opened
+            if MOVED not in os.environ:  # the replacement is another database, and may be opened
                 work.append(lambda: self.care(db, folders, "o", outside.OPERATIONS))
             if clocks.is_turned():
                 chance = random.Random(f"{self.seed} clock")
@@ -90,17 +90,17 @@ class Worker:
             threads = [threading.Thread(target=self._kept, args=(one,), daemon=True) for one in work]
             for thread in threads:
                 thread.start()
-            print("open", flush=True)  # noqa: T201  told to whoever started it
+            print("open", flush=True)  # noqa: T201  read by the parent
             try:
                 self.forks.serve(self.directory)
             except SystemExit:
-                stack.pop_all()  # nothing is closed, and the threads write on
+                stack.pop_all()  # nothing is closed, and the threads continue to write
                 raise
-        # Only after a finding, or where the disk failed: whoever waits for the end reads the journal.
+        # Only after a finding, or if the disk failed: the parent reads the journal.
         os._exit(1)
 
     def _leave(self, *_: object) -> None:
-        self.failing = self.left = True  # what is refused from here on is no finding
+        self.failing = self.left = True  # a refusal from here on is not a finding
         self.forks.exit(LEFT)
 
     def _kept(self, work: Callable[[], None]) -> None:
@@ -108,7 +108,7 @@ class Worker:
             work()
         except Error as error:
             if MOVED in os.environ and not ended(error):
-                self.journal.say(disk=str(error))  # it looked for the files where they were
+                self.journal.say(disk=str(error))  # it used the files at their former path
                 return
             if not (self.failing and (isinstance(error, DiskError) or FAILING not in os.environ)):
                 self.journal.failed()
@@ -118,7 +118,7 @@ class Worker:
                 self.journal.say(disk=str(error))  # a check that finds no files
                 return
             if self.left:
-                self.journal.say(disk=str(error))  # no more threads
+                self.journal.say(disk=str(error))  # no more threads can be started
             else:
                 self.journal.failed()
         if not self.failing or MOVED in os.environ:
@@ -145,11 +145,11 @@ class Worker:
             except DiskError as error:
                 if not disk.is_filling():
                     raise
-                self.journal.say(disk=str(error))  # it has room again later
+                self.journal.say(disk=str(error))  # the disk has space again later
                 time.sleep(PAUSE_S)
 
     def follow(self, source: EmbeddedDatabase | RemoteDatabase) -> None:
-        """From the server what is open, for it gives nobody the keys."""
+        """Follow the open tables from a server, which gives its keys to no client."""
         name, tables = ("mirror", None) if isinstance(source, EmbeddedDatabase) else OPEN_MIRROR
         with SqliteSink(self.directory / f"{name}.sqlite") as sink:
             Follower(source, sink, tables=tables, changes_max=50).run()
@@ -168,7 +168,7 @@ def main(directory: str, life: str, seed: str, point: str = "") -> None:
         worker.journal.say(disk=str(error))
     except SystemExit:
         raise
-    except BaseException:  # noqa: BLE001  whoever started it reads the journal
+    except BaseException:  # noqa: BLE001  the parent reads the journal
         worker.journal.failed()
 
 

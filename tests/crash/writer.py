@@ -1,4 +1,4 @@
-"""A process that commits until it is killed, and says of each commit that it was acknowledged.
+"""A process that commits until it is killed, and prints each acknowledged commit.
 
     python -m tests.crash.writer PATH MODE FIRST        prints a number for each commit that returned
 

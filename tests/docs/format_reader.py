@@ -1,4 +1,6 @@
-"""A reader of the format, made of nothing but docs/format.md: none of the code, and no protobuf."""
+"""A reader of the format, written from docs/format.md alone, without the code under test and without
+protobuf.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def fields(data: bytes) -> dict[int, list[Any]]:
-    """A message by field numbers; varints and fixed ones as integers."""
+    """Return the fields of a message by number; varints and fixed ones as integers."""
     at, found = 0, dict[int, list[Any]]()
     while at < len(data):
         tag, at = varint(data, at)
@@ -36,7 +38,7 @@ def fields(data: bytes) -> dict[int, list[Any]]:
 
 
 def checked(data: bytes) -> dict[int, list[Any]]:
-    """A record, or a message of the feed."""
+    """Return the fields of a record, or of a message of the feed."""
     assert data[-5] == 0x7D
     assert zlib.crc32(data[:-5]) == int.from_bytes(data[-4:], "little")
     return fields(data)

@@ -1,11 +1,11 @@
 """A page of the docs as a session: its files are written, its commands run, their output compared.
 
     ```python file=app.py        a file of this name
-    ```console                   $ command, and under it what it prints; with & it goes on beside
+    ```console                   $ command, followed by its output; with & it runs in the background
 
-What differs from run to run stands in the page as it was once: times, durations, rates, sizes and
-hashes are compared as such. A folder that `everlog new` makes has the time of the run in its name;
-the page's own time stands for it, wherever it is said.
+Values that differ in each run are on the page as they were once: times, durations, rates, sizes and hashes
+only have to be of the same kind. A folder that `everlog new` creates has the time of the run in its name,
+which is replaced by the page's time everywhere.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def commands(block: Block) -> Iterator[tuple[str, str]]:
-    """Each command of a console block, and what it prints."""
+    """Return each command of a console block, and its output."""
     for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
         command, _, expected = part.partition("\n")
         yield command, expected
 
 
 def alike(text: str) -> str:
-    """The text without what differs from run to run."""
+    """Return the text without the parts that differ in each run."""
     for pattern, word in VARIES:
         text = pattern.sub(word, text)
     return text.strip()
 
 
 class Session:
-    """One reader who does what a page says, in a folder of their own."""
+    """The commands and files of a page, executed in a separate folder."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

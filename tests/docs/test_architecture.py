@@ -1,4 +1,4 @@
-"""The walks of docs/architecture.md lead through functions that are there."""
+"""The walks of docs/architecture.md name existing functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HOP = re.compile(r"^\| `([\w.]+)` \| `([\w/]+\.py)` \| ", re.MULTILINE)
 
 
 def functions(file: str) -> set[str]:
-    """The names of a file's functions, and of its methods behind their classes."""
+    """Return the names of a file's functions, and of its methods with their classes."""
     found = set()
     for node in ast.parse((ROOT / file).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef):

@@ -1,4 +1,4 @@
-"""The page on deployment: its sessions are run here; its other sentences by the tests that are named.
+"""The page on deployment: its sessions run here; its other statements are tested by the files below.
 
 One writer, containers, moving, modes    tests/store/rocks/test_ownership.py
 Fork, ending                             tests/store/test_process.py

@@ -1,5 +1,5 @@
-"""The page's examples, byte by byte: they are what the code writes, and a reader that knows the page
-and none of the code reads them.
+"""The examples of docs/format.md, byte by byte: the code writes them, and a reader written from the page
+alone reads them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LINE = re.compile(r"^\| `((?:keys|notes|versions)/[a-z0-9-]+)` \| (.*?) \| `([0-
 
 
 def _bytes_in(text: str) -> bytes:
-    """The first column of the table that `text` goes on with."""
+    """Return the first column of the next table in `text`."""
     table = TABLE.search(text)
     assert table is not None
     return bytes.fromhex("".join(CELL.findall(table[1])))
@@ -157,7 +157,7 @@ NOT_ON_PAGE = {"SubscribeRequest"} | {
 
 
 def type_of(field: FieldDescriptor) -> str:
-    """As the page writes it."""
+    """Return the type as the page writes it."""
     named = field.message_type or field.enum_type
     types = {number: name for name, number in FieldDescriptorProto.Type.items()}
     kind = named.name if named else types[FieldDescriptorProto.Type.ValueType(field.type)][5:].lower()
@@ -240,7 +240,7 @@ def test_the_example_keys_decode_and_stand_in_order(kind: str) -> None:
     read, values = READ[kind]
     found = [raw for name, raw in LINES.items() if name.startswith(f"keys/{kind}-")]
     assert [read(raw) for raw in found] == values
-    if kind not in {"string", "bytes"}:  # those are listed by what they show, not by order
+    if kind not in {"string", "bytes"}:  # those are listed by what they show, not in order
         assert found == sorted(found)
 
 

@@ -1,4 +1,6 @@
-"""The pages on the Python API, on modelling, packaging and following, and the tour, do what they say."""
+"""The statements and examples of the pages on the Python API, modelling, packaging and following, and of the
+tour.
+"""
 
 import ast
 import re
@@ -57,7 +59,7 @@ def test_the_container_s_command_starts_a_server(tmp_path: Path) -> None:
     tokens.chmod(0o400)
     everlog.open(tmp_path / "shop.db").close()
     line = shlex.join(words).replace("/data", str(tmp_path)).replace("/run/secrets/tokens", str(tokens))
-    line = re.sub(r"--tls-\w+ \S+ ?", "", line)  # a key and a certificate need a library
+    line = re.sub(r"--tls-\w+ \S+ ?", "", line)  # keys and certificates need a library
     line = line.replace("0.0.0.0:7420", "127.0.0.1:0").replace("--migrate auto ", "")
     start = [sys.executable, "-m", "everlog.console", *shlex.split(line)]
     with subprocess.Popen(start, stdout=subprocess.PIPE, text=True) as serving:

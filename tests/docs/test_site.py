@@ -1,4 +1,4 @@
-"""The site of the docs: it builds without warnings, is complete, and loads nothing from elsewhere."""
+"""The site of the docs: it builds without warnings, is complete, and loads nothing from other hosts."""
 
 import re
 import subprocess
@@ -21,7 +21,7 @@ STYLED = re.compile(r"@import\b[^;]*|url\([^)]*\)")
 
 
 def names_of(page: Path) -> list[str]:
-    """The pages that the tables of contents of a page name."""
+    """Return the pages that the tables of contents of a page name."""
     lines = [line for tree in TOCTREE.findall(page.read_text(encoding="utf-8")) for line in tree.splitlines()]
     return [line.strip() for line in lines if line.strip() and not line.startswith(":")]
 

@@ -1,4 +1,4 @@
-"""The tests of docs/testing.md are run, on the example's migrations."""
+"""The tests of docs/testing.md run, on the example's migrations."""
 
 import re
 from pathlib import Path

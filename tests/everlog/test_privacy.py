@@ -1,7 +1,7 @@
-"""Privacy: no byte that everlog writes has anything of a person, but sealed, whatever goes wrong.
+"""Privacy: no byte that everlog writes contains readable data of a person, whatever fails.
 
-A person has a mark in every field that is sealed or hashed. Everything that can write is used, and fails, and
-no file has the mark: as it is, decompressed, or as RocksDB reads it.
+A person's row has a mark in every field that is sealed or hashed. Every call that writes is used, and made to
+fail. Then no file contains the mark: as stored, decompressed, or as read by RocksDB.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from tests.store.people import MASTER, OTHER_MASTER, PATIENTS, open_people
 
 MARK = "Wilhelmina7f3a9"
 ROOT = Path(__file__).parents[2]
-ZSTD = b"\x28\xb5\x2f\xfd"  # how a frame begins
+ZSTD = b"\x28\xb5\x2f\xfd"  # the first bytes of a frame
 FIELDS = "string id = 1; string name = 2; string email = 3; string subject = 4;"
 HEAD = """
 EMAIL = field("email", 3, STRING)
@@ -60,7 +60,7 @@ REMAKE = ", up=Remake([AIRPORTS], rows=anew)"
 
 
 def clinic(project: Project, name: str, **how: Any) -> Path:
-    """A folder whose table has a surrogate as its key."""
+    """Return a folder whose table has a surrogate key."""
     folder = project.add(name, fields=FIELDS, **{"table": TABLE, "code": HEAD, **how})
     file = folder / "__init__.py"
     file.write_text(file.read_text().replace('"faa"', '"id"'))
@@ -81,7 +81,7 @@ def remaking(body: str) -> dict[str, Any]:
     return {"code": f"{code}    for old in db.scan(OLD):\n        {body}\n", "drop": REMAKE}
 
 
-# Second migrations, each of which fails over the rows of the first.
+# # Second migrations, each of which fails on the rows of the first.
 FAILING: dict[str, dict[str, Any]] = {
     "up raises the row": raising("raise ValueError(old)"),
     "up raises a value": raising("raise KeyError(old.name)"),
@@ -110,7 +110,7 @@ FAILING: dict[str, dict[str, Any]] = {
 
 
 def contents(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Every byte that there is below a directory: files as they are, zstd frames and RocksDB as they read."""
+    """Yield all bytes below a directory: the files, and the content of zstd frames and RocksDB."""
     for file in sorted(one for one in path.rglob("*") if one.is_file()):
         raw = file.read_bytes()
         yield str(file), raw
@@ -130,13 +130,13 @@ def contents(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def marked(path: Path, mark: str = MARK) -> list[str]:
-    """Where there is a mark."""
+    """Return the places of a mark."""
     words = (mark.encode(), mark.encode("utf-16-le"), mark.lower().encode(), mark.upper().encode())
     return [where for where, raw in contents(path) if any(word in raw for word in words)]
 
 
 def decided(approval: Approval) -> None:
-    """Proposes what is pending, approves it, and applies it."""
+    """Propose the pending migrations, approve the proposal, and apply it."""
     proposal = approval.propose(actor="ann")
     assert proposal is not None
     approval.approve(proposal.short, actor="bob", reason="try it", despite_errors=True)
@@ -211,7 +211,7 @@ db.load(PATIENTS, rows, id=mark, source=mark)
 
 
 def killed(path: Path) -> None:
-    """A database whose process was killed while it loaded rows of the person, who is forgotten then."""
+    """Make a database whose process is killed while it loads rows of a person, who is then forgotten."""
     command = [sys.executable, "-c", KILLED, str(path), MARK]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -223,7 +223,7 @@ def killed(path: Path) -> None:
 
 
 def refused(do: Callable[..., object], *args: Any, **more: Any) -> str:
-    """What a call says that fails."""
+    """Return the message of a failing call."""
     with pytest.raises(Error) as caught:
         do(*args, **more)
     return str(caught.value)
@@ -254,7 +254,7 @@ def test_no_byte_that_is_written_has_a_mark_of_a_person(
     said = list[str]()
 
     def cli(*words: str) -> None:
-        """A command; what it prints is kept in a file, as a shell, a scheduler or CI keeps it."""
+        """Run a command; its output is stored in a file, as by a shell, a scheduler or CI."""
         run([*words], Settings())
         out = capsys.readouterr()
         with (data / "cli.log").open("a") as file:

@@ -1,4 +1,4 @@
-"""The pytest plugin, in sessions of pytest of its own."""
+"""The pytest plugin, in separate sessions of pytest."""
 
 import shutil
 import subprocess
@@ -24,7 +24,7 @@ COUNT = "sum(table.rows for table in everlog_db.admin.status().tables)"
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project with two migrations, where pytest is started."""
+    """Return a project with two migrations, in which pytest is started."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     project = Project(pytester.path)
     project.add("one", files=BOOTSTRAP)
@@ -35,7 +35,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Proje
 
 
 def run(pytester: pytest.Pytester, *words: str, **outcomes: int) -> str:
-    """Runs pytest and compares what came out; returns what it printed."""
+    """Run pytest and compare its outcomes; return its output."""
     result = pytester.runpytest_inprocess("-p", "no:cacheprovider", *words)
     result.assert_outcomes(**outcomes)
     return result.stdout.str()
@@ -167,7 +167,7 @@ def test_a_session_inside_of_another_leaves_nothing_of_itself(
     pytester: pytest.Pytester, project: Project
 ) -> None:
     made = templates(project.path)
-    for _ in range(2):  # each has modules of its own, which go with it
+    for _ in range(2):  # each has its own modules, which are removed with it
         run(pytester, passed=13, skipped=1)
         assert len(made.clone(pytester.mkdir("clone"), scale=1).name) == 5
         shutil.rmtree(pytester.path / "clone")

@@ -19,7 +19,7 @@ def commit(seq: int, *spaces: int) -> log_pb2.Commit:
 
 
 def left(only: TableFilter, *some: log_pb2.Commit) -> tuple[dict[int, list[int]], TableFilter]:
-    """What is left: seq and spaces of its changes; and the filter afterwards."""
+    """Return seq and spaces of the remaining changes, and the filter afterwards."""
     raw, after = only.apply(framed(*some))
     commits = log_pb2.Batch.FromString(raw).commits
     return {one.seq: [change.space for change in one.changes] for one in commits}, after

@@ -1,6 +1,6 @@
-"""Samples: what the golden bytes are of, made by the code as it is now.
+"""Samples: the objects behind the golden bytes, encoded by the current code.
 
-SAMPLES[group][name] ─▶ bytes      beside them, for ever: <group>.hex, a line `name: hex` each
+SAMPLES[group][name] ─▶ bytes      kept permanently in <group>.hex, one line `name: hex` each
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _records() -> dict[str, bytes]:
 
 
 def _registered() -> log_pb2.Notice:
-    """A consumer that has record 3, and a cap of a day and 1,000 records."""
+    """Return a consumer that has record 3, and a cap of a day and 1,000 records."""
     position = log_pb2.Cursor(seq=3, checksum=0x182BE224)
     cap = consumers_pb2.Cap(records=1000, seconds=86_400)
     detail = consumers_pb2.Registration(position=position, cap=cap).SerializeToString()
@@ -181,7 +181,7 @@ def _access() -> dict[str, log_pb2.Notice]:
 
 
 def _base() -> log_pb2.Base:
-    """It takes the place of record 3: a tree of three has a subtree of two, and one leaf."""
+    """Return a Base in place of record 3: a tree of three has a subtree of two, and one leaf."""
     return log_pb2.Base(
         database=DATABASE.bytes,
         time_ns=TIME_NS,
@@ -201,7 +201,7 @@ def _backfill() -> log_pb2.Commit:
 
 
 def _returning() -> log_pb2.Migration:
-    """The way back begins, and the rows of the table will be made anew."""
+    """Return the first record of a rollback that rewrites the rows of a table."""
     schema = log_pb2.Schema(version=VERSION + 1, next_space=4, next_table=2)
     schema.building.add(name="airports", id=1, space=3, generation=2, since=VERSION, remade=True)
     started = log_pb2.Migration.STARTED
@@ -209,7 +209,7 @@ def _returning() -> log_pb2.Migration:
 
 
 def _rewritten() -> tuple[bytes, ...]:
-    """A row of the next generation, as a backfill writes it: of the version that it had."""
+    """Return a row of the next generation, as a backfill writes it, with its previous version."""
     here = record.space_and_op(2, log_pb2.PUT)
     body = record.change_body(here, _key(JFK), JFK_NAMED.SerializeToString())
     return record.change(record.with_version(body, 4), 0)
@@ -224,7 +224,7 @@ def _change(row: Any, **fields: Any) -> log_pb2.Change:
 
 
 def _framed(seq: int, schema: bytes, here: bytes, row: Any) -> bytes:
-    """As the committer makes it: the head and the changes joined."""
+    """Return a record as the committer frames it: the head and the changes joined."""
     body = record.change_body(here, _key(row), row.SerializeToString())
     return record.frame_parts([record.head(seq, TIME_NS, schema), *record.change(body, prior=0)])[0]
 
@@ -302,7 +302,7 @@ def _kept(commit: log_pb2.Commit) -> bytes:
 
 
 def _sealed() -> dict[str, bytes]:
-    """Parts of the key store; what is random in them is given."""
+    """Return parts of the key store, with fixed values instead of random ones."""
     wrapped, nonce_and_key = bytes(range(60)), bytes(range(60, 120))
     slot = key_store.Slot(key_store.PERSON, b"cover-id", DATABASE.bytes, bytes(range(32)), nonce_and_key)
     return {
@@ -315,7 +315,7 @@ def _sealed() -> dict[str, bytes]:
 
 
 def _versions() -> dict[str, bytes]:
-    """Where the changes of records lie: of a row put, deleted, and the second of a load."""
+    """Return positions of changes in records: of a put row, a deleted row, and the second row of a load."""
     found = {"applied": APPLIED, "applied-value": keys.APPLIED.pack(3, 0xDEADBEEF)}
     for name, seq, at in (("put", 3, 0), ("delete", 5, 0), ("load", 6, 1)):
         space, op, key, offset, size = list(changes(_records()[name], seq))[at]

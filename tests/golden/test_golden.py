@@ -1,4 +1,4 @@
-"""Golden bytes: what was written once can be read for ever, and is written the same."""
+"""Golden bytes: data of every version can be read permanently, and is written unchanged."""
 
 from __future__ import annotations
 

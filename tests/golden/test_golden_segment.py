@@ -1,4 +1,4 @@
-"""A segment that was written once is read for ever: by the code, and by the page alone."""
+"""A stored segment can be read permanently: by the code, and by a reader written from the page alone."""
 
 from __future__ import annotations
 

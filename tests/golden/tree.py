@@ -1,4 +1,4 @@
-"""Tree: samples of a tree of one record, of its checkpoint, and of proofs."""
+"""Samples of a tree of one record, of its checkpoint, and of proofs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ORIGIN = "everlog/0f8fad5b-d9cb-469f-a165-70867728950e"
 
 
 def tree(created: bytes) -> dict[str, bytes]:
-    """Of the first record of a log, unframed."""
+    """Return the tree of the first record of a log, unframed."""
     signed = Checkpoint(ORIGIN, 1, leaf_of(created)).sign(Signer.parse(SIGNER))
     return {
         "leaf": leaf_of(created),

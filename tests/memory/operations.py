@@ -1,4 +1,4 @@
-"""Operations whose peak memory is measured, on rows as large as they may be.
+"""Operations whose peak memory is measured, on rows of the maximum size.
 
     python -m tests.memory.operations DIRECTORY ROWS NAME…    one line each: name, MiB over the base
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import everlog.migrations.runner
-import everlog.rpc.server.server  # noqa: F401  the base has it
+import everlog.rpc.server.server  # noqa: F401  part of the base
 from everlog.audit.archive import archive
 from everlog.audit.backup import backup
 from everlog.audit.prover import LocalProver
@@ -46,13 +46,13 @@ BLOBS_BY_ID: Table[Any, int] = Table(
 )
 NAME = models("names", Name="id 1 string")["Name"]
 NAMED: Table[Any, str] = Table("named", NAME, key=Field(NAME, "id", 1, STRING))
-SMALL_ROWS = 600  # in front of the large ones: what is read next is not as what was read before
+SMALL_ROWS = 600  # before the large ones: a sudden change of the row size
 MIB = 1 << 20
 LARGE = keys.ROW_BYTES_MAX - 100
 
 
 def blobs(first: int, count: int, size: int = LARGE) -> Iterator[Any]:
-    """Rows that cannot be compressed."""
+    """Yield rows that cannot be compressed."""
     for number in range(first, first + count):
         yield BLOB(id=number, kind=f"k{number % 7}", data=random.Random(number).randbytes(size))
 
@@ -66,7 +66,7 @@ def opened(path: Path, **options: Any) -> Iterator[EmbeddedDatabase]:
 
 
 def fill(path: Path, rows: int) -> None:
-    """A database of small rows, then large ones, some of which were written twice."""
+    """Fill a database with small rows, then with large ones, some of which are written twice."""
     with opened(path) as db:
         with db.transaction() as tx:
             for row in blobs(0, SMALL_ROWS, 10):
@@ -78,12 +78,12 @@ def fill(path: Path, rows: int) -> None:
 
 
 def spend(rows: Any) -> int:
-    """Looks at rows one by one, and keeps none."""
+    """Iterate over rows, and keep none."""
     return sum(1 for _ in rows)
 
 
 class Operations:
-    """Each public method is one; `path` is a database of large rows, which is changed, or not."""
+    """Each public method is one operation; `path` is a database of large rows, which it may change."""
 
     def __init__(self, path: Path, rows: int, scratch: Path) -> None:
         self.path, self.rows, self.scratch = path, rows, scratch
@@ -101,7 +101,7 @@ class Operations:
             assert spend(db.scan(BLOBS.by_kind)) == self.count
 
     def scan_snapshot(self) -> None:
-        """Written over meanwhile: the iterator is the one from then."""
+        """Scan while the rows are overwritten: the iterator returns the earlier ones."""
         with opened(self.path) as db, db.snapshot() as then:
             db.put(BLOBS, BLOB(id=1))
             assert spend(then.scan(BLOBS)) == self.count
@@ -155,7 +155,7 @@ class Operations:
                 db.put(BLOBS, row, durability="os")
 
     def puts_over(self) -> None:
-        """One row, again and again; and read between."""
+        """Write one row again and again, and read it in between."""
         with opened(self.scratch / "over") as db:
             for row in blobs(0, self.rows):
                 row.id = 1
@@ -168,7 +168,7 @@ class Operations:
             db.load(BLOBS, blobs(0, self.rows))
 
     def threads(self) -> None:
-        """Writers that wait together."""
+        """Commit from writers that wait for each other."""
         with opened(self.scratch / "threads") as db, ThreadPoolExecutor(4) as pool:
 
             def put(at: int) -> None:
@@ -178,7 +178,7 @@ class Operations:
             list(pool.map(put, range(4)))
 
     def opening(self) -> None:
-        """Its tables are all to be made from the log."""
+        """Open a database whose tables must all be projected from the log."""
         engine = Engine(self.path)
         family, handle = engine.next_family(b"")
         engine.switch_data(engine.next_name, family, handle)
@@ -198,7 +198,7 @@ class Operations:
                 assert spend(reader.scan(BLOBS)) == self.count
 
     def window(self) -> None:
-        """Keys as long as they may be, of many commits."""
+        """Fill the window with keys of the maximum size, of many commits."""
         with opened(self.scratch / "keys") as db:
             declare(db, NAMED)
             for at in range(self.rows):
@@ -206,7 +206,7 @@ class Operations:
                     for number in range(300):
                         tx.put(NAMED, NAME(id=f"{at}.{number}.".ljust(4000, "x")))
 
-    # looking after it
+    # # maintenance
 
     def rebuild(self) -> None:
         with opened(self.path) as db:
@@ -304,7 +304,7 @@ def peak_kib(name: str = "VmHWM:") -> int:
 
 
 def _copied(source: str, to: str) -> None:
-    """What RocksDB never changes is linked."""
+    """Return a copy with links to the files that RocksDB never changes."""
     os.link(source, to) if source.endswith(".sst") else shutil.copy2(source, to)
 
 

@@ -1,6 +1,6 @@
-"""What an export of one person with much data takes: each operation as a process of its own.
+"""The memory of an export of one person with much data: each operation in its own process.
 
-python -m tests.memory.people MIB OPERATION     MiB over the base (see `tests.memory.seeds`)
+python -m tests.memory.people MIB OPERATION     prints MiB over the base (see `tests.memory.seeds`)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NOTE = 64 << 10  # characters of a row, which cannot be compressed
 
 
 class People:
-    """Each public method is an operation on a database with so many MiB of one person, written twice."""
+    """Each public method is an operation on a database with `mib` MiB of one person, written twice."""
 
     def __init__(self, directory: Path, mib: int) -> None:
         self.path, self.rows = directory / "db", max(1, (mib << 20) // NOTE // 2)

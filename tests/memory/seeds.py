@@ -1,9 +1,9 @@
-"""What bootstrap data of many bytes takes: each operation as a process of its own.
+"""The memory of bootstrap data of many bytes: each operation in its own process.
 
-    python -m tests.memory.seeds MIB OPERATION     MiB over the base
+    python -m tests.memory.seeds MIB OPERATION     prints MiB over the base
 
-Of two migrations one makes a table, the other brings MIB of rows into it. The base is the process with all
-modules loaded, after the same operation with 1 MiB.
+Of two migrations, the first creates a table and the second loads MIB of rows into it. The base is the process
+with all modules loaded, after the same operation with 1 MiB.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROWS_THERE = 2000
 
 
 def write_rows(file: Path, mib: int) -> int:
-    """A CSV of so many MiB; returns how many rows it has."""
+    """Write a CSV of `mib` MiB; return its number of rows."""
     source, count = random.Random(7), 0
     with file.open("w", encoding="utf-8", newline="\n") as out:
         out.write("faa,name,more\n")
@@ -74,7 +74,7 @@ class Seeds:
             assert db.count(self.project.load()[1].tables[0]) == max(self.count, ROWS_THERE)
 
     def up_anew(self) -> None:
-        """Into a table that is new."""
+        """Load into a new table."""
         with Database(self.directory / "new") as db:
             first, second = self.project.folders
             for file in second.glob("bootstrap*"):
@@ -88,7 +88,7 @@ OPERATIONS = [name for name in vars(Seeds) if not name.startswith("_")]
 
 
 def measured(make: Callable[[Path], Callable[[], None]], small: Callable[[Path], Callable[[], None]]) -> int:
-    """MiB that a call takes over what the process has after another call."""
+    """Return the MiB that a call uses beyond the process after another call."""
     with tempfile.TemporaryDirectory() as made:
         small(Path(made))()
     gc.collect()
@@ -96,7 +96,7 @@ def measured(make: Callable[[Path], Callable[[], None]], small: Callable[[Path],
     with tempfile.TemporaryDirectory() as made:
         call = make(Path(made))
         gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins at what is in use now
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts at the current use
         call()
         return (peak_kib() - base) // 1024
 

@@ -1,4 +1,6 @@
-"""Bootstrap data and exports of people go in pieces: the peak of a child process with 100 MiB of it."""
+"""Bootstrap data and exports of people are processed in pieces: the peak of a child process with 100 MiB of
+it.
+"""
 
 from __future__ import annotations
 

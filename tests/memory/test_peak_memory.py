@@ -12,12 +12,12 @@ from tests.memory.operations import OPERATIONS
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak")
 
-FEW, MANY = 40, 100  # rows of 4 MiB: more than each limit, in all
+FEW, MANY = 40, 100  # rows of 4 MiB: together more than each limit
 FEW_MIB, MANY_MIB = 150, 200
 
 
 def peaks(directory: Path, rows: int, *names: str) -> dict[str, int]:
-    """MiB over the base of each operation, on a database that is made where there is none."""
+    """Return the MiB over the base of each operation, on a database that is created if it is missing."""
     asked = [sys.executable, "-m", "tests.memory.operations", str(directory / "db"), str(rows), *names]
     done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -32,7 +32,7 @@ def test_reading_and_replaying_large_rows_takes_bounded_memory(tmp_path: Path) -
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a database of many large rows."""
+    """Return a directory with a database of many large rows."""
     directory = tmp_path_factory.mktemp("large")
     peaks(directory, MANY, "feed")
     return directory

@@ -1,4 +1,4 @@
-"""Elle: which anomaly a history has, if any, by the cycles among its transactions.
+"""Elle: the anomalies of a history, found by the cycles among its transactions.
 
     history ─▶ edges ─▶ strongly connected parts (Tarjan) ─▶ the shortest cycle in each ─▶ its name
 
@@ -6,11 +6,11 @@
     G1c         ww and wr                        circular information flow
     G-single    one rw                           read skew; lost update if both wrote what both read
     G2-item     two rw and more                  write skew
-    G2          of which one was of a range      phantom
-    …-realtime  only with rt                     serializable, and not in the order of time
+    G2          one of them from a range         phantom
+    …-realtime  only with rt                     serializable, but not in real-time order
 
-G1a, G1b and what is told by lists alone are found while the edges are made (`history`). Adya, "Weak
-Consistency" (1999), names them.
+G1a, G1b and anomalies that a list alone shows are found while the edges are computed (`history`). The names
+are those of Adya, "Weak Consistency" (1999).
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ LEVELS = (("ww",), ("ww", "wr"), ("ww", "wr", "rw"))
 
 
 def anomalies(*found: Lists | Registers) -> list[Anomaly]:
-    """Everything that is wrong with a history; nothing if it is strictly serializable. Of one that
-    has lists and registers, both."""
+    """Return everything that is wrong with a history; nothing if it is strictly serializable. A history with
+    lists and registers is checked for both.
+    """
     histories = [txn for one in found for txn in one.history]
     graph = graph_of([*(edge for one in found for edge in one.edges()), *real_time(found[0].history)])
     cycles: list[Anomaly] = []
@@ -51,7 +52,7 @@ def _next(graph: Graph, name: str, kinds: set[str]) -> list[str]:
 
 
 def parts(graph: Graph, kinds: set[str]) -> Iterator[set[str]]:
-    """Strongly connected parts of more than one (Tarjan 1972, without recursion)."""
+    """Return the strongly connected components with more than one member (Tarjan 1972, without recursion)."""
     number: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -87,7 +88,7 @@ def parts(graph: Graph, kinds: set[str]) -> Iterator[set[str]]:
 
 
 def _cycles(graph: Graph, kinds: set[str]) -> Iterator[list[str]]:
-    """A cycle in each part, with as few rw as there can be, and of those a shortest."""
+    """Return a cycle in each component, with the fewest rw edges, and of those a shortest."""
     for part in parts(graph, kinds):
         plain = kinds - {"rw"}
         found = None
@@ -110,7 +111,7 @@ def _step(graph: Graph, name: str, kinds: set[str], part: set[str]) -> tuple[str
 
 
 def _path(graph: Graph, start: str, end: str, kinds: set[str], part: set[str]) -> list[str] | None:
-    """The shortest way from `start` to `end`, both included."""
+    """Return the shortest path from `start` to `end`, both included."""
     came: dict[str, str | None] = {start: None}
     queue = deque([start])
     while queue:
@@ -151,7 +152,7 @@ def _named(cycle: list[str], graph: Graph, history: list[Txn], kinds: set[str]) 
 
 
 def _lost_update(cycle: list[str], read: Edge, history: list[Txn]) -> bool:
-    """Whether two of a cycle both read and wrote what the rw is about."""
+    """Return whether two transactions of a cycle both read and wrote the key of the rw edge."""
     of = ({op.kind for op in txn.ops if op.key == read.key} for txn in history if txn.name in cycle)
     both = [kinds for kinds in of if {"read"} < kinds]
     return len(both) > 1

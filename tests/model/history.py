@@ -1,9 +1,9 @@
-"""History: what transactions did and saw, and what must have come before what.
+"""History: the operations and observations of transactions, and the order that follows from them.
 
     Txn ─▶ its ops: Append, Write, Read, RangeRead; whether it was acknowledged; when it began and ended
 
-Lists tell their own order: whoever reads [1, 4, 2] knows that 1 came before 4, and 4 before 2 (Kingsbury
-and Alvaro, "Elle", VLDB 2020). A register tells it where a transaction read one value and wrote the next.
+A list shows the order of its appends: [1, 4, 2] means that 1 came before 4, and 4 before 2 (Kingsbury and
+Alvaro, "Elle", VLDB 2020). A register shows it only where a transaction read one value and wrote the next.
 
     ww  wrote what another wrote after           rw  read what another wrote after
     wr  wrote what another read                  rt  ended before another began
@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 class Op(NamedTuple):
     """`kind`: append, write, read; `value` of a read: the list, or the register's value (None: absent).
-    `phantom`: a read as part of a range."""
+    `phantom`: a read as part of a range.
+    """
 
     kind: str
     key: Any
@@ -28,7 +29,7 @@ class Op(NamedTuple):
 
 
 class Txn(NamedTuple):
-    """`ok`: True acknowledged, False refused, None nobody knows."""
+    """`ok`: True acknowledged, False refused, None unknown."""
 
     name: str
     ops: tuple[Op, ...]
@@ -38,7 +39,7 @@ class Txn(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """`kind` of ww, wr, rw, rt; `key` is what it is about."""
+    """`kind` is ww, wr, rw or rt; `key` is the key that causes the edge."""
 
     kind: str
     key: Any = None
@@ -49,20 +50,20 @@ Graph = dict[str, dict[str, set[Edge]]]
 
 
 class Anomaly(NamedTuple):
-    """A name, and the transactions that it is made of."""
+    """A name, and the transactions of the anomaly."""
 
     name: str
     text: str
 
 
 def range_read(found: dict[Any, list[Any]], keys: Iterable[Any], absent: Any = ()) -> Iterator[Op]:
-    """Reads of everything in a range: what is not there was read, too."""
+    """Return the reads of everything in a range, including absent keys."""
     for key in keys:
         yield Op("read", key, found.get(key, absent), phantom=True)
 
 
 class Lists:
-    """Lists that are appended to; every value is appended once."""
+    """Lists with appends; every value is appended once."""
 
     def __init__(self, history: list[Txn]) -> None:
         self.history = history
@@ -74,7 +75,7 @@ class Lists:
         self.anomalies.append(Anomaly(name, text))
 
     def _orders(self) -> dict[Any, tuple[Any, ...]]:
-        """The longest list that anybody saw, of each key; all others begin it."""
+        """Return the longest observed list of each key; all other observations are prefixes of it."""
         orders: dict[Any, tuple[Any, ...]] = defaultdict(tuple)
         for txn in self.history:
             own: dict[Any, list[Any]] = defaultdict(list)
@@ -135,14 +136,14 @@ class Lists:
         return writer.name if writer is not None else f"nobody ({key}, {value})"
 
     def lost(self, final: dict[Any, list[Any]]) -> None:
-        """What was acknowledged is in the lists as they are at the end."""
+        """Yield the acknowledged appends that are missing in the final lists."""
         for (key, value), writer in self.writers.items():
             if writer.ok and value not in final.get(key, ()):
                 self._say("lost", f"{writer.name} appended {value} to {key}, and it is not there")
 
 
 class Registers:
-    """Registers that are written over; every value is written once."""
+    """Registers that are overwritten; every value is written once."""
 
     def __init__(self, history: list[Txn]) -> None:
         self.history = history
@@ -150,7 +151,7 @@ class Registers:
         self.writers = {(op.key, op.value): txn for txn in history for op in txn.ops if op.kind == "write"}
 
     def edges(self) -> Iterator[tuple[str, str, Edge]]:
-        after: dict[tuple[Any, Any], set[str]] = defaultdict(set)  # who wrote over a value that he had read
+        after: dict[tuple[Any, Any], set[str]] = defaultdict(set)  # overwrote a value that it had read
         reads = []
         for txn in self.history:
             held: dict[Any, Any] = {}
@@ -182,7 +183,7 @@ class Registers:
 
 
 def real_time(history: list[Txn]) -> Iterator[tuple[str, str, Edge]]:
-    """Who had ended before whom began: as few as imply all the others."""
+    """Yield the edges from transactions that ended to those that began later; implied edges are left out."""
     moments = sorted(
         [(txn.began, 1, txn) for txn in history if txn.ok]
         + [(txn.ended, 0, txn) for txn in history if txn.ok],

@@ -1,7 +1,7 @@
-"""A bank: threads move money, nothing is made or lost, at any moment that anybody can see.
+"""A bank: threads move money, and no observer ever sees money created or lost.
 
-What each thread read decides what it writes, so that a lost update, a write skew or a phantom would
-show in the sum. The log is then played again, one commit after the other.
+The reads of each thread determine its writes, so a lost update, a write skew or a phantom would change the
+sum. Then the log is replayed, commit by commit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ACCOUNTS, EACH, THREADS, MOVES = 12, 1000, 5, 40
 
 
 def move(tx: Transaction, chance: random.Random) -> None:
-    """Between two accounts, or all of one into a new one, found by scan or by key."""
+    """Move money between two accounts, or all of one into a new one, found by scan or by key."""
     kind = chance.random()
     if kind < 0.5:
         one, other = chance.sample(range(ACCOUNTS), 2)
@@ -45,7 +45,7 @@ def move(tx: Transaction, chance: random.Random) -> None:
             poorest.n += half
             tx.put(ITEMS, richest)
             tx.put(ITEMS, poorest)
-    else:  # the account moves to a new number, after the last: two at once would take the same
+    else:  # the account gets the next number after the last: two at once would take the same
         (last,) = tx.scan(ITEMS, reverse=True, limit=1)
         found = tx.get(ITEMS, chance.randrange(ACCOUNTS))
         if found is not None and found.id != last.id:
@@ -61,7 +61,7 @@ def audit(reader: Any) -> None:
 
 
 def play(db: Database) -> None:
-    """The log, commit by commit: every `prior` is true, and the sum holds after each."""
+    """Replay the log, commit by commit: every `prior` is correct, and the sum holds after each."""
     rows: dict[tuple[int, bytes], tuple[int, int]] = {}
     space = db.schema.table("items").space
     for seq, framed in db.log.scan():
@@ -79,7 +79,7 @@ def play(db: Database) -> None:
 @pytest.mark.timeout(0)
 def test_nothing_is_made_or_lost(tmp_path: Path) -> None:
     for seed in seeds():
-        print(f"EVERLOG_SEED={seed}")  # noqa: T201  shown where it fails; threads take turns as they like
+        print(f"EVERLOG_SEED={seed}")  # noqa: T201  shown on failure; scheduling differs
         with open_flights(tmp_path / str(seed), ITEMS, AIRPORTS) as db:
             run(db, seed)
             audit(db)
@@ -103,7 +103,7 @@ def run(db: Database, seed: int) -> None:
             for _ in range(MOVES):
                 durability = chance.choice(("sync", "os"))
                 db.run(lambda tx: move(tx, chance), retries=10_000, durability=durability)
-        except BaseException as error:  # noqa: BLE001  it would end the thread, unseen
+        except BaseException as error:  # noqa: BLE001  it would end the thread silently
             failed.append(error)
 
     def look() -> None:

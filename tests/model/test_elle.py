@@ -1,4 +1,4 @@
-"""The checker itself: it finds each anomaly in a history that has it, and nothing in one that has none."""
+"""The checker itself: it finds each anomaly in a history that has it, and none in a correct history."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def v(key: str, value: int | None) -> Op:
 
 
 def txns(*all_ops: Any, ok: dict[int, bool | None] | None = None) -> list[Txn]:
-    """Transactions that all overlap."""
+    """Return transactions that all overlap."""
     return [Txn(f"T{at}", tuple(ops), (ok or {}).get(at, True), 0, 1000) for at, ops in enumerate(all_ops)]
 
 

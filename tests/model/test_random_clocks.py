@@ -1,8 +1,7 @@
-"""Random clocks: the wall clock jumps ahead and back, stands still, is unset, and is right again.
+"""Random clocks: the wall clock jumps ahead and back, stops, is unset, and is correct again.
 
-Whatever it does, commits are taken and their times never go back; no row goes before its time; and once the
-clock is right, the database of now is the one that was written last. A run is its seed: `EVERLOG_SEED=7`
-replays that one.
+Commits are accepted throughout, and their times never decrease; no row expires early; and when the clock is
+correct, the view at the current time is the last state. `EVERLOG_SEED=7` repeats the run of that seed.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ Named = tuple[Table[Any, int], int]
 
 
 class Clocks:
-    """A database, the true time, and what the clock of its machine says instead."""
+    """A database, the true time, and the reading of its machine's clock."""
 
     def __init__(self, path: Path, seed: int) -> None:
         self.path, self.random = path, random.Random(seed)
         self.true = 1_790_000_000 * SECOND
         self.error = 0
         self.stands: int | None = None
-        self.ends: dict[Named, int] = {}  # of rows written while the clock was right: their true end
+        self.ends: dict[Named, int] = {}  # of rows written while the clock was correct: their true expiry
         self.texts: dict[Named, str] = {}
         self.last_ns = 0
         self.open()
@@ -45,7 +44,7 @@ class Clocks:
 
     def open(self) -> None:
         self.db = open_flights(self.path, ITEMS, BRIEF, clock=Clock(wall=self.wall, steady=lambda: self.true))
-        self.db.sweeper.close()  # it sweeps when it likes; here the test does
+        self.db.sweeper.close()  # it sweeps at any time; here the test does
 
     @property
     def right(self) -> bool:
@@ -76,7 +75,7 @@ class Clocks:
         self.stands = self.true if self.random.random() < 0.1 else None
 
     def expire(self) -> None:
-        """None goes before its time, but for a jump that may as well be a clock that was set."""
+        """Check that no row expires early, except after a jump that may also be a correction of the clock."""
         try:
             self.db.admin.expire()
         except Error as error:
@@ -86,7 +85,7 @@ class Clocks:
                 assert self.db.get(table, number) is not None, f"{number} went before its time"
 
     def look(self) -> None:
-        """What was written last is what is there now."""
+        """Check that the view at the current time is the last state."""
         if not self.right:
             return
         self.db.admin.correct_clock()
@@ -99,9 +98,9 @@ class Clocks:
                 assert self.true >= end - JUMP_S * SECOND
 
     def again(self) -> None:
-        """A new process does not know that the clock is wrong; here it starts with one that is right."""
+        """Open it again: a new process cannot detect a wrong clock, so here it starts with a correct one."""
         if self.right:
-            self.put()  # what an ahead clock wrote last would be all that a clock that is unset goes by
+            self.put()  # an unset clock relies on the time of this commit
             self.db.close()
             self.open()
         assert list(self.db.admin.check()) == []
@@ -109,7 +108,7 @@ class Clocks:
 
 def test_no_clock_refuses_a_commit_or_ends_a_row_before_its_time(tmp_path: Path) -> None:
     for seed in seeds(1, 2):
-        print(f"EVERLOG_SEED={seed}")  # noqa: T201  shown where it fails
+        print(f"EVERLOG_SEED={seed}")  # noqa: T201  shown on failure
         clocks = Clocks(tmp_path / str(seed), seed)
         for _ in range(STEPS):
             clocks.step()

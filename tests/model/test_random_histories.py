@@ -1,7 +1,6 @@
 """Random histories against a dict: transactions, refusals, reopenings, rebuilds, other readers.
 
-A run is its seed: `EVERLOG_SEED=7` replays that one; `EVERLOG_TORTURE_S=600` goes on with new ones
-for so long.
+`EVERLOG_SEED=7` repeats the run of that seed; `EVERLOG_TORTURE_S=600` tries new seeds for that time.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ Rows = dict[str, Any]
 
 
 class History:
-    """A database and the dict that it must agree with."""
+    """A database and the dict that it must equal."""
 
     def __init__(self, path: Path, seed: int) -> None:
         self.path = path
@@ -46,7 +45,7 @@ class History:
         return one
 
     def transact(self) -> None:
-        """Some writes, which may be refused as a whole."""
+        """Commit some writes, which may be refused as a whole."""
         wanted, refused = dict(self.rows), False
         durability = self.random.choice(["sync", "os"])
         try:
@@ -119,7 +118,7 @@ def unique(rows: Rows) -> bool:
 
 
 def agree(reader: Any, rows: Rows) -> None:
-    """Reads in every way, and compares with the dict."""
+    """Read in every way, and compare with the dict."""
     ordered = [rows[key] for key in sorted(rows)]
     assert list(reader.scan(AIRPORTS)) == ordered
     assert list(reader.scan(AIRPORTS, reverse=True)) == ordered[::-1]
@@ -139,7 +138,7 @@ def agree(reader: Any, rows: Rows) -> None:
 
 
 def seeds(*first: int) -> Iterator[int]:
-    """Those to begin with (1, 2, 3), then new ones, for as long as there is time."""
+    """Yield the first seeds (1, 2, 3), then new ones, as long as there is time."""
     given = os.environ.get("EVERLOG_SEED")
     if given:
         yield int(given)
@@ -153,5 +152,5 @@ def seeds(*first: int) -> Iterator[int]:
 @pytest.mark.timeout(0)
 def test_a_database_agrees_with_a_dict(tmp_path: Path) -> None:
     for seed in seeds():
-        print(f"EVERLOG_SEED={seed}")  # noqa: T201  shown where it fails
+        print(f"EVERLOG_SEED={seed}")  # noqa: T201  shown on failure
         History(tmp_path / str(seed), seed).run()

@@ -1,6 +1,6 @@
-"""Random lives against a dict and a clock that is handed in: who is over goes, and nobody else.
+"""Random rows that expire, against a dict and an artificial clock: expired rows are deleted, and no others.
 
-A run is its seed: `EVERLOG_SEED=7` replays that one.
+`EVERLOG_SEED=7` repeats the run of that seed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BRIEF: Table[Any, int] = Table("brief", Item, key=ITEM_ID, life=timedelta(second
 
 
 class Lives:
-    """A database, and for each row of both tables the text and the end that it must have."""
+    """A database, and for each row of both tables its text and its expiry."""
 
     def __init__(self, path: Path, seed: int) -> None:
         self.path, self.random = path, random.Random(seed)
@@ -33,7 +33,7 @@ class Lives:
     def open(self) -> None:
         clock = Clock(wall=lambda: self.now, steady=lambda: self.steady)
         self.db: Database = open_flights(self.path, ITEMS, BRIEF, clock=clock)
-        self.db.sweeper.close()  # it sweeps when it likes; here the test does
+        self.db.sweeper.close()  # it sweeps at any time; here the test does
 
     def write(self) -> None:
         with self.db.transaction() as tx:
@@ -65,7 +65,7 @@ class Lives:
     def reopen(self) -> None:
         self.db.close()
         self.open()
-        self.db.admin.expire()  # what was over, the database itself may have come to
+        self.db.admin.expire()  # the database itself may already have deleted expired rows
         self.rows = {key: one for key, one in self.rows.items() if not 0 < one[1] <= self.now}
 
     def check(self) -> None:
@@ -83,7 +83,7 @@ class Lives:
 
 def test_lives_end_when_they_are_over_and_never_before(tmp_path: Path) -> None:
     for seed in seeds(1, 2):
-        print(f"EVERLOG_SEED={seed}")  # noqa: T201  shown where it fails
+        print(f"EVERLOG_SEED={seed}")  # noqa: T201  shown on failure
         live(tmp_path / str(seed), seed)
 
 

@@ -1,5 +1,6 @@
-"""The past, against a dict of rows kept for each seq: random transactions, and then the database as of
-every one of them."""
+"""The past, against a dict of rows for each seq: random transactions, and then the database as of each of
+them.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ def write(chance: random.Random, tx: Any, rows: Rows) -> None:
 
 
 def fill(chance: random.Random, db: Database) -> dict[int, Rows]:
-    """Random transactions; returns all rows of all tables, as of each seq."""
+    """Commit random transactions; return all rows of all tables, as of each seq."""
     rows: Rows = {"airports": {}, "seats": {}, "items": {}}
     then = {db.tables.applied: {name: dict(found) for name, found in rows.items()}}
     for _ in range(TRANSACTIONS):
@@ -85,7 +86,7 @@ def stored(db: Database) -> list[Any]:
 
 def test_at_every_seq_the_database_is_what_it_was(tmp_path: Path) -> None:
     for seed in seeds(1):
-        print(f"EVERLOG_SEED={seed}")  # noqa: T201  shown where it fails
+        print(f"EVERLOG_SEED={seed}")  # noqa: T201  shown on failure
         try_one(tmp_path / str(seed), random.Random(seed))
 
 
@@ -93,7 +94,7 @@ def try_one(path: Path, chance: random.Random) -> None:
     with open_flights(path, durability="os") as db:
         then = fill(chance, db)
         order = list(then)
-        chance.shuffle(order)  # so that it catches up now and then
+        chance.shuffle(order)  # so that it catches up from time to time
         for seq in order:
             compare(chance, db, seq, then[seq])
         db.past.catch_up()
@@ -101,11 +102,11 @@ def try_one(path: Path, chance: random.Random) -> None:
         db.past.forget()
         db.past.catch_up()
         assert stored(db) == caught_up
-        with open_flights(path, read_only=True) as reader:  # it has a projection of its own
+        with open_flights(path, read_only=True) as reader:  # it has its own projection
             for seq in chance.sample(order, 10):
                 compare(chance, reader, seq, then[seq])
     with open_flights(path) as db:
-        assert db.past.versions.applied == 0  # nobody asked
+        assert db.past.versions.applied == 0  # nothing was read there
         compare(chance, db, order[0], then[order[0]])
         assert stored(db) == caught_up
     with open_flights(path, read_only=True) as reader:

@@ -1,8 +1,8 @@
-"""People who come, change, go, are forgotten and come again, against a dict: nobody else is touched.
+"""People who are added, changed, removed, forgotten and added again, against a dict: no other person is
+affected.
 
-Beside the rows as they are, the dict has every version of each row, and who it was of: those that were
-written of somebody before the last time that they were forgotten are erased, and all others are what was
-written.
+In addition to the current rows, the dict has every version of each row, and its person. Versions that were
+written before that person was last forgotten are erased, and all others are unchanged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STEPS, PEOPLE, ROWS = 150, 6, 12
 
 
 class Written(NamedTuple):
-    """A version of a row: what, of whom and with which commit; `row` None: it was deleted."""
+    """A version of a row: its content, person and commit; `row` None: it was deleted."""
 
     row: Any
     person: str
@@ -131,7 +131,7 @@ class Clinic:
 
 def test_nobody_else_is_touched_by_who_is_forgotten(tmp_path: Path) -> None:
     for seed in seeds(1, 2):
-        print(f"EVERLOG_SEED={seed}")  # noqa: T201  shown where it fails
+        print(f"EVERLOG_SEED={seed}")  # noqa: T201  shown on failure
         folder = tmp_path / str(seed)
         folder.mkdir()
         try_one(folder, random.Random(seed))

@@ -45,7 +45,7 @@ def fill(chance: random.Random, writer: Any, rows: dict[Any, Any], count: int) -
 
 
 def some(chance: random.Random, index: bool) -> tuple[Any, ...]:
-    """The first fields of a key or of an index, so many as it happens."""
+    """Return the first fields of a key or of an index, a random number of them."""
     whole = (CABINS, PRICES) if index else (FLIGHTS, ROWS, LETTERS)
     return tuple(chance.choice(values) for values in whole[: chance.randint(1, len(whole))])
 
@@ -85,7 +85,7 @@ def query(chance: random.Random, reader: Any, rows: dict[Any, Any]) -> None:
 def test_every_range_is_that_of_a_sorted_list(tmp_path: Path) -> None:
     assert Span().holds(b"")
     for seed in seeds():
-        print(f"EVERLOG_SEED={seed}")  # noqa: T201  shown where it fails
+        print(f"EVERLOG_SEED={seed}")  # noqa: T201  shown on failure
         chance, rows = random.Random(seed), dict[Any, Any]()
         with open_flights(tmp_path / f"{seed}-{os.getpid()}", SEATS) as db:
             with db.transaction() as tx:

@@ -1,4 +1,6 @@
-"""Histories of concurrent transactions, here and over a server, are strictly serializable: no cycle."""
+"""Histories of concurrent transactions, local and over a server, are strictly serializable: they have no
+cycle.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ OVERLAP = 3  # transactions of one thread that are open at once
 
 @dataclass
 class Opened:
-    """A transaction under way, and how many steps it has left."""
+    """An open transaction, and the number of its remaining steps."""
 
     name: str
     tx: Transaction
@@ -41,7 +43,7 @@ class Opened:
 
 
 class Recorder:
-    """Threads that work on one database, each through a way of its own to it."""
+    """Threads that work on one database, each through a different interface."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -50,7 +52,7 @@ class Recorder:
         self.failed: list[BaseException] = []
 
     def work(self, db: EmbeddedDatabase | RemoteDatabase, number: int) -> None:
-        """One transaction after the other, of which some are open at once: each time one of them goes on."""
+        """Run transactions, some of which are open at once: each round continues one of them."""
         chance = random.Random(self.seed * 100 + number)
         opened: list[Opened] = []
         try:
@@ -65,11 +67,11 @@ class Recorder:
                     opened.remove(one)
                     ended = time.monotonic_ns()
                     self.history.append(Txn(one.name, tuple(one.ops), ok, one.began, ended))
-        except BaseException as error:  # noqa: BLE001  it would end the thread, unseen
+        except BaseException as error:  # noqa: BLE001  it would end the thread silently
             self.failed.append(error)
 
     def go_on(self, one: Opened, chance: random.Random) -> bool | None:
-        """The next step of a transaction, or its end: then, whether it was acknowledged."""
+        """Run the next step of a transaction, or commit it: then return whether it was acknowledged."""
         try:
             if one.left:
                 one.left -= 1
@@ -117,7 +119,7 @@ def of_registers(txn: Txn) -> Txn:
 
 
 def record(path: Path, seed: int) -> tuple[list[Txn], dict[int, list[int]]]:
-    """A history, and the lists as they are after it."""
+    """Return a history, and the final lists."""
     recorder = Recorder(seed)
     with EmbeddedDatabase(path) as db:
         declare(db, ITEMS, AIRPORTS)
@@ -140,7 +142,7 @@ def record(path: Path, seed: int) -> tuple[list[Txn], dict[int, list[int]]]:
 @pytest.mark.timeout(0)
 def test_histories_are_strictly_serializable(tmp_path: Path) -> None:
     for seed in seeds(1):
-        print(f"EVERLOG_SEED={seed}")  # noqa: T201  shown where it fails; threads take turns as they like
+        print(f"EVERLOG_SEED={seed}")  # noqa: T201  shown on failure; scheduling differs
         history, final = record(tmp_path / f"{seed}-{os.getpid()}", seed)
         lists = Lists([of_lists(txn) for txn in history])
         assert anomalies(lists, Registers([of_registers(txn) for txn in history])) == []

@@ -1,4 +1,4 @@
-"""The generated code that is checked in is what the contract generates now."""
+"""The generated code in the repository is what the contract generates now."""
 
 from pathlib import Path
 

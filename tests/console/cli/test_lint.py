@@ -116,7 +116,7 @@ def test_sarif_is_what_the_standard_asks_for(everlog: Run, broken: Path, here: P
 
 def test_sarif_has_what_is_ignored_as_suppressed_with_the_reason(everlog: Run, broken: Path) -> None:
     model = broken / "model.proto"
-    said = "// everlog: ignore[loss/field-removed] nobody has read it since May\nmessage Book {"
+    said = "// everlog: ignore[loss/field-removed] no reader since May\nmessage Book {"
     text = model.read_text().replace("message Book {", f'{said}\n  reserved 4; reserved "price";')
     model.write_text(text)
     migrations.build(broken.parent)
@@ -126,7 +126,7 @@ def test_sarif_has_what_is_ignored_as_suppressed_with_the_reason(everlog: Run, b
     found = {one["ruleId"]: one["suppressions"] for one in document["runs"][0]["results"]}
     assert found == {
         "data/unique-unchecked": [],
-        "loss/field-removed": [{"kind": "inSource", "justification": "nobody has read it since May"}],
+        "loss/field-removed": [{"kind": "inSource", "justification": "no reader since May"}],
     }
     words = ("-d", broken.parent, "lint")
     assert [one["id"] for one in everlog(*words, "--json").json] == ["data/unique-unchecked"]

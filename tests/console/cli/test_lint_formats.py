@@ -5,7 +5,7 @@ from everlog.migrations import Finding, Severity
 
 HERE = Path("/somewhere/app")
 FINDING = Finding(
-    f"{HERE}/a, b:c/model.proto", 7, "wire/field-type", Severity.ERROR, "100%\nof it, all: gone", "mend it"
+    f"{HERE}/a, b:c/model.proto", 7, "wire/field-type", Severity.ERROR, "100%\nof it, all: gone", "fix it"
 )
 ELSEWHERE = Finding("/elsewhere/ü.py", 1, "test/no-data", Severity.INFO, "none", "write it")
 
@@ -18,7 +18,7 @@ def test_text_is_a_place_and_a_sentence_on_one_line_and_the_fix_below() -> None:
 def test_what_would_end_an_annotation_is_escaped() -> None:
     assert as_github(FINDING, HERE) == (
         "::error file=a%2C b%3Ac/model.proto,line=7,title=wire/field-type"
-        "::100%25%0Aof it, all: gone. Fix: mend it"
+        "::100%25%0Aof it, all: gone. Fix: fix it"
     )
     assert as_github(ELSEWHERE, HERE).startswith("::notice file=/elsewhere/ü.py,line=1,")
 

@@ -128,7 +128,7 @@ HARD: dict[str, dict[str, Any]] = {
     "unknown null": {"body": {"null_value": 7}, "nothing": 7},
     "any of an unknown type": {"any": {"type_url": "x.y/z.Unknown", "value": b"\x08\x01\xff"}},
     "any of no type": {"any": {"value": b"\x08"}},
-    "any with bytes that are none": {"any": {"type_url": f"{KNOWN}.Timestamp", "value": b"\xff"}},
+    "any with invalid bytes": {"any": {"type_url": f"{KNOWN}.Timestamp", "value": b"\xff"}},
     "any of a known type": {"any": {"type_url": f"{KNOWN}.Duration", "value": b"\x08\x01"}},
     "any of a time out of range": {
         "any": {"type_url": f"{KNOWN}.Timestamp", "value": b"\x10\xff\xff\xff\xff\x07"}

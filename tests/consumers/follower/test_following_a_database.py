@@ -55,7 +55,7 @@ def write_some(db: Any, *, rounds: int = 30) -> None:
 
 @contextmanager
 def following(db: Any, sink: SqliteSink, **options: Any) -> Iterator[Follower]:
-    """A follower in a thread; what it raises is raised at the end."""
+    """Run a follower in a thread; its exception is raised at the end."""
     stop, raised = threading.Event(), []
     follower = Follower(db, sink, **options)
 

@@ -1,4 +1,4 @@
-"""A mirror of a table whose rows a migration rewrites: real databases, real chunks."""
+"""A mirror of a table whose rows a migration rewrites, with real databases and real chunks."""
 
 from __future__ import annotations
 

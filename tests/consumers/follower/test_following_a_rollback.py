@@ -1,4 +1,4 @@
-"""A schema that returns is followed as one that goes on."""
+"""Followers apply a rollback of the schema like any other schema change."""
 
 import sys
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Following by name: the source knows how far a follower is, and holds what it lacks."""
+"""Following by name: the source knows the follower's position, and holds the records that it lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Following sealed tables: a follower with the keys has open rows, and loses those who are forgotten."""
+"""Following sealed tables: a follower with the keys has open rows, and loses those of forgotten people."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_follower_in_the_process_has_open_rows_and_obeys(tmp_path: Path) -> No
             Follower(db, sink).run(bounded=True)
             assert names(tmp_path / "mirror.db") == ["Bob"]
             assert verify(db, sink) == []
-        with SqliteSink(tmp_path / "late.db") as sink:  # from the beginning, when she is forgotten already
+        with SqliteSink(tmp_path / "late.db") as sink:  # from the beginning, after she was forgotten
             Follower(db, sink).run(bounded=True)
             assert names(tmp_path / "late.db") == ["Bob"]
 

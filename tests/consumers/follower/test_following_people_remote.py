@@ -1,4 +1,4 @@
-"""Following sealed tables over the network: who may have keys has open rows, and the log says who that is."""
+"""Following sealed tables over the network: the log names the followers that may open rows."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_sealed_rows_of_tables_that_are_gone_are_followed_through(
     declare(clinic, drop=["patients", "visits"])
     with opened(server) as db, SqliteSink(tmp_path / "mirror.db") as sink:
         Follower(db, sink).run(bounded=True)
-        Follower(db, sink).run(bounded=True)  # the log has been told meanwhile
+        Follower(db, sink).run(bounded=True)  # the log was notified meanwhile
         assert verify(db, sink) == []
     with (
         opened(server, "web") as db,
@@ -219,6 +219,6 @@ def test_a_key_is_dropped_when_the_log_says_it_is_forgotten(server: Server, clin
         keys, sealed = db.opener(["patients"]), changes(clinic)
         assert None not in keys.open(sealed)
         gone = clinic.people.forget(PATIENTS, 1).key_id
-        assert None not in keys.open(sealed)  # it has not been told yet
+        assert None not in keys.open(sealed)  # it was not notified yet
         keys.drop(gone)
         assert [row is None for row in keys.open(sealed)] == [one.key_id == gone for one in sealed]

@@ -1,4 +1,4 @@
-"""Columns: any row at all comes back from SQLite as it was."""
+"""Columns: any row is read back unchanged from SQLite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What readers of the mirror see: tables, columns, types, indexes, and its errors."""
+"""The mirror as its readers see it: tables, columns, types, indexes; and the errors of the sink."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_enums_are_numbers_whose_names_can_be_looked_up(path: Path, query: Query
 
 
 def test_a_table_that_is_all_there_is_renamed_in_place(path: Path, query: Query) -> None:
-    """A change of names alone rewrites nothing: what users hang on a table stays."""
+    """A change of names alone rewrites nothing, so that indexes and views of users stay on the table."""
     log = shop()
     log.write(log.put("items", name="duck", price=3))
     follow(log, path)
@@ -138,7 +138,7 @@ def test_a_mirror_can_live_beside_tables_of_the_user(path: Path, query: Query) -
     ],
 )
 def test_what_only_looks_the_same_is_a_difference(path: Path, query: Query, column: str, value: str) -> None:
-    """A row that is made again from it would be equal; what readers see is not."""
+    """A row decoded from it would be equal, but readers of the mirror see a difference."""
     log = shop()
     sold = {"seconds": 1_767_605_400, "nanos": 5}
     log.write(log.put("items", name="duck", price=3, place={"city": "Rome"}, sold=sold))

@@ -296,7 +296,7 @@ class Consumer(_message.Message):
     """Time of its registration and of its last bookmark, nanoseconds since the Unix epoch; 0: never."""
     moved_ns: _builtins.int
     turn: _builtins.int
-    """Grows each time that somebody registers under the name."""
+    """Increases with each registration under the name."""
     lag_records: _builtins.int
     """Number of records it lacks, and the age of the oldest of them, at most the time since registration."""
     lag_s: _builtins.float

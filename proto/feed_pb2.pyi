@@ -38,9 +38,9 @@ class SubscribeRequest(_message.Message):
     now: _builtins.bool
     """After the newest record when the subscription starts."""
     until: _builtins.int
-    """End after this seq; 0: do not end because of a seq."""
+    """End after this seq; 0: no such limit."""
     bounded: _builtins.bool
-    """End at the newest record there is when the subscription starts."""
+    """End at the record that is the newest when the subscription starts."""
     heartbeat_ms: _builtins.int
     """Send a mark at least this often when there is nothing else to send; 0: every 5,000."""
     @_builtins.property
@@ -76,7 +76,7 @@ Global___SubscribeRequest: _TypeAlias = SubscribeRequest  # noqa: Y015
 
 @_typing.final
 class FeedMessage(_message.Message):
-    """The five bytes that close a message are its field `checksum`, as in a log record."""
+    """The last five bytes of a message are its field `checksum`, as in a log record."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -85,7 +85,7 @@ class FeedMessage(_message.Message):
     MARK_FIELD_NUMBER: _builtins.int
     CHECKSUM_FIELD_NUMBER: _builtins.int
     checksum: _builtins.int
-    """CRC-32 of the bytes of this message before this field, which is always the last."""
+    """CRC-32 of all preceding bytes of this message; always the last field."""
     @_builtins.property
     def commits(self) -> _containers.RepeatedCompositeFieldContainer[_log_pb2.Commit]: ...
     @_builtins.property

@@ -7,8 +7,8 @@ are only added. Reference: docs/format.md.
   framed record := 0x0A length:varint record     one element of `Batch.commits`
   record        := Commit without its checksum, then 0x7D crc32:u32le
 
-The five bytes that close a record are its own field `checksum` (number 15, fixed32): the
-CRC-32 (IEEE 802.3, the one of zlib) of every byte of the record before them.
+The last five bytes of a record are its own field `checksum` (number 15, fixed32): the CRC-32 (IEEE 802.3, as
+in zlib) of all preceding bytes of the record.
 """
 
 from collections import abc as _abc
@@ -42,8 +42,8 @@ class _FeatureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Feature.Value
     SEALED: _Feature.ValueType  # 3
     """A change has `key_id`."""
     ONLINE: _Feature.ValueType  # 4
-    """A migration whose schema has tables `building` or `retiring`, or an index `building`: from here
-    on changes come for spaces that are not those of its `tables`.
+    """The migration's schema has tables in `building` or `retiring`, or an index that is `building`: from this
+    record on there are changes in spaces other than those of `tables`.
     """
 
 class Feature(_Feature, metaclass=_FeatureEnumTypeWrapper):
@@ -57,8 +57,8 @@ EXPIRY: Feature.ValueType  # 2
 SEALED: Feature.ValueType  # 3
 """A change has `key_id`."""
 ONLINE: Feature.ValueType  # 4
-"""A migration whose schema has tables `building` or `retiring`, or an index `building`: from here
-on changes come for spaces that are not those of its `tables`.
+"""The migration's schema has tables in `building` or `retiring`, or an index that is `building`: from this
+record on there are changes in spaces other than those of `tables`.
 """
 Global___Feature: _TypeAlias = Feature  # noqa: Y015
 
@@ -79,7 +79,7 @@ Global___Op: _TypeAlias = Op  # noqa: Y015
 
 @_typing.final
 class Batch(_message.Message):
-    """Framed records joined end to end are a Batch."""
+    """A concatenation of framed records is a Batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -114,11 +114,11 @@ class Commit(_message.Message):
         CLAIMED: Commit._Proof.ValueType  # 0
         """Not verified: the client named the actor."""
         TOKEN: Commit._Proof.ValueType  # 1
-        """The call showed the token of that name."""
+        """By the token with that name."""
         CERTIFICATE: Commit._Proof.ValueType  # 2
-        """It showed a certificate of that common name."""
+        """By a client certificate with that common name."""
         DELEGATED: Commit._Proof.ValueType  # 3
-        """A program said so that showed its own token, and may act for others."""
+        """By a program that authenticated with its own token and may act for others."""
 
     class Proof(_Proof, metaclass=_ProofEnumTypeWrapper):
         """How the identity of `actor` was established."""
@@ -126,11 +126,11 @@ class Commit(_message.Message):
     CLAIMED: Commit.Proof.ValueType  # 0
     """Not verified: the client named the actor."""
     TOKEN: Commit.Proof.ValueType  # 1
-    """The call showed the token of that name."""
+    """By the token with that name."""
     CERTIFICATE: Commit.Proof.ValueType  # 2
-    """It showed a certificate of that common name."""
+    """By a client certificate with that common name."""
     DELEGATED: Commit.Proof.ValueType  # 3
-    """A program said so that showed its own token, and may act for others."""
+    """By a program that authenticated with its own token and may act for others."""
 
     SEQ_FIELD_NUMBER: _builtins.int
     TIME_NS_FIELD_NUMBER: _builtins.int
@@ -154,10 +154,10 @@ class Commit(_message.Message):
     seq: _builtins.int
     """Position in the log: 1, 2, 3 … without gaps."""
     time_ns: _builtins.int
-    """Nanoseconds since the Unix epoch; never less than that of the record before."""
+    """Nanoseconds since the Unix epoch; at least that of the previous record."""
     schema: _builtins.int
-    """Version of the newest migration in force when this was written (0: none yet). A record that
-    itself puts a schema in force already carries that schema's version.
+    """Version of the newest migration in force when this record was written; 0: none. A record that puts a schema
+    in force has the version of that schema.
     """
     actor: _builtins.str
     """Actor, reason, correlation id, causation id, and the client program."""
@@ -171,7 +171,7 @@ class Commit(_message.Message):
     """Reading of the machine's clock, if `time_ns` is over 0.1 s ahead of it; 0: not ahead."""
     proof: Global___Commit.Proof.ValueType
     checksum: _builtins.int
-    """CRC-32 of the bytes of this record before this field, which is always the last."""
+    """CRC-32 of all preceding bytes of this record; always the last field."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]: ...
     @_builtins.property
@@ -238,22 +238,22 @@ class Change(_message.Message):
     EXPIRES_NS_FIELD_NUMBER: _builtins.int
     KEY_ID_FIELD_NUMBER: _builtins.int
     space: _builtins.int
-    """The number that a schema gives to one generation of one table."""
+    """Number of one generation of one table in the schema."""
     op: Global___Op.ValueType
     key: _builtins.bytes
     """Primary key, encoded so that byte order is key order (docs/format.md, "Keys")."""
     row: _builtins.bytes
-    """The row: its model, serialised. Empty for a delete."""
+    """The row, a serialised message of its model. Empty for a delete."""
     prior: _builtins.int
-    """Seq of the commit whose version of the row this change replaced; 0: there was none."""
+    """Seq of the commit that wrote the replaced row; 0: there was no row."""
     version: _builtins.int
-    """Row version, if it differs from this commit's seq: a row that a migration rewrote keeps the
-    version of the row that it was made from. 0: this commit's seq. Only with REWRITTEN.
+    """Version of the row if it differs from this commit's seq: a row that a migration rewrote keeps the version of
+    the row it was converted from. 0: this commit's seq. Only with REWRITTEN.
     """
     expires_ns: _builtins.int
     """When the row expires, nanoseconds since the Unix epoch; 0: never. Only with EXPIRY."""
     key_id: _builtins.bytes
-    """Names the key under which `row` is sealed; empty: the row is open. Only with SEALED."""
+    """Id of the key that seals `row`; empty: the row is not sealed. Only with SEALED."""
     def __init__(
         self,
         *,
@@ -291,13 +291,11 @@ class Created(_message.Message):
     format: _builtins.int
     """Version of the on-disk format that it was created with."""
     origin: _builtins.bytes
-    """Where it was forked or restored from: that database's UUID, the last seq that they share,
-    and the checksum of that record. Empty: from nothing.
-    """
+    """Of a fork: the UUID of the origin, the last shared seq, and the checksum of that record. Empty: not a fork."""
     origin_seq: _builtins.int
     origin_checksum: _builtins.int
     software: _builtins.str
-    """The program that created it, for people."""
+    """Name and version of the program that created it."""
     def __init__(
         self,
         *,
@@ -335,8 +333,8 @@ class Base(_message.Message):
     checksum: _builtins.int
     """Checksum of the record whose seq this one takes."""
     tree_size: _builtins.int
-    """RFC 9162 tree over the records before: their number, and the roots of its perfect subtrees
-    from left to right.
+    """RFC 9162 tree over the removed records: their number, and the roots of its perfect subtrees from left to
+    right.
     """
     @_builtins.property
     def schema(self) -> Global___Schema: ...
@@ -383,8 +381,8 @@ class Migration(_message.Message):
         FAILED: Migration._Step.ValueType  # 8
         ROLLED_BACK: Migration._Step.ValueType  # 9
         ACCEPTED: Migration._Step.ValueType  # 10
-        """The folder of a finished migration was edited, and what it holds now (digest, sources) counts as the
-        applied one. Without a schema.
+        """The edited folder of a finished migration (digest, sources) counts as the applied one from now on. Without
+        a schema.
         """
 
     class Step(_Step, metaclass=_StepEnumTypeWrapper): ...
@@ -399,8 +397,8 @@ class Migration(_message.Message):
     FAILED: Migration.Step.ValueType  # 8
     ROLLED_BACK: Migration.Step.ValueType  # 9
     ACCEPTED: Migration.Step.ValueType  # 10
-    """The folder of a finished migration was edited, and what it holds now (digest, sources) counts as the
-    applied one. Without a schema.
+    """The edited folder of a finished migration (digest, sources) counts as the applied one from now on. Without
+    a schema.
     """
 
     STEP_FIELD_NUMBER: _builtins.int
@@ -423,34 +421,34 @@ class Migration(_message.Message):
     name: _builtins.str
     """Name of the folder after its timestamp."""
     digest: _builtins.bytes
-    """SHA-256 of the folder, keyed with its salt where it has one (docs/format.md, "Digest of a migration")."""
+    """SHA-256 of the folder, keyed with its salt if it has one (docs/format.md, "Digest of a migration")."""
     plan_digest: _builtins.bytes
-    """What an approval binds: digest of the plan shown, and the decision that a fleet shares."""
+    """Digest of the reviewed plan, which an approval binds, and the id of a decision for several databases."""
     decision_id: _builtins.bytes
     cursor: _builtins.bytes
-    """Progress of a backfill: the last row done, as space:u32be key, and the number of rows done."""
+    """Progress of a backfill: the last converted row, as space:u32be key, and the number of rows."""
     rows: _builtins.int
     error: _builtins.str
     """Why it failed or was rejected."""
     back: _builtins.bool
-    """Of STARTED and FAILED: a migration that is finished is being rolled back, row by row. It ends
-    with ROLLED_BACK, or with FAILED: then it is in force as before.
+    """Of STARTED and FAILED: the rollback of a finished migration, row by row. It ends with ROLLED_BACK, or with
+    FAILED: the migration then stays in force.
     """
     despite_errors: _builtins.bool
     """Of APPROVED: the plan had errors, such as a finding of lint or a failing step, and was approved despite
     them.
     """
     seeds: _builtins.int
-    """Of BACKFILL: rows of the bootstrap data that are loaded, with this record; they come first. 0: it has
-    rows that were there before. `rows` counts both.
+    """Of BACKFILL: the number of bootstrap rows loaded so far, including this record; they are loaded first. 0:
+    this record has converted rows. `rows` counts both.
     """
     @_builtins.property
     def schema(self) -> Global___Schema:
-        """Where present: the whole schema in force from this record on, its own changes included."""
+        """If set: the whole schema in force from this record on, including for its own changes."""
 
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceFile]:
-        """The folder's source as it was when it ran, so that an edit made later can be shown."""
+        """The files of the folder when it ran, so that later edits can be shown."""
 
     def __init__(
         self,
@@ -489,11 +487,11 @@ class SourceFile(_message.Message):
     path: _builtins.str
     content: _builtins.bytes
     digest: _builtins.bytes
-    """Of a file that has rows of sealed tables, instead of its content: a digest under a key of the
-    database's key store. Of a large file of rows, whose content a record has no room for: its SHA-256.
+    """Instead of the content. For a file with rows of sealed tables: an HMAC under a key of the database's key
+    store. For a file of rows that is too large for a record: its SHA-256.
     """
     size: _builtins.int
-    """Of a large file: its bytes, as they are digested."""
+    """For a large file: the number of digested bytes."""
     def __init__(
         self,
         *,
@@ -512,7 +510,7 @@ Global___SourceFile: _TypeAlias = SourceFile  # noqa: Y015
 
 @_typing.final
 class Schema(_message.Message):
-    """Everything that a reader needs to decode rows. It precedes the first row in the log."""
+    """Everything that a reader needs to decode rows. It comes before the first row in the log."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -524,27 +522,26 @@ class Schema(_message.Message):
     BUILDING_FIELD_NUMBER: _builtins.int
     RETIRING_FIELD_NUMBER: _builtins.int
     version: _builtins.int
-    """Version of the newest migration that is in it."""
+    """Version of the newest migration in it."""
     next_space: _builtins.int
-    """The next space, and the next table id, that were never used. Numbers are not reused."""
+    """The next unused space and table id. Numbers are never reused."""
     next_table: _builtins.int
     @_builtins.property
     def models(self) -> _descriptor_pb2.FileDescriptorSet:
-        """The models, with everything that they import."""
+        """The models and all files that they import."""
 
     @_builtins.property
     def tables(self) -> _containers.RepeatedCompositeFieldContainer[Global___TableSchema]: ...
     @_builtins.property
     def building(self) -> _containers.RepeatedCompositeFieldContainer[Global___TableSchema]:
-        """The next generations of tables that a migration is rewriting: they get every write of their
-        table (the one with the same id), and the rows that were there before bit by bit. Only with
-        ONLINE, as is what follows.
+        """The next generations of tables that a migration rewrites. They receive every write to their table (the one
+        with the same id), and its existing rows by a backfill. Only with ONLINE, like `retiring`.
         """
 
     @_builtins.property
     def retiring(self) -> _containers.RepeatedCompositeFieldContainer[Global___TableSchema]:
-        """The generations that `tables` took the place of, for clients of the version before: every write
-        of the one is a write of the other, until the migration is finished.
+        """The previous generations of `tables`, for clients of the previous version: every write to one generation is
+        also a write to the other, until the migration is finished.
         """
 
     def __init__(
@@ -585,28 +582,28 @@ class TableSchema(_message.Message):
     SEEDED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     id: _builtins.int
-    """Stays the same when the table is renamed."""
+    """Unchanged by a rename."""
     space: _builtins.int
-    """The space that holds the table's rows now, and how often they were rewritten before."""
+    """The space of the table's rows, and how often the rows were rewritten."""
     generation: _builtins.int
     model: _builtins.str
     """Full name of the row's model in `Schema.models`."""
     next_index: _builtins.int
-    """The next index id that was never used in this space."""
+    """The next unused index id in this space."""
     since: _builtins.int
-    """Version of the migration that made this generation; 0: the one that made the table. Clients
-    whose model is older do not understand its rows.
+    """Version of the migration that created this generation; 0: the one that created the table. Clients with an
+    older model cannot read its rows.
     """
     remade: _builtins.bool
-    """Of a table that is `building`: its rows are made by code that sees the whole database, while
-    nobody writes. It gets no writes of others, and may be a new table.
+    """In `building`: the rows are computed by code that reads the whole database, while nothing else writes. The
+    generation receives no other writes; the table may be new.
     """
     life_ns: _builtins.int
     """Default life of a row from the commit that wrote it; 0: unlimited."""
     seeded: _builtins.int
-    """Of a table that is `building`: its bootstrap rows are loaded into it, with the version `seeded`, the seq
-    of the record that began it. They replace what is written to the other generation. If `since` is that
-    of the other, its rows come over as they are. 0: none are loaded.
+    """In `building`: bootstrap rows are loaded into this generation, with this version, the seq of the record that
+    started the migration. They replace rows that are written to the other generation. If `since` equals that of
+    the other generation, its rows are copied unchanged. 0: none are loaded.
     """
     @_builtins.property
     def key(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldPath]: ...
@@ -614,8 +611,8 @@ class TableSchema(_message.Message):
     def indexes(self) -> _containers.RepeatedCompositeFieldContainer[Global___IndexSchema]: ...
     @_builtins.property
     def person(self) -> Global___FieldPath:
-        """The field that identifies a person: rows are sealed, each under the key of its person. Only the
-        key of a row is open.
+        """The field that identifies a person: each row is sealed with the key of its person, except for its primary
+        key.
         """
 
     def __init__(
@@ -655,14 +652,14 @@ class IndexSchema(_message.Message):
     HASHED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     id: _builtins.int
-    """1 and up; 0 is the rows themselves."""
+    """From 1; 0 stands for the rows themselves."""
     unique: _builtins.bool
     building: _builtins.bool
-    """It gets an entry for every row that is written, and for those that were there before bit by
-    bit: nothing can be looked up in it yet.
+    """The index receives an entry for every written row, and for existing rows by a backfill. It cannot be read
+    yet.
     """
     hashed: _builtins.bool
-    """Its values are HMACs of those of the row: it finds what is equal, and knows no order."""
+    """The values are HMACs of the row's values: the index supports equality, but no order."""
     @_builtins.property
     def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldPath]: ...
     def __init__(
@@ -685,7 +682,7 @@ Global___IndexSchema: _TypeAlias = IndexSchema  # noqa: Y015
 
 @_typing.final
 class FieldPath(_message.Message):
-    """The way from a model to one of its fields, by field numbers: renaming a field changes nothing."""
+    """The path from a model to one of its fields, by field numbers, which a rename does not change."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -756,9 +753,9 @@ class Load(_message.Message):
     id: _builtins.str
     """Chosen by the client. A load with the same id resumes, or does nothing if it is finished."""
     rows: _builtins.int
-    """Rows of the source that are in the log with this record, from the load's first."""
+    """Number of rows of this load in the log so far, including this record."""
     table: _builtins.str
-    """Name of the table, and where the rows come from, for people."""
+    """Name of the table, and of the origin of the rows."""
     source: _builtins.str
     def __init__(
         self,
@@ -780,7 +777,7 @@ Global___Load: _TypeAlias = Load  # noqa: Y015
 
 @_typing.final
 class Notice(_message.Message):
-    """Something that happened and is no row, migration or load."""
+    """An event other than a change of rows, a migration or a load."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -808,7 +805,7 @@ Global___Notice: _TypeAlias = Notice  # noqa: Y015
 
 @_typing.final
 class Cursor(_message.Message):
-    """A position in one database's log, with the history it belongs to."""
+    """A position in the log of one database, with the identity of its history."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -818,9 +815,9 @@ class Cursor(_message.Message):
     database: _builtins.bytes
     """UUID of the database."""
     seq: _builtins.int
-    """The last record seen; 0: none."""
+    """The last record before the position; 0: none."""
     checksum: _builtins.int
-    """That record's checksum."""
+    """Checksum of that record."""
     def __init__(
         self,
         *,

@@ -119,7 +119,7 @@ class MigrationInfo(_message.Message):
     seq: _builtins.int
     digest: _builtins.bytes
     folder_digest: _builtins.bytes
-    """Digest of the folder as it is now, where there is one."""
+    """Digest of the folder as it is now, if it exists."""
     late: _builtins.bool
     """Applied, or to be applied, after one with a newer timestamp."""
     started_ns: _builtins.int
@@ -348,7 +348,7 @@ Global___PlannedMigration: _TypeAlias = PlannedMigration  # noqa: Y015
 
 @_typing.final
 class PlannedStep(_message.Message):
-    """One thing that a migration would do."""
+    """One step of a planned migration."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -516,7 +516,7 @@ class Proposal(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     URL_FIELD_NUMBER: _builtins.int
     digest: _builtins.bytes
-    """SHA-256 of `document`, which is what is shown and what an approval binds: JSON."""
+    """SHA-256 of `document`, the JSON of the reviewed plan. An approval binds this digest."""
     document: _builtins.bytes
     state: Global___ProposalState.ValueType
     url: _builtins.str

@@ -4,8 +4,8 @@ isort:skip_file
 People: persons whose rows are sealed, each under a key of their own. Erases a person, and releases keys to
 followers that may open rows.
 
-Keys of rows, and the values of persons, come encoded (docs/format.md, "Keys"). The caller is the actor, as
-in a commit.
+Keys of rows and values of persons are encoded (docs/format.md, "Keys"). The caller is the actor, as in a
+commit.
 """
 
 from collections import abc as _abc

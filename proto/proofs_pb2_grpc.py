@@ -75,21 +75,21 @@ class ProofsServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Head(self, request, context):
-        """Returns size and root of the tree. Not signed: a client that signs it trusts this server.
+        """Returns size and root of the tree, unsigned: a client that signs them trusts this server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Checkpoint(self, request, context):
-        """Signs a checkpoint of the current log with the server's key, and keeps it in the log.
+        """Signs a checkpoint of the current log with the server's key, and stores it in the log.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Keep(self, request, context):
-        """Keeps a checkpoint with another signer in the log, after checking that it is of this log.
+        """Stores a checkpoint of another signer in the log, after checking that it is of this log.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -118,8 +118,8 @@ class StoreServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Turn(self, request, context):
-        """A lease, for a transaction that met many conflicts: commits of other callers to these tables wait until
-        the call ends, for a second at most. The one answer comes when the lease begins; without an answer,
+        """Leases tables to a transaction that met many conflicts: commits of other callers to these tables wait until
+        the call ends, at most one second. The single response is sent when the lease begins; without a response,
         commit without a lease.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -127,7 +127,7 @@ class StoreServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Load(self, request_iterator, context):
-        """Writes rows in chunks; the answer to each request has the durable progress of the load.
+        """Writes rows in chunks; the response to each request has the durable progress of the load.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

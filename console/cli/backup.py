@@ -171,7 +171,7 @@ def archive(
     release: tuple[str, ...],
     dry_run: bool,
 ) -> None:
-    """Move old records to TARGET, a directory or a URL that fsspec supports, and free its disk space.
+    """Move old records to TARGET, a directory or a URL that fsspec supports, and free their disk space.
 
     Records are removed only after they were read back from TARGET, and are read from there when they
     are needed. Holds keep records until they are released; consumers keep records up to their caps. A

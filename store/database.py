@@ -25,6 +25,7 @@ from everlog.store.crypto.vault import Opener, VaultOpener
 from everlog.store.errors import DiskError, Error
 from everlog.store.history.moment import Moment, Past
 from everlog.store.history.row_history import Version
+from everlog.store.measures import Measures
 from everlog.store.online import apply
 from everlog.store.online.backfill import Backfill
 from everlog.store.opening import open_directory
@@ -111,6 +112,12 @@ class Database(Writer):
             self.committer.validator.on_end = self.sweeper.expect
 
     # identity and state
+
+    def measure(self) -> Measures:
+        """Count and time commits and syncs from now on, and return where. The same object at each call."""
+        if self.committer.measures is None:
+            self.log.measures = self.committer.measures = Measures(self.log.written)
+        return self.committer.measures
 
     @property
     def schema(self) -> Schema:

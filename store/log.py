@@ -54,6 +54,7 @@ from everlog.proto import log_pb2
 from everlog.store import record
 from everlog.store.errors import CorruptionError, CursorError, DiskError, Error
 from everlog.store.keys import SEQ
+from everlog.store.measures import Measures
 from everlog.store.rocks import files
 from everlog.store.rocks.engine import KEPT, LOG_FILE_BYTES, Engine
 from everlog.store.rocks.errors import translate, translated, verify_end
@@ -295,6 +296,7 @@ class Log:
         self._head_file_at = time.monotonic()
         self._head_file_lock = threading.Lock()
         self._sync_lock = threading.Lock()
+        self.measures: Measures | None = None  # None: nothing is measured
         self.merger = Merger(engine)
         self.trimmed = Trimmed(engine, None)
         self.reopen()
@@ -347,9 +349,13 @@ class Log:
         Raises DiskError: whether it is on disk is unknown.
         """
         upto = self.written
+        began_s = time.perf_counter()
         self._engine.sync_beside() if beside else self._engine.sync_log()
+        took_s = time.perf_counter() - began_s
         with self._sync_lock:
             self.head = max(self.head, upto)
+            if self.measures is not None:
+                self.measures.syncs.add(took_s)
 
     def resume(self) -> None:
         """Sync again after the disk was full. Raises DiskError while there is no room."""

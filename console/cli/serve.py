@@ -22,7 +22,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from everlog.audit.note import Signer
     from everlog.migrations.approval.approval import Approval
     from everlog.migrations.approval.notify import Notifier
+    from everlog.rpc.server.metrics import Endpoint
     from everlog.rpc.server.server import Server
     from everlog.store.database import Database
 
@@ -298,6 +299,20 @@ logger = logging.getLogger("everlog")
     metavar="MS",
     help="Log calls that take longer than MS milliseconds; 0: none.",
 )
+@click.option(
+    "--metrics",
+    "metrics_listen",
+    metavar="HOST:PORT",
+    help="Serve metrics for Prometheus on this address, at /metrics.",
+)
+@click.option(
+    "--metrics-token-file",
+    "metrics_token",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="File with the token that readers of the metrics must send.",
+)
+@click.option("--metrics-public", is_flag=True, help="Let other machines read the metrics without a token.")
 @archiving_options
 @packages_option
 @migrating_options
@@ -327,6 +342,9 @@ def serve(
     log_format: str,
     log_level: str,
     slow_ms: float,
+    metrics_listen: str | None,
+    metrics_token: Path | None,
+    metrics_public: bool,
     **how: Any,
 ) -> None:
     """Serve databases until Ctrl-C or SIGTERM; running calls are finished first.
@@ -401,13 +419,17 @@ def serve(
             notifier.wake()
 
         server.on_warnings = warn
+        endpoint = _endpoint(server, metrics_listen, metrics_token, public=metrics_public)
         with (
             server,
+            endpoint or nullcontext(),
             server.on_signals(_reloading(server, token, tokens_file, approvals, notifier, tells=tells)),
         ):  # before the URL is printed: its reader may stop the server at once
             for name in named:
                 url = server.url(name)
                 output.echo({"url": url}) if settings.json else click.echo(f"Serving: {url}")
+            if endpoint is not None:
+                _announce(settings, endpoint)
             sys.stdout.flush()
             server.wait()
         if not settings.json:
@@ -438,6 +460,24 @@ def _refuse_idle(
         refuse_idle("migrations_dir", when="beside --migrations")
     if databases:
         refuse_idle("url", "env", when="beside NAME=URL")
+
+
+def _endpoint(server: Server, listen: str | None, token: Path | None, *, public: bool) -> Endpoint | None:
+    """The endpoint of the metrics, if they are wanted. Raises OpenError."""
+    if listen is None:
+        refuse_idle("metrics_token", "metrics_public", when="without --metrics")
+        return None
+    from everlog.rpc.server.metrics import Endpoint, Metrics
+
+    check_address(listen, "--metrics")
+    words = read_secret(token, "the token of the metrics").split() if token is not None else []
+    if token is not None and len(words) != 1:
+        raise OpenError(f"{token}: expected one token, found {len(words)} words")
+    return Endpoint(listen, Metrics(server), token=words[0].decode() if words else "", public=public)
+
+
+def _announce(settings: Settings, endpoint: Endpoint) -> None:
+    output.echo({"metrics": endpoint.url}) if settings.json else click.echo(f"Metrics: {endpoint.url}")
 
 
 def _signer(key: Path | None, signed: Path | None) -> Signer | None:

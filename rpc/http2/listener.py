@@ -49,6 +49,7 @@ class Listener:
         *,
         tls: ssl.SSLContext | None,
         handshake_s: float,
+        on_full: Callable[[], None] = lambda: None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._protocol, self._connections = protocol, connections
@@ -56,6 +57,7 @@ class Listener:
         self._greeting: set[asyncio.Task[None]] = set()
         self.connections_max = _connections_max()
         self._said = -SAY_EVERY_S
+        self._on_full = on_full
         self._sockets = _listening(host, port)
         self.port: int = self._sockets[0].getsockname()[1]
         for one in self._sockets:
@@ -99,6 +101,7 @@ class Listener:
             peer.close()  # not a client: a port scanner, or one that does not trust the server's certificate
 
     def _pause(self, listening: socket.socket, why: str) -> None:
+        self._on_full()
         self._loop.remove_reader(listening)
         self._loop.call_later(PAUSE_S, partial(self._listen, listening))
         if self._loop.time() - self._said >= SAY_EVERY_S:

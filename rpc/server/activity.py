@@ -1,6 +1,7 @@
-"""Activity: the calls of a server: those that run, slow ones, and denied ones.
+"""Activity: the calls of a server: those that run, slow ones, denied ones, and their numbers.
 
     Calls ─ began, answered, ended ─▶ Activity ─▶ running calls
+                                          ├────▶ counts and times, for metrics.py
                                           └────▶ the program's log: call.slow, call.denied
 
 A call that ends is logged by its method, database, tables, number of rows and time: never by keys or values.
@@ -20,6 +21,7 @@ import grpc
 from google.protobuf.message import Message
 
 from everlog.rpc.http2.grpc import Call
+from everlog.store.measures import Histogram
 from everlog.store.program_log import about
 
 SLOW_MS = 1000.0
@@ -45,6 +47,9 @@ class Activity:
     def __init__(self, *, slow_ms: float = SLOW_MS) -> None:
         self._slow_s = slow_ms / 1e3 or float("inf")
         self.running: dict[int, Call] = {}  # by id
+        self.counts: dict[tuple[str, grpc.StatusCode], int] = {}  # ended calls by method
+        self.times: dict[str, Histogram] = {}  # of these calls, by method
+        self.limits: dict[str, int] = {}  # how often a limit was reached, by its name
         self._rows: dict[type[Message], Rows] = {}
 
     def began(self, call: Call) -> None:
@@ -61,6 +66,12 @@ class Activity:
     def ended(self, call: Call, code: grpc.StatusCode, text: str) -> None:
         self.running.pop(id(call), None)
         took_s = time.perf_counter() - call.began
+        key = call.method, code
+        self.counts[key] = self.counts.get(key, 0) + 1
+        times = self.times.get(call.method)
+        if times is None:
+            times = self.times[call.method] = Histogram()
+        times.add(took_s)
         if code in DENIED:
             logger.warning(
                 "%s was denied: %s",
@@ -72,6 +83,10 @@ class Activity:
             )
         elif took_s >= self._slow_s and call.method not in ENDLESS:
             self._log_slow(call, code, took_s)
+
+    def limited(self, limit: str) -> None:
+        """Count that a limit was reached; `limit` is one of a few names."""
+        self.limits[limit] = self.limits.get(limit, 0) + 1
 
     @staticmethod
     def _log_slow(call: Call, code: grpc.StatusCode, took_s: float) -> None:

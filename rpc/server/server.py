@@ -182,6 +182,7 @@ class Server:
         }
         self.loop: asyncio.AbstractEventLoop | None = None
         self.connections: set[Connection] = set()
+        self._connections_max = 0
         self._thread = threading.Thread(target=self._run, name="everlog-server", daemon=True)
         self._ready = threading.Event()
         self._stop = threading.Event()
@@ -197,6 +198,28 @@ class Server:
     def url(self, database: str) -> str:
         """Return the URL of one of its databases, without the token."""
         return f"everlog{'' if self._tls else '+insecure'}://{self.address}/{database}"
+
+    # what metrics read
+
+    @property
+    def databases(self) -> Mapping[str, Database]:
+        return self.hosting.databases
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        return self._migrations
+
+    @property
+    def subscribers(self) -> Mapping[str, int]:
+        return self.hosting.subscribers
+
+    @property
+    def connected(self) -> tuple[int, int]:
+        return len(self.connections), self._connections_max
+
+    @property
+    def tls_files(self) -> security.Tls | None:
+        return self._tls.files if self._tls else None
 
     def start(self) -> Self:
         """Start, and return once the server accepts calls. Raises OpenError if the port is not available."""
@@ -298,7 +321,9 @@ class Server:
             connections,
             tls=self._tls.context if self._tls else None,
             handshake_s=HANDSHAKE_S,
+            on_full=lambda: self.activity.limited("connections"),
         )
+        self._connections_max = listener.connections_max
         self.port = listener.port
         for name in SERVICES:
             await checker.set(name, health_pb2.HealthCheckResponse.SERVING)

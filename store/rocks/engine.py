@@ -69,6 +69,13 @@ _FILE = re.compile(r"^ \d+:(\d+)\[.*?\]\['([0-9A-F]*)' seq:.*? \.\. '([0-9A-F]*)
 _NEWEST = "rocksdb.num-files-at-level0"
 _PROPERTY = re.compile(r"# (entries|deletions|range deletions)=(\d+);")
 _OBJECTS = ("log", "data", "get", "_db", "_put_log", "_write", "_log_handle")  # attributes that are RocksDB's
+_STALLS = re.compile(r"\btotal-(?:delays|stops): (\d+)")
+PROPERTIES = (  # numbers, after `rocksdb.`
+    *("actual-delayed-write-rate", "background-errors", "block-cache-capacity", "block-cache-usage"),
+    *("cur-size-all-mem-tables", "estimate-pending-compaction-bytes", "estimate-table-readers-mem"),
+    *("is-write-stopped", "live-sst-files-size", "num-files-at-level0", "num-running-compactions"),
+    *("num-running-flushes", "num-snapshots"),
+)
 _WORK = (
     "rocksdb.mem-table-flush-pending",
     "rocksdb.compaction-pending",
@@ -330,6 +337,23 @@ class Engine:
         with translated(f"reading {self.path}"):
             return self.data.property_int_value("rocksdb.live-sst-files-size") or 0
 
+    def data_files(self) -> list[tuple[int, bytes, bytes]]:
+        """Return the files of the tables: bytes, first and last key. Read-only."""
+        return _files(self.data, self.path)
+
+    def log_files(self) -> list[tuple[int, bytes, bytes]]:
+        """Return the files of the log in order: bytes, keys of the first and the last record. Read-only."""
+        return sorted(_files(self.log, self.path), key=lambda file: file[1:])
+
+    def properties(self) -> dict[str, dict[str, int]]:
+        """Return RocksDB's numbers, PROPERTIES, of the families `log` and `data`. Read-only."""
+        with translated(f"reading {self.path}"):
+            return {
+                name: {one: int(family.property_value(f"rocksdb.{one}") or 0) for one in PROPERTIES}
+                | {"stalls": _stalls(family)}
+                for name, family in (("log", self.log), ("data", self.data))
+            }
+
     def compact_log(self, end: bytes) -> None:
         """Free the disk space of records removed before `end`, except those that an older snapshot sees
         (`holds_before`).
@@ -363,16 +387,6 @@ class Engine:
             described = family.property_value("rocksdb.aggregated-table-properties") or ""
         found = {name: int(value) for name, value in _PROPERTY.findall(described)}
         return found.get("entries", 0), found.get("deletions", 0), found.get("range deletions", 0)
-
-    def log_files(self) -> list[tuple[int, bytes, bytes]]:
-        """Return the files of the log in order: bytes, keys of the first and the last record. Read-only."""
-        with translated(f"reading {self.path}"):
-            described = self.log.property_value("rocksdb.sstables") or ""
-        files = [
-            (int(size), bytes.fromhex(first), bytes.fromhex(last))
-            for size, first, last in _FILE.findall(described)
-        ]
-        return sorted(files, key=lambda file: file[1:])
 
     def merge_log(self, first: bytes, last: bytes) -> None:
         """Merge the files with the records from `first` to `last` into one. Releases the interpreter's
@@ -667,6 +681,21 @@ def _is_busy(one: Rdict) -> bool:
     except Exception as error:  # noqa: BLE001  data that cannot be flushed is in the log
         return "already" in str(error).lower() and "borrowed" in str(error).lower()
     return False
+
+
+def _files(family: Rdict, path: Path) -> list[tuple[int, bytes, bytes]]:
+    with translated(f"reading {path}"):
+        described = family.property_value("rocksdb.sstables") or ""
+    return [
+        (int(size), bytes.fromhex(first), bytes.fromhex(last))
+        for size, first, last in _FILE.findall(described)
+    ]
+
+
+def _stalls(family: Rdict) -> int:
+    """Return how many writes RocksDB delayed or stopped."""
+    described = family.property_value("rocksdb.cf-write-stall-stats") or ""
+    return sum(map(int, _STALLS.findall(described)))
 
 
 def _forced() -> CompactOptions:

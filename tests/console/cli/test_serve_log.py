@@ -16,7 +16,7 @@ from everlog.store.database import Database
 from everlog.store.errors import DiskError, UnavailableError
 from tests.console import shop
 from tests.console.conftest import Run
-from tests.console.served import serving
+from tests.console.served import fetch, serving
 from tests.rpc.certificates import Authority
 from tests.store.models import ITEMS, Item, declare
 
@@ -140,3 +140,24 @@ def test_a_full_disk_is_logged_and_its_end(small_disk: Path) -> None:
         assert (refused["database"], refused["full"], refused["level"]) == ("full", True, "warning")
         (small_disk / "ballast").unlink()
         assert served.logged("writes.accepted")["seconds"] > 0
+
+
+def test_a_server_serves_its_metrics(everlog: Run, books: Path, here: Path) -> None:
+    (here / "token").write_text(f"{SECRET}\n")
+    (here / "token").chmod(0o600)
+    how = ("--metrics", "127.0.0.1:0", "--metrics-token-file", "token")
+    with serving(*how, cwd=here) as served:
+        assert served.process.stdout is not None
+        url = json.loads(served.process.stdout.readline())["metrics"]
+        assert everlog("-u", served.url, "scan", "books").code == 0
+        assert fetch(url)[0] == 401
+        status, headers, body = fetch(url, Authorization=f"Bearer {SECRET}")
+        assert (status, headers["Content-Type"].split(";")[0]) == (200, "text/plain")
+        assert 'everlog_table_rows{database="books",table="books"} 1.0' in body
+        assert 'everlog_migrations{database="books",state="applied"} 2.0' in body
+        assert 'everlog_calls_total{method="Store/Scan",status="OK"} 1.0' in body
+        assert SECRET not in body
+    ended = everlog("serve", "--listen", "127.0.0.1:0", "--metrics-public")
+    assert (ended.code, "--metrics-public would have no effect without --metrics" in ended.err) == (2, True)
+    ended = everlog("serve", "--listen", "127.0.0.1:0", "--metrics", "0.0.0.0:0")
+    assert (ended.code, "metrics on 0.0.0.0 could be read by everybody" in ended.err) == (1, True)

@@ -227,11 +227,11 @@ def undeclared(migration: Migration, before: Mapping[str, Table[Any, Any]]) -> I
                 text = f"index {name} of {table.name} over ({fields}) {what}, but {since} has it; declare it"
                 yield (now or table).where, f'{text} unchanged, or add `drop=["{part}"]` to MIGRATION'
             parts.discard(part)
-        part = f"{table.name}.life"
-        if old.life is not None and old.life != table.life:
+        part = f"{table.name}.ttl"
+        if old.ttl is not None and old.ttl != table.ttl:
             if part not in parts:
-                what = "changes here" if table.life is not None else "is not declared here"
-                text = f"the life of {table.name} {what}, but {since} has it; declare it unchanged, or add"
+                what = "changes here" if table.ttl is not None else "is not declared here"
+                text = f"the ttl of {table.name} {what}, but {since} has it; declare it unchanged, or add"
                 yield table.where, f'{text} `drop=["{part}"]` to MIGRATION'
             parts.discard(part)
     for part in sorted(parts):

@@ -12,8 +12,8 @@
                 versions that are not named stay unchanged. A new folder is a copy of the newest, so it
                 usually declares all tables.
     drop        tables to drop, and parts of tables to drop or to declare differently: an index as
-                "airports.by_city", the life as "airports.life". A folder that omits a part without naming
-                it here is refused (`compatible.undeclared`).
+                "airports.by_city", the time to live as "airports.ttl". A folder that omits a part without
+                naming it here is refused (`compatible.undeclared`).
     rename      old name -> new name
     transforms  for tables whose rows change shape: pure functions of one row, from the previous model to
                 the new one, and back if both versions are to be served
@@ -106,7 +106,7 @@ class Migration:
     """What one migration does to the database.
 
     `tables`: complete declarations as of this version; unnamed tables stay unchanged. `drop`: names of tables
-    and of their parts (`"airports.by_city"`, `"airports.life"`) to drop or to declare differently. `rename`:
+    and of their parts (`"airports.by_city"`, `"airports.ttl"`) to drop or to declare differently. `rename`:
     old name to new name. `transforms`: conversions of rows that change shape. `up`, `down`: for changes that
     need the whole database. `folder` is set when the migration is loaded.
 

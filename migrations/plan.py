@@ -404,11 +404,9 @@ def _people_steps(
 
 
 def _ttl_steps(known: TableInfo | None, table: TableInfo) -> Iterator[PlannedStep]:
-    if (known.life_ns if known else 0) != table.life_ns:
+    if (known.ttl_ns if known else 0) != table.ttl_ns:
         ttl = (
-            f"expire after {timedelta(microseconds=table.life_ns // 1000)}"
-            if table.life_ns
-            else "never expire"
+            f"expire after {timedelta(microseconds=table.ttl_ns // 1000)}" if table.ttl_ns else "never expire"
         )
         yield PlannedStep(f"rows of {table.name} written from then on {ttl}")
 

@@ -4,7 +4,7 @@
     migration 20260105093000_create_airports 5f3c…      its title and digest; in order of versions
     table airports flights.v20260105093000.Airport      in order of names
       key faa
-      life 86400s
+      ttl 86400s
       index by_city city
       unique by_icao icao position.lat
       person icao                                       rows are sealed; then `hashed-index`, `hashed-unique`
@@ -62,7 +62,7 @@ def to_text(schema: Schema, infos: Iterable[MigrationInfo] = ()) -> str:
     for name, table in sorted(schema.tables.items()):
         key = " ".join(".".join(step.name for step in path) for path in table.key_fields)
         lines += ["", f"table {name} {table.proto.model}", f"  key {key}"]
-        lines += [f"  life {_life(table.life_ns)}"] if table.life_ns else []
+        lines += [f"  ttl {_duration(table.ttl_ns)}"] if table.ttl_ns else []
         if table.sealed:
             person = resolve(descriptor_of(table.model), table.proto.person.numbers)
             lines.append(f"  person {'.'.join(step.name for step in person)}")
@@ -105,7 +105,7 @@ def from_text(text: str, where: str = "the text") -> Dumped:
     return Dumped(sorted(migrations), schema)
 
 
-def _life(ns: int) -> str:
+def _duration(ns: int) -> str:
     return f"{ns}ns" if ns % 10**9 else f"{ns // 10**9}s"
 
 
@@ -181,7 +181,7 @@ def _resolve(
                 word, *names = line.split()
                 if word == "key":
                     table.key.extend(_path(model, name) for name in names)
-                elif word == "life":
+                elif word in ("ttl", "life"):  # `life` in files of earlier versions
                     table.life_ns = int(names[0].rstrip("ns")) * (1 if names[0].endswith("ns") else 10**9)
                 elif word == "person":
                     table.person.CopyFrom(_path(model, names[0]))
@@ -197,7 +197,7 @@ def _resolve(
                     table.next_index += 1
                 else:
                     raise ValueError(
-                        f"expected a key, an index or a life of table {table.name}, found {line!r}"
+                        f"expected a key, an index or a ttl of table {table.name}, found {line!r}"
                     )
             if not table.key:
                 raise ValueError(f"table {table.name} has no key")

@@ -599,7 +599,7 @@ class TableSchema(_message.Message):
     generation receives no other writes; the table may be new.
     """
     life_ns: _builtins.int
-    """Default life of a row from the commit that wrote it; 0: unlimited."""
+    """Default time to live of a row, from the commit that wrote it; 0: unlimited."""
     seeded: _builtins.int
     """In `building`: bootstrap rows are loaded into this generation, with this version, the seq of the record that
     started the migration. They replace rows that are written to the other generation. If `since` equals that of

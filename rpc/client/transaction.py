@@ -82,7 +82,7 @@ def request_of(
 
 def _expires_ns(write: Write) -> int:
     """Return the end of a row for a request; 0 means the table's default."""
-    return write.expires_ns or (NEVER if write.info.life_ns and not write.life_ns else 0)
+    return write.expires_ns or (NEVER if write.info.ttl_ns and not write.ttl_ns else 0)
 
 
 def new_commit_id() -> bytes:

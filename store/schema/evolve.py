@@ -226,7 +226,7 @@ def _declare(
             table=table.name,
         )
     _declare_person(found, table, new=was is None, rewritten=rewritten)
-    found.model, found.life_ns = table.model.DESCRIPTOR.full_name, table.life_ns
+    found.model, found.life_ns = table.model.DESCRIPTOR.full_name, table.ttl_ns
     known = {index.name: index for index in found.indexes}
     indexes = []
     for index in table.indexes.values():

@@ -32,11 +32,11 @@ def table_of(info: TableInfo) -> Table[Message, Any]:
         for index in info.indexes.values()
         if not index.building
     )
-    life = timedelta(microseconds=max(1, info.life_ns // 1000)) if info.life_ns else None
+    ttl = timedelta(microseconds=max(1, info.ttl_ns // 1000)) if info.ttl_ns else None
     person = None
     if info.sealed:
         person = _field(resolve(descriptor_of(info.model), info.proto.person.numbers))
-    return Table(info.name, info.model, key=keys, indexes=indexes, life=life, person=person)
+    return Table(info.name, info.model, key=keys, indexes=indexes, ttl=ttl, person=person)
 
 
 def _field(path: tuple[FieldDescriptor, ...]) -> Field[Any]:

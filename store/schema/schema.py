@@ -468,7 +468,7 @@ class TableInfo:
         self.proto = proto
         self.name = proto.name
         self.space = proto.space
-        self.life_ns = proto.life_ns
+        self.ttl_ns = proto.life_ns
         self.row_prefix = keys.prefix(proto.space)
         self.put_head = record.space_and_op(proto.space, log_pb2.PUT)
         self.delete_head = record.space_and_op(proto.space, log_pb2.DELETE)

@@ -189,7 +189,7 @@ K = TypeVar("K")
 B = TypeVar("B")
 C = TypeVar("C")
 
-LIFE_NS_MAX = 200 * 365 * 86_400 * 10**9
+TTL_NS_MAX = 200 * 365 * 86_400 * 10**9
 
 
 class Index(Generic[M]):
@@ -213,7 +213,7 @@ class Index(Generic[M]):
 class Table(Generic[M, K]):
     """A table: its name, the model of its rows, its primary key and its indexes.
 
-    `life` is the default time to live of a row, from the commit that wrote it; None: rows do not expire.
+    `ttl` is the default time to live of a row, from the commit that wrote it; None: rows do not expire.
     `person` is the field that says whose data a row is; rows are then sealed, except for their primary key.
 
     Raises SchemaError if the constants contradict the model or each other.
@@ -227,7 +227,7 @@ class Table(Generic[M, K]):
         *,
         key: Field[A],
         indexes: tuple[Index[Any], ...] = (),
-        life: timedelta | None = None,
+        ttl: timedelta | None = None,
         person: Field[Any] | None = None,
     ) -> None: ...
     @overload
@@ -238,7 +238,7 @@ class Table(Generic[M, K]):
         *,
         key: tuple[Field[A], Field[B]],
         indexes: tuple[Index[Any], ...] = (),
-        life: timedelta | None = None,
+        ttl: timedelta | None = None,
         person: Field[Any] | None = None,
     ) -> None: ...
     @overload
@@ -249,7 +249,7 @@ class Table(Generic[M, K]):
         *,
         key: tuple[Field[A], Field[B], Field[C]],
         indexes: tuple[Index[Any], ...] = (),
-        life: timedelta | None = None,
+        ttl: timedelta | None = None,
         person: Field[Any] | None = None,
     ) -> None: ...
     @overload
@@ -260,7 +260,7 @@ class Table(Generic[M, K]):
         *,
         key: tuple[Field[Any], ...],
         indexes: tuple[Index[Any], ...] = (),
-        life: timedelta | None = None,
+        ttl: timedelta | None = None,
         person: Field[Any] | None = None,
     ) -> None: ...
     def __init__(
@@ -270,7 +270,7 @@ class Table(Generic[M, K]):
         *,
         key: Field[Any] | tuple[Field[Any], ...],
         indexes: tuple[Index[Any], ...] = (),
-        life: timedelta | None = None,
+        ttl: timedelta | None = None,
         person: Field[Any] | None = None,
     ) -> None:
         self.name = name
@@ -278,7 +278,7 @@ class Table(Generic[M, K]):
         self.model = model
         self.key: tuple[Field[Any], ...] = key if isinstance(key, tuple) else (key,)
         self.indexes: dict[str, Index[M]] = {}
-        self.life = life
+        self.ttl = ttl
         self.where = caller()
         for index in indexes:
             if index.name in self.indexes:
@@ -303,10 +303,10 @@ class Table(Generic[M, K]):
         return indexes[name]
 
     @property
-    def life_ns(self) -> int:
+    def ttl_ns(self) -> int:
         """The default time to live of a row, in nanoseconds; 0: rows do not expire."""
-        life = self.life or timedelta()
-        return ((life.days * 86_400 + life.seconds) * 10**6 + life.microseconds) * 1000
+        ttl = self.ttl or timedelta()
+        return ((ttl.days * 86_400 + ttl.seconds) * 10**6 + ttl.microseconds) * 1000
 
     @property
     def fields(self) -> ModelFields:
@@ -323,10 +323,10 @@ class Table(Generic[M, K]):
                     f" characters that does not start with _, found {word!r}",
                     where=self.where,
                 )
-        if self.life is not None and not 0 < self.life_ns < LIFE_NS_MAX:
+        if self.ttl is not None and not 0 < self.ttl_ns < TTL_NS_MAX:
             raise SchemaError(
-                f"{self.where}: expected a life of table {self.name} above 0 and below 200 years, found"
-                f" {self.life}",
+                f"{self.where}: expected a ttl of table {self.name} above 0 and below 200 years, found"
+                f" {self.ttl}",
                 where=self.where,
             )
         if not self.key:

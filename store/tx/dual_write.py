@@ -76,10 +76,10 @@ class DualWrite:
         if one.op == log_pb2.DELETE:
             return Write(twin, one.op, one.key, b"", [])
         made = self.maker(one.info, twin)(one.key, one.row)
-        made.expires_ns, made.life_ns, made.mortal = (
+        made.expires_ns, made.ttl_ns, made.has_expiry = (
             one.expires_ns,
-            one.life_ns,
-            one.mortal,
+            one.ttl_ns,
+            one.has_expiry,
         )  # expire together
         return made
 

@@ -148,7 +148,7 @@ class Validator:
                 missing = missing or set()
                 missing.add((info.proto.id, write.key))  # once, in however many generations
                 continue
-            own = write.mortal or write.key_id or write.as_of
+            own = write.has_expiry or write.key_id or write.as_of
             rows.append((write, old, self._ends_ns(write) if own else None))
             if info.unique:
                 unique = True
@@ -166,10 +166,10 @@ class Validator:
                 f"the person of row {write.info.name_key(write.key)} was forgotten while this transaction"
                 " ran; run it again"
             )
-        if not write.mortal:
+        if not write.has_expiry:
             return 0
         began_ns = self._clock.reading_ns or self._clock.last_ns  # of the commit: now() was called for it
-        expires_ns = write.expires_ns or min(began_ns + write.life_ns, NEVER - 1)
+        expires_ns = write.expires_ns or min(began_ns + write.ttl_ns, NEVER - 1)
         self.on_end(expires_ns)
         return expires_ns
 

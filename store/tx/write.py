@@ -66,8 +66,8 @@ class Write:
     expect: int = 0  # an Expect
     version = 0
     expires_ns = 0  # expiry, nanoseconds since the Unix epoch, or
-    life_ns = 0  # the time to live, counted from the commit; both 0: the row does not expire
-    mortal = False  # whether either is set
+    ttl_ns = 0  # the time to live, counted from the commit; both 0: the row does not expire
+    has_expiry = False  # whether either is set
     key_id = b""
     as_of = 0  # the row's version; 0: the seq of its commit
     stored: bytes  # the row as stored in the log and the tables
@@ -103,8 +103,8 @@ class Write:
 
     def ending(self, expires: Expires) -> Self:
         """Set the expiry and return self. Raises RowError."""
-        self.expires_ns, self.life_ns = expires_ns_of(expires, self.info.name), 0
-        self.mortal = self.expires_ns > 0
+        self.expires_ns, self.ttl_ns = expires_ns_of(expires, self.info.name), 0
+        self.has_expiry = self.expires_ns > 0
         return self
 
     def being(self, version: int) -> Self:
@@ -138,8 +138,8 @@ def put(binding: Binding, row: Message, expires: Expires | None = None) -> Write
         check_sizes(info, key, raw)
         check_values(info, key, values)
     write = Write(info, PUT, key, raw, values)
-    if info.life_ns:
-        write.life_ns, write.mortal = info.life_ns, True
+    if info.ttl_ns:
+        write.ttl_ns, write.has_expiry = info.ttl_ns, True
     return write if expires is None else write.ending(expires)
 
 

@@ -110,8 +110,8 @@ LIFE = timedelta(seconds={LIFE_S})
 MIGRATION = Migration(
     tables=[
         Table("people", Person, key=ID, person=SUBJECT, indexes=(BY_TEXT,)),
-        Table("visits", Visit, key=visit("id", 1, UINT64), person=visit("subject", 2, STRING), life=LIFE),
-        Table("codes", Code, key=code("id", 1, UINT64), life=LIFE),
+        Table("visits", Visit, key=visit("id", 1, UINT64), person=visit("subject", 2, STRING), ttl=LIFE),
+        Table("codes", Code, key=code("id", 1, UINT64), ttl=LIFE),
         Table("limits", Limit, key=limit("id", 1, BYTES), indexes=BY_LIMITS),
     ]
 )

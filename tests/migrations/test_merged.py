@@ -12,7 +12,7 @@ from everlog.store.database import Database
 from tests.migrations.project import Project
 
 BY_NAME = 'Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME),))'
-LIVING = 'Table("airports", Airport, key=FAA, life=__import__("datetime").timedelta(days={days}))'
+WITH_TTL = 'Table("airports", Airport, key=FAA, ttl=__import__("datetime").timedelta(days={days}))'
 PLAIN = 'Table("airports", Airport, key=FAA)'
 FIELDS = "string faa = 1; string name = 2;"
 KIND = "enum Kind {{ NONE = 0; {value} = 1; }} Kind kind = 3;"
@@ -54,8 +54,12 @@ def test_an_index_that_the_folder_names_goes(project: Project, db: Database) -> 
             "declared differently",
         ),
         ({"table": BY_NAME}, {"table": BY_NAME.replace("NAME)", "FAA)")}, "declared differently here"),
-        ({"table": LIVING.format(days=1)}, {"table": PLAIN}, "the life of airports is not declared here"),
-        ({"table": LIVING.format(days=1)}, {"table": LIVING.format(days=9)}, "the life of airports changes"),
+        ({"table": WITH_TTL.format(days=1)}, {"table": PLAIN}, "the ttl of airports is not declared here"),
+        (
+            {"table": WITH_TTL.format(days=1)},
+            {"table": WITH_TTL.format(days=9)},
+            "the ttl of airports changes",
+        ),
         ({}, {"table": PLAIN.replace("airports", "airfields")}, 'add `rename={"airports": "airfields"}`'),
         (
             {},
@@ -97,15 +101,15 @@ def test_what_two_branches_do_to_one_table_is_an_error(
 
 
 def test_what_is_named_in_drop_or_known_by_its_old_name_goes(project: Project, db: Database) -> None:
-    project.add("base", table=LIVING.format(days=1), fields=f"{FIELDS} string city = 3; string town = 4;")
+    project.add("base", table=WITH_TTL.format(days=1), fields=f"{FIELDS} string city = 3; string town = 4;")
     project.add(
         "next",
-        table=LIVING.format(days=2),
+        table=WITH_TTL.format(days=2),
         fields=f'{FIELDS} string place = 3; reserved "city"; string village = 4 [json_name = "town"];',
-        drop=', drop=["airports.life"]',
+        drop=', drop=["airports.ttl"]',
     )
     migrations.apply(db, project.build().path)
-    assert db.schema.tables["airports"].life_ns == 2 * 86_400 * 10**9
+    assert db.schema.tables["airports"].ttl_ns == 2 * 86_400 * 10**9
 
 
 def test_an_index_over_a_field_that_is_removed_goes_with_it(project: Project, db: Database) -> None:

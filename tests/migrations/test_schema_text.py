@@ -99,7 +99,7 @@ def test_numbers_that_a_rollback_has_used_up_are_not_in_it(
         (lambda text: text.replace("TYPE_STRING", "TYPE_STRONG", 1), r"schema:\d+: .*TYPE_STRONG"),
         (
             lambda text: text.replace("index by_lat", "indox by_lat"),
-            r"schema:\d+: expected a key, an index or a life",
+            r"schema:\d+: expected a key, an index or a ttl",
         ),
     ],
 )

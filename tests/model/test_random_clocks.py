@@ -21,7 +21,7 @@ STEPS = 120
 SECOND, HOUR = 10**9, 3600 * 10**9
 MINUTE, DAY = 60 * SECOND, 24 * HOUR
 ERRORS_NS = (0, 0, 3 * DAY, 90 * DAY, 5 * MINUTE, -5 * MINUTE, -DAY, -60 * 365 * DAY)
-BRIEF: Table[Any, int] = Table("brief", Item, key=ITEM_ID, life=timedelta(hours=10))
+BRIEF: Table[Any, int] = Table("brief", Item, key=ITEM_ID, ttl=timedelta(hours=10))
 
 Named = tuple[Table[Any, int], int]
 

@@ -19,7 +19,7 @@ from tests.store.models import ITEM_ID, ITEMS, Item
 from tests.store.upkeep.test_expiry import DAY_NS, NOW, SECOND, Time
 
 HOUR_NS = 3600 * SECOND
-BRIEF: Table[Any, int] = Table("items", Item, key=ITEM_ID, life=timedelta(hours=1))
+BRIEF: Table[Any, int] = Table("items", Item, key=ITEM_ID, ttl=timedelta(hours=1))
 
 
 @pytest.fixture

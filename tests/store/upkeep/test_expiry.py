@@ -1,4 +1,4 @@
-"""Rows with a life: they end by commits of their own, and until then they are there."""
+"""Rows with a time to live: they end by commits of their own, and until then they are there."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.store.models import AIRPORTS, ITEM_ID, ITEMS, Item, airport, declare,
 NOW = 1_790_000_000_000_000_000
 SECOND = 10**9
 DAY = timedelta(days=1)
-SHORT: Table[Any, int] = Table("items", Item, key=ITEM_ID, life=DAY)
+SHORT: Table[Any, int] = Table("items", Item, key=ITEM_ID, ttl=DAY)
 DAY_NS = 86_400 * SECOND
 
 
@@ -118,7 +118,7 @@ def test_a_table_has_a_life_for_its_rows(opening: Opener, time: Time) -> None:
     time.pass_(DAY_NS)
     assert db.admin.expire() == 3
     assert [row.id for row in db.scan(SHORT)] == [2, 3, 6, 7]
-    assert table_of(db.schema.table("items")).life == DAY
+    assert table_of(db.schema.table("items")).ttl == DAY
 
 
 def test_a_table_gets_and_loses_a_life_by_a_migration(db: Database, time: Time) -> None:
@@ -209,7 +209,7 @@ def test_what_is_no_time_is_refused(db: Database) -> None:
         with pytest.raises(RowError, match="expected a datetime with a time zone, or nanoseconds"):
             db.load(ITEMS, items(1, 2), expires=some)
     with pytest.raises(SchemaError, match="above 0 and below 200 years"):
-        Table("items", Item, key=ITEM_ID, life=timedelta(0))
+        Table("items", Item, key=ITEM_ID, ttl=timedelta(0))
 
 
 def test_a_reader_beside_sweeps_nothing(opening: Opener, time: Time) -> None:

@@ -1,4 +1,4 @@
-"""Rows with a life, while a migration rewrites them: each generation ends them as the other does."""
+"""Rows with a time to live, while a migration rewrites them: each generation ends them as the other does."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tests.store.models import ITEM_ID, ITEMS, Item, open_flights
 
 STEPS, IDS = 150, 30
 SECOND = 10**9
-BRIEF: Table[Any, int] = Table("brief", Item, key=ITEM_ID, life=timedelta(seconds=20))
+BRIEF: Table[Any, int] = Table("brief", Item, key=ITEM_ID, ttl=timedelta(seconds=20))
 
 
 class Lives:

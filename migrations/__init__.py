@@ -13,7 +13,7 @@ from everlog.migrations.loader import load
 from everlog.migrations.migration import Key, Migration, Remake, Row, Transform
 from everlog.migrations.plan import PlannedMigration, PlannedStep, plan
 from everlog.migrations.proposal import Rules
-from everlog.migrations.recorded import Restored, accept, restore_folders
+from everlog.migrations.recorded_folders import Restored, accept, restore_folders
 from everlog.migrations.rollback import PlannedRollback, plan_rollback, rollback
 from everlog.migrations.runner import apply
 from everlog.migrations.scaffold import new

@@ -33,7 +33,7 @@ from everlog.migrations.folder import ALWAYS_KEPT, Folder, recorded_files
 from everlog.migrations.loader import after, fault, import_file
 from everlog.migrations.migration import Key, Migration, Row
 from everlog.migrations.rows import SUFFIXES, read, read_bytes, read_pieces
-from everlog.migrations.spilled import Spilled
+from everlog.migrations.spill import Spilled
 from everlog.proto import log_pb2
 from everlog.store.errors import Error, MigrationError, RowError
 from everlog.store.record import RECORD_BYTES_MAX

@@ -18,7 +18,7 @@ from everlog.migrations.lint.lint import lint
 from everlog.migrations.lint.rules import Finding
 from everlog.migrations.plan import PlannedMigration, plan
 from everlog.migrations.proposal import Proposal, ProposalState, Rules, proposals
-from everlog.migrations.recorded import Restored, accept, restore_folders
+from everlog.migrations.recorded_folders import Restored, accept, restore_folders
 from everlog.migrations.rollback import PlannedRollback, plan_rollback, rollback
 from everlog.migrations.runner import apply
 from everlog.migrations.status import MigrationInfo, compare, differences, status

@@ -16,7 +16,7 @@ from everlog.migrations.dry_run import Make, maker
 from everlog.migrations.lint.tables import Step, is_new
 from everlog.migrations.loader import fault
 from everlog.migrations.migration import Migration
-from everlog.migrations.spilled import Spill, Spilled
+from everlog.migrations.spill import Spill, Spilled
 from everlog.store.errors import Error
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema.reflect import table_of

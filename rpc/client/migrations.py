@@ -14,7 +14,7 @@ from everlog.migrations.lint.lint import Applied, lint
 from everlog.migrations.lint.rules import Finding
 from everlog.migrations.plan import PlannedMigration, PlannedStep, check_target
 from everlog.migrations.proposal import Proposal
-from everlog.migrations.recorded import Ran, Restored, write_folders
+from everlog.migrations.recorded_folders import Ran, Restored, write_folders
 from everlog.migrations.rollback import PlannedRollback, check_which
 from everlog.migrations.schema_text import to_text
 from everlog.migrations.status import MigrationInfo, State

@@ -29,7 +29,7 @@ from everlog.migrations.approval.approval import Approval
 from everlog.migrations.baseline import baseline, load_schema
 from everlog.migrations.plan import PlannedStep, plan
 from everlog.migrations.proposal import Proposal, check_reason, proposals
-from everlog.migrations.recorded import accept, ran
+from everlog.migrations.recorded_folders import accept, ran
 from everlog.migrations.rollback import plan_rollback, rollback
 from everlog.migrations.runner import apply
 from everlog.migrations.status import MigrationInfo, State, compare, differences, with_progress

@@ -1,4 +1,4 @@
-"""Spilled: mappings of bytes, held in memory while they are small, and in a temporary file beyond that.
+"""Spill: mappings of bytes, held in memory while they are small, and in a temporary file beyond that.
 
     Spilled ─┐
     Spilled ─┴▶ set, get ─▶ recent, RECENT_BYTES in all ─▶ Spill: a temporary SQLite database, a table each

@@ -1,4 +1,4 @@
-"""Recorded: synchronise a migration's folder on disk with the one in the log.
+"""Recorded folders: synchronise a migration's folder on disk with the one in the log.
 
     accept           disk ─▶ log     an edited folder counts as the applied one; the log says who and why
     restore_folders  log ─▶ disk     a missing or edited folder is written as it was applied

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everlog import DiskError
-from everlog.migrations import spilled
-from everlog.migrations.spilled import Spill, Spilled
+from everlog.migrations.spill import Spill, Spilled
 
 KEYS = st.binary(max_size=2)
 SETS = st.lists(st.tuples(st.integers(0, 2), KEYS, st.none() | st.binary(max_size=40)), max_size=60)
@@ -20,7 +19,7 @@ SETS = st.lists(st.tuples(st.integers(0, 2), KEYS, st.none() | st.binary(max_siz
 @given(SETS, st.integers(0, 2000))
 def test_it_is_as_a_dict_wherever_it_spills(sets: list[tuple[int, bytes, bytes | None]], room: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spilled, "RECENT_BYTES", room)
+        patch.setattr("everlog.migrations.spill.RECENT_BYTES", room)
         spill = Spill()
         mappings, dicts = [Spilled(spill) for _ in range(3)], [dict[bytes, bytes | None]() for _ in range(3)]
         for at, key, value in sets:
@@ -32,7 +31,7 @@ def test_it_is_as_a_dict_wherever_it_spills(sets: list[tuple[int, bytes, bytes |
 
 
 def test_one_is_read_while_another_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spilled, "RECENT_BYTES", 1000)
+    monkeypatch.setattr("everlog.migrations.spill.RECENT_BYTES", 1000)
     spill = Spill()
     one, other = Spilled(spill), Spilled(spill)
     for at in range(100):
@@ -43,7 +42,7 @@ def test_one_is_read_while_another_is_written(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_full_disk_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spilled, "RECENT_BYTES", 0)
+    monkeypatch.setattr("everlog.migrations.spill.RECENT_BYTES", 0)
     spill = Spill()
     spill.file().execute("PRAGMA max_page_count = 1")
     with pytest.raises(DiskError, match="TMPDIR") as caught:

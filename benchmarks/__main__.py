@@ -19,7 +19,8 @@ def main(words: list[str]) -> int:
     unknown = set(options.names) - set(BENCHES)
     if unknown:
         print(
-            f"no bench named {', '.join(sorted(unknown))}; there are: {', '.join(BENCHES)}", file=sys.stderr
+            f"no bench named {', '.join(sorted(unknown))}; the benches are: {', '.join(BENCHES)}",
+            file=sys.stderr,
         )
         return 2
     failed = 0
@@ -50,12 +51,12 @@ def _parse(words: list[str]) -> argparse.Namespace:
         prog="python -m benchmarks", description="everlog beside SQLite and the raw limit, in one run"
     )
     parser.add_argument("names", nargs="*", help=f"report, or any of: {' '.join(BENCHES)} (all)")
-    parser.add_argument("--scale", type=float, default=1, help="share of the full size (1)")
-    parser.add_argument("--passes", type=int, default=3, help="how often each is measured (3)")
+    parser.add_argument("--scale", type=float, default=1, help="fraction of the full size (1)")
+    parser.add_argument("--passes", type=int, default=3, help="number of measurements of each (3)")
     parser.add_argument("--subjects", default=",".join(report.SUBJECTS), help=",".join(report.SUBJECTS))
-    parser.add_argument("--dir", type=Path, default=runner.ROOT, help="a folder on the disk to measure")
+    parser.add_argument("--dir", type=Path, default=runner.ROOT, help="directory on the disk to measure")
     parser.add_argument("--results", type=Path, default=runner.RESULTS, help="benchmarks/results.jsonl")
-    parser.add_argument("--append", action="store_true", help="keep the results that are there")
+    parser.add_argument("--append", action="store_true", help="keep existing results")
     return parser.parse_args(words)
 
 

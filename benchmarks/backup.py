@@ -1,8 +1,8 @@
-"""backup_1000, backup_1, backup_more: a backup of all records into an empty directory, and of one percent
-that is new.
+"""backup_1000, backup_1, backup_more: a backup of all records into an empty directory, and of one percent of
+new records.
 
-Beside it `copytree` copies the files of the same database, closed, tables and all, and waits until they are
-on disk, as a backup does, which also checks every record, compresses, and reads again what it wrote.
+For comparison, `copytree` copies the files of the same closed database, including tables, and waits until
+they are on disk, like a backup. A backup also checks and compresses every record, and reads the result again.
 """
 
 import os
@@ -23,7 +23,7 @@ def everlog(run: Run, size: int) -> Measure:
 
 
 def everlog_more(run: Run, size: int) -> Measure:
-    """Its rate is in rows of the whole database: it does not grow with what was there before."""
+    """Back up new records. The rate is in rows of the whole database, and so independent of its size."""
     from benchmarks.items import ITEMS, message, open_items
     from everlog.audit import backup
 

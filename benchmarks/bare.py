@@ -1,11 +1,11 @@
-"""Bare: the raw limit of what goes over the network: gRPC and RocksDB with nothing around.
+"""Bare: the raw limit for benches over the network: gRPC and RocksDB alone.
 
     Tail     an empty message, then records as they are committed, joined per message
-    Replay   a message of 1,000 joined records, as often as is asked
-    Commit   one commit, on disk when it is answered
+    Replay   a message of 1,000 joined records, the requested number of times
+    Commit   one commit, on disk before the response
 
-`grpc.aio`, bytes without (de)serialisers. A subscriber at the tail is sent whatever is new as
-soon as its last message is written.
+It uses `grpc.aio` and bytes without serialisers. A subscriber at the tail receives all new records as soon as
+its previous message is written.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def unpack(data: bytes) -> Puts:
 
 
 class BareServer:
-    """Serves from a thread, as everlog's does; commits come from any."""
+    """A server on its own thread, as everlog's. Any thread may commit."""
 
     def __init__(self, folder: Path) -> None:
         self.port = 0

@@ -1,4 +1,4 @@
-"""Benches: what there is to measure, of which subjects, how much of it, and how to start it."""
+"""Benches: the list of benches: their subjects, full sizes, and functions."""
 
 from collections.abc import Callable
 from functools import partial
@@ -27,7 +27,7 @@ Subject = Callable[[Run], "Measure | list[Measure]"]
 
 
 class Bench(msgspec.Struct):
-    """`n` at full size; a bench of its own name for each line that the report shows."""
+    """One bench, and one line of the report. `n`: its full size."""
 
     name: str
     n: int

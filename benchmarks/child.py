@@ -1,8 +1,8 @@
-"""Child: one bench of one subject, in a process of its own, so that its memory is its own.
+"""Child: one bench of one subject in its own process, so that its memory can be measured.
 
 python -m benchmarks.child BENCH SUBJECT N FOLDER PREPARED     prints a JSON array of measures
 
-With exit code 3 it has said why the subject cannot be run here.
+Exit code 3: the subject cannot run on this machine, for the printed reason.
 """
 
 import sys

@@ -1,8 +1,8 @@
 """commit, commit_sync, commit_sync_8, batch: transactions that write.
 
-`commit` and `batch` write to the operating system; the others wait for the disk at each commit.
-With eight threads each subject is used as suits it: SQLite has one connection and a lock in the
-program (its own way of waiting, with a connection for each thread, is several times slower).
+`commit` and `batch` write to the operating system; the others wait for the disk at each commit. With eight
+threads, each subject is used in its fastest way: SQLite with one connection and a lock in the program (one
+connection per thread is several times slower).
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def raw(run: Run, size: int = 1, threads: int = 1, *, sync: bool = False) -> Mea
 
 
 def measure(run: Run, items: Sequence[T], write: Callable[[T], object], threads: int = 1) -> Measure:
-    """Write all items, each thread its share of them."""
+    """Write all items; each thread writes an equal share."""
     if threads == 1:
         seconds, took = each(items, write)
         return run.measure(run.n, seconds, took)

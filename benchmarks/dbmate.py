@@ -1,8 +1,8 @@
-"""The subject `dbmate`: its `up`, as the process that its users start, on a database of SQLite.
+"""The subject `dbmate`: its command `up` on an SQLite database.
 
-    ~/.cache/everlog-bench/dbmate-<version>/    what npm installs there, when it is first wanted
+    ~/.cache/everlog-bench/dbmate-<version>/    installed by npm at the first use
 
-Its time is that of the whole process, of which starting node is some tenth of a second.
+The time is that of the whole process. Starting node takes about a tenth of a second of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PLACE = CACHE / "everlog-bench" / f"dbmate-{VERSION}"
 
 
 def up(folder: Path, database: Path, sql: str) -> float:
-    """Seconds of `dbmate up` with one migration, which is this SQL. Raises MissingError."""
+    """Return the seconds that `dbmate up` takes for one migration with this SQL. Raises MissingError."""
     words = [
         *program(),
         f"--url=sqlite:{database}",
@@ -36,7 +36,7 @@ def up(folder: Path, database: Path, sql: str) -> float:
 
 
 def program() -> list[str]:
-    """What starts dbmate. Raises MissingError where there is no node, or npm cannot install it."""
+    """Return the command of dbmate. Raises MissingError if node is missing, or npm cannot install dbmate."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         raise MissingError(f"dbmate is started by {'npm' if node else 'node'}, which is not here")

@@ -1,10 +1,10 @@
 """fan_out: 1,000 subscribers, 200 commits a second to all of them.
 
-Three lines: `fan_out`, from the start of a commit to its receipt, with the server's memory;
-`fan_out_writer`, how long a commit takes meanwhile; `fan_out_alone`, how long before anybody
-subscribed. The writer is embedded in the server. The subscribers are one process that reads
-HTTP/2 frames and decodes no more of them than it must (frames.py): a thousand real clients would
-take more than this machine has, and be measured instead of the server.
+Three lines: `fan_out`, the time from the start of a commit to its receipt, with the server's memory;
+`fan_out_writer`, the duration of a commit meanwhile; `fan_out_alone`, its duration without subscribers. The
+writer is embedded in the server. The subscribers are one process that reads HTTP/2 frames and decodes as
+little as possible (frames.py): a thousand real clients would use the whole machine, and be measured instead
+of the server.
 """
 
 from benchmarks import served
@@ -26,7 +26,7 @@ def raw(run: Run) -> list[Measure]:
 
 
 def _measure(run: Run, subject: str, method: str, request: bytes) -> list[Measure]:
-    """`run.n` commits; fewer subscribers where that is less than at full size."""
+    """Measure `run.n` commits, with fewer subscribers if that is less than the full size."""
     count = min(SUBSCRIBERS, run.n)
     with Helper(f"benchmarks.served:{subject}", folder=str(run.folder)) as server:
         started = server.hear()

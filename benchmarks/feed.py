@@ -1,7 +1,7 @@
 """feed: a log of one-row commits, read from its start by one remote client.
 
-everlog: decoded to commits. Raw: the same bytes in messages of 1,000 records, not decoded. The
-memory is that of the client.
+everlog: decoded to commits. Raw: the same bytes in messages of 1,000 records, not decoded. The memory is the
+client's.
 """
 
 from pathlib import Path

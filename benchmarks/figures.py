@@ -1,7 +1,7 @@
 """Figures: what each bench must reach (floor) and should reach (goal).
 
-The floors were seen on bare paths, without anything around them; the goals are where the best
-peer or half of the raw limit lies.
+The floors were measured on prototypes of the critical paths; a goal is the figure of the best peer, or half
+of the raw limit.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ Found = dict[tuple[str, str], dict[str, float]]
 
 
 class Limit(msgspec.Struct):
-    """A bound on one figure, or on its ratio to the same figure of `of`: a subject of the same
-    bench, or a bench of the same subject."""
+    """A bound on one figure, or on its ratio to the same figure of `of`: another subject of the same bench,
+    or another bench of the same subject."""
 
     figure: str
     at_least: float | None = None
@@ -108,7 +108,7 @@ for _size in ("10k", "100k", "1m"):
     FIGURES[f"open_{_size}"] = ((most("seconds", 0.1),), ())
     FIGURES[f"open_{_size}_killed"] = ((most("seconds", 0.6),), ())
 
-# What a bench is about, where that is not its rate.
+# The main figure of a bench, if it is not the rate.
 UNITS = {name: "seconds" for name in FIGURES if name.startswith(("open_", "migrate_add", "migrate_switch"))}
 _WAITED_FOR = ("latency", "fan_out", "fixture", "prove", "history_row", "at_get", "now_get")
 UNITS |= {name: "p50_us" for name in FIGURES if name.startswith(_WAITED_FOR)}

@@ -1,7 +1,7 @@
-"""folders, tables: a database that is opened with many folders of migrations, each of a table; or with one
-folder of many tables.
+"""folders, tables: open a database with many folders of migrations, each with a table; or with one folder of
+many tables.
 
-The first opening applies all of them; what is measured is that, and the next, which has nothing to do.
+The first opening applies all migrations, the second has nothing to do. Both are measured.
 """
 
 import importlib
@@ -80,7 +80,7 @@ def write(directory: Path, package: str, count: int) -> Path:
 
 
 def everlog(run: Run, *, applied: bool, tables: bool = False) -> Measure:
-    """Opening with the folders; `applied`: once more, with nothing to do."""
+    """Open with the folders; `applied`: open again, with nothing to do."""
     package = f"{'tables' if tables else 'folders'}{run.n}{'a' if applied else 'n'}"
     (write_tables if tables else write)(run.folder, package, run.n)
     sys.path.insert(0, str(run.folder))

@@ -1,11 +1,11 @@
-"""Frames: many gRPC subscriptions over a few connections, at almost no cost: HTTP/2 frames, read
-from the socket (RFC 9113), without a client library.
+"""Frames: many gRPC subscriptions over a few connections at almost no cost, by reading HTTP/2 frames (RFC
+9113) from the socket, without a client library.
 
     frame   := length:u24 type:u8 flags:u8 stream:u32 payload
     payload of DATA, joined by stream := (0x00 length:u32 message)*
 
-Of one stream in `SAMPLE` every commit is noted with the time of its receipt; of the others the
-last message is kept, to see that they came as far. Flow control is as wide as it can be.
+For one stream in `SAMPLE`, the time of receipt of every commit is recorded. For the others, only the last
+message is kept, to check that they are complete. Flow-control windows have their maximum size.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Self
 from everlog.store.record import read_varint, seq_of
 
 SAMPLE = 20
-NAP_S = 0.001  # between looks: frames that arrive together are read together
+NAP_S = 0.001  # between two reads, so that frames that arrive together are read together
 PATIENCE_S = 60
 
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
@@ -36,12 +36,12 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 
 
 def header(name: bytes, value: bytes) -> bytes:
-    """A literal header field without indexing (RFC 7541, 6.2.2)."""
+    """Return a literal header field without indexing (RFC 7541, 6.2.2)."""
     return b"\x00" + bytes((len(name),)) + name + bytes((len(value),)) + value
 
 
 def seqs(message: bytes) -> list[int]:
-    """Of the commits in a message: its fields of number 1, which come first."""
+    """Return the seqs of the commits in a message: its fields with number 1, which come first."""
     found, at = [], 0
     while at < len(message) and message[at] == 0x0A:
         size, start = read_varint(message, at + 1)
@@ -51,9 +51,9 @@ def seqs(message: bytes) -> list[int]:
 
 
 class Subscribers:
-    """Subscribed to the last one when this returns.
+    """Many subscribers. All are subscribed when the constructor returns.
 
-    `receipts`: of each sampled subscriber, when each seq came, in the order in which they came.
+    `receipts`: for each sampled subscriber, the time of receipt of each seq, in order of arrival.
     """
 
     def __init__(self, port: int, method: str, request: bytes, count: int, connections: int) -> None:
@@ -67,7 +67,7 @@ class Subscribers:
             self._look(deadline)
 
     def read_until(self, last: int) -> float:
-        """Read until every subscriber has seen the seq `last`. Seconds that it took."""
+        """Read until every subscriber has received the seq `last`. Return the seconds that it took."""
         begin = time.perf_counter()
         deadline = time.monotonic() + PATIENCE_S
         while not all(connection.has_seen(last) for connection in self._connections):
@@ -76,7 +76,7 @@ class Subscribers:
 
     def _look(self, deadline: float) -> None:
         if time.monotonic() > deadline:
-            raise TimeoutError("expected every subscriber to be served by now")
+            raise TimeoutError("expected every subscriber to have all commits within the time limit")
         time.sleep(NAP_S)
         for connection in select.select(self._connections, (), (), 0.1)[0]:
             connection.read()
@@ -92,7 +92,7 @@ class Subscribers:
 
 
 class Connection:
-    """Some of the subscriptions; `numbers` names them."""
+    """One connection with the subscriptions `numbers`."""
 
     def __init__(
         self, port: int, method: str, request: bytes, numbers: range, receipts: dict[int, dict[int, int]]
@@ -135,7 +135,7 @@ class Connection:
 
     @property
     def subscribed(self) -> bool:
-        """Every subscription had its first message, which tells where it stands."""
+        """Whether every subscription has received its first message, with its position."""
         return len(self._latest) == len(self._streams)
 
     def has_seen(self, last: int) -> bool:
@@ -144,7 +144,7 @@ class Connection:
         return all(last in seqs(message) for message in self._latest.values())
 
     def read(self) -> None:
-        """Take in what has arrived. Raises ConnectionError if a subscription ended."""
+        """Read the received frames. Raises ConnectionError if a subscription ended."""
         data = self._socket.recv(1 << 20)
         now = time.time_ns()
         if not data:

@@ -1,10 +1,10 @@
-"""Helper: a second process of a bench: a server, a remote writer, one that will be killed.
+"""Helper: a second process of a bench: a server, a remote writer, or a process to be killed.
 
     with Helper("benchmarks.bare:serve", folder=…) as server:
         port = server.hear()["port"]
         server.say({"write": 2000})
 
-The two talk in lines of JSON over the helper's standard input and output.
+The processes exchange lines of JSON over the helper's standard input and output.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ TIMEOUT_S = 30
 
 
 class Helper:
-    """Started at once; ends when its input does, at the latest with this block."""
+    """A helper process, started by the constructor. It ends when its input is closed, at the end of the
+    block."""
 
     def __init__(self, function: str, **facts: Any) -> None:
         self._name = function
@@ -41,7 +42,7 @@ class Helper:
         self._process.stdin.flush()
 
     def hear(self) -> Any:
-        """What it says next. Raises RuntimeError if it ended without a word."""
+        """Return its next line. Raises RuntimeError if it ended without one."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -73,13 +74,13 @@ class Helper:
 
 
 class Starter:
-    """The process that started this one."""
+    """The process that started this helper."""
 
     def say(self, words: Any) -> None:
         print(json.dumps(words), flush=True)
 
     def hear(self) -> Any:
-        """What it says next; None when it will say no more."""
+        """Return its next line; None at the end of the input."""
         line = sys.stdin.readline()
         return json.loads(line) if line else None
 

@@ -1,12 +1,12 @@
-"""history_row, at_get, catch_up, commit_past: asking what was.
+"""history_row, at_get, catch_up, commit_past: reads of the history.
 
-One database of `run.n` commits of one row each: every row has some versions, the first has a thousand.
+One database of `run.n` commits of one row each: every row has some versions, the first row has a thousand.
 
 history_row   all versions of that row, each with its commit and the fields that it changed
-at_get_*      a row as of any seq, `at(seq=…).get(…)`; `now_get_*` are the same rows by a plain get in the
-              same run. That both hold at every length says that nothing is replayed.
-catch_up      the first question of all: where all versions lie, found by reading the log
-commit_past   commits to a database that is asked now and then; `commit_alone` to one that never is
+at_get_*      a row as of a random seq, `at(seq=…).get(…)`; `now_get_*`: the same rows by a plain get in the
+              same run. Constant times for every length of the log show that nothing is replayed.
+catch_up      the first read, which reads the log and indexes all versions
+commit_past   commits to a database whose history is read from time to time; `commit_alone`: without reads
 """
 
 import random
@@ -19,12 +19,12 @@ from benchmarks.rows import row
 
 SEED = 20260105
 VERSIONS = 4  # of a row, on average
-OF_ONE = 1000  # of the first
+OF_ONE = 1000  # versions of the first row
 ASKED, GOT = 20, 20_000
 
 
 def prepared(run: Run) -> Path:
-    """A closed database whose history was never read."""
+    """Return a closed database whose history was never read."""
     from benchmarks.items import ITEMS, message, open_items
 
     folder = run.prepared / f"history-{run.n}"
@@ -40,7 +40,7 @@ def prepared(run: Run) -> Path:
 
 
 def asked(run: Run) -> Path:
-    """The same, once somebody has asked."""
+    """Return such a database after its history was read."""
     from benchmarks.items import open_items
 
     folder = prepared(run)
@@ -81,7 +81,7 @@ def catch_up(run: Run) -> Measure:
 
 
 def commit_past(run: Run) -> list[Measure]:
-    """Both in turns, so that the machine's moods fall on both."""
+    """Measure both alternately, so that other load on the machine affects both equally."""
     from benchmarks.items import ITEMS, messages, open_items
 
     with open_items(run.folder / "past") as past, open_items(run.folder / "alone") as alone:

@@ -56,7 +56,7 @@ def messages(n: int, first: int = 1) -> list[Any]:
 
 
 def open_items(folder: Path, *, durability: str = "os") -> Database:
-    """The database in a folder, made with its table where there is none."""
+    """Open the database in a folder; create it with its table if it does not exist."""
     from everlog.proto import log_pb2
     from everlog.store.database import Database
     from everlog.store.schema.evolve import evolve

@@ -1,7 +1,7 @@
 """latency, latency_remote: from the start of a commit to its receipt by a remote subscriber.
 
-500 commits a second, each on disk before followers get it. The writer is embedded in the server, or
-writes from a third process. All clocks are this machine's.
+500 commits a second, each on disk before followers receive it. The writer is embedded in the server, or a
+third process. All processes use the clock of this machine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""load: a million rows, which exist already as what the subject takes, in one go.
+"""load: load a million rows, which are already in memory in the form that the subject needs.
 
-everlog: the bulk load. SQLite: `executemany`, a transaction for each 10,000 rows, trigger and
-index in place. Raw: 1,000 rows a batch, as everlog's load writes them.
+everlog: the bulk load. SQLite: `executemany`, 10,000 rows per transaction, with trigger and index. Raw: 1,000
+rows per batch, like everlog's load.
 """
 
 from benchmarks.measure import Measure, Run, each, once

@@ -1,4 +1,4 @@
-"""Measure: what one bench found of one subject, and the clocks that find it."""
+"""Measure: the result of one bench of one subject, and the functions that measure it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ T = TypeVar("T")
 
 
 class MissingError(Exception):
-    """Raised when what a subject needs is not on this machine: it is left out, not failed."""
+    """Raised when a subject needs something that is not on this machine. It is skipped, and does not fail."""
 
 
 class Measure(msgspec.Struct, omit_defaults=True):
-    """One line of `results.jsonl`. `rate` is in `n` a second; a percentile of 0 was not taken."""
+    """One line of `results.jsonl`. `rate` is in `n` per second; a percentile of 0 was not measured."""
 
     bench: str
     subject: str
@@ -34,14 +34,14 @@ class Measure(msgspec.Struct, omit_defaults=True):
 
 
 class Run(msgspec.Struct):
-    """What a bench is given: how much to do, and where."""
+    """The arguments of a bench: the amount of work, and its directories."""
 
     bench: str
     subject: str
     n: int
-    # Empty, on the disk that is measured, and removed afterwards.
+    # An empty directory on the measured disk; removed afterwards.
     folder: Path
-    # Kept for the whole run: databases that are read, but not measured as they are built.
+    # Kept for the whole run: databases that are read; building them is not measured.
     prepared: Path
 
     def measure(
@@ -53,7 +53,7 @@ class Run(msgspec.Struct):
         bench: str | None = None,
         rss_mb: float | None = None,
     ) -> Measure:
-        """What `n` in `seconds` amounts to; `took_ns`: of each, for the percentiles."""
+        """Return the measure of `n` items in `seconds`; `took_ns`: the duration of each, for percentiles."""
         return Measure(
             bench=bench or self.bench,
             subject=self.subject,
@@ -72,8 +72,7 @@ def percentile_us(took_ns: Iterable[int], share: float) -> float:
 
 
 def peak_rss_mb(*, children: bool = False) -> float:
-    """The most memory that this process has had so far; or any of those that it started and that
-    have ended."""
+    """Return the peak memory of this process so far, or of any child process that has ended."""
     if children:
         unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
         return round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit, 1)
@@ -85,7 +84,7 @@ def peak_rss_mb(*, children: bool = False) -> float:
 
 
 def each(items: Iterable[T], do: Callable[[T], object]) -> tuple[float, array[int]]:
-    """Seconds for all, and nanoseconds for each, of doing something with every item."""
+    """Call `do` with every item. Return the seconds for all, and the nanoseconds for each."""
     took = array("Q")
     now, note = time.perf_counter_ns, took.append
     begin = now()
@@ -97,15 +96,15 @@ def each(items: Iterable[T], do: Callable[[T], object]) -> tuple[float, array[in
 
 
 def once(do: Callable[[], object]) -> float:
-    """Seconds for doing something once."""
+    """Call `do` once. Return the seconds that it took."""
     start = time.perf_counter()
     do()
     return time.perf_counter() - start
 
 
 def paced(items: Iterable[T], do: Callable[[T], object], rate: float) -> tuple[array[int], array[int]]:
-    """Does something with every item, `rate` a second. When each started (nanoseconds since the
-    epoch), and how long each took. One that is late does not hurry those after it."""
+    """Call `do` with every item, `rate` times per second. Return the start of each call (nanoseconds since
+    the Unix epoch) and its duration. A late call does not make later ones start earlier."""
     starts, took = array("Q"), array("Q")
     due = time.perf_counter()
     for item in items:

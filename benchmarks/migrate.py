@@ -1,13 +1,13 @@
-"""migrate_*: a change of the schema over rows that are there, by `everlog.migrations.apply`.
+"""migrate_*: a change of the schema of a table with rows, by `everlog.migrations.apply`.
 
-add         a field: instant, whatever the table's size
-index       over one text field, beside the live table
-transform   every row through `up`, with the index of the new table
-beside      the transform, limited, beside 200 commits a second: how long those take, and the longest
-            that one took while the tables were switched
+add         add a field: instant for any size of the table
+index       build an index over one text field, beside the live table
+transform   convert every row by `up`, with the index of the new table
+beside      the transform with a rate limit, during 200 commits a second: the duration of the commits, and
+            of the longest one during the switch
 
-SQLite makes the same change with the statements that a migration of dbmate has, in this process;
-dbmate, in its own. While they do, nobody else writes.
+SQLite makes the same change with the statements of a dbmate migration, in this process; dbmate in its own.
+Meanwhile nothing else writes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ PLAIN, INDEXED = (
     'Table("items", Item, key=ID)',
     'Table("items", Item, key=ID, indexes=(Index("by_name", NAME),))',
 )
-# The second migration: its fields, code before the table, the table, and what more is in it.
+# The second migration: its fields, code before the table, the table, and further arguments of Migration.
 CHANGES = {
     "add": (FIELDS + " string more = 8;", "", PLAIN, ""),
     "index": (FIELDS, "", INDEXED, ""),
@@ -171,7 +171,7 @@ def message(table: Any, item: Any) -> Any:
 
 
 def opened(run: Run, change: str) -> tuple[Path, Any]:
-    """The migrations of a change, and a copy of the database that has all rows before it."""
+    """Return the migrations of a change, and a copy of the database with all rows, before the change."""
     from everlog import migrations
     from everlog.store.database import Database
 

@@ -1,7 +1,7 @@
-"""open_10k, open_100k, open_1m, and each again after SIGKILL: until the first row is read.
+"""open_10k, open_100k, open_1m, and each after SIGKILL: open the database and read the first row.
 
-The database holds N one-row commits. Killed: another process opened it, committed
-`KILLED_ROWS` more, and was killed. SQLite: the same, with its own recovery.
+The database has N one-row commits. Killed: another process opened it, committed `KILLED_ROWS` more, and was
+killed. SQLite: the same, with its own recovery.
 """
 
 import shutil

@@ -1,9 +1,8 @@
 """merkle, prove: the Merkle tree over the log's records.
 
-merkle   the tree catches up with a log of `run.n` commits of one row each, from nothing: every record is
-         read, checked and hashed, and the tiles are written. `raw` is SHA-256 of the same records, once
-         each and already in memory: what no tree can do without
-prove    the proof that one of `run.n` records, any, is in the tree of all
+merkle   build the tree over a log of `run.n` commits of one row each: read, check and hash every record, and
+         write the tiles. `raw` is one SHA-256 of each of the same records, in memory, which every tree needs
+prove    prove that a random one of `run.n` records is in the tree of all
 """
 
 import random

@@ -1,10 +1,10 @@
-"""The subject `raw`: the bytes that everlog stores, put into RocksDB with nothing around.
+"""The subject `raw`: the bytes that everlog stores, written to RocksDB alone.
 
     log entry   'l' seq:u64be                  framed record
     row         'r' id:u64be                   header, row
     index entry 'i' name 0x00 id:u64be         nothing
 
-One batch for each commit. The bytes are made before the clock starts.
+One batch for each commit. The bytes are prepared before the measurement.
 """
 
 import struct
@@ -39,7 +39,7 @@ def index_key(item: Row) -> bytes:
 
 
 def commit(seq: int, items: Sequence[Row]) -> Puts:
-    """What one commit of these rows puts into RocksDB."""
+    """Return the keys and values that one commit of these rows writes to RocksDB."""
     record = log_pb2.Commit(seq=seq, time_ns=1_700_000_000_000_000_000 + seq, schema=1, actor="bench")
     puts: Puts = []
     for item in items:
@@ -51,7 +51,7 @@ def commit(seq: int, items: Sequence[Row]) -> Puts:
 
 
 def commits(n: int, size: int = 1) -> Iterator[Puts]:
-    """`n` rows in commits of `size`."""
+    """Yield `n` rows in commits of `size` rows."""
     for seq, first in enumerate(range(1, n + 1, size), start=1):
         yield commit(seq, [row(number) for number in range(first, min(first + size, n + 1))])
 

@@ -1,7 +1,7 @@
-"""get, get_by_index, scan: reading a table of as many rows as are read.
+"""get, get_by_index, scan: read a table. The number of reads is the number of rows.
 
-A row comes back as what a program works with: everlog's model, decoded; SQLite's tuple of all
-columns. The raw limit is the bytes, not decoded.
+A row is returned in the form that a program uses: a decoded message of everlog, a tuple of all columns of
+SQLite. The raw limit returns the bytes, not decoded.
 """
 
 import random
@@ -19,7 +19,7 @@ SEED = 20260105
 
 
 def numbers(n: int) -> list[int]:
-    """Of the rows to read: any order, and some of them again."""
+    """Return the numbers of the rows to read: in random order, some more than once."""
     chance = random.Random(SEED)
     return [chance.randint(1, n) for _ in range(n)]
 
@@ -70,7 +70,7 @@ def raw_items(run: Run) -> Iterator[Any]:
 
 
 def made(folder: Path) -> bool:
-    """Make a folder; whether it was not there."""
+    """Create a folder, and return whether it was missing."""
     new = not folder.exists()
     folder.mkdir(exist_ok=True)
     return new
@@ -146,7 +146,7 @@ def raw_scan(run: Run) -> Measure:
 
 
 def everlog_check(run: Run) -> Measure:
-    """Rows, their entries in each index, and the log."""
+    """Check rows, index entries and the log."""
     with everlog_items(run) as db:
 
         def check() -> None:

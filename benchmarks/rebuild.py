@@ -1,4 +1,4 @@
-"""rebuild_1000, rebuild_1: all tables anew from the log, proven equal, and switched to.
+"""rebuild_1000, rebuild_1: rebuild all tables from the log, prove that they are equal, and switch to them.
 
 The time is that of `db.admin.rebuild()`, whole: it reads and checks the log, writes the new tables, and
 compares the content hashes of both.
@@ -12,7 +12,7 @@ from benchmarks.rows import batched, rows
 
 
 def prepared(run: Run, size: int) -> Path:
-    """A database of `run.n` rows that were written in commits of `size`, closed."""
+    """Return a closed database of `run.n` rows, written in commits of `size` rows."""
     from benchmarks.items import ITEMS, message, open_items
 
     folder = run.prepared / f"commits-of-{size}-{run.n}"

@@ -1,4 +1,4 @@
-"""Report: results as a table: medians and spread, ratios to the peers, floors and goals.
+"""Report: the results as a table: medians and spread, ratios to the peers, floors and goals.
 
 bench      everlog          sqlite   raw      x sqlite  x raw   floor              goal
 commit     21,000/s ±4 %    5,100/s  61,000/s 4.1       0.34    2.5 x sqlite  met  …
@@ -14,7 +14,7 @@ SUBJECTS = ("everlog", "sqlite", "dbmate", "copytree", "raw")
 
 
 def line(found: Measure) -> str:
-    """One measure, for those who watch."""
+    """Return one measure as a line of progress."""
     times = f"  p50 {_us(found.p50_us)} p99 {_us(found.p99_us)}" if found.p50_us else ""
     return (
         f"{found.number}  {found.bench:<16} {found.subject:<8} {found.n:>9,} in {found.seconds:8.3f} s"
@@ -23,7 +23,7 @@ def line(found: Measure) -> str:
 
 
 def summary(measures: Iterable[Measure]) -> Found:
-    """For each bench and subject the median of each figure over the passes."""
+    """Return the median of each figure over the passes, for each bench and subject."""
     groups: dict[tuple[str, str], list[Measure]] = {}
     for found in measures:
         groups.setdefault((found.bench, found.subject), []).append(found)
@@ -42,7 +42,7 @@ def summary(measures: Iterable[Measure]) -> Found:
 
 
 def table(measures: list[Measure]) -> str:
-    """The whole table, in Markdown."""
+    """Return the whole table in Markdown."""
     found = summary(measures)
     names = list(dict.fromkeys(each.bench for each in measures))
     subjects = [one for one in SUBJECTS if any(each.subject == one for each in measures)]
@@ -54,7 +54,7 @@ def table(measures: list[Measure]) -> str:
         _row(name, found, subjects, peers) for name in known + [one for one in names if one not in FIGURES]
     ]
     passes = max(each.number for each in measures)
-    note = f"\nMedian of {passes} passes; ± is half of the distance from the slowest to the fastest of them."
+    note = f"\nMedian of {passes} passes; ± is half of the difference between the slowest and the fastest."
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n" + note
 
 
@@ -86,7 +86,7 @@ def _rate(name: str, figures: dict[str, float] | None) -> str:
 
 
 def _ratio(found: Found, name: str, peer: str) -> str:
-    """How many times as fast as the peer."""
+    """Return the ratio of everlog's speed to the peer's."""
     ours, theirs = found.get((name, "everlog")), found.get((name, peer))
     if not ours or not theirs:
         return ""

@@ -1,10 +1,10 @@
-"""Rows: the row that every subject stores, in the form that each of them takes.
+"""Rows: the row that every subject stores, in the form that each subject needs.
 
     id uint64 · name short string, indexed · kind short string · price double · amount int64 ·
     payload string of 100 bytes
 
-Row i is the same in every subject and every run. Ids ascend; names do not, so index entries land
-all over the index.
+Row i is the same in every subject and every run. Ids ascend; names do not, so index entries are written all
+over the index.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ _TEXT = "the quick brown fox jumps over the lazy dog, and the log remembers ever
 
 
 class Row(NamedTuple):
-    """As SQLite takes it; `items.message` makes everlog's of it."""
+    """A row in the form that SQLite needs; `items.message` converts it to everlog's."""
 
     id: int
     name: str
@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 def name(number: int) -> str:
-    """The name of row `number`: eight letters and digits, all different."""
+    """Return the name of row `number`: eight letters and digits, different for each row."""
     return f"{number * 2654435761 % (1 << 32):08x}"
 
 
@@ -43,7 +43,7 @@ def rows(n: int, first: int = 1) -> Iterator[Row]:
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items; the last may be shorter."""
+    """Yield lists of `size` items; the last may be shorter."""
     left = iter(items)
     while batch := list(islice(left, size)):
         yield batch

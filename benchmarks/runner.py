@@ -1,10 +1,10 @@
-"""Runner: every pass goes through all benches and all their subjects, so that whatever else the
-machine does hits all of them alike.
+"""Runner: every pass runs all benches of all subjects, so that other load on the machine affects all of them
+equally.
 
     pass 1: commit everlog, sqlite, raw; commit_sync sqlite, raw, everlog; …
     pass 2: …
 
-Each is a process of its own; a line of `results.jsonl` is written when it is through.
+Each runs in its own process; its line of `results.jsonl` is written when it ends.
 """
 
 import subprocess
@@ -25,7 +25,7 @@ N_MIN = 20
 
 
 class Failure(msgspec.Struct):
-    """A subject that did not get through its bench, and what it said."""
+    """A subject that failed in a bench, and its error."""
 
     bench: str
     subject: str
@@ -33,7 +33,7 @@ class Failure(msgspec.Struct):
 
 
 class Skipped(Failure):
-    """A subject that cannot be run on this machine, and why."""
+    """A subject that cannot run on this machine, and the reason."""
 
 
 def run(
@@ -45,9 +45,9 @@ def run(
     folder: Path,
     timeout_s: float = 1800,
 ) -> Iterator[Measure | Failure]:
-    """Measures, one by one, as they come in. A failure does not stop the rest.
+    """Yield each measure when its bench ends. A failure does not stop the others.
 
-    `scale` shrinks the work; `folder` is on the disk to be measured.
+    `scale`: fraction of the full size; `folder`: on the measured disk.
     """
     benches = [BENCHES[name] for name in names]
     wanted = set(subjects)
@@ -82,7 +82,7 @@ def _one(todo: Run, number: int, timeout_s: float) -> Iterator[Measure | Failure
         yield kind(todo.bench, todo.subject, error.stderr.strip() or f"exit code {error.returncode}")
         return
     except subprocess.TimeoutExpired:
-        yield Failure(todo.bench, todo.subject, f"expected it to end within {timeout_s} s")
+        yield Failure(todo.bench, todo.subject, f"did not end within {timeout_s} s")
         return
     for found in msgspec.json.decode(done.stdout, type=list[Measure]):
         found.number = number
@@ -90,6 +90,6 @@ def _one(todo: Run, number: int, timeout_s: float) -> Iterator[Measure | Failure
 
 
 def read(path: Path = RESULTS) -> list[Measure]:
-    """The measures of a file of results."""
+    """Return the measures in a file of results."""
     lines = path.read_bytes().splitlines()
     return [msgspec.json.decode(line, type=Measure) for line in lines if line]

@@ -1,12 +1,12 @@
-"""Served: the subjects whose work is done over the network: a server that writes, in a process of
-its own, and how to write and subscribe from others.
+"""Served: the subjects of benches over the network: a server with a writer, in its own process, and writers
+and subscribers in others.
 
     Helper "benchmarks.served:everlog"    an everlog server and a writer embedded in it
     Helper "benchmarks.served:raw"        a bare gRPC stream and a bare RocksDB (bare.py)
     Helper "benchmarks.served:…_writer"   a writer in a process of its own
 
-Told {"write": n, "rate": r}, each writes n rows, r a second, and says of each when it started (ns
-since the epoch) and how long it took, and how much memory its process has had.
+On {"write": n, "rate": r}, each writes n rows, r per second, and reports the start of each commit
+(nanoseconds since the Unix epoch), its duration, and the peak memory of the process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.measure import paced, peak_rss_mb
 from benchmarks.rows import row
 
 DATABASE = "bench"
-# Method and request of a subscription to what comes from now on.
+# Method and request of a subscription to all later commits.
 RAW_METHOD = "/bare.Bare/Tail"
 EVERLOG_METHOD = "/everlog.v1.Feed/Subscribe"
 
@@ -76,7 +76,7 @@ def raw_writer(starter: Starter, port: int, first: int) -> None:
 
 
 def everlog_tail(port: int) -> Generator[list[int], None, None]:
-    """Seqs as they arrive together; the first, empty, when it is subscribed."""
+    """Yield the seqs that arrive together; first an empty list, when it is subscribed."""
     from everlog.rpc.client.database import RemoteDatabase
 
     with RemoteDatabase(f"everlog+insecure://127.0.0.1:{port}/{DATABASE}") as db:

@@ -1,7 +1,7 @@
-"""The subject `sqlite`: the same job done with SQLite, as its own documentation advises.
+"""The subject `sqlite`: the same task with SQLite, as its documentation recommends.
 
-Write-ahead log; a row, one secondary index, and a change-log row that holds the row as JSON,
-written by a trigger in the same transaction.
+Write-ahead log; a row, one secondary index, and a row of a change log with the row as JSON, written by a
+trigger in the same transaction.
 """
 
 import sqlite3
@@ -26,8 +26,9 @@ END;
 
 
 def connect(folder: Path, *, synchronous: str, shared: bool = False) -> sqlite3.Connection:
-    """The database in a folder, created where there is none. `synchronous`: NORMAL writes to the
-    operating system, FULL waits for the disk. `shared`: for threads that take turns."""
+    """Open the database in a folder; create it if it does not exist. `synchronous`: NORMAL writes to the
+    operating system, FULL waits for the disk. `shared`: for threads that share the connection under a
+    lock."""
     path = folder / "items.sqlite"
     new = not path.exists()
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=not shared)

@@ -1,8 +1,8 @@
-"""fixture: a database of its own for each of many tests: made from a template, opened, read, closed.
-testdata: rows with believable values and references, made from a seed and loaded.
+"""fixture: a new database for each of many tests: cloned from a template, opened, read, closed.
+testdata: rows with realistic values and references, generated from a seed and loaded.
 
-fixture, SQLite: its file copied, opened, read, closed. Both are in memory, where there is such a
-place, as the plugin's are. testdata, raw: the rows are only made.
+fixture, SQLite: copy the file, open, read, close. Both are in memory if the system allows it, like the
+plugin's databases. testdata, raw: the rows are only generated.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""everlog: an embedded database that never forgets. This is its face: the public names.
+"""everlog: an embedded database that never forgets. This module has its public names.
 
-A name is loaded from its home when it is first used, so that importing one room loads only
-what that room needs: `everlog.store` alone loads no gRPC (PEP 562).
+A name is imported from its module when it is first used (PEP 562), so that a program loads only what it
+needs: `everlog.store` alone does not load gRPC.
 """
 
 from importlib import import_module
@@ -76,7 +76,7 @@ __all__ = [
     "open",
 ]
 
-# Homes of the names that are not errors.
+# The modules of the names that are not errors.
 _HOMES: dict[str, str] = {
     "CommitResult": "everlog.store.tx.transaction",
     "Difference": "everlog.store.history.diff",

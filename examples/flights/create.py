@@ -1,4 +1,4 @@
-"""The database: its migrations bring airlines and airports, the bulk load brings the rest."""
+"""Create: the database. Its migrations bring airlines and airports, a bulk load brings the other rows."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -13,7 +13,7 @@ OnProgress = Callable[[Progress], None]
 
 
 def create(url: str, *, flights: int | None = None, progress: OnProgress | None = None) -> EmbeddedDatabase:
-    """Open the database, migrated and with its data: what is there already stays as it is.
+    """Open the database, and migrate and fill it as far as it is not yet. Writes.
 
     `flights`: the number of flights to load; None loads all.
     """

@@ -1,4 +1,4 @@
-"""What is loaded in bulk after the migrations: planes, weather and flights, as they are now."""
+"""Rows: planes, weather and flights, which are loaded in bulk after the migrations."""
 
 from collections.abc import Iterator
 

@@ -1,6 +1,6 @@
-"""Serves the example's database until it is stopped: `make serve`.
+"""Serve: serves the example's database until it is stopped: `make serve`.
 
-It makes the database first, where there is none. `everlog serve` does the same for any other.
+It first creates the database if it does not exist. `everlog serve` serves any other database.
 """
 
 import argparse
@@ -16,7 +16,7 @@ DIRECTORY = Path("build/flights.db")
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make serve", description=__doc__)
     parser.add_argument("--listen", default="127.0.0.1:7420", metavar="HOST:PORT")
-    parser.add_argument("--path", type=Path, default=DIRECTORY, help="where the database is")
+    parser.add_argument("--path", type=Path, default=DIRECTORY, help="directory of the database")
     parser.add_argument("--flights", type=int, metavar="N", help="number of flights to load  [default: all]")
     chosen = parser.parse_args()
     with shown() as progress:

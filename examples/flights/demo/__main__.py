@@ -1,6 +1,6 @@
-"""The demo, told in its seven steps: `make demo`.
+"""The demo in seven steps: `make demo`.
 
-Everything it makes is in build/demo, and stays there to be looked at.
+All its files are in build/demo, and stay there.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from flights.demo.processes import Process, free_port, until
 from flights.demo.summary import Summary
 from flights.demo.writer import read
 
-EDITS = 300  # to see acknowledged between one event and the next
+EDITS = 300  # to be acknowledged between two events
 
 
 class Demo:
-    """What the steps share."""
+    """The state that the steps share."""
 
     def __init__(self, directory: Path, flights: int | None) -> None:
         self.directory = directory
@@ -126,13 +126,13 @@ class Demo:
 
     @property
     def position(self) -> int:
-        """The commit that SQLite is at; any reader may look at any time."""
+        """The position of SQLite in the log. Any program may read it at any time."""
         if not self.sqlite.exists():
             return 0
         with closing(sqlite3.connect(f"file:{self.sqlite}?mode=ro", uri=True)) as reader:
             try:
                 found = reader.execute("SELECT seq FROM _everlog").fetchone()
-            except sqlite3.OperationalError:  # the follower is about to make it
+            except sqlite3.OperationalError:  # the follower has not created it yet
                 return 0
         return int(found[0]) if found else 0
 
@@ -159,7 +159,7 @@ class Demo:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
-    parser.add_argument("--directory", type=Path, default=Path("build/demo"), help="where it all goes")
+    parser.add_argument("--directory", type=Path, default=Path("build/demo"), help="directory of all files")
     parser.add_argument("--flights", type=int, metavar="N", help="number of flights to load  [default: all]")
     chosen = parser.parse_args()
     shutil.rmtree(chosen.directory, ignore_errors=True)

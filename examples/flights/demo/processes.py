@@ -1,4 +1,4 @@
-"""Processes of the demo: each is a program of its own, and can be killed.
+"""Processes of the demo. Each is a separate program that can be killed.
 
 server     everlog serve
 follower   everlog follow --to sqlite:…
@@ -20,7 +20,7 @@ LOOK_EVERY_S = 0.05
 
 
 class Process:
-    """A program that runs beside this one. What it prints goes into a file."""
+    """A program that runs concurrently. Its output goes into a file."""
 
     def __init__(self, name: str, *words: str, directory: Path) -> None:
         self.name = name
@@ -45,20 +45,20 @@ class Process:
         return self._running.pid
 
     def kill(self) -> None:
-        """SIGKILL: it gets no chance to finish anything."""
+        """Send SIGKILL: the program ends immediately."""
         assert self._running is not None
         self._running.kill()
         self._running.wait()
 
     def stop(self) -> None:
-        """SIGTERM: it finishes what it does, and ends well."""
+        """Send SIGTERM: the program finishes its current work and ends."""
         assert self._running is not None
         self._running.terminate()
         if self._running.wait(STOP_S):
             self._failed()
 
     def check(self) -> None:
-        """Raise if it has ended by itself."""
+        """Raise SystemExit if it has ended unexpectedly."""
         if self._running is not None and self._running.poll() is not None:
             self._failed()
 
@@ -84,7 +84,7 @@ def until(holds: Callable[[], bool], *processes: Process, timeout_s: float = 120
         for process in processes:
             process.check()
         if time.monotonic() - began > timeout_s:
-            raise SystemExit(f"no answer within {timeout_s:g} s; see the logs of the processes")
+            raise SystemExit(f"no progress within {timeout_s:g} s; see the logs of the processes")
         time.sleep(LOOK_EVERY_S)
     return time.monotonic() - began
 

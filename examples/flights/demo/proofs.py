@@ -1,4 +1,4 @@
-"""Proofs: nothing acknowledged is lost, nothing came twice, and three databases are one."""
+"""Proofs: no acknowledged commit is lost or repeated, and three databases are equal."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ OnProgress = Callable[[Progress], None]
 
 
 class Read(NamedTuple):
-    """The whole log, read once over the feed."""
+    """The result of reading the whole log over the feed."""
 
     commits: int
     changes: int
@@ -31,7 +31,7 @@ class Rebuilt(NamedTuple):
 def every_acknowledged_commit_is_there(
     db: RemoteDatabase, acknowledged: Iterable[Acknowledged], progress: OnProgress
 ) -> Read:
-    """Read the log from its first record, as any subscriber can."""
+    """Read the log from its first record, and check that it has every acknowledged commit once."""
     expected = {one.seq: one for one in acknowledged}
     edits: set[str] = set()
     commits = changes = 0
@@ -54,7 +54,7 @@ def every_acknowledged_commit_is_there(
 
 
 def the_mirror_is_equal(db: RemoteDatabase, sqlite: Path, progress: OnProgress) -> None:
-    """Rows and content hash of each table, made again from SQLite's columns."""
+    """Compare rows and content hash of each table with those computed from SQLite's columns."""
     sink = SqliteSink(sqlite)
     try:
         differences = verify(db, sink, progress=progress)

@@ -1,4 +1,4 @@
-"""The summary: what was done, how fast, what it takes on disk, and what to try next."""
+"""Summary: the figures of the demo, and commands to try next."""
 
 import time
 from pathlib import Path
@@ -18,7 +18,7 @@ _NEXT = """\
 
 
 class Summary:
-    """Gathers figures as the demo goes along."""
+    """Collects the figures of the demo."""
 
     def __init__(self, database: Path, sqlite: Path) -> None:
         self._database = database

@@ -1,9 +1,9 @@
-"""The writer: a client that keeps changing rows while the server is killed and restarted.
+"""Writer: a client that changes rows while the server is killed and restarted.
 
     python -m flights.demo.writer URL JOURNAL
 
-Each edit is a transaction with its number as the reason. Once the server has acknowledged it, its
-number, seq and checksum are a line of the journal: what the demo proves to be in the log.
+Each edit is a transaction with its number as the reason. When the server has acknowledged it, its number, seq
+and checksum are written to the journal. The demo proves that every commit in the journal is in the log.
 """
 
 import signal
@@ -25,7 +25,7 @@ from flights.migrations.v20260209154500_airport_time_zones import (
     Plane,
 )
 
-EVERY_S = 1 / 400  # not faster, so that the others have something of the machine, too
+EVERY_S = 1 / 400  # limited, so that the other processes get processor time
 
 
 class Acknowledged(NamedTuple):
@@ -60,7 +60,7 @@ def main(url: str, journal: Path) -> None:
 
 
 class Editor:
-    """Makes one change after the other, to all kinds of rows."""
+    """Makes changes to rows of several tables."""
 
     def __init__(self, flights: list[Flight], random: Random) -> None:
         self._flights = flights
@@ -78,7 +78,7 @@ class Editor:
             self._later(tx)
 
     def _later(self, tx: Transaction) -> None:
-        """Two flights, one transaction: one arrives later, and the airport rises by a foot."""
+        """Change two rows in one transaction: a flight arrives later, and the airport rises by a foot."""
         known = self._random.choice(self._flights)
         flight = tx.get(
             FLIGHTS, (known.year, known.month, known.day, known.carrier, known.flight, known.origin)
@@ -98,7 +98,7 @@ class Editor:
 
 
 def read(journal: Path) -> Iterator[Acknowledged]:
-    """What was acknowledged until now; a line that is not whole yet is not one."""
+    """Yield the acknowledged edits so far, without an incomplete last line."""
     if journal.exists():
         for line in journal.read_text().splitlines(keepends=True):
             if line.endswith("\n"):

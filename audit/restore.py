@@ -24,6 +24,7 @@ Invariants
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 from os import PathLike
@@ -38,7 +39,9 @@ from everlog.audit.reader import Reader
 from everlog.audit.segment import head_of
 from everlog.proto import log_pb2
 from everlog.store import record
+from everlog.store.clock import CORRECTED
 from everlog.store.errors import CorruptionError, CursorError
+from everlog.store.history.moment import Times
 from everlog.store.progress import OnProgress
 from everlog.store.rocks import files
 from everlog.store.tables.hashing import TableHash
@@ -66,7 +69,7 @@ def restore(
     progress: OnProgress | None = None,
 ) -> Restored:
     """Make a database in the new directory `to` from a backup: as of its end, or of the record `at`, or of
-    the last record that is no later than `at_time_ns`, nanoseconds since the Unix epoch.
+    the newest record at `at_time_ns`, nanoseconds since the Unix epoch, which is found as `db.at` does.
 
     `fork`: make it another database, with a new UUID. Returns a `Restored`. Raises OpenError if there is no
     backup or `to` is not empty, CursorError for a moment outside of the backup, and CorruptionError naming
@@ -114,22 +117,23 @@ def _last(reader: Reader, at: int | None, at_time_ns: int | None) -> int:
         return at
     if at_time_ns is None:
         return manifest.head.seq
-    begun = [one for one in manifest.segments if one.first_time_ns <= at_time_ns]
-    if not begun:
+    times = Times(reader.get, 1, reader.last, lambda after: _corrections(reader, after), time.time_ns())
+    last = times.before(at_time_ns + 1)
+    if not last:
         raise CursorError(
             "the database was created after that time; the backup has no record of it", time_ns=at_time_ns
         )
-    one = begun[-1]
-    if one.last_time_ns <= at_time_ns:
-        return one.last
-    low, high = one.first, one.last  # low is no later than the time, high is later
-    while high - low > 1:
-        middle = (low + high) // 2
-        if head_of(reader.get(middle)).time_ns <= at_time_ns:
-            low = middle
-        else:
-            high = middle
-    return low
+    return last
+
+
+def _corrections(reader: Reader, after: int) -> Iterator[int]:
+    """Yield the seqs of the Notices that correct the clock. Reads all records after a seq."""
+    kind = CORRECTED.encode()
+    for block in reader.blocks(after, reader.last):
+        if kind in block.data:
+            for seq, framed in enumerate(record.split(block.data), block.first):
+                if record.decode(framed, seq).notice.kind == CORRECTED:
+                    yield seq
 
 
 def _forked(records: Iterator[bytes], origin: log_pb2.Cursor, database: uuid.UUID) -> Iterator[bytes]:

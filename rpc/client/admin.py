@@ -14,7 +14,7 @@ from everlog.rpc.wire import consumer_of
 from everlog.store.errors import RowError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema import arguments
-from everlog.store.schema.arguments import Time, nanoseconds
+from everlog.store.schema.arguments import Time
 from everlog.store.tables.hashing import TableHash
 from everlog.store.tx.transaction import Metadata, Transaction
 from everlog.store.upkeep.consumers import Cap, Consumer, check_registration, cursor_of, message_of_cap
@@ -121,8 +121,9 @@ class RemoteAdmin:
         server's, and return their hashes; see `Admin.rebuild_into`."""
         from everlog.rpc.client.audit import rebuild_from  # noqa: PLC0415  the audit room, for copies alone
 
-        time_ns = None if time is None else nanoseconds(time)
-        return rebuild_from(self._origin, Path(path), self.hashes, progress, seq=seq, time_ns=time_ns)
+        if time is not None:
+            seq = self._past.at(seq=seq, time=time).seq
+        return rebuild_from(self._origin, Path(path), self.hashes, progress, seq=seq)
 
     def check(self, progress: OnProgress | None = None, *, deep: bool = False) -> Iterator[str]:
         """Yield each problem as a sentence; `deep` as in `Admin.check`. Read-only."""

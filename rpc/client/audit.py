@@ -44,7 +44,7 @@ from everlog.rpc.client.channel import Channel
 from everlog.rpc.client.feed import RemoteBatches
 from everlog.store.errors import CorruptionError, CursorError, UnavailableError
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.record import read_varint, time_of
+from everlog.store.record import read_varint
 from everlog.store.rocks import files
 from everlog.store.schema import arguments
 from everlog.store.tables.hashing import TableHash
@@ -244,20 +244,16 @@ def rebuild_from(
     progress: OnProgress | None = None,
     *,
     seq: int | None = None,
-    time_ns: int | None = None,
 ) -> dict[str, TableHash]:
     """Build a copy of a server's database in a new directory, and return the hashes of its tables, which
     equal those of the server; `hashes` requests these.
 
-    `seq`: as of this record; `time_ns`: as of this time, in nanoseconds since the Unix epoch; neither: as of
-    the newest record. Writes to `path` alone. Raises OpenError; CursorError for a missing moment;
-    UnavailableError, after which it can be resumed; CorruptionError for a damaged record (nothing is left
-    then) or tables that differ.
+    `seq`: as of this record; None: as of the newest. Writes to `path` alone. Raises OpenError; CursorError
+    for a missing record; UnavailableError, after which it can be resumed; CorruptionError for a damaged
+    record (nothing is left then) or tables that differ.
     """
     position = remote.cursor()
     last = position.seq if seq is None else seq
-    if time_ns is not None:
-        last = _at_time(remote, position.seq, time_ns)
     if not 1 <= last <= position.seq:
         raise CursorError(
             f"{remote.url} has records up to {position.seq}, there is no record {last}", seq=last
@@ -298,15 +294,3 @@ def _framed(raw: bytes) -> Iterator[bytes]:
         size, start = read_varint(raw, at + 1)
         yield raw[at : start + size]
         at = start + size
-
-
-def _at_time(remote: Origin, newest: int, time_ns: int) -> int:
-    """Return the last record at or before a time; 0 if there is none."""
-    low, high = 0, newest + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        if time_of(next(records(remote, middle - 1, middle))) <= time_ns:
-            low = middle
-        else:
-            high = middle
-    return low

@@ -5,6 +5,11 @@
                                                     its schema  (history/schemas.py)
                                                     its rows    (history/view.py, history/version_index.py)
 
+Records that are made while the log is ahead of the clock have the time of the newest record before them,
+and keep the clock's reading. They count by that reading if the log says that the clock was correct (see
+`Admin.correct_clock`), or if the log is still ahead of the clock. `get --at`, `log --since`, `restore --at`
+and `rebuild --into --at` all use `Times`, for the log of a database or of a backup.
+
 The version index catches up on demand, as far as requested: the first call reads the log once, later
 calls read what was added. Nothing else depends on how far back a moment is.
 
@@ -15,7 +20,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import takewhile
 from typing import Any, TypeVar
 
@@ -41,7 +46,102 @@ from everlog.store.tx.reader import Snapshot
 
 M = TypeVar("M", bound=Message)
 
+
 ONE_BY_ONE = 64
+
+
+class Times:
+    """The times of the records `oldest` to `newest` of one log.
+
+    `get` returns one framed record. `corrections` returns the seqs of the Notices after a seq that correct
+    the clock; it may return earlier ones as well. `now_ns`: what the clock reads now.
+    """
+
+    def __init__(
+        self,
+        get: Callable[[int], bytes],
+        oldest: int,
+        newest: int,
+        corrections: Callable[[int], Iterable[int]],
+        now_ns: int,
+    ) -> None:
+        self._get = get
+        self._oldest = oldest
+        self._newest = newest
+        self._corrections = corrections
+        self._now_ns = now_ns
+
+    def before(self, time_ns: int) -> int:
+        """Return the seq of the newest record before a time; one less than the oldest if there is none."""
+        found = self._last(lambda seq: self.time_of(seq) < time_ns, self._oldest - 1)
+        if found < self._newest:
+            for run_ns in self._ahead(found):
+                if run_ns < time_ns:
+                    break
+                if (read := self._read_before(time_ns, run_ns, found)) > found:
+                    return read
+        return found
+
+    def time_of(self, seq: int) -> int:
+        """Return the time of a record, in nanoseconds since the Unix epoch."""
+        return record.time_of(self._get(seq))
+
+    def _last(self, holds: Callable[[int], bool], low: int) -> int:
+        """Return the last record after `low` that meets a monotonic condition; `low` if none does."""
+        high = self._newest
+        while low < high:
+            middle = (low + high + 1) // 2
+            if holds(middle):
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _ahead(self, found: int) -> list[int]:
+        """Return the times at which the log stood still while the clock was behind it and is known to be
+        right; newest first."""
+        seqs, newest = self._corrections(found), self.time_of(self._newest)
+        runs = {self.time_of(seq) for seq in seqs if seq >= self._oldest}
+        if newest - self._now_ns > BEHIND_NS:
+            runs.add(newest)
+        return sorted(runs, reverse=True)
+
+    def _read_before(self, time_ns: int, run_ns: int, found: int) -> int:
+        """Return the last record at `run_ns` with a clock reading before a time; 0: there is none.
+
+        `found`: the last record with an earlier time. Readings below its time are of another clock. The
+        newest records are checked one by one, earlier ones in steps that double: of many readings, some may
+        be of clocks that were briefly wrong.
+        """
+        start = self._last(lambda seq: self.time_of(seq) < run_ns, found) + 1
+        end = self._last(lambda seq: self.time_of(seq) <= run_ns, start - 1)
+        least = self.time_of(found) if found >= self._oldest else 0
+
+        def holds(seq: int) -> bool:
+            reading, back = self.reading_of(seq) or run_ns, max(start, seq - ONE_BY_ONE)
+            while reading < least and seq > back:  # a clock that was behind: use the record before
+                seq -= 1
+                reading = self.reading_of(seq) or run_ns
+            return least <= reading < time_ns
+
+        while start < end and not self.reading_of(start):
+            start += 1  # the commits that moved the log ahead, usually one
+        high, step = end + 1, 1
+        low = end
+        while low > start and not holds(low):
+            step = step * 2 if end - low > ONE_BY_ONE else 1
+            high, low = low, max(start, low - step)
+        if not holds(low):
+            return 0
+        while low + 1 < high:
+            middle = (low + high) // 2
+            low, high = (middle, high) if holds(middle) else (low, middle)
+        return low
+
+    def reading_of(self, seq: int) -> int:
+        """Return what the clock read at a record that is ahead of it; else 0."""
+        reading_ns: int = record.decode(self._get(seq), seq).reading_ns
+        return reading_ns
 
 
 class Moment(Snapshot):
@@ -177,79 +277,12 @@ class Past:
         return diff(self.views, lineage, start, end, table)
 
     def before(self, time: Time) -> int:
-        """Return the seq of the newest record before a time; one less than the oldest if there is none.
+        """Return the seq of the newest record before a time; one less than the oldest if there is none."""
+        return self._times().before(nanoseconds(time))
 
-        Records made while the log was ahead of the clock count by the clock's reading, if the log says that
-        the clock was right, or is still ahead of it.
-        """
-        time_ns = nanoseconds(time)
-        found = self._last(lambda seq: self._time(seq) < time_ns, self.records.oldest - 1)
-        if found < self.tables.applied:
-            for run_ns in self._ahead():
-                if run_ns < time_ns:
-                    break
-                if (read := self._read_before(time_ns, run_ns, found)) > found:
-                    return read
-        return found
-
-    def _time(self, seq: int) -> int:
-        return record.time_of(self.records.get(seq))
-
-    def _last(self, holds: Callable[[int], bool], low: int) -> int:
-        """Return the last record after `low` that meets a monotonic condition; `low` if none does."""
-        high = self.tables.applied
-        while low < high:
-            middle = (low + high + 1) // 2
-            if holds(middle):
-                low = middle
-            else:
-                high = middle - 1
-        return low
-
-    def _ahead(self) -> list[int]:
-        """Return the times at which the log stood still while the clock was behind it and is known to be
-        right; newest first."""
-        seqs, newest = self._corrections(), self._time(self.tables.applied)
-        found = {self._time(seq) for seq in seqs if seq >= self.records.oldest}
-        if newest - self._core.clock.read() > BEHIND_NS:
-            found.add(newest)
-        return sorted(found, reverse=True)
-
-    def _read_before(self, time_ns: int, run_ns: int, found: int) -> int:
-        """Return the last record at `run_ns` with a clock reading before a time; 0: there is none.
-
-        `found`: the last record with an earlier time. Readings below its time are of another clock. The
-        newest records are checked one by one, earlier ones in steps that double: of many readings, some may
-        be of clocks that were briefly wrong.
-        """
-        start = self._last(lambda seq: self._time(seq) < run_ns, found) + 1
-        end = self._last(lambda seq: self._time(seq) <= run_ns, start - 1)
-        least = self._time(found) if found >= self.records.oldest else 0
-
-        def holds(seq: int) -> bool:
-            reading, back = self._reading(seq) or run_ns, max(start, seq - ONE_BY_ONE)
-            while reading < least and seq > back:  # a clock that was behind: use the record before
-                seq -= 1
-                reading = self._reading(seq) or run_ns
-            return least <= reading < time_ns
-
-        while start < end and not self._reading(start):
-            start += 1  # the commits that moved the log ahead, usually one
-        high, step = end + 1, 1
-        low = end
-        while low > start and not holds(low):
-            step = step * 2 if end - low > ONE_BY_ONE else 1
-            high, low = low, max(start, low - step)
-        if not holds(low):
-            return 0
-        while low + 1 < high:
-            middle = (low + high) // 2
-            low, high = (middle, high) if holds(middle) else (low, middle)
-        return low
-
-    def _reading(self, seq: int) -> int:
-        reading_ns: int = record.decode(self.records.get(seq), seq).reading_ns
-        return reading_ns
+    def _times(self) -> Times:
+        log, newest = self.records, self.tables.applied
+        return Times(log.get, log.oldest, newest, lambda _: self._corrections(), self._core.clock.read())
 
     def _corrections(self) -> list[int]:
         """Return the Notices that correct the clock, oldest first."""
@@ -263,11 +296,11 @@ class Past:
     def corrected(self) -> int:
         """Return the seq of the Notice that corrects the newest record's time; 0 if there is none, or if
         that record's clock was ahead again. Read-only."""
-        seq = self.tables.applied
-        if self._reading(seq) > self._core.clock.read() + BEHIND_NS:
+        seq, times = self.tables.applied, self._times()
+        if times.reading_of(seq) > self._core.clock.read() + BEHIND_NS:
             return 0
-        newest = self._time(seq)
-        return next((seq for seq in self._corrections()[::-1] if self._time(seq) == newest), 0)
+        newest = times.time_of(seq)
+        return next((seq for seq in self._corrections()[::-1] if times.time_of(seq) == newest), 0)
 
     def position(self, *, seq: int | None = None, time: Time | None = None) -> int:
         """Return the seq at a seq or a time. Read-only. Raises CursorError if the log does not have it,
@@ -295,7 +328,7 @@ class Past:
         """Return the newest record at or before a time."""
         log = self.records
         low = log.oldest
-        if time_ns > max(self._core.clock.read(), self._time(self.tables.applied)):
+        if time_ns > max(self._core.clock.read(), self._times().time_of(self.tables.applied)):
             raise CursorError(f"{time_text(time_ns)} is in the future; expected a time until now")
         found = self.before(time_ns + 1)
         if found < low:

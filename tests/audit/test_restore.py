@@ -17,7 +17,8 @@ from everlog.store.errors import CursorError, OpenError
 from everlog.store.tables.hashing import TableHash
 from tests.audit.conftest import Opener
 from tests.audit.test_backup import fill
-from tests.store.models import AIRPORTS, ITEMS, airport, declare, items
+from tests.store.models import AIRPORTS, ITEMS, Item, airport, declare, items
+from tests.store.upkeep.test_expiry import DAY_NS, SECOND, Time
 
 SCRIPT = """
 import os, signal, sys
@@ -90,6 +91,33 @@ def test_a_database_is_restored_as_of_a_time(opening: Opener, to: Path) -> None:
     assert restore(to, to.with_name("between"), at_time_ns=times[9] - 1).seq == before
     with pytest.raises(CursorError, match="the database was created after that time"):
         restore(to, to.with_name("never"), at_time_ns=times[1] - 1)
+
+
+def test_a_time_is_found_by_the_clock_s_readings_where_the_clock_was_corrected(
+    opening: Opener, to: Path
+) -> None:
+    wall = Time()
+    db = opening(clock=wall())
+    for ahead_ns in (3 * DAY_NS, -3 * DAY_NS):  # a commit while the clock is ahead; then it is right again
+        db.put(ITEMS, Item(id=1))
+        db.close()
+        wall.pass_(SECOND)
+        wall.wall += ahead_ns
+        db = Database(db.path, clock=wall())
+    made = []
+    for n in range(10):
+        wall.pass_(60 * SECOND)
+        made.append((wall.wall, db.put(ITEMS, Item(id=2, n=n)).seq))
+    db.admin.correct_clock()
+    for n in range(20):
+        backup(db, to)  # in more than one segment
+        wall.pass_(DAY_NS)
+        db.put(ITEMS, Item(id=3, n=n))
+    backup(db, to)
+    for at_ns, seq in (made[0], made[4], made[8]):
+        assert db.at(time=at_ns).seq == seq
+        assert restore(to, to.with_name(f"at {seq}"), at_time_ns=at_ns).seq == seq
+    db.close()
 
 
 def test_who_follows_a_database_that_went_back_goes_on_or_is_told_that_it_diverged(

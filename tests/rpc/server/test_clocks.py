@@ -52,10 +52,14 @@ def test_after_a_commit_of_a_clock_that_was_ahead_a_server_takes_writes_and_ends
         RemoteDatabase(server.url("x")) as client,
     ):
         one, hour = client.put(AIRPORTS, airport("LGA")), time.time_ns() + 3600 * 10**9
+        between = time.time_ns()
         client.put(AIRPORTS, airport("EWR"), expires=hour)
         assert client.admin.expire() == 0
         assert client.at(time=time.time_ns()).seq == one.seq + 1
         assert [row.faa for row in client.at(time=time.time_ns()).scan(AIRPORTS)] == ["EWR", "JFK", "LGA"]
+        assert client.at(time=between).seq == one.seq
+        copied = client.admin.rebuild_into(tmp_path / "copy", time=between)
+        assert copied == db.admin.hashes(seq=one.seq)
         found = client.admin.status().clock
         assert found.ahead_s == pytest.approx(3 * DAY_S, abs=600)
         assert found.corrected == 0

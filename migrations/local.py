@@ -40,7 +40,7 @@ class LocalMigrations:
         try:
             return status(self._db, self._source)
         except SchemaError:
-            if self._named is None:  # nobody named folders, and the default directory is not here
+            if self._named is None:  # no folders were named, and the default directory does not exist
                 return compare(self._db.migration_records(), [])
             raise
 

@@ -117,7 +117,7 @@ def _seeds(
 def _remade(
     migration: Migration, before: log_pb2.Schema, following: log_pb2.Schema, seeds: set[str]
 ) -> Collection[str]:
-    """Return the tables that are filled before anybody can read them, and that get no other writes."""
+    """Return the tables that are filled before they can be read, and that receive no other writes."""
     if migration.up is not None:
         return migration.up.names
     there = {table.id for table in before.tables}

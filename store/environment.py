@@ -83,7 +83,7 @@ def source(name: str) -> str:
 
 
 def _fallback() -> dict[str, str]:
-    """The variables of `.env`; none if the command line names other files in its place."""
+    """Return the variables of `.env`; none if the command line names other files."""
     return {} if _files else read_file(ENV_FILE)
 
 

@@ -39,12 +39,12 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many values were added."""
+        """The number of values added."""
         return sum(self.counts)
 
 
 class Measures:
-    """What a database did since it began to measure.
+    """The measurements of a database since it began to measure.
 
     `latency`: of commits, from the call to the result, with the wait for the group. `groups`: commits in one
     write. Of commits with durability `os` a sample (tx/committer.py). `syncs`: waits for the disk. `errors`:

@@ -252,7 +252,7 @@ class LogHandler(logging.Handler):
                 record.everlog = about("log.lost", lost=lost)["everlog"]
                 lines.append(self.format(record))
             if lines:
-                with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+                with contextlib.suppress(OSError, ValueError):  # its reader is gone
                     self._out.write("\n".join(lines) + "\n")
                     self._out.flush()
             if ends:

@@ -48,7 +48,7 @@ class RemoteBatches:
     ) -> None:
         check_bounds(until, heartbeat_s)
         self._channel = channel
-        self._subscribe: Any = channel.grpc.unary_stream(METHOD)  # bytes, as they are
+        self._subscribe: Any = channel.grpc.unary_stream(METHOD)  # returns bytes
         self._request = feed_pb2.SubscribeRequest(
             database=channel.address.database,
             tables=tables,

@@ -1,4 +1,4 @@
-"""Activity: the calls of a server: those that run, slow ones, denied ones, and their numbers.
+"""Activity: the calls of a server: running, slow and denied calls, and counts.
 
     Calls ─ began, answered, ended ─▶ Activity ─▶ running calls
                                           ├────▶ counts and times, for metrics.py
@@ -42,7 +42,7 @@ Rows = Callable[[Any], int]
 
 
 class Activity:
-    """The calls of one server. `slow_ms`: calls that take longer are logged; 0: none is."""
+    """The calls of one server. `slow_ms`: calls that take longer are logged; 0: no calls are."""
 
     def __init__(self, *, slow_ms: float = SLOW_MS) -> None:
         self._slow_s = slow_ms / 1e3 or float("inf")
@@ -122,7 +122,7 @@ def _whose(call: Call) -> dict[str, str]:
 
 
 def _written(request: Message | None) -> int:
-    """Return how many rows a request writes."""
+    """Return the number of rows that a request writes."""
     return sum(len(getattr(request, name, ())) for name in ("writes", "keys"))
 
 

@@ -219,7 +219,7 @@ class Served(Protocol):
 
     @property
     def connected(self) -> tuple[int, int]:
-        """How many connections are open, and their maximum."""
+        """The number of open connections, and their maximum."""
 
     @property
     def tls_files(self) -> security.Tls | None: ...
@@ -358,7 +358,7 @@ Put = Callable[..., None]
 
 
 def _cumulated(histogram: Histogram) -> list[tuple[str, float]]:
-    """Return the buckets of a histogram, as Prometheus has them: each with all before it."""
+    """Return the buckets of a histogram as Prometheus expects them: each includes all lower ones."""
     total, found = 0, list[tuple[str, float]]()
     for bound, count in zip((*histogram.bounds, float("inf")), list(histogram.counts), strict=True):
         total += count
@@ -443,8 +443,8 @@ class Endpoint:
         local = is_loopback(host)
         if not (local or token or public):
             raise OpenError(
-                f"metrics on {host} could be read by everybody who reaches this machine: they name tables,"
-                " consumers and their sizes. Require a token (--metrics-token-file FILE), allow it"
+                f"metrics on {host} could be read from other machines without authentication, and they name"
+                " tables, consumers and their sizes. Require a token (--metrics-token-file FILE), allow it"
                 " (--metrics-public), or listen on 127.0.0.1",
                 host=host,
             )
@@ -538,7 +538,7 @@ class _Http(ThreadingHTTPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing: the client has left, or gets its error from `do_GET`."""
+        """Do nothing: the client is gone, or receives its error from `do_GET`."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -561,7 +561,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the name is http.server's
-        """Requests are not worth a line each."""
+        """Do nothing: requests are not logged."""
 
 
 def page_table() -> Iterable[str]:

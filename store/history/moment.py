@@ -316,7 +316,7 @@ class Past:
     def _check(self, seq: int) -> None:
         oldest, newest = self.records.oldest, self.tables.applied
         if seq < 1 or seq > newest:
-            where = "before the first record" if seq < 1 else "not there yet"
+            where = "before the first record" if seq < 1 else "in the future"
             raise CursorError(f"there is no record {seq}: it is {where}; the log ends at {newest}")
         if seq < oldest:
             raise CursorError(

@@ -527,7 +527,7 @@ class Engine:
         """Drop such a projection. Running iterations keep their data; later calls on the old object raise
         ClosedError; the next `side` creates a new one."""
         if self.side(name, make=False) is not None:
-            with self._maintenance:  # throughout, so that nobody gets the family that is being dropped
+            with self._maintenance:  # throughout, so that no thread gets the family that is being dropped
                 found = self._sides.pop(name, None)
                 if found is not None:
                     self._drop(name, found[0])

@@ -165,7 +165,7 @@ def read_secret(path: Path, what: str) -> bytes:
                 raise OpenError(
                     f"{path}: {what} can be read by others (mode {stat.S_IMODE(found.st_mode):04o}): expected"
                     f" a file that only its owner can read. Run `chmod 600 {shlex.quote(str(path))}`, and"
-                    " replace its content if somebody may have read it",
+                    " replace its content if others may have read it",
                     path=str(path),
                 )
             return file.read()
@@ -207,7 +207,7 @@ def read(path: Path, kind: type[T], remedy: str = "") -> T | None:
 
 
 def read_marker(path: Path) -> Marker | None:
-    """Return the marker of a database's directory; None if it is none. Raises OpenError if its format is
+    """Return the marker of a database's directory; None if it has none. Raises OpenError if its format is
     newer."""
     marker = read(path / MARKER, Marker)
     if marker is not None and marker.format > FORMAT:
@@ -305,7 +305,7 @@ COPIED = "rocksdict-config.json"
 
 
 def needs_links(source: Path) -> bool:
-    """Whether a directory cannot be written, by this process or by anybody, or its disk is full."""
+    """Whether this process cannot write to a directory, or its disk is full."""
     return source.is_dir() and (not os.access(source, os.W_OK) or not os.statvfs(source).f_bavail)
 
 

@@ -1,5 +1,4 @@
-"""Ownership: make sure that the directory of an open database is this one, and that nobody else writes to
-it.
+"""Ownership: ensure that the directory of an open database is not replaced, and that it has one writer.
 
     PATH ─ resolved once ─▶ a descriptor ─▶ LOCK: flock ─▶ RocksDB ─▶ db/LOCK: a lock of the descriptor
                                 │
@@ -525,8 +524,8 @@ def _is_empty(path: Path) -> bool:
 
 
 def clear(path: Path) -> None:
-    """Remove everything in a database's directory except the file that marks it as one. Nobody may have it
-    open. Raises OSError."""
+    """Remove everything in a database's directory except the file that marks it as one. The database must not
+    be open. Raises OSError."""
     for name in _FILES:
         (path / name).unlink(missing_ok=True)
     if (path / _DATABASE).exists():

@@ -402,7 +402,7 @@ class Schema:
                 mine.twin, other.twin = other, mine
 
     def table(self, name: str) -> TableInfo:
-        """Return the table with this name. Raises SchemaError if there is none."""
+        """Return the table with this name. Raises SchemaError if it does not exist."""
         try:
             return self.tables[name]
         except KeyError:
@@ -504,7 +504,7 @@ class TableInfo:
         return binding
 
     def index(self, name: str) -> IndexInfo:
-        """Return the index with this name. Raises SchemaError if there is none, or if it is being built."""
+        """Return the index with this name. Raises SchemaError if it does not exist or is being built."""
         try:
             index = self.indexes[name]
         except KeyError:

@@ -195,7 +195,7 @@ class Access:
             return self._notice(kinds.ROLE, role.name, values.message_of_role(role), actor, reason)
 
     def remove_role(self, name: str, *, actor: str = "", reason: str = "") -> int:
-        """Remove an unused role. Writes. Raises RowError if there is none, or if somebody has it."""
+        """Remove an unused role. Writes. Raises RowError if it does not exist, or if it is granted."""
         with self._changing:
             state = self.refresh()
             if name not in state.roles:

@@ -70,7 +70,7 @@ def test_a_time_means_the_newest_record_at_or_before_it(opening: Opener) -> None
 
 
 def test_what_was_never_is_refused_with_the_reason(db: Database) -> None:
-    for seq, reason in ((0, "before the first record"), (db.head + 1, "not there yet")):
+    for seq, reason in ((0, "before the first record"), (db.head + 1, "in the future")):
         with pytest.raises(CursorError, match=reason):
             db.at(seq=seq)
     with pytest.raises(CursorError, match="in the future"):

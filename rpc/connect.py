@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from everlog.audit.archived import attach
-from everlog.rpc import address
+from everlog.rpc import address, traces
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store import environment, urls
 from everlog.store.crypto.master_key import MasterKey
@@ -132,6 +132,7 @@ def _embedded(
         raise
     db.scratch = scratch
     attach(db)  # archived records are read from their targets
+    db.committer.tracer = traces.tracing
     db.folders = migrations
     if migrations is not None and migrate:
         _bring_up_to_date(db, migrations, read_only=read_only, progress=progress)

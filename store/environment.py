@@ -33,6 +33,7 @@ class Setting(NamedTuple):
 
 
 APPROVERS = "EVERLOG_APPROVERS"
+TRACES = "EVERLOG_TRACES"
 
 SETTINGS = {
     "DATABASE_URL": Setting("URL of the database", "--url"),
@@ -48,6 +49,7 @@ SETTINGS = {
     "EVERLOG_TOKENS": Setting("file of a server's tokens", "serve --tokens"),
     APPROVERS: Setting("who may approve migrations, separated by spaces", "serve --approver"),
     "EVERLOG_NOTIFY": Setting("URLs to notify, separated by spaces", "serve --notify", secret=True),
+    TRACES: Setting("where to send traces, a URL or file:PATH", "serve --traces"),
     "EVERLOG_MASTER_KEY": Setting("master key of sealed rows, in base64", secret=True),
     "EVERLOG_MASTER_KEY_FILE": Setting("file of the master key"),
     "EVERLOG_NEXT_MASTER_KEY_FILE": Setting("file of the next master key", "serve --next-master-key"),

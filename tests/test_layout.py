@@ -62,7 +62,7 @@ ORDER = {
         "retention",
     ),
     "rpc": (
-        "address errors wire",
+        "address errors traces wire",
         "security",
         "handles",
         "client embedded http2",
@@ -82,7 +82,7 @@ ORDER = {
     ),
 }
 
-MODULES_MAX = 169  # of store, rpc, migrations and console together
+MODULES_MAX = 170  # of store, rpc, migrations and console together
 SMALL_LINES = 80
 
 # Small modules that one other imports: what a reader looks for by this name.

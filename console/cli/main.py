@@ -184,12 +184,20 @@ def _run(args: list[str] | None, settings: Settings) -> int:
         environment.load_files(_env_files(args))  # before click looks for the variables of options
         for sentence in environment.unknown():
             click.echo(f"warning: {sentence}", err=True)
+        if target := environment.variable(environment.TRACES):
+            _trace(target)
         code = cli.main(args, prog_name="everlog", standalone_mode=False, obj=settings)
         return code if isinstance(code, int) else 0
     except OutputError:
         return 0  # the streams have the error
     except (click.ClickException, click.Abort, KeyboardInterrupt, Error, OSError) as error:
         return _failed(error, settings, as_json=settings.json or "--json" in args)
+
+
+def _trace(target: str) -> None:
+    from everlog.rpc import traces
+
+    traces.start(target)
 
 
 def _failed(error: BaseException, settings: Settings, *, as_json: bool) -> int:

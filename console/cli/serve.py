@@ -45,6 +45,7 @@ from everlog.console.cli.options import (
 from everlog.console.cli.proofs import signer_in
 from everlog.console.cli.serve_migrate import NOTIFY_VARIABLE, check_address, migrated, migrating_options
 from everlog.migrations.folder import Root, find
+from everlog.rpc import traces
 from everlog.rpc.address import PORT
 from everlog.store import environment
 from everlog.store.crypto.master_key import NEXT_VARIABLE, master_of
@@ -313,6 +314,12 @@ logger = logging.getLogger("everlog")
     help="File with the token that readers of the metrics must send.",
 )
 @click.option("--metrics-public", is_flag=True, help="Let other machines read the metrics without a token.")
+@click.option(
+    "--traces",
+    "traces_to",
+    metavar="TARGET",
+    help="Where to send traces: http://HOST:4318 (OTLP), or file:PATH.  [env: EVERLOG_TRACES]",
+)
 @archiving_options
 @packages_option
 @migrating_options
@@ -345,6 +352,7 @@ def serve(
     metrics_listen: str | None,
     metrics_token: Path | None,
     metrics_public: bool,
+    traces_to: str | None,
     **how: Any,
 ) -> None:
     """Serve databases until Ctrl-C or SIGTERM; running calls are finished first.
@@ -383,6 +391,9 @@ def serve(
     master = master_of(None, next_master)
     with ExitStack() as stack:
         log = stack.enter_context(writing(log_format, log_level))
+        if traces_to:
+            traces.start(traces_to)
+            stack.callback(traces.stop)
         named = {
             name: stack.enter_context(open_database(settings, url=url, master_key=master))
             for name, url in _named(settings, databases).items()

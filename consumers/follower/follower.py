@@ -31,6 +31,7 @@ from everlog.consumers.follower.bookmark import Bookmark
 from everlog.consumers.follower.followable import FeedBatch, Followable, Subscription
 from everlog.consumers.follower.sink import Sink, State
 from everlog.proto import feed_pb2, log_pb2
+from everlog.rpc import traces
 from everlog.rpc.errors import is_transient
 from everlog.store.crypto.vault import Opener
 from everlog.store.errors import DiskError, Error, SinkError, UnavailableError
@@ -268,14 +269,21 @@ class Run:
             for at, commit in enumerate(commits):
                 self._check(commit)
                 if commit.HasField("migration") and commit.migration.HasField("schema"):
-                    self._sink.apply(commits[first:at])
+                    self._give(commits[first:at])
                     first = at
                     self._evolve(commit.migration.schema)
-        self._sink.apply(commits[first:])
+        self._give(commits[first:])
         changes = sum(map(len, map(_changes, commits)))
         self._changes += changes
         self._bytes += sum(map(log_pb2.Commit.ByteSize, commits))
         self._commits += len(commits)
+
+    def _give(self, commits: Sequence[log_pb2.Commit]) -> None:
+        if traces.tracing is None or not commits:
+            self._sink.apply(commits)
+        else:
+            with traces.tracing.apply(self._sink.name, commits):
+                self._sink.apply(commits)
 
     def _open_sealed(self, commits: Sequence[log_pb2.Commit]) -> list[log_pb2.Commit]:
         """Return the commits with their sealed rows opened; keys are requested together. The rows of a

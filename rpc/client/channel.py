@@ -32,7 +32,7 @@ from typing import Any, Protocol, TypeVar
 
 import grpc
 
-from everlog.rpc import errors, security
+from everlog.rpc import errors, security, traces
 from everlog.rpc.address import Address
 from everlog.store.errors import ClosedError, Error
 from everlog.store.process import close_at_end, keep_in_child, tell_child
@@ -86,7 +86,7 @@ class Channel:
         self.retry_s = retry_s if timeout_s is None else min(retry_s, timeout_s)
         self._timeout_s = timeout_s
         self._outage = Outage()
-        self.metadata = security.bearer(address.token)
+        self._metadata = security.bearer(address.token)
         self._closed = threading.Event()
         self._forked = False
         keep_in_child(self)
@@ -97,6 +97,11 @@ class Channel:
         else:
             self.grpc = grpc.insecure_channel(address.target, options=OPTIONS)
         close_at_end(self)
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """The metadata of a call that begins now: the token, and the current span if calls are traced."""
+        return self._metadata if traces.tracing is None else self._metadata + traces.tracing.headers()
 
     def call(
         self,
@@ -109,6 +114,19 @@ class Channel:
     ) -> A:
         """Call a method and return its response. Raises the server's error, and UnavailableError."""
         self.check_open()
+        if traces.tracing is None:
+            return self._call(method, request, timeout_s, retry_s, metadata)
+        with traces.tracing.client(traces.method_of(request), self.address.target):
+            return self._call(method, request, timeout_s, retry_s, metadata)
+
+    def _call(
+        self,
+        method: Unary[Q, A],
+        request: Q,
+        timeout_s: float,
+        retry_s: float | None,
+        metadata: tuple[tuple[str, str], ...],
+    ) -> A:
         until = deadline_at()
         if self._timeout_s is not None and timeout_s in (CALL_S, COMMIT_S):  # other calls are long
             ours = time.monotonic() + self._timeout_s

@@ -27,7 +27,7 @@ import grpc
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from everlog.rpc import errors, security
+from everlog.rpc import errors, security, traces
 from everlog.rpc.http2 import frames
 from everlog.rpc.http2.connection import Stream
 from everlog.store.errors import RowError
@@ -184,7 +184,10 @@ class Calls:
         metadata: tuple[tuple[str, bytes], ...] = ()
         try:
             async with asyncio.timeout(seconds):
-                await self._call(stream)
+                if traces.tracing is None:
+                    await self._call(stream)
+                else:
+                    await self._traced(traces.tracing, stream)
             code, text = grpc.StatusCode.OK, ""
         except Aborted as error:
             code, text = error.code, str(error)
@@ -195,6 +198,14 @@ class Calls:
         finally:
             self._ended(stream.call, code, text)
         stream.finish(OK if code is grpc.StatusCode.OK else _status(code, text, metadata))
+
+    async def _traced(self, tracing: traces.Tracing, stream: Stream) -> None:
+        call = stream.call
+        with tracing.server(call.method, stream.headers, str(stream.who)) as span:
+            try:
+                await self._call(stream)
+            finally:
+                span.set_attribute("everlog.database", getattr(call.request, "database", ""))
 
     async def _call(self, stream: Stream) -> None:
         path = stream.headers[":path"]

@@ -33,6 +33,7 @@ from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
+from everlog.rpc import traces
 from everlog.rpc.server.auth import Auth
 from everlog.store.database import Database
 from everlog.store.errors import ClosedError, OpenError
@@ -168,7 +169,7 @@ class Threads:
                 except RuntimeError:
                     if not self._threads:
                         raise
-            self._work.put((future, functools.partial(fn, *args)))
+            self._work.put((future, traces.in_context(functools.partial(fn, *args))))
         return future
 
     def close(self) -> None:

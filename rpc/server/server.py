@@ -52,7 +52,7 @@ from everlog.proto import (
     store_pb2,
     store_pb2_grpc,
 )
-from everlog.rpc import security
+from everlog.rpc import security, traces
 from everlog.rpc.address import listening
 from everlog.rpc.http2.connection import HANDSHAKE_S, Connection
 from everlog.rpc.http2.grpc import Calls
@@ -159,6 +159,8 @@ class Server:
         slow_ms: float = SLOW_MS,
     ) -> None:
         self.activity = Activity(slow_ms=slow_ms)
+        for db in databases.values():
+            db.committer.tracer = db.committer.tracer or traces.tracing
         self.host, self.port = listening(address)
         check_tokens(token, tokens or {})
         self._tokens = {"": token} | dict(tokens or {})

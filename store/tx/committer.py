@@ -26,6 +26,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
 
 from everlog.proto import log_pb2
 from everlog.store import record
@@ -42,6 +43,33 @@ from everlog.store.tx.validator import Validator, other_content
 from everlog.store.tx.write import encode, project
 
 
+class CommitSteps:
+    """When the steps of a group commit ended, in nanoseconds since the Unix epoch; 0: they did not."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size  # commits in the group
+        self.began_ns = time.time_ns()
+        self.appended_ns = self.synced_ns = self.projected_ns = 0
+
+    def spans(self, called_ns: int) -> Iterator[tuple[str, int, int]]:
+        """Yield name, start and end of each step, of a commit that was called then."""
+        yield "wait", called_ns, max(called_ns, self.began_ns)
+        if self.appended_ns:
+            yield "group", self.began_ns, self.appended_ns
+        if self.synced_ns:
+            yield "sync", self.appended_ns, self.synced_ns
+        if self.projected_ns:
+            yield "project", self.synced_ns or self.appended_ns, self.projected_ns
+
+
+class CommitTracer(Protocol):
+    """Makes spans of commits. `begin` may change the transaction's metadata."""
+
+    def begin(self, transaction: Transaction) -> Any: ...
+
+    def end(self, span: Any, pending: PendingCommit) -> None: ...
+
+
 class PendingCommit(Ticket):
     """A transaction waiting to be committed, and its answer: a result or an error."""
 
@@ -49,6 +77,8 @@ class PendingCommit(Ticket):
     error: BaseException | None = None
     same_as: PendingCommit | None = None  # the commit in its group with the same commit_id
     began_s = 0.0  # perf_counter, if it is measured
+    called_ns = 0  # if it is traced
+    steps: CommitSteps | None = None  # of its group, if it is traced
 
     def __init__(self, transaction: Transaction, about: About | None, sync: bool) -> None:
         """See `Committer.commit`."""
@@ -173,6 +203,8 @@ class Committer:
         self.failed: DiskError | None = None
         self._alone = 0  # the thread that is in `alone`
         self.measures: Measures | None = None  # None: nothing is measured
+        self.tracer: CommitTracer | None = None  # None: nothing is traced
+        self._steps: CommitSteps | None = None  # of the group that is written, if it is traced
 
     def commit(self, transaction: Transaction, *, sync: bool, about: About | None = None) -> CommitResult:
         """Validate and commit, together with all waiting transactions. Writes one record.
@@ -183,6 +215,7 @@ class Committer:
         """
         turns = self._turns
         mine = PendingCommit(transaction, about, sync)
+        span = self._begin_span(mine) if self.tracer is not None else None
         if self.measures is not None and (sync or not self._log.written % SAMPLE):
             mine.began_s = time.perf_counter()
         followers: list[PendingCommit] = []
@@ -208,10 +241,17 @@ class Committer:
                 turns.leave(mine)
                 turns.answer(followers)
                 turns.wake()
+        if span is not None and self.tracer is not None:
+            self.tracer.end(span, mine)
         if mine.error is not None:
             raise mine.error
         assert mine.result is not None
         return mine.result
+
+    def _begin_span(self, mine: PendingCommit) -> Any:
+        assert self.tracer is not None
+        mine.called_ns = time.time_ns()
+        return self.tracer.begin(mine.transaction)
 
     @property
     def waiting(self) -> int:
@@ -271,6 +311,10 @@ class Committer:
     def _run(self, group: list[PendingCommit]) -> None:
         """Commit the valid transactions of a group. Each gets its result or error; nothing is raised."""
         whole = group
+        if self.tracer is not None:
+            self._steps = CommitSteps(len(group))
+            for one in group:
+                one.steps = self._steps
         while group:
             if self._unsettled or self.failed or self.refusal.since_ns:
                 try:
@@ -378,8 +422,12 @@ class Committer:
         log = self._log
         self._tables.settle_keys()
         log.append(framed)
+        if (steps := self._steps) is not None:
+            steps.appended_ns = time.time_ns()
         if sync:
             self._sync()
+            if steps is not None:
+                steps.synced_ns = time.time_ns()
         try:
             self._tables.project(staged, log.written, size)
         except Exception as error:
@@ -389,6 +437,8 @@ class Committer:
                 " brought up to date before the next commit",
                 outcome="written",
             ) from error
+        if steps is not None:
+            steps.projected_ns, self._steps = time.time_ns(), None
         if sync:
             log.tell()
         elif not self._flusher.awake:

@@ -28,6 +28,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from google.protobuf.descriptor import Descriptor
+
 from everlog.proto import log_pb2
 from everlog.store import VERSION
 from everlog.store.errors import OpenError
@@ -211,7 +213,8 @@ def in_context(fn: Callable[[], T]) -> Callable[[], T]:
 
 def method_of(request: Any) -> str:
     """Return the method whose request this is, as Store/Get."""
-    return _methods(request.DESCRIPTOR.file).get(request.DESCRIPTOR.full_name, request.DESCRIPTOR.name)
+    descriptor: Descriptor = request.DESCRIPTOR
+    return _methods(descriptor.file).get(descriptor.full_name, descriptor.name)
 
 
 @cache

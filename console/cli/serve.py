@@ -261,7 +261,7 @@ logger = logging.getLogger("everlog")
     envvar=NEXT_VARIABLE,
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help=f"Master key for the next `everlog rotate-key`; FILE may be created later.  [env: {NEXT_VARIABLE}]",
+    help=f"Next master key, for `everlog rotate-key`; FILE may be created later.  [env: {NEXT_VARIABLE}]",
 )
 @click.option(
     "--signing-key",

@@ -79,9 +79,7 @@ Global___Op: _TypeAlias = Op  # noqa: Y015
 
 @_typing.final
 class Batch(_message.Message):
-    """A concatenation of framed records is a Batch.
-    Framed records joined end to end are a Batch.
-    """
+    """Framed records joined end to end are a Batch."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

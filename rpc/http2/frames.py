@@ -1,35 +1,23 @@
-"""Frames: HTTP/2 frames and header blocks, as far as a gRPC server needs them (RFC 9113, RFC 7541).
+"""Frames: HTTP/2 frames as far as a gRPC server needs them (RFC 9113, sections 4 and 6).
 
     frame   := length:u24be type:u8 flags:u8 stream:u32be payload
-    message := 0x00 length:u32be bytes          gRPC's own frame, in DATA frames
+    message := compressed:u8 length:u32be bytes     gRPC's own frame, in DATA frames
 
-    HEADERS ─┬─ END_HEADERS ──────────────────────────▶ decode ─▶ {name: value}
-             └─ CONTINUATION … END_HEADERS ────────────▶
-
-Header blocks are read with a complete HPACK decoder and written without one: a literal is always a valid
-header, and constant blocks are made once. This module handles bytes; http2/connection.py has the rules of a
-connection.
-
-Invariants
-  (1) every header block is decoded, in order, even of a refused call: all share one table;
-  (2) a block, and what it decodes to, is bounded.
+This module handles bytes, and the rules that a frame keeps or breaks by itself; connection.py has the rules
+of a connection.
 """
 
 from __future__ import annotations
 
-import base64
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator
 from enum import IntEnum
-from typing import NamedTuple
-from urllib.parse import quote_from_bytes
-
-import hpack
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADER_SIZE = 9
 FRAME_BYTES_MAX = 16_384  # ours and, by default, the peer's
-HEADER_BYTES_MAX = 16 << 10  # of a header block
+PRIORITY_SIZE = 5
+SETTINGS_MAX = 32  # entries of one frame
 WINDOW_START = 65_535
 WINDOW_MAX = 2**31 - 1
 
@@ -38,10 +26,16 @@ DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDO
 )
 END_STREAM, ACK, END_HEADERS, PADDED, HAS_PRIORITY = 0x1, 0x1, 0x4, 0x8, 0x20
 
+SETTINGS_ENABLE_PUSH = 2
 SETTINGS_MAX_CONCURRENT_STREAMS = 3
 SETTINGS_INITIAL_WINDOW_SIZE = 4
 SETTINGS_MAX_FRAME_SIZE = 5
 SETTINGS_MAX_HEADER_LIST_SIZE = 6
+
+_SIZES = {PRIORITY: PRIORITY_SIZE, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}  # of payloads, in bytes
+_OF_STREAMS = frozenset((DATA, HEADERS, PRIORITY, RST_STREAM, CONTINUATION))
+_OF_CONNECTIONS = frozenset((SETTINGS, PING, GOAWAY))
+_GOAWAY_SIZE_MIN = 8
 
 _FRAME = struct.Struct(">HBBBI")
 _U32 = struct.Struct(">I")
@@ -74,6 +68,14 @@ class ProtocolError(Exception):
         self.code = code
 
 
+class StreamError(Exception):
+    """Raised when the peer breaks a rule within one stream: the stream is reset with `code`."""
+
+    def __init__(self, text: str, code: Code = Code.PROTOCOL_ERROR) -> None:
+        super().__init__(text)
+        self.code = code
+
+
 def greeted(buffer: bytearray) -> bool:
     """Consume the client's preface; return False if it is incomplete. Raises ProtocolError."""
     if not PREFACE.startswith(buffer[: len(PREFACE)]):
@@ -89,7 +91,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return _FRAME.pack(size >> 8, size & 0xFF, kind, flags, stream) + payload
 
 
-def frames(buffer: bytearray) -> Iterator[tuple[int, int, int, bytes]]:
+def frames(buffer: bytearray) -> Generator[tuple[int, int, int, bytes], None, None]:
     """Consume whole frames of the received bytes: yield kind, flags, stream, payload."""
     at, size = 0, len(buffer)
     try:
@@ -106,6 +108,20 @@ def frames(buffer: bytearray) -> Iterator[tuple[int, int, int, bytes]]:
             yield kind, flags, stream & 0x7FFF_FFFF, payload
     finally:
         del buffer[:at]
+
+
+def check(kind: int, flags: int, stream: int, size: int) -> None:
+    """Check the stream and the payload's size of a frame. Raises ProtocolError, StreamError."""
+    if kind in _OF_STREAMS and not stream:
+        raise ProtocolError(f"a frame of type {kind} without a stream")
+    if kind in _OF_CONNECTIONS and stream:
+        raise ProtocolError(f"a frame of type {kind} on stream {stream}")
+    if size != _SIZES.get(kind, size) or (kind == GOAWAY and size < _GOAWAY_SIZE_MIN):
+        if kind == PRIORITY:
+            raise StreamError("a priority of an invalid length", Code.FRAME_SIZE_ERROR)
+        raise ProtocolError(f"a frame of type {kind} with {size} bytes", Code.FRAME_SIZE_ERROR)
+    if kind == SETTINGS and flags & ACK and size:
+        raise ProtocolError("settings in an acknowledgement", Code.FRAME_SIZE_ERROR)
 
 
 def unpadded(flags: int, payload: bytes) -> bytes:
@@ -126,7 +142,11 @@ def read_settings(payload: bytes) -> list[tuple[int, int]]:
     if len(payload) % _SETTING.size:
         raise ProtocolError("settings of an invalid length", Code.FRAME_SIZE_ERROR)
     found = list(_SETTING.iter_unpack(payload))
+    if len(found) > SETTINGS_MAX:
+        raise ProtocolError(f"{len(found)} settings in a frame", Code.ENHANCE_YOUR_CALM)
     for name, value in found:
+        if name == SETTINGS_ENABLE_PUSH and value > 1:
+            raise ProtocolError(f"an invalid setting of push: {value}")
         if name == SETTINGS_INITIAL_WINDOW_SIZE and value > WINDOW_MAX:
             raise ProtocolError("a window above the limit", Code.FLOW_CONTROL_ERROR)
         if name == SETTINGS_MAX_FRAME_SIZE and not FRAME_BYTES_MAX <= value < 1 << 24:
@@ -162,88 +182,3 @@ def read_message_header(data: bytes | bytearray) -> tuple[int, int]:
     """Return whether the message that starts here is compressed, and its length."""
     found: tuple[int, int] = _MESSAGE.unpack_from(data)
     return found
-
-
-def header_block(headers: Iterable[tuple[str, str | bytes]]) -> bytes:
-    """Return literal headers that enter no table; values of binary ones (`…-bin`) in base64."""
-    parts = []
-    for name, value in headers:
-        raw = value.encode() if isinstance(value, str) else value
-        if name.endswith("-bin"):
-            raw = base64.b64encode(raw).rstrip(b"=")
-        key = name.encode()
-        parts += [b"\x00", _length(len(key)), key, _length(len(raw)), raw]
-    return b"".join(parts)
-
-
-def escaped(text: str) -> str:
-    """Return a status message in which everything but printable ASCII is percent-encoded."""
-    return quote_from_bytes(text.encode(), safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}")
-
-
-def _length(size: int) -> bytes:
-    """Return a length with a prefix of seven bits (RFC 7541, section 5.1)."""
-    if size < 127:
-        return bytes((size,))
-    size -= 127
-    out = bytearray(b"\x7f")
-    while size >= 128:
-        out.append(size & 0x7F | 0x80)
-        size >>= 7
-    out.append(size)
-    return bytes(out)
-
-
-class Block(NamedTuple):
-    """The header block that begins or ends a stream."""
-
-    stream: int
-    ends: bool  # whether it also ends the stream
-    headers: dict[str, str]
-
-
-class Headers:
-    """Assembles and decodes the header blocks of one connection (RFC 9113, section 4.3)."""
-
-    def __init__(self) -> None:
-        self._decoder = hpack.Decoder(max_header_list_size=HEADER_BYTES_MAX)
-        self._open: tuple[int, int, bytearray] | None = None  # stream, first flags, content so far
-
-    def check(self, kind: int, stream: int) -> None:
-        """Raise ProtocolError for a frame between those of a header block."""
-        if self._open is not None and (kind != CONTINUATION or stream != self._open[0]):
-            raise ProtocolError("a frame in the middle of a header block")
-
-    def take(self, kind: int, flags: int, stream: int, payload: bytes) -> Block | None:
-        """Receive a frame of headers; return the block if it is complete."""
-        if kind == CONTINUATION:
-            return self._continue(flags, payload)
-        return self._begin(flags, stream, payload)
-
-    def _begin(self, flags: int, stream: int, payload: bytes) -> Block | None:
-        content = unpadded(flags, payload)
-        if flags & HAS_PRIORITY:
-            content = content[5:]
-        if flags & END_HEADERS:
-            return self._decode(stream, flags, content)
-        self._open = (stream, flags, bytearray(content))
-        return None
-
-    def _continue(self, flags: int, payload: bytes) -> Block | None:
-        if self._open is None:
-            raise ProtocolError("a CONTINUATION without HEADERS")
-        stream, first, content = self._open
-        content += payload
-        if len(content) > HEADER_BYTES_MAX or not payload:
-            raise ProtocolError("a header block above the limit", Code.ENHANCE_YOUR_CALM)
-        if not flags & END_HEADERS:
-            return None
-        self._open = None
-        return self._decode(stream, first, bytes(content))
-
-    def _decode(self, stream: int, flags: int, content: bytes) -> Block:
-        try:
-            headers = {str(name): str(value) for name, value in self._decoder.decode(content)}
-        except (hpack.HPACKError, UnicodeError) as error:
-            raise ProtocolError(f"headers that cannot be decoded: {error}", Code.COMPRESSION_ERROR) from None
-        return Block(stream, bool(flags & END_STREAM), headers)

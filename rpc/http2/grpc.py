@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -28,15 +29,22 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from everlog.rpc import errors, security, traces
-from everlog.rpc.http2 import frames
-from everlog.rpc.http2.connection import Stream
+from everlog.rpc.http2.headers import escaped, header_block
+from everlog.rpc.http2.stream import ENCODINGS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, RefusedError, Stream
 from everlog.store.errors import RowError
 from everlog.store.tx.transaction import Actor, Proof
 
 OPEN_METHODS = "/grpc.health.v1.Health/"  # load balancers call these without a token
 PACKAGE = "everlog.v1."
-OK = frames.header_block([("grpc-status", "0")])
+OPEN_BYTES_MAX = 4096  # of a message to them
+OK = header_block([("grpc-status", "0")])
+CONTENT_TYPE = "application/grpc"
 
+_REFUSALS = {
+    INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
+    RESOURCE_EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+_TIMEOUT = re.compile(r"[0-9]{1,8}[HMSmun]", re.ASCII)
 _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 Raw = Callable[[Stream, bytes], Awaitable[None]]
@@ -138,6 +146,8 @@ class Calls:
 
     def answer(self, stream: Stream) -> None:
         """Start the call of a new stream."""
+        if not _is_grpc(stream):
+            return
         path = stream.headers.get(":path", "")
         known = path in self._methods or path in self._raw
         call = stream.call = Call(
@@ -172,10 +182,14 @@ class Calls:
                 f"expected a token of this server, found {'another one' if shown else 'none'};"
                 " put ?token=… into the URL, or set EVERLOG_TOKEN",
             )
-        if not headers.get("content-type", "").startswith("application/grpc"):
-            raise Aborted(grpc.StatusCode.INVALID_ARGUMENT, "expected content-type application/grpc")
-        if headers.get("grpc-encoding", "identity") != "identity":
-            raise Aborted(grpc.StatusCode.UNIMPLEMENTED, "expected uncompressed messages")
+        if path.startswith(OPEN_METHODS):
+            stream.message_bytes_max = OPEN_BYTES_MAX
+        encoding = headers.get("grpc-encoding", "identity")
+        if encoding not in ENCODINGS:
+            raise Aborted(
+                grpc.StatusCode.UNIMPLEMENTED,
+                f"expected a grpc-encoding of {', '.join(ENCODINGS)}, found {encoding}",
+            )
         if path not in self._methods and path not in self._raw:
             raise Aborted(grpc.StatusCode.UNIMPLEMENTED, f"there is no method {path}")
 
@@ -191,6 +205,9 @@ class Calls:
             code, text = grpc.StatusCode.OK, ""
         except Aborted as error:
             code, text = error.code, str(error)
+        except RefusedError as refusal:
+            stream.refuse(refusal.code, str(refusal))
+            code, text = _REFUSALS[refusal.code], str(refusal)
         except TimeoutError:
             code, text = grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline of the call has passed"
         except Exception as error:  # noqa: BLE001  it is reported to the caller
@@ -211,12 +228,12 @@ class Calls:
         path = stream.headers[":path"]
         raw = self._raw.get(path)
         if raw is not None:
-            await raw(stream, await _only(stream))
+            await raw(stream, await stream.only())
             return
         method = self._methods[path]
         parse, serialize = _parser(method.request_deserializer, path), self._counted(stream.call, method)
         context = Context(stream, serialize)
-        asked = _parsed(stream, parse) if method.request_streaming else parse(await _only(stream))
+        asked = _parsed(stream, parse) if method.request_streaming else parse(await stream.only())
         if not method.request_streaming:
             stream.call.request = asked
         if not method.response_streaming:
@@ -260,12 +277,19 @@ async def _writable(stream: Stream) -> None:
             stream.call.waited_s += time.perf_counter() - began
 
 
-async def _only(stream: Stream) -> bytes:
-    """Return the single message of a request."""
-    found = await stream.message()
-    if found is None:
-        raise Aborted(grpc.StatusCode.INVALID_ARGUMENT, "expected a request, found none")
-    return found
+def _is_grpc(stream: Stream) -> bool:
+    """Return whether a request is gRPC; answer it if it is not."""
+    method, kind = stream.headers.get(":method"), stream.headers.get("content-type", "")
+    if method != "POST":
+        stream.refuse_http("405", INVALID_ARGUMENT, f"expected gRPC, which is POST, found {method}")
+        return False
+    if kind == CONTENT_TYPE or kind.startswith((f"{CONTENT_TYPE}+", f"{CONTENT_TYPE};")):
+        return True
+    text = f"expected content-type {CONTENT_TYPE}, found {kind or 'none'}"
+    if kind.startswith(f"{CONTENT_TYPE}-web"):
+        text += "; this server has no grpc-web: call it through a proxy that translates, such as Envoy"
+    stream.refuse_http("415", INVALID_ARGUMENT, text)
+    return False
 
 
 async def _parsed(stream: Stream, parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:
@@ -295,19 +319,18 @@ def _timeout(text: str | None) -> float | None:
     """Return a `grpc-timeout` in seconds."""
     if text is None:
         return None
-    try:
-        return int(text[:-1]) * _UNITS_S[text[-1]]
-    except (ValueError, LookupError):
+    if not _TIMEOUT.fullmatch(text):
+        found = text if len(text) <= 20 else f"{text[:20]}…"
         raise Aborted(
-            grpc.StatusCode.INVALID_ARGUMENT, f"expected a grpc-timeout, such as 500m, found {text!r}"
-        ) from None
+            grpc.StatusCode.INVALID_ARGUMENT,
+            f"expected a grpc-timeout of at most 8 digits and a unit, such as 500m, found {found!r}",
+        )
+    return int(text[:-1]) * _UNITS_S[text[-1]]
 
 
 def _status(code: grpc.StatusCode, text: str, metadata: tuple[tuple[str, bytes], ...] = ()) -> bytes:
     number: int = code.value[0]
-    return frames.header_block(
-        [("grpc-status", str(number)), ("grpc-message", frames.escaped(text)), *metadata]
-    )
+    return header_block([("grpc-status", str(number)), ("grpc-message", escaped(text)), *metadata])
 
 
 class _Fields(NamedTuple):

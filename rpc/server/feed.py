@@ -30,7 +30,7 @@ from everlog.feed.subscription import HEARTBEAT_S, Subscription
 from everlog.feed.tail import Tail
 from everlog.proto import feed_pb2
 from everlog.rpc.http2 import grpc
-from everlog.rpc.http2.connection import Connection, Stream
+from everlog.rpc.http2.stream import Peer, Stream
 from everlog.rpc.server.host import Hosting
 from everlog.store.errors import ClosedError, CursorError, Error
 from everlog.store.program_log import about
@@ -49,7 +49,7 @@ class FanoutGroup:
 
     def __init__(self, subscription: Subscription) -> None:
         self.subscription = subscription
-        self.members: defaultdict[Connection, dict[Stream, Leave]] = defaultdict(dict)
+        self.members: defaultdict[Peer, dict[Stream, Leave]] = defaultdict(dict)
 
     def send(self) -> bool:
         """Send the pending messages to all members. Return False if more are left for another turn."""

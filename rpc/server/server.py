@@ -6,7 +6,7 @@
 
     with Server({"flights": db}, "127.0.0.1:7420") as server: server.wait()
 
-Reflection and the health service come from grpcio.
+Reflection comes from grpcio.
 
 Invariants
   (1) a server that other machines can reach has TLS and a token, or does not start (security.py);
@@ -54,13 +54,15 @@ from everlog.proto import (
 )
 from everlog.rpc import security, traces
 from everlog.rpc.address import listening
-from everlog.rpc.http2.connection import HANDSHAKE_S, Connection
+from everlog.rpc.http2.connection import Connection
 from everlog.rpc.http2.grpc import Calls
+from everlog.rpc.http2.limits import CHECK_S, Turns
 from everlog.rpc.http2.listener import Listener
 from everlog.rpc.server.activity import SLOW_MS, Activity
 from everlog.rpc.server.admin import AdminService, ArchiveService, ConsumersService, ProofsService
 from everlog.rpc.server.auth import Auth, check_tokens
 from everlog.rpc.server.feed import PATH, FeedService
+from everlog.rpc.server.health import HealthService
 from everlog.rpc.server.history import HistoryService
 from everlog.rpc.server.host import Hosting
 from everlog.rpc.server.migrations import MigrationsService, Problems
@@ -311,27 +313,27 @@ class Server:
             problems=self._problems,
             starting=starting,
         )
-        checker = health.aio.HealthServicer()
+        checker = HealthService()
         health_pb2_grpc.add_HealthServicer_to_server(checker, calls)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionServicer(names), calls)
-        connections = self.connections
+        connections, turns = self.connections, Turns()
         listener = Listener(
             self.host,
             self.port,
-            lambda: Connection(calls.answer, connections),
+            lambda: Connection(calls.answer, connections, turns),
             connections,
             tls=self._tls.context if self._tls else None,
-            handshake_s=HANDSHAKE_S,
+            handshake_s=CHECK_S,
             on_full=lambda: self.activity.limited("connections"),
         )
         self._connections_max = listener.connections_max
         self.port = listener.port
         for name in SERVICES:
-            await checker.set(name, health_pb2.HealthCheckResponse.SERVING)
+            checker.set(name, health_pb2.HealthCheckResponse.SERVING)
         warning = self.loop.create_task(self._warn())
         with self._watching_disks(checker):
-            await self._set_health(checker)
+            self._set_health(checker)
             self._log_start()
             self._ready.set()
             await self._stopping.wait()
@@ -343,7 +345,7 @@ class Server:
             approval.stop.set()
         self.hosting.stop()
         listener.close()
-        await checker.enter_graceful_shutdown()
+        checker.drain()
         feed.drain()
         for connection in list(connections):
             connection.drain()
@@ -380,35 +382,28 @@ class Server:
                 "the ends of certificates are unknown: %s", error, extra=about("certificate.unread")
             )
 
-    async def _set_health(self, checker: Any) -> None:
+    def _set_health(self, checker: HealthService) -> None:
         """Set the health: NOT_SERVING as a whole and for writes while a disk refuses writes, SERVING for the
         services that read. NOT_SERVING for migrations that cannot be applied."""
         refused = any(db.engine.refusal.since_ns for db in self.hosting.databases.values())
         answer = health_pb2.HealthCheckResponse
         for name in ("", WRITES):
-            await checker.set(name, answer.NOT_SERVING if refused else answer.SERVING)
+            checker.set(name, answer.NOT_SERVING if refused else answer.SERVING)
         for name, approval in self._approvals.items():
-            await checker.set(
-                migrations_health(name), answer.NOT_SERVING if approval.problem else answer.SERVING
-            )
+            checker.set(migrations_health(name), answer.NOT_SERVING if approval.problem else answer.SERVING)
         for name in self.hosting.databases.keys() - self._approvals.keys():
-            await checker.set(
+            checker.set(
                 migrations_health(name), answer.NOT_SERVING if self._problems.of(name) else answer.SERVING
             )
 
     @contextlib.contextmanager
-    def _watching_disks(self, checker: Any) -> Iterator[None]:
+    def _watching_disks(self, checker: HealthService) -> Iterator[None]:
         """Update health when a disk refuses or accepts writes, and when migrations can be applied."""
-        loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
-
-        def begin() -> None:
-            task = loop.create_task(self._set_health(checker))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+        loop = asyncio.get_running_loop()
 
         def changed() -> None:
             with contextlib.suppress(RuntimeError):  # the loop has just ended
-                loop.call_soon_threadsafe(begin)
+                loop.call_soon_threadsafe(self._set_health, checker)
 
         refusals = [db.engine.refusal for db in self.hosting.databases.values()]
         for one in refusals:

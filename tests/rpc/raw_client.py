@@ -9,6 +9,7 @@ from typing import Self
 import hpack
 
 from everlog.rpc.http2 import frames as http2
+from everlog.rpc.http2.headers import header_block
 
 
 class RawClient:
@@ -34,7 +35,7 @@ class RawClient:
         known |= {"content-type": "application/grpc"} | {
             name.replace("_", "-"): value for name, value in more.items()
         }
-        return http2.frame(http2.HEADERS, flags, stream, http2.header_block(known.items()))
+        return http2.frame(http2.HEADERS, flags, stream, header_block(known.items()))
 
     def frames(self, *kinds: int) -> list[tuple[int, int, int, bytes]]:
         """Frames as they come, up to one of these kinds, which is the last."""

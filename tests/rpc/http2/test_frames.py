@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everlog.rpc.http2 import frames as http2
+from everlog.rpc.http2 import headers
+from everlog.rpc.http2.headers import header_block
 
 frames = st.tuples(
     st.integers(0, 255), st.integers(0, 255), st.integers(0, 2**31 - 1), st.binary(max_size=300)
@@ -38,14 +40,14 @@ def test_a_frame_over_the_limit_is_refused() -> None:
 
 
 @given(st.lists(st.tuples(names, st.text(max_size=400)), max_size=5))
-def test_a_header_block_is_read_by_a_whole_decoder(headers: list[tuple[str, str]]) -> None:
-    found = hpack.Decoder().decode(http2.header_block(headers))
-    assert [(str(name), str(value)) for name, value in found] == headers
+def test_a_header_block_is_read_by_a_whole_decoder(sent: list[tuple[str, str]]) -> None:
+    found = hpack.Decoder().decode(header_block(sent))
+    assert [(str(name), str(value)) for name, value in found] == sent
 
 
 @given(st.text())
 def test_a_status_message_is_printable_and_comes_back(text: str) -> None:
-    escaped = http2.escaped(text)
+    escaped = headers.escaped(text)
     assert escaped.isascii()
     assert escaped.isprintable() or not escaped
     assert unquote(escaped) == text

@@ -1,0 +1,124 @@
+"""Limits: what a peer may cost, and how connections share the event loop.
+
+    frame ─▶ useful? ─ yes ─▶ earned grows with what was sent and answered
+                └──── no ──▶ PeerLimits.count: earned, then a bucket ─ empty ─▶ ENHANCE_YOUR_CALM
+
+    input ─▶ one slice at once ─ more? ─▶ Turns: further slices, within TURN_S a turn for all connections
+
+Frames that belong to no call, cancelled calls and silence cost a server work and a peer nothing
+(CVE-2019-9512, CVE-2019-9515, CVE-2023-44487, CVE-2025-8671). What a peer may have of them grows with the
+useful work on its connection, so that fast clients, which answer messages with WINDOW_UPDATE and PING, are
+never disconnected.
+
+Invariants
+  (1) a peer that does nothing useful is disconnected after BUCKET units, or PER_S units a second;
+  (2) a peer without a whole preface is disconnected after CHECK_S, one that sends a frame or a header block
+      too slowly within 2 * CHECK_S, and one that is silent, and does not answer a PING, within 4 * CHECK_S;
+  (3) a connection with much input delays others by at most TURN_S a turn of the loop, with all others that
+      have much input, and one frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from everlog.rpc.http2 import frames
+from everlog.rpc.http2.frames import Code, ProtocolError
+
+CHECK_S = 10.0  # for the preface, for a frame, and for the answer to a ping
+PATIENCE = 2  # checks that found silence, before a ping
+LINGER_S = 1.0  # for the last frames of a connection
+
+BUCKET, PER_S = 4000.0, 2000.0  # units in a burst, and per second
+EARNED_MAX = 200_000  # units that useful work can save
+
+# Units. A frame that belongs to no call, such as PING, WINDOW_UPDATE or one of an unknown type, costs one.
+SETTINGS_COST = 10  # and one for each SHUT streams that it may open
+SHUT = 16
+RESET_COST = 2  # of a call that had no response yet
+REFUSED_COST = 2  # a call without a method, a token, …
+FAULT_COST = 4  # the peer broke a rule within a stream
+BOMB_COST = 500  # an inflated message was too large
+BLOCK_BYTES, BLOCK_FIELDS = 256, 32  # of a header block: one unit each
+
+ANSWERED = 8  # units that an answered call earns; messages earn as well, in Outbox
+
+SLICE_S = 0.001
+SLICE_FRAMES, SLICE_CALLS = 64, 16
+TURN_S = 0.002
+
+
+class PeerLimits:
+    """The limits of one connection. `earned` of `out` counts units for useful work."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, out: Any, drop: Callable[[], None]) -> None:
+        self._loop = loop
+        self._out = out
+        self._drop = drop
+        self._left, self._at = BUCKET, loop.time()
+        self._silent = PATIENCE  # checks without a whole frame; the preface must come before the first
+        self._timer = loop.call_later(CHECK_S, self._check)
+        self.heard = False  # a whole frame was received since the last check
+        self.partial = False  # a part of a frame, or of a header block, was received
+
+    def count(self, cost: int) -> None:
+        """Count so many units. Raises ProtocolError if there are too many."""
+        earned = self._out.earned
+        if earned >= cost:
+            self._out.earned = min(earned, EARNED_MAX) - cost
+            return
+        now = self._loop.time()
+        self._left = min(BUCKET, self._left + (now - self._at) * PER_S) - cost
+        self._at = now
+        if self._left < 0:
+            raise ProtocolError("too many frames that belong to no call", Code.ENHANCE_YOUR_CALM)
+
+    def end(self) -> None:
+        self._timer.cancel()
+
+    def _check(self) -> None:
+        self._silent = 0 if self.heard else self._silent + 1
+        if self._silent > PATIENCE or (self._silent and self.partial):
+            self._drop()
+            return
+        if self._silent == PATIENCE:
+            self._out.write(frames.frame(frames.PING, 0, 0, b"everlog!"))
+        self.heard = False
+        self._timer = self._loop.call_later(CHECK_S, self._check)
+
+
+class Reader(Protocol):
+    """A connection, as Turns uses it."""
+
+    def read_slice(self) -> bool:
+        """Handle a slice of the input; return whether there is more."""
+
+
+class Turns:
+    """The order in which connections with more input than one slice are served."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._busy: deque[Reader] = deque()
+
+    def join(self, reader: Reader) -> None:
+        """Serve the reader until it has no more input."""
+        if not self._busy:
+            self._loop.call_soon(self._turn)
+        self._busy.append(reader)
+
+    def _turn(self) -> None:
+        busy, end = self._busy, self._loop.time() + TURN_S
+        while busy:
+            reader = busy[0]
+            more = reader.read_slice()
+            busy.popleft()
+            if more:
+                busy.append(reader)
+            if self._loop.time() >= end:
+                break
+        if busy:
+            self._loop.call_soon(self._turn)

@@ -1,0 +1,566 @@
+"""Stream: one call on a connection, and the flow of bytes in both directions (RFC 9113, sections 5 and 6.9).
+
+    DATA ─▶ received ─▶ inbox ─ await message() ─▶ handler
+    handler ─ send() ─▶ pending ─ windows ─▶ Outbox: gathered ─ end of the loop's turn ─▶ one write
+
+Data that the peer's windows do not allow stays pending; `writable` waits until nothing is. Received data that
+the handler has not taken is not credited to the peer, which stops sending.
+
+Invariants
+  (1) memory for a peer is bounded: each stream has at most one message out. In, all streams of a connection
+      together keep at most HELD_MAX + CONNECTION_WINDOW bytes, of which those of incomplete messages are at
+      most PARTIAL_MAX, so that complete ones are always taken and make room;
+  (2) a compressed message is inflated when the handler takes it, in slices, up to the limit of its size;
+  (3) headers go out before the first message, trailers after the last, each once;
+  (4) nothing is sent that the peer's windows do not allow, and no message while the socket is full;
+  (5) gathered data and the socket's buffer hold a few MiB: a larger message waits with its stream, and
+      streams that are sent the same message share it;
+  (6) a frame of the peer's windows costs constant time, besides what it lets the server send.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from everlog.rpc.http2 import frames, limits
+from everlog.rpc.http2.frames import Code, ProtocolError, StreamError
+from everlog.rpc.http2.headers import escaped, header_block
+
+MESSAGE_BYTES_MAX = 16 << 20
+WINDOW = 1 << 20  # bytes that a peer may send on one stream before it is credited
+CONNECTION_WINDOW = 16 << 20
+INBOX_MAX = 4  # messages
+INBOX_BYTES_MAX = 1 << 20  # the peer is credited below this
+HELD_MAX = 48 << 20  # bytes of a connection's messages; above this, it is not credited
+PARTIAL_MAX = 48 << 20  # bytes of incomplete messages; above this, calls are refused
+RESERVED_MAX = 32 << 20  # bytes of incomplete messages that are larger than half a window
+
+FRAME_BYTES_MAX = 64 << 10  # of sent frames, though a peer may accept more: gRPC's accepts 16 MiB
+BYTES_HIGH = 1 << 20  # above this many bytes in the socket's buffer, wait
+BYTES_MAX = 4 * BYTES_HIGH  # above this, disconnect: the peer sends requests and does not read
+
+SMALL_BYTES = 256  # of a frame; a smaller one that completes no message is counted
+INFLATED_SLICE = 256 << 10  # bytes that are inflated before other tasks run
+ENCODINGS = {"identity": 0, "gzip": 31, "deflate": 15}  # to zlib's window bits
+
+INVALID_ARGUMENT, RESOURCE_EXHAUSTED = "3", "8"
+RESPONSE = b"\x88" + header_block(
+    [("content-type", "application/grpc"), ("grpc-accept-encoding", ",".join(ENCODINGS))]
+)
+
+
+class RefusedError(Exception):
+    """Raised when a call is ended because of its messages: `code` is its status."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Peer(Protocol):
+    """A connection, as its streams use it."""
+
+    out: Outbox
+    inflow: Inflow
+    certified: str
+    peer: str
+
+    def forget(self, stream: Stream, *, whole: bool) -> None: ...
+
+    def count(self, cost: int) -> None: ...
+
+    def reset(self, stream: Stream, code: Code) -> None: ...
+
+
+class Stream:
+    """One call. Use it in the thread of the event loop."""
+
+    __slots__ = (
+        "_arrived",
+        "_begun",
+        "_drained",
+        "_inbox",
+        "_kept",
+        "_length",
+        "_received",
+        "_refused",
+        "_reserved",
+        "_room",
+        "_trailers",
+        "call",
+        "closed",
+        "connection",
+        "ended",
+        "headers",
+        "id",
+        "id_bytes",
+        "message_bytes_max",
+        "out",
+        "pending",
+        "single",
+        "task",
+        "who",
+        "window",
+    )
+
+    def __init__(self, connection: Peer, id: int, headers: dict[str, str]) -> None:
+        self.connection = connection
+        self.out = connection.out
+        self.id = id
+        self.id_bytes = id.to_bytes(4, "big")
+        self.headers = headers
+        self.who = ""  # name of the call's token
+        self.call: Any = None  # what its observers know of it (grpc.py)
+        self.window = 0  # bytes that the peer accepts, besides its initial window
+        self.task: asyncio.Task[None] | None = None
+        self.closed = False
+        self.single = False  # whether the request is one message
+        self.message_bytes_max = MESSAGE_BYTES_MAX
+        self._begun = False
+        self.pending: list[memoryview] = []
+        self._trailers: bytes | None = None  # sent once nothing is pending
+        self._drained: asyncio.Future[None] | None = None
+        self._received = bytearray()
+        self._inbox: list[tuple[int, bytes]] = []  # compressed?, message
+        self._kept = 0  # bytes in the inbox
+        self._reserved = 0  # see Inflow.reserve
+        self._arrived: asyncio.Future[None] | None = None
+        self._room = WINDOW  # bytes that the peer may send
+        length = headers.get("content-length")
+        self._length = -1 if length is None else int(length[:20])  # bytes of the body; -1: unknown
+        self._refused = False
+        self.ended = False  # the peer has ended its side
+
+    # in
+
+    def receive(self, data: bytes, size: int, *, end: bool) -> None:
+        """Receive the content of a DATA frame that used `size` bytes of the window. Raises ProtocolError,
+        StreamError, RefusedError."""
+        self._room -= size
+        if self._room < 0:
+            raise ProtocolError("more data than the stream's window", Code.FLOW_CONTROL_ERROR)
+        if self._length >= 0:
+            self._length -= len(data)
+            if self._length < 0 or (end and self._length):
+                raise StreamError("a body that is not as long as its content-length")
+        self.ended = end
+        if self._refused:
+            return
+        if self.single and data:
+            raise _second()
+        waiting = len(self._inbox)
+        self._received += data
+        self.connection.inflow.keep(len(data), len(data))
+        self._read_messages()
+        if len(self._inbox) == waiting and size < SMALL_BYTES and not end:
+            self.connection.count(1)
+        self._credit()
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
+
+    def _read_messages(self) -> None:
+        """Move received messages into the inbox, as far as there is room."""
+        received, inbox = self._received, self._inbox
+        while len(received) >= frames.MESSAGE_HEADER_SIZE and len(inbox) < INBOX_MAX:
+            compressed, length = frames.read_message_header(received)
+            if length > self.message_bytes_max:
+                raise self._too_large(length)
+            whole = frames.MESSAGE_HEADER_SIZE + length
+            inflow = self.connection.inflow
+            if len(received) < whole:
+                if not inflow.reserve(self, length):
+                    raise RefusedError(
+                        RESOURCE_EXHAUSTED,
+                        f"expected at most {PARTIAL_MAX:,} bytes of incomplete messages on a connection;"
+                        " send less at once, or use another connection",
+                    )
+                break
+            self._release()
+            inbox.append((compressed, bytes(received[frames.MESSAGE_HEADER_SIZE : whole])))
+            self._kept += whole
+            inflow.keep(0, -whole)
+            del received[:whole]
+
+    def _too_large(self, size: int) -> RefusedError:
+        return RefusedError(
+            RESOURCE_EXHAUSTED,
+            f"expected a message of at most {self.message_bytes_max:,} bytes, found {size:,};"
+            " request less at once",
+        )
+
+    def _release(self) -> None:
+        if self._reserved:
+            self.connection.inflow.release(self._reserved)
+            self._reserved = 0
+
+    def reserve(self, size: int) -> None:
+        """Accept a message of so many bytes, for which there was no room before."""
+        self._reserved = size
+        self._credit()
+
+    @property
+    def reserved(self) -> bool:
+        return bool(self._reserved)
+
+    async def message(self) -> bytes | None:
+        """Return the next message; None at the end. Raises RefusedError."""
+        self._read_messages()
+        while not self._inbox:
+            if self.ended:
+                if self._received:
+                    raise RefusedError(INVALID_ARGUMENT, "expected a whole message, found a part of one")
+                return None
+            self._arrived = asyncio.get_running_loop().create_future()
+            await self._arrived
+        compressed, found = self._inbox.pop(0)
+        size = frames.MESSAGE_HEADER_SIZE + len(found)
+        self._kept -= size
+        self.connection.inflow.keep(-size, 0)
+        self._credit()
+        return await self._inflated(found) if compressed else found
+
+    async def only(self) -> bytes:
+        """Return the single message of a request. Raises RefusedError if there is none, or another one
+        already; a later one ends the call."""
+        found = await self.message()
+        if found is None:
+            raise RefusedError(INVALID_ARGUMENT, "expected a request, found none")
+        if self._inbox or self._received:
+            raise _second()
+        self.single = True
+        return found
+
+    async def _inflated(self, raw: bytes) -> bytes:
+        encoding = self.headers.get("grpc-encoding", "identity")
+        bits = ENCODINGS.get(encoding, 0)
+        if not bits:
+            raise RefusedError(
+                INVALID_ARGUMENT, f"expected a compressed message to have a grpc-encoding, found {encoding}"
+            )
+        inflater, parts, size = zlib.decompressobj(bits), [], 0
+        try:
+            while not inflater.eof:
+                part = inflater.decompress(raw, INFLATED_SLICE)
+                raw = inflater.unconsumed_tail
+                size += len(part)
+                if size > self.message_bytes_max:
+                    self.connection.count(limits.BOMB_COST)
+                    raise self._too_large(size)
+                if not part and not raw and not inflater.eof:
+                    raise RefusedError(INVALID_ARGUMENT, f"expected a whole {encoding} message, found a part")
+                parts.append(part)
+                if raw:
+                    await asyncio.sleep(0)
+        except zlib.error as error:
+            raise RefusedError(INVALID_ARGUMENT, f"expected a {encoding} message: {error}") from None
+        if inflater.unused_data:
+            raise RefusedError(INVALID_ARGUMENT, f"expected one {encoding} message, found more after it")
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        found = await self.message()
+        if found is None:
+            raise StopAsyncIteration
+        return found
+
+    def _credit(self) -> None:
+        if (
+            self._room <= WINDOW // 2
+            and len(self._inbox) < INBOX_MAX
+            and self._kept < INBOX_BYTES_MAX
+            and not self.ended
+            and not self.connection.inflow.waits(self)
+        ):
+            self.out.write(frames.window_update(self.id, WINDOW - self._room))
+            self._room = WINDOW
+
+    # out
+
+    @property
+    def blocked(self) -> bool:
+        """Whether something is pending: send nothing more until `writable` returns."""
+        return bool(self.pending) or self.out.paused
+
+    def begin(self, block: bytes = RESPONSE) -> None:
+        """Send the headers, unless they were sent."""
+        if not self._begun:
+            self._begun = True
+            self.out.write(frames.frame(frames.HEADERS, frames.END_HEADERS, self.id, block))
+
+    @property
+    def begun(self) -> bool:
+        """Whether the response has begun."""
+        return self._begun
+
+    def send(self, body: bytes) -> None:
+        """Send a message; the part that the windows do not allow stays pending."""
+        self.send_whole(frames.message(body))
+
+    def send_whole(self, message: bytes) -> None:
+        """Send a message with its header; its bytes are shared with other streams, not copied."""
+        self.begin()
+        self.pending.append(memoryview(message))
+        self.pump()
+
+    def finish(self, trailers: bytes) -> None:
+        """End the call with a header block, once all messages are sent."""
+        if self._trailers is None and not self.closed:
+            self._trailers = trailers if self._begun else RESPONSE + trailers
+            self.pump()
+
+    def refuse_http(self, http_status: str, code: str, text: str) -> None:
+        """Answer a request that is not gRPC: with a status of HTTP, and the text as its body."""
+        self.begin(header_block([(":status", http_status), ("content-type", "text/plain; charset=utf-8")]))
+        self.pending.append(memoryview(f"{text}\n".encode()))
+        self.finish(header_block([("grpc-status", code), ("grpc-message", escaped(text))]))
+
+    def pump(self) -> None:
+        """Send as much of the pending data as the windows allow."""
+        pending, out = self.pending, self.out
+        while pending and not out.paused:
+            first = pending[0]
+            window = self.window + out.base
+            if window > frames.WINDOW_MAX:  # by a change of the initial window
+                self.connection.reset(self, Code.FLOW_CONTROL_ERROR)
+                return
+            size = min(len(first), window, out.window, out.frame_bytes_max)
+            if size <= 0:
+                out.wait(self, own=window <= 0)
+                return
+            out.write(frames.frame(frames.DATA, 0, self.id, bytes(first[:size])))
+            if size == len(first):
+                pending.pop(0)
+                out.earned += 2
+            else:
+                pending[0] = first[size:]
+            out.earned += size >> 10
+            self.window -= size
+            out.window -= size
+        if pending:
+            out.wait(self)
+            return
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        if self._trailers is not None:
+            flags = frames.END_HEADERS | frames.END_STREAM
+            out.write(frames.frame(frames.HEADERS, flags, self.id, self._trailers))
+            self.connection.forget(self, whole=self.ended)
+
+    async def writable(self) -> None:
+        """Wait until nothing is pending."""
+        while self.blocked:
+            if not self.pending:
+                self.out.wait(self)
+            self._drained = asyncio.get_running_loop().create_future()
+            await self._drained
+
+    def refuse(self, code: str, why: str) -> None:
+        """End the call with a status, and cancel its task, unless that is what runs."""
+        self._refused = True
+        self._drop_received()
+        if self.task is not None and self.task is not asyncio.current_task():
+            self.task.cancel()
+        self.finish(header_block([("grpc-status", code), ("grpc-message", escaped(why))]))
+
+    def close(self) -> None:
+        """Stop the call's task: the peer, or the connection, is gone."""
+        self.closed = True
+        self.pending.clear()
+        self._drop_received()
+        if self.task is not None:
+            self.task.cancel()
+
+    def _drop_received(self) -> None:
+        received = len(self._received)
+        self.connection.inflow.forget(self, received + self._kept, received)
+        self._release()
+        self._received, self._inbox, self._kept = bytearray(), [], 0
+
+
+def _second() -> RefusedError:
+    return RefusedError(INVALID_ARGUMENT, "expected one message as the request, found more")
+
+
+class Inflow:
+    """What one peer sends: the window of its connection, and the bytes that are kept for it."""
+
+    def __init__(self, out: Outbox) -> None:
+        self._out = out
+        self._window = CONNECTION_WINDOW
+        self._held = self._partial = self._reserved = 0
+        self._waiting: dict[Stream, int] = {}  # with the size of a message for which there is no room yet
+
+    def receive(self, size: int) -> None:
+        """Receive a DATA frame of so many bytes. Raises ProtocolError."""
+        self._window -= size
+        if self._window < 0:
+            raise ProtocolError("more data than the connection's window", Code.FLOW_CONTROL_ERROR)
+        self._credit()
+
+    def keep(self, held: int, partial: int) -> None:
+        """Add to the bytes that are kept, and to those of incomplete messages."""
+        self._held += held
+        self._partial += partial
+        if held < 0:
+            self._credit()
+
+    def forget(self, stream: Stream, held: int, partial: int) -> None:
+        """Remove the bytes of a stream."""
+        self._waiting.pop(stream, None)
+        self.keep(-held, -partial)
+
+    def reserve(self, stream: Stream, size: int) -> bool:
+        """Reserve room for a message that needs more than the stream's window, now or as soon as others are
+        complete. Return False if there is too much already."""
+        if self._partial > PARTIAL_MAX:
+            return False
+        if size > WINDOW // 2 and not stream.reserved and stream not in self._waiting:
+            if self._waiting or self._reserved + size > RESERVED_MAX:
+                self._waiting[stream] = size
+            else:
+                self._reserved += size
+                stream.reserve(size)
+        return True
+
+    def waits(self, stream: Stream) -> bool:
+        """Whether the stream waits for room."""
+        return stream in self._waiting
+
+    def release(self, size: int) -> None:
+        """Give back reserved room, to the streams that wait for it."""
+        self._reserved -= size
+        while self._waiting:
+            stream, wanted = next(iter(self._waiting.items()))
+            if self._reserved + wanted > RESERVED_MAX:
+                break
+            del self._waiting[stream]
+            self._reserved += wanted
+            stream.reserve(wanted)
+
+    def _credit(self) -> None:
+        if self._window <= CONNECTION_WINDOW // 2 and self._held < HELD_MAX:
+            self._out.write(frames.window_update(0, CONNECTION_WINDOW - self._window))
+            self._window = CONNECTION_WINDOW
+
+
+class Outbox:
+    """Gathers the frames to one peer, and writes them once a turn of the event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: Any) -> None:
+        self._loop = loop
+        self._transport = transport
+        self._gathered: list[bytes] = []
+        self._size = 0  # bytes gathered
+        # Streams that wait for the connection's window, for the socket alone, and for their own window.
+        self._waiting: OrderedDict[int, Stream] = OrderedDict()
+        self._idle: dict[int, Stream] = {}
+        self._shut: dict[int, Stream] = {}
+        self.window = frames.WINDOW_START  # of the connection
+        self.base = frames.WINDOW_START  # initial window of the peer's streams
+        self.frame_bytes_max = frames.FRAME_BYTES_MAX
+        self.paused = False
+        self.earned = 0  # see PeerLimits
+        self._ended = False
+        transport.set_write_buffer_limits(high=BYTES_HIGH)
+
+    @property
+    def overfull(self) -> bool:
+        """Whether the peer has left too many bytes unread."""
+        return self.paused and self._transport.get_write_buffer_size() > BYTES_MAX
+
+    def write(self, data: bytes) -> None:
+        """Add bytes to those that are written in this turn of the loop."""
+        if not self._gathered:
+            self._loop.call_soon(self.flush)
+        self._gathered.append(data)
+        self._size += len(data)
+        if self._size > BYTES_HIGH:  # flush now, to notice whether the socket is full
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the gathered bytes."""
+        gathered, self._gathered, self._size = self._gathered, [], 0
+        if gathered and not self._ended and not self._transport.is_closing():
+            self._transport.write(gathered[0] if len(gathered) == 1 else b"".join(gathered))
+
+    def end(self) -> None:
+        """Write the gathered bytes, and nothing after them."""
+        self.flush()
+        self._ended = True
+        if self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def send_to_all(self, streams: Iterable[Stream], body: bytes) -> list[Stream]:
+        """Send one message to many streams, in one write; return the streams that could not take it."""
+        whole = frames.message(body)
+        size = len(whole)
+        left: list[Stream] = []
+        parts: list[bytes] = []
+        if size > self.frame_bytes_max:
+            for stream in streams:
+                left.append(stream) if stream.blocked else stream.send_whole(whole)
+            return left
+        head = frames.frame(frames.DATA, 0, 0, whole)[:5]
+        window, needed, sent = self.window, size - self.base, 0
+        for stream in streams:
+            if stream.window < needed or window < size or stream.blocked:
+                left.append(stream)
+                continue
+            stream.window -= size
+            window -= size
+            sent += 1
+            parts += (head, stream.id_bytes, whole)
+            if len(parts) * size > 3 * BYTES_HIGH:
+                self.write(b"".join(parts))  # later streams are held back if the socket is full
+                parts.clear()
+        self.window = window
+        self.earned += sent * (2 + (size >> 10))
+        if parts:
+            self.write(b"".join(parts))
+        return left
+
+    def wait(self, stream: Stream, *, own: bool = False) -> None:
+        """Pump the stream when more can be sent; `own`: when its own window is opened."""
+        if own:
+            self._shut[stream.id] = stream
+        else:
+            (self._waiting if stream.pending else self._idle)[stream.id] = stream
+
+    def forget(self, stream: Stream) -> None:
+        self._waiting.pop(stream.id, None)
+        self._idle.pop(stream.id, None)
+        self._shut.pop(stream.id, None)
+
+    def opened(self, stream: Stream) -> None:
+        """Pump the stream: its own window was opened."""
+        if self._shut.pop(stream.id, None) is not None:
+            stream.pump()
+
+    @property
+    def shut(self) -> int:
+        """How many streams wait for their own windows."""
+        return len(self._shut)
+
+    def rebase(self, base: int) -> None:
+        """Change the initial window of all streams, and pump those that it opens."""
+        grown, self.base = base > self.base, base
+        if grown:
+            shut, self._shut = self._shut, {}
+            for stream in shut.values():
+                stream.pump()
+
+    def pump(self) -> None:
+        """Pump waiting streams, as long as more can be sent."""
+        if self._idle and not self.paused:
+            idle, self._idle = self._idle, {}
+            for stream in idle.values():
+                stream.pump()
+        while self._waiting and self.window > 0 and not self.paused:
+            self._waiting.popitem(last=False)[1].pump()

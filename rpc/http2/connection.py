@@ -10,7 +10,7 @@ docs/http2.md tells why this exists, and what would replace it.
 Invariants
   (1) a peer that breaks a rule of the protocol, or exceeds its limits, gets an error and is disconnected;
       where the rule is one of a stream, that stream alone is reset;
-  (2) a frame costs constant time, besides what it lets the server send;
+  (2) a frame costs constant time, and the time of what it lets the server send;
   (3) input is handled in slices: no peer keeps the loop from others.
 """
 

@@ -30,7 +30,7 @@ from everlog.rpc.http2.frames import Code, ProtocolError, StreamError
 
 BLOCK_BYTES_MAX = 16 << 10  # of a header block, encoded, and of its list, decoded
 TABLE_BYTES_MAX = 4096  # of the dynamic table: the default of HTTP/2
-ENTRY_OVERHEAD = 32  # bytes that each field counts besides its text (RFC 7541, section 4.1)
+ENTRY_OVERHEAD = 32  # bytes that each field counts in addition to its text (RFC 7541, section 4.1)
 SIZE_UPDATES_MAX = 2  # at the start of a block (RFC 7541, section 4.2)
 INTEGER_BYTES_MAX = 4  # after the prefix: enough for any length that fits into a block
 KNOWN_MAX, KNOWN_BYTES_MAX = 64, 512  # requests that are kept, and their blocks

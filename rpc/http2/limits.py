@@ -65,7 +65,7 @@ class PeerLimits:
         self.partial = False  # a part of a frame, or of a header block, was received
 
     def count(self, cost: int) -> None:
-        """Count so many units. Raises ProtocolError if there are too many."""
+        """Count `cost` units. Raises ProtocolError if there are too many."""
         earned = self._out.earned
         if earned >= cost:
             self._out.earned = min(earned, EARNED_MAX) - cost

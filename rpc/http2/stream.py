@@ -15,7 +15,7 @@ Invariants
   (4) nothing is sent that the peer's windows do not allow, and no message while the socket is full;
   (5) gathered data and the socket's buffer hold a few MiB: a larger message waits with its stream, and
       streams that are sent the same message share it;
-  (6) a frame of the peer's windows costs constant time, besides what it lets the server send.
+  (6) a frame of the peer's windows costs constant time, and the time of what it lets the server send.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Stream:
         self.headers = headers
         self.who = ""  # name of the call's token
         self.call: Any = None  # what its observers know of it (grpc.py)
-        self.window = 0  # bytes that the peer accepts, besides its initial window
+        self.window = 0  # bytes that the peer accepts, in addition to its initial window
         self.task: asyncio.Task[None] | None = None
         self.closed = False
         self.single = False  # whether the request is one message
@@ -198,7 +198,7 @@ class Stream:
             self._reserved = 0
 
     def reserve(self, size: int) -> None:
-        """Accept a message of so many bytes, for which there was no room before."""
+        """Accept a message of `size` bytes, for which there was no room before."""
         self._reserved = size
         self._credit()
 
@@ -398,7 +398,7 @@ class Inflow:
         self._waiting: dict[Stream, int] = {}  # with the size of a message for which there is no room yet
 
     def receive(self, size: int) -> None:
-        """Receive a DATA frame of so many bytes. Raises ProtocolError."""
+        """Receive a DATA frame of `size` bytes. Raises ProtocolError."""
         self._window -= size
         if self._window < 0:
             raise ProtocolError("more data than the connection's window", Code.FLOW_CONTROL_ERROR)

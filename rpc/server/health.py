@@ -5,7 +5,7 @@
 
 Invariants
   (1) a watcher that does not read delays nobody: each sends for itself, and misses what is outdated;
-  (2) after `drain` all is NOT_SERVING, for ever, and every watcher ends.
+  (2) after `drain` all is NOT_SERVING, permanently, and every watcher ends.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class HealthService:
             self._wake()
 
     def drain(self) -> None:
-        """Set all to NOT_SERVING, and end all watchers once they were told."""
+        """Set all to NOT_SERVING, and end all watchers."""
         self._draining = True
         for name in self._statuses:
             self._statuses[name] = Response.NOT_SERVING

@@ -51,7 +51,7 @@ def reset(client: RawClient, stream: int) -> Code:
     return Code(int.from_bytes(payload, "big"))
 
 
-# one stream is reset, and the connection goes on
+# one stream is reset, and the connection stays
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,7 @@ def test_only_this_machine_reads_them_without_a_token(
     server, endpoint = served
     assert get(endpoint, Host="evil.example:9420")[0] == 421
     assert get(endpoint, "/")[0] == 404
-    with pytest.raises(OpenError, match=r"could be read by everybody .*--metrics-token-file"):
+    with pytest.raises(OpenError, match=r"could be read from other machines .*--metrics-token-file"):
         Endpoint("0.0.0.0:0", Metrics(server))
     with Endpoint("127.0.0.1:0", Metrics(server), token="sesame") as guarded:
         assert get(guarded)[0] == 401

@@ -1,4 +1,4 @@
-"""What all tests share: how Hypothesis looks for examples, and a small disk."""
+"""Shared by all tests: how Hypothesis looks for examples, and a small disk."""
 
 import os
 import signal
@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# No deadlines: a machine that is shared is not a reason to fail.
+# No deadlines: a shared machine must not make a test fail.
 settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
-# Started in the background of a shell, a process ignores interrupts, and so do those that it starts.
+# A process that a shell starts in the background ignores interrupts, and so do its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 48 MB. Only who may mount has one."""
+    """Yield a file system of 48 MB. Skipped for users who may not mount one."""
     path = tmp_path / "small"
     path.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(path)]

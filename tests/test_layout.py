@@ -1,9 +1,9 @@
-"""The layout within rooms: packages, who imports whom, how many modules there are, and how they are used.
+"""The layout within rooms: packages, their imports, the number of modules, and their use.
 
-order       a package or file of a room imports only from those that stand before it in ORDER
-circles     no files import in a circle, imports for type checkers included
-sides       clients import nothing of servers, servers nothing of clients
-nouns       a small module with one importer has a noun that a reader would look for by name
+order       a package or file of a room imports only from those that precede it in ORDER
+circles     there are no circular imports, not even for type checkers
+sides       clients do not import servers, and servers do not import clients
+nouns       a small module with one importer has a name that a reader looks for
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-# Lowest first. Those of one line stand on one level, and do not import from each other.
+# Lowest first. Those on one line are on one level, and do not import each other.
 ORDER = {
     "store": (
         "program_log",
@@ -85,9 +85,9 @@ ORDER = {
 MODULES_MAX = 174  # of store, rpc, migrations and console together
 SMALL_LINES = 80
 
-# Small modules that one other imports: what a reader looks for by this name.
+# Small modules with one importer, and with a name that a reader looks for.
 NOUNS = {
-    "audit.chain": "the rules that link a record of the log to the one before it",
+    "audit.chain": "the rules that link a record of the log to its predecessor",
     "consumers.follower.bookmark": "the position that the source knows of a named follower",
     "rpc.server.health": "grpc.health.v1: what load balancers ask",
     "store.rocks.wal": "the sync of RocksDB's write-ahead log without RocksDB",
@@ -96,7 +96,7 @@ NOUNS = {
 
 @cache
 def modules() -> dict[str, Path]:
-    """Every module of the rooms in ORDER, by its name after `everlog.`."""
+    """Return every module of the rooms in ORDER, by its name after `everlog.`."""
     return {
         ".".join(path.relative_to(ROOT).with_suffix("").parts): path
         for room in ORDER
@@ -107,7 +107,7 @@ def modules() -> dict[str, Path]:
 
 @cache
 def imports() -> dict[str, set[str]]:
-    """For each module of the rooms, those of the rooms that it imports, wherever in it."""
+    """Return for each module of the rooms its imports from the rooms, anywhere in the module."""
     found: dict[str, set[str]] = defaultdict(set)
     for name, path in modules().items():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

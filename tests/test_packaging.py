@@ -36,7 +36,7 @@ def run(*command: str, **environment: str) -> str:
 
 
 def source_files() -> Iterator[str]:
-    """Every file that must be shipped, by the name that it has in the wheel."""
+    """Return every file that must be shipped, by its name in the wheel."""
     for package, folder in FOLDERS.items():
         for path in (ROOT / folder).rglob("*"):
             if path.is_file() and path.parent.name != "__pycache__":
@@ -53,7 +53,7 @@ def modules(*packages: str) -> list[str]:
 
 
 def loaded_by(statement: str) -> set[str]:
-    """Names of the modules that a fresh interpreter has loaded after a statement."""
+    """Return names of the modules that a fresh interpreter has loaded after a statement."""
     code = f"{statement}\nimport json, sys; print(json.dumps(list(sys.modules)))"
     return set(json.loads(run(sys.executable, "-c", code)))
 
@@ -124,7 +124,7 @@ def test_wheel_and_sdist_hold_every_file_of_every_package(tmp_path: Path) -> Non
     run(sys.executable, "-c", build + f"build_meta.build_sdist({str(tmp_path)!r})")
     (sdist,) = tmp_path.glob("everlog-*.tar.gz")
     pip = (sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index")
-    run(*pip, "--wheel-dir", str(tmp_path), str(sdist))  # from the sdist: so that holds everything, too
+    run(*pip, "--wheel-dir", str(tmp_path), str(sdist))  # from the sdist, which must therefore be complete
     (wheel,) = tmp_path.glob("everlog-*.whl")
 
     with zipfile.ZipFile(wheel) as archive:

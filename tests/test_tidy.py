@@ -1,11 +1,11 @@
-"""House rules that no linter can see. Each rule is a table and one test that reads it.
+"""House rules that linters cannot check. Each rule is a table and one test that reads it.
 
-floors      a room imports from the floors below it, and never from a neighbour
-seams       a library is known to the rooms that translate it, and to no other
-sizes       a file is one noun: 650 lines, or a reason
-headers     a module opens by saying what it is
-strangers   nothing tells of one machine, or of one person's folders
-dead files  every module is used by another, or started by name
+floors      a room imports from the floors below it, and never from its own floor
+seams       a library is imported only by the rooms that translate its errors and types
+sizes       a file is one noun: at most 650 lines, or a reason
+headers     a module starts with a docstring that says what it is
+strangers   no file mentions one machine, or one person's folders
+dead files  every module is imported by another, or started by name
 mirrors     the folders of the tests are the rooms, or a kind of test
 """
 
@@ -33,7 +33,7 @@ ROOMS = [room for floor in FLOORS for room in floor if (ROOT / room).is_dir()]
 # Libraries that belong to rooms: elsewhere their errors and types would leak.
 SEAMS = {
     "apprise": {"migrations"},
-    "cryptography": {"store", "audit", "rpc"},  # rpc: when a certificate ends
+    "cryptography": {"store", "audit", "rpc"},  # rpc: the end of a certificate
     "fsspec": {"audit"},
     "zstandard": {"audit"},
     "rocksdict": {"store"},
@@ -49,13 +49,13 @@ SEAMS = {
 }
 
 LINES_MAX = 650
-# file: why it is longer.
+# file: the reason for its length.
 LONGER = {
     "migrations/values.py": "every kind of field, as text and as JSON, there and back",
     "store/rocks/engine.py": "one object: an open RocksDB",
 }
 
-# file: how it is started, where no other module imports it.
+# file: how it is started, if no other module imports it.
 STARTED = {
     "console/cli/main.py": "the command `everlog`",
     **{f"console/cli/{module}.py": "a command of it" for module in COMMANDS.values()},
@@ -63,14 +63,14 @@ STARTED = {
     "proto/generate.py": "make proto",
 }
 
-# Folders of tests/ that are no rooms: the kinds of tests that cross them.
+# Folders of tests/ that are not rooms: the kinds of tests that cross rooms.
 KINDS = {
     "benchmarks": "tiny runs, so that they cannot rot",
     "conformance": "suites that every database and every sink must pass",
     "crash": "kill at a point, open again, check",
     "docs": "what the documents say is run",
     "examples": "the examples are run",
-    "golden": "bytes that were written once are read for ever",
+    "golden": "bytes that were written once can be read permanently",
     "memory": "the peak of memory of each operation, on large rows",
     "model": "random operations against a dict",
 }
@@ -86,7 +86,7 @@ TEXT = {".py", ".pyi", ".proto", ".md", ".toml", ".txt", ".csv", ".jsonl", ".in"
 
 
 def files(*folders: str) -> Iterator[Path]:
-    """Files of the project below these folders, written by hand."""
+    """Return files of the project below these folders, except generated ones."""
     for folder in folders:
         for path in sorted((ROOT / folder).rglob("*")):
             parts = path.relative_to(ROOT).parts
@@ -104,7 +104,7 @@ def code(*folders: str) -> list[Path]:
 
 @cache
 def imports(path: Path) -> list[tuple[int, str]]:
-    """Line and full name of everything that a file imports, wherever in it."""
+    """Return line and full name of everything that a file imports, anywhere in it."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -115,7 +115,7 @@ def imports(path: Path) -> list[tuple[int, str]]:
 
 
 def below(room: str) -> set[str]:
-    """The rooms that a room may import from: itself, and those of the floors below."""
+    """Return the rooms that a room may import from: itself, and those of the floors below."""
     height = next(number for number, floor in enumerate(FLOORS) if room in floor)
     return {room}.union(*FLOORS[:height])
 

@@ -58,7 +58,7 @@ import "google/protobuf/timestamp.proto";
 import "google/protobuf/wrappers.proto";
 enum Color { RED = 0; BLUE = 1; BELOW = -1; }
 """
-# # Values that no key can have: NaN, the empty text of a field without presence, negative nanos.
+# Values that no key can have: NaN, the empty text of a field without presence, negative nanos.
 NO_KEY = ("''", "b''", "nan", repr({"seconds": 3, "nanos": -1}))
 
 

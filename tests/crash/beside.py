@@ -112,7 +112,7 @@ def merge_log(care: Care) -> None:
         thread.join()
 
 
-# # operation: its share, among all of these.
+# operation: its share, among all of these.
 OPERATIONS: dict[Callable[[Care], None], int] = {
     archive_old: 4,
     archive_beside_snapshot: 2,
@@ -155,5 +155,5 @@ def _freed(db: EmbeddedDatabase, scratch: Path) -> None:
     assert _is_freed(db, db.log.trimmed.base), "archived, and the disk still has it"
 
 
-# # What must hold after a kill, of the results that the operations leave beside the database.
+# What must hold after a kill, of the results that the operations leave beside the database.
 AFTER: tuple[Callable[[EmbeddedDatabase, Path], None], ...] = (_whole_archives, _freed)

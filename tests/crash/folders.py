@@ -160,7 +160,7 @@ class Folders:
     """Return the folders in a package below `path`, which are written if they are missing."""
 
     def __init__(self, path: Path) -> None:
-        # # Named after the directory: a process cannot import a module of the same name from another place.
+        # Named after the directory: a process cannot import a module of the same name from another place.
         self.app = re.sub(r"\W", "_", f"app_{path.name}")
         self.path = path / self.app / "migrations"
         if not self.path.exists():

@@ -52,7 +52,7 @@ class Forks:
         small = None
         while (asked := self._asked.get()) is not None:
             run, answer = asked
-            # # No other thread refers to this one, so the child destroys its objects when it ends.
+            # No other thread refers to this one, so the child destroys its objects when it ends.
             small = small or Database(scratch / "small")
             assert list(small.admin.check()) == []
             small.admin.set_production(not small.admin.production)

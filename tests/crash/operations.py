@@ -166,7 +166,7 @@ def flush(care: Care) -> None:
     care.db.engine.flush()
 
 
-# # operation: its share, among all of these.
+# operation: its share, among all of these.
 OPERATIONS: dict[Callable[[Care], None], int] = {
     load: 5,
     up: 5,
@@ -213,5 +213,5 @@ def _restored_backup(db: EmbeddedDatabase, scratch: Path) -> None:
         assert again.admin.hashes(seq=db.head) == db.admin.hashes()
 
 
-# # What must hold after a kill, of the results that the operations leave beside the database.
+# What must hold after a kill, of the results that the operations leave beside the database.
 AFTER: tuple[Callable[[EmbeddedDatabase, Path], None], ...] = (_half_rebuilds, _restored_backup)

@@ -83,7 +83,7 @@ def at_limits(care: Care) -> None:
         assert row is not None
 
 
-# # operation: its share, among all of these.
+# operation: its share, among all of these.
 OPERATIONS: dict[Callable[[Care], None], int] = {
     open_again: 4,
     open_elsewhere: 1,

@@ -81,7 +81,7 @@ def remaking(body: str) -> dict[str, Any]:
     return {"code": f"{code}    for old in db.scan(OLD):\n        {body}\n", "drop": REMAKE}
 
 
-# # Second migrations, each of which fails on the rows of the first.
+# Second migrations, each of which fails on the rows of the first.
 FAILING: dict[str, dict[str, Any]] = {
     "up raises the row": raising("raise ValueError(old)"),
     "up raises a value": raising("raise KeyError(old.name)"),

@@ -206,7 +206,7 @@ class Operations:
                     for number in range(300):
                         tx.put(NAMED, NAME(id=f"{at}.{number}.".ljust(4000, "x")))
 
-    # # maintenance
+    # maintenance
 
     def rebuild(self) -> None:
         with opened(self.path) as db:

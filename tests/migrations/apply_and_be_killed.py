@@ -1,8 +1,8 @@
-"""Applies migrations, or rolls one back, and writes beside it:
-`apply_and_be_killed.py DATABASE MIGRATIONS RATE up|down`.
+"""Apply migrations, or roll one back, while another thread writes: `apply_and_be_killed.py DATABASE
+MIGRATIONS RATE up|down`.
 
-Tells on its standard output where it is, a line each: `rows N` done, `wrote KEY NAME` acknowledged.
-After each `rows N` the building waits for a line on its standard input; the writing does not.
+Prints its progress, one line each: `rows N` done, `wrote KEY NAME` acknowledged. After each `rows N` the
+migration waits for a line on standard input; the writing thread does not.
 """
 
 import itertools

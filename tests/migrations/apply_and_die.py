@@ -1,7 +1,7 @@
-"""Applies migrations, or rolls them all back, and kills itself at a point:
-`apply_and_die.py DATABASE MIGRATIONS POINT [rollback]`.
+"""Apply migrations, or roll them all back, and kill this process at a point: `apply_and_die.py DATABASE
+MIGRATIONS POINT [rollback]`.
 
-Points are the calls in which something reaches the disk; at the last of them it ends well.
+Points are the calls that write to the disk; after the last of them it exits normally.
 """
 
 import os

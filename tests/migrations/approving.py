@@ -1,4 +1,4 @@
-"""Approving: a database with one migration applied and one pending, and what is done with it."""
+"""A database with one applied and one pending migration, and helpers for its tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNIQUE = 'Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME, un
 
 @contextmanager
 def one_pending(project: Project, path: Path, table: str = INDEXED) -> Iterator[Approval]:
-    """The second migration indexes the table of the first. The database is checked in the end."""
+    """Yield a database whose second migration indexes the table of the first. It is checked at the end."""
     project.add("one", files=JFK)
     with EmbeddedDatabase(path) as db:
         migrations.apply(db, project.build().path)
@@ -36,12 +36,12 @@ def proposed(approval: Approval, actor: str = "deploy") -> Proposal:
 
 
 def put(approval: Approval, faa: str, name: str) -> None:
-    """Writes an airport, in the version that is applied."""
+    """Write an airport, in the applied version."""
     table = migrations.load(approval.source)[0].tables[0]
     approval.db.put(table, table.model(faa=faa, name=name))
 
 
 def put_file(folder: Path, more: str) -> None:
-    """Adds to the constants of a migration."""
+    """Add text to the constants of a migration."""
     constants = folder / "__init__.py"
     constants.write_text(constants.read_text() + more)

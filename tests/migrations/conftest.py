@@ -12,7 +12,7 @@ from tests.migrations.project import Project
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project without migrations; what it does to the path of imports goes with it."""
+    """Yield a project without migrations; its changes of the import path are undone at the end."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # edits within a second must be seen
     return Project(tmp_path)
@@ -20,7 +20,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 @pytest.fixture
 def db(tmp_path: Path) -> Iterator[Database]:
-    """A database that is checked when it is closed."""
+    """Yield a database that is checked when it is closed."""
     with Database(tmp_path / "db") as database:
         yield database
         assert list(database.admin.check()) == []
@@ -28,6 +28,6 @@ def db(tmp_path: Path) -> Iterator[Database]:
 
 @pytest.fixture
 def approval(project: Project, tmp_path: Path) -> Iterator[Approval]:
-    """One migration applied, one pending; the database is checked in the end."""
+    """Yield one applied and one pending migration; the database is checked at the end."""
     with one_pending(project, tmp_path / "approved") as approval:
         yield approval

@@ -1,6 +1,6 @@
-"""A project of a user's own, to test with: a package of migrations in a directory of its own.
+"""A user's project for tests: a package of migrations in a separate directory.
 
-Each has a name that no other has, as its packages and models stay in this process.
+Each has a unique name, because its packages and models stay loaded in this process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FIELDS = "string faa = 1; string name = 2;"
 
 
 class Project:
-    """`folders` are those that were added, oldest first."""
+    """`folders` are the added ones, oldest first."""
 
     def __init__(self, path: Path) -> None:
         self.app = f"app{next(_NUMBERS)}"
@@ -49,7 +49,7 @@ class Project:
         drop: str = "",
         files: dict[str, str] | None = None,
     ) -> Path:
-        """Writes a folder whose table `airports` has these fields; `code` goes before the table."""
+        """Write a folder whose table `airports` has these fields; `code` precedes the table."""
         version = version or 20260101000000 + len(self.folders)
         folder = self.path / f"v{version}_{name}"
         folder.mkdir()
@@ -74,5 +74,5 @@ class Project:
 
 
 def line_of(path: Path, text: str) -> int:
-    """The number of the first line that has this text."""
+    """Return the number of the first line with this text."""
     return next(number for number, line in enumerate(path.read_text().splitlines(), 1) if text in line)

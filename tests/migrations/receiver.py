@@ -1,4 +1,4 @@
-"""Receiver: an HTTP server that takes notifications, as Apprise's json:// sends them."""
+"""Receiver: an HTTP server that accepts notifications, as Apprise's json:// sends them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Self
 
 
 class Receiver:
-    """`received` are the messages that it took, in order; the first `refuse` requests fail."""
+    """`received` are the accepted messages, in order; the first `refuse` requests fail."""
 
     def __init__(self, refuse: int = 0) -> None:
         self.received: list[dict[str, Any]] = []
@@ -49,7 +49,7 @@ class Receiver:
             return self.asked > self.refuse
 
     def wait_for(self, number: int) -> list[dict[str, Any]]:
-        """The messages, once there are so many."""
+        """Return the messages when there are `number` of them."""
         with self.changed:
             assert self.changed.wait_for(lambda: len(self.received) >= number, 30), self.titles
             return list(self.received)

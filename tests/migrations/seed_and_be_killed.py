@@ -1,5 +1,6 @@
-"""Applies migrations: `seed_and_be_killed.py DATABASE MIGRATIONS`. Tells on its standard output how many rows
-are loaded, a line each, and waits for a line on its standard input after each."""
+"""Apply migrations: `seed_and_be_killed.py DATABASE MIGRATIONS`. Prints the number of loaded rows, a line
+each, and waits for a line on its standard input after each.
+"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Rows that no reader could parse do not come in by a migration, and one that is there is named."""
+"""Migrations cannot add rows that no reader can parse, and errors name such a row that exists."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_bootstrap_row_that_no_reader_could_parse_is_refused(
 
 
 def _rewriting(project: Project, depth: int) -> Path:
-    """A second migration whose `up` gives each row a body so deep."""
+    """Return a second migration whose `up` gives each row a body of this depth."""
     project.add("one", model=model())
     code = (
         "from ..v20260101000000_one.model_pb2 import Airport as AirportV1\n\n\n"

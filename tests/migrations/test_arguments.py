@@ -1,4 +1,4 @@
-"""Arguments of the wrong type or value: an error that says so, before anything is read, written or sent."""
+"""Arguments of the wrong type or value: an error names them before anything is read, written or sent."""
 
 from __future__ import annotations
 

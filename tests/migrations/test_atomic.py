@@ -13,8 +13,8 @@ from tests.migrations.project import Project
 
 INDEXED = 'Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME, unique=True),))'
 ROWS = "faa,name\n" + "".join(f"{number},name {number}\n" for number in range(1, 501))
-DEADLY_POINTS = 36  # more than one migration has
-# Every third, or with time for it (CONTRIBUTING.md) each.
+DEADLY_POINTS = 36  # more points than one migration has
+# Every third one, or with more time (CONTRIBUTING.md) each one.
 EACH = 1 if os.environ.get("EVERLOG_TORTURE_S") else 3
 
 

@@ -16,7 +16,7 @@ BASE = 20260201000000
 
 @pytest.fixture
 def folded(project: Project, db: Database) -> Project:
-    """A database at the second of two migrations, whose folders were replaced by one."""
+    """Return a database at the second of two migrations, whose folders were replaced by one."""
     project.add("one", files={"bootstrap_airports.csv": "faa\nJFK\n"})
     project.add("two", fields=WITH_CITY, table=INDEXED)
     migrations.apply(db, project.build().path)

@@ -121,7 +121,7 @@ def test_it_builds_without_a_path_from_anywhere_and_into_odd_directories(
     )
     scripts = tmp_path / "bin"
     scripts.mkdir()
-    (scripts / "python").symlink_to(sys.executable)  # no script of a tool is beside it
+    (scripts / "python").symlink_to(sys.executable)  # no tool's script is beside it
     monkeypatch.setattr(sys, "executable", str(scripts / "python"))
     monkeypatch.setenv("TMPDIR", str(odd))
     monkeypatch.setattr(tempfile, "tempdir", None)

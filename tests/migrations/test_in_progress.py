@@ -1,4 +1,4 @@
-"""What status and rollback say of a migration that is under way."""
+"""The reports of status and rollback on a running migration."""
 
 import shutil
 
@@ -20,7 +20,7 @@ def airports(project: Project, db: Database) -> Airports:
 
 
 def interrupted(airports: Airports) -> None:
-    """Begins the second migration, and leaves it in the middle."""
+    """Begin the second migration, and stop it in the middle."""
 
     def stop(step: Progress) -> None:
         if "rewrite" in step.step and step.done:

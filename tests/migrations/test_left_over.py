@@ -10,7 +10,7 @@ ROWS = {"bootstrap_airports.csv": "faa\nJFK\nEWR\n"}
 
 @pytest.fixture
 def returned(project: Project, db: Database) -> Project:
-    """A field was added, one of two rows got a value of it, and it was rolled back."""
+    """Return a database in which a field was added, set in one of two rows, and rolled back."""
     project.add("one", files=ROWS)
     project.add("two", fields=f"{FIELDS} string city = 3;", files=CITY)
     migrations.apply(db, project.build().path)

@@ -1,4 +1,4 @@
-"""Rule json/format, and what else only JSON has."""
+"""Rule json/format, and other rules that concern only JSON."""
 
 import pytest
 
@@ -23,7 +23,7 @@ BEFORE = MODEL % ("", "", "")
 
 
 def _found(project: Project, before: str, after: str, *, syntax: str = 'edition = "2023";') -> list[str]:
-    """The rules that the second model breaks, and the texts of the lines."""
+    """Return the rules that the second model breaks, and the texts of the lines."""
     for name, model in (("before", before), ("after", after)):
         proto = project.add(name, model=model, files={"testdata.py": ""}) / "model.proto"
         words = 'edition = "2023";' if name == "before" else syntax

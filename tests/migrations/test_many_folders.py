@@ -1,4 +1,4 @@
-"""Hundreds of folders or tables: what is done for each of them does not grow with those before it."""
+"""Hundreds of folders or tables: the work for each does not grow with the number of previous ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def project(tmp_path: Path) -> Project:
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """How many records are decoded, and how many schemas are made of one."""
+    """Count the records that are decoded, and the schemas that are built from one."""
     counts = {"decoded": 0, "schemas": 0}
     decode, make = record.decode, Schema.__init__
 
@@ -105,8 +105,9 @@ def test_the_work_of_applying_is_linear_in_the_number_of_tables(tmp_path: Path) 
 
 
 def calls_of_tables(tmp_path: Path, count: int) -> int:
-    """How many functions, generators included, are called to load, lint, plan and apply one folder of so
-    many tables."""
+    """Return the number of calls of functions, including generators, to load, lint, plan and apply one folder
+    of `count` tables.
+    """
     project = Project(tmp_path / str(count))
     messages = [f"message Row{at} {{ uint64 id = 1; string name = 2; }}\n" for at in range(count)]
     folder = project.add("create_tables", model="".join(messages))

@@ -1,4 +1,4 @@
-"""Two branches that each change a table, merged: nothing of either goes without a word."""
+"""Two branches that each change a table, merged: no change of either is lost silently."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KIND = "enum Kind {{ NONE = 0; {value} = 1; }} Kind kind = 3;"
 
 
 def after_folders_of_before(project: Project) -> None:
-    """Takes the edition of the rules from the generated code, as earlier versions wrote it."""
+    """Remove the edition of the rules from the generated code, as earlier versions wrote it."""
     for path in project.path.glob("*/model_pb2.py"):
         path.write_text(re.sub(r"^# (Rules|File): .*\n", "", path.read_text(), flags=re.MULTILINE))
 
@@ -127,7 +127,7 @@ def test_folders_of_before_that_dropped_an_index_silently_still_load(project: Pr
     code.write_text(code.read_text().replace('field("name"', 'field("title"'))
     project.build()
     after_folders_of_before(project)
-    migrations.build(project.path)  # lists the files, and leaves the rules
+    migrations.build(project.path)  # lists the files, and keeps the rules
     assert RULES not in {migration.rules for migration in project.load()}
     migrations.apply(db, project.path)
     assert not db.schema.tables["airports"].indexes

@@ -1,4 +1,4 @@
-"""Migrations that build beside the live tables: rewritten rows and indexes."""
+"""Online migrations: rewritten rows, and indexes."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_what_is_written_meanwhile_goes_through_up(airports: Airports) -> None:
     seen: list[int] = []
 
     def write(step: Progress) -> None:
-        """Between two chunks: behind the cursor and before it."""
+        """Write between two chunks: behind the cursor, and ahead of it."""
         if "rewrite" in step.step and len(seen) < 2:
             seen.append(step.done)
             db.put(airports.old, airports.old_row(5, "Jane"))
@@ -124,7 +124,7 @@ def test_writers_go_on_beside_it(airports: Airports) -> None:
                 number = (number + 7) % ROWS
         except SchemaError:
             pass  # it has switched
-        except BaseException as error:  # noqa: BLE001  told by the test
+        except BaseException as error:  # noqa: BLE001  the test reports it
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in (1, 2, 3)]

@@ -1,4 +1,4 @@
-"""A disk that fills while a migration builds: it says so, and goes on by itself when there is room."""
+"""A disk that fills while a migration builds: the migration reports it, and resumes when there is space."""
 
 from __future__ import annotations
 

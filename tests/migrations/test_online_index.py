@@ -1,4 +1,4 @@
-"""Indexes that are built beside the live tables."""
+"""Indexes that are built online."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_write_that_would_break_a_unique_index_is_refused_while_it_is_built(
 def test_an_index_is_built_while_another_goes_with_its_field(
     project: Project, db: Database, number: int
 ) -> None:
-    """Both are served by one model where one has the fields of both; else writers wait for the new one."""
+    """Both are served by one model if it has the fields of both; otherwise writers wait for the new one."""
     two = ', indexes=(Index("by_city", CITY),))'
     project.add(
         "one", fields=CITY["fields"], code=CITY["code"], table=f'Table("airports", Airport, key=FAA{two}'

@@ -1,4 +1,4 @@
-"""Processes that are killed while they build beside the live tables, again and again."""
+"""Processes that are killed again and again while they build online."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.migrations.test_online import Airports
 
 ROWS = 6000
 KILLS_MAX = 30
-SLICES = (2, 16)  # so many slices a process may build before it is killed; later more
-RATE = "20000"  # a slice is 80 rows then
+SLICES = (2, 16)  # the number of slices that a process may build before it is killed; later more
+RATE = "20000"  # a slice has 80 rows then
 
 
 def heard(path: Path, project: Project, way: str, slices: int, after_s: float) -> Iterator[str]:
-    """What a process says, until it is killed: so many seconds after it may build the last slice."""
+    """Return the output of a process that is killed `after_s` seconds after it may build the last slice."""
     command = [sys.executable, apply_and_be_killed.__file__, str(path), str(project.path), RATE, way]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1) as process:
@@ -35,7 +35,7 @@ def heard(path: Path, project: Project, way: str, slices: int, after_s: float) -
                 yield line.strip()
             if line.startswith("rows ") and slices > 0:
                 slices -= 1
-                process.stdin.write("go on\n")
+                process.stdin.write("continue\n")
                 if slices == 0:
                     threading.Timer(after_s, process.kill).start()
 

@@ -1,4 +1,4 @@
-"""Writers that come between two steps of a migration that builds beside the live tables."""
+"""Writers between two steps of an online migration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS, MANY = 10, 4000
 
 
 def after_a_call(db: Database, name: str, once: Any) -> None:
-    """The next call of a method of the database is followed by something, once."""
+    """Call a function after the next call of a method of the database, once."""
     call = getattr(db, name)
 
     def called(*args: Any, **kwargs: Any) -> Any:
@@ -58,7 +58,7 @@ def test_a_row_that_is_written_while_the_time_of_two_versions_ends_is_written_af
     migrations.apply(db, airports.path, hold=True)
 
     class Ending(dict[str, Any]):
-        """The transforms, as a writer finds them that was overtaken by `complete`."""
+        """The transforms as seen by a writer that `complete` has overtaken."""
 
         def get(self, name: str, default: Any = None) -> Any:
             migrations.complete(db)

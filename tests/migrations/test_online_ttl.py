@@ -1,4 +1,4 @@
-"""Rows with a time to live, while a migration rewrites them: each generation ends them as the other does."""
+"""Rows that expire while a migration rewrites them: both generations delete them."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ WITH_ALT = "string faa = 1; string name = 2; int32 alt = 3;"
 
 
 def others(project: Project, version: int, **more: str) -> None:
-    """A folder with another table, and nothing of the first one."""
+    """Write a folder with another table, and without the first one."""
     folder = project.add("others", version=version, **more)  # type: ignore[arg-type]
     for name in ("__init__.py", "model.proto"):
         text = (folder / name).read_text().replace('Table("airports"', 'Table("others"')
@@ -25,7 +25,7 @@ def others(project: Project, version: int, **more: str) -> None:
 
 @pytest.fixture
 def newer(project: Project, db: Database) -> Project:
-    """The first and the third of three migrations are applied."""
+    """Apply the first and the third of three migrations."""
     project.add("one", version=20260101000000)
     project.add(
         "three",

@@ -1,4 +1,4 @@
-"""The past across migrations: what rows were before they were rewritten, renamed, or read by other models."""
+"""The past across migrations: earlier rows that were rewritten, renamed, or are read with other models."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_a_table_that_is_sealed_later_is_rewritten_and_its_past_is_said_to_be_op
         assert (gone.op, gone.erased) == ("delete", False)
         assert (rewritten.op, rewritten.row, rewritten.erased) == ("put", None, True)
         assert rewritten.migration == db.schema.version
-        assert [one.erased for one in before] == [False]  # it was not sealed then
+        assert [one.erased for one in before] == [False]  # it was not sealed at that time
         kept = next(iter(db.history(now, "A8")))
         assert (kept.row, kept.erased) == (now.model(faa="A8", name="Wilhelmina-8"), False)
 

@@ -65,7 +65,7 @@ def test_a_dry_run_finds_what_would_stop_the_run_and_the_run_agrees(project: Pro
     project.add("one", files={"bootstrap_airports.csv": "faa,name\nJFK,Kennedy\nEWR,Newark\n"})
     project.add("two", table=unique, files={"bootstrap_airports.csv": "faa,name\nLGA,Kennedy\n"})
     path = project.build().path
-    for _ in range(2):  # in a new database, and in one where the first is applied
+    for _ in range(2):  # in a new database, and in one with the first migration applied
         planned = migrations.plan(db, path, try_rows=True)
         (problem,) = [step for step in planned[-1].steps if step.problem]
         assert problem.text.startswith(

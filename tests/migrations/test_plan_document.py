@@ -3,7 +3,7 @@ import pytest
 from everlog import CorruptionError
 from everlog.migrations.proposal import FindingEntry, MigrationEntry, Plan, StepEntry, decode_plan
 
-# As it was written first: it is read for ever.
+# As the first version wrote it, which must stay readable.
 FIRST = (
     b'{"database":"0f8fad5b-d9cb-469f-a165-70867728950e","name":"flights","at":812,"from":20260101000000,'
     b'"to":20260102000000,"migrations":[{"version":20260102000000,"name":"index_names","digest":"6c48",'

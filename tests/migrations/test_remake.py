@@ -1,4 +1,4 @@
-"""Rows that are made anew from the whole database: split, joined, with another key."""
+"""Rows that are rebuilt from the whole database: split, joined, with another key."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Split:
         return self.new.model(faa=f"A{number:05}", name=f"Airport {number}", city=number % CITIES + 1)
 
     def check(self) -> None:
-        """That all is as the migration leaves it."""
+        """Check that the database is in the state that the migration leaves."""
         db = self.db
         assert list(db.scan(self.new)) == [self.new_row(number) for number in range(ROWS)]
         assert [row.name for row in db.scan(self.cities)] == [f"City {at}" for at in range(CITIES)]
@@ -160,7 +160,7 @@ def test_writers_wait_until_it_has_switched(split: Split) -> None:
     migrations.apply(db, split.path, progress=start)
     for writer in writers:
         writer.join()
-    assert len(errors) == 2  # they wrote rows as they were before
+    assert len(errors) == 2  # they wrote rows in the previous form
     split.check()
 
 

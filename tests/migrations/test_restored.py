@@ -1,5 +1,6 @@
-"""A backup ends where it ends: in the middle of a load, or of a migration. What is restored goes on from
-there, and so does what was archived in the middle of one."""
+"""A backup may end in the middle of a load or of a migration. The restored database resumes there, as does
+one that was archived in the middle.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def seq_of(db: Database, step: log_pb2.Migration.Step.ValueType, *, last: bool =
 
 @pytest.fixture
 def kept(project: Project, db: Database, tmp_path: Path) -> tuple[Airports, Path]:
-    """A database that was loaded and migrated, and its backup."""
+    """Return a database that was loaded and migrated, and its backup."""
     airports = Airports(project, db, rows=10)
     db.load(airports.old, [airports.old_row(number) for number in range(10, ROWS)], id="many")
     migrations.apply(db, airports.path)
@@ -56,7 +57,7 @@ def test_a_database_of_the_middle_of_a_migration_goes_on_with_it(
     at = seq_of(airports.db, log_pb2.Migration.Step.Value(step))
     assert airports.db.log.commit(at + 1).migration.step == log_pb2.Migration.BACKFILL
     restore(to, to.with_name("migrating"), at=at + archived)
-    if archived:  # its records are in an archive that nobody can reach now
+    if archived:  # its records are in an archive that is not reachable now
         with Database(to.with_name("migrating"), create=False) as db:
             archive(db, to.with_name("archive"))
             assert db.log.trimmed.base == at

@@ -1,4 +1,4 @@
-"""The way back of migrations that are finished and rewrote rows: through `down`."""
+"""Rolling back finished migrations that rewrote rows, with `down`."""
 
 from __future__ import annotations
 

@@ -18,14 +18,14 @@ CITY = {"bootstrap_airports.csv": "faa,name,city\nLGA,LaGuardia,New York\n"}
 WITH_CITY = "string faa = 1; string name = 2; string city = 3;"
 INDEXED = 'Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME),))'
 UNIQUE = INDEXED.replace("NAME)", "NAME, unique=True)")
-DEADLY_POINTS = 30  # more than two returns have
-# Every third, or with time for it (CONTRIBUTING.md) each.
+DEADLY_POINTS = 30  # more points than two rollbacks have
+# Every third one, or with more time (CONTRIBUTING.md) each one.
 EACH = 1 if os.environ.get("EVERLOG_TORTURE_S") else 3
 
 
 @pytest.fixture
 def two(project: Project, db: Database) -> Project:
-    """A table with two rows; then a field, an index and a row more."""
+    """Return a table with two rows, to which a migration added a field, an index and a row."""
     project.add("one", files=JFK)
     project.add("two", fields=WITH_CITY, table=INDEXED, files=CITY)
     migrations.apply(db, project.build().path)
@@ -59,9 +59,9 @@ def test_rows_stay_and_values_of_a_field_come_back_with_it(two: Project, db: Dat
     old, new = (migration.tables[0] for migration in two.load())
     migrations.rollback(db)
     assert [row.faa for row in db.scan(old)] == ["EWR", "JFK", "LGA"]
-    db.put(old, old.model(faa="LGA", name="written anew"))
+    db.put(old, old.model(faa="LGA", name="written again"))
     migrations.apply(db, two.path)
-    assert [row.city for row in db.scan(new)] == ["", "", "New York"]  # by the bootstrap, once more
+    assert [row.city for row in db.scan(new)] == ["", "", "New York"]  # loaded by the bootstrap again
     assert [row.faa for row in db.scan(new.by_name, "Newark")] == ["EWR"]
 
 
@@ -97,7 +97,7 @@ def test_a_dropped_table_comes_back_empty_and_its_history_goes_on_back(
     migrations.rollback(db)
     assert db.count(second) == 0
     db.put(second, second.model(faa="BOS", name="Logan"))
-    migrations.rollback(db)  # the table has another id now than the log says it had
+    migrations.rollback(db)  # the table now has an id that differs from the one in the log
     assert [row.faa for row in db.scan(first)] == ["BOS"]
     assert not db.schema.tables["airports"].indexes
     migrations.rollback(db)

@@ -1,4 +1,4 @@
-"""The salt of a folder: who reads the log cannot confirm a guess about rows that it withholds."""
+"""The salt of a folder: a reader of the log cannot confirm a guess about the rows that it withholds."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def salt_line(folder: Path) -> str:
 
 
 def unsalt(folder: Path) -> None:
-    """Makes a folder as earlier versions built it."""
+    """Change a folder to what earlier versions built."""
     code = folder / "model_pb2.py"
     code.write_text(code.read_text().replace(f"{salt_line(folder)}\n", ""))
 
@@ -50,7 +50,7 @@ def sealed(project: Project) -> Path:
 
 
 def computed(records: list[log_pb2.Commit], guess: bytes, uuid: bytes) -> Iterator[bytes]:
-    """Whatever a reader of records can hash, of a guess and of what else they have."""
+    """Return every hash that a reader of records can compute from a guess and from their other data."""
     ran = [one.migration for one in records if one.HasField("migration")]
     sources = next(list(one.sources) for one in ran if one.sources and one.step != log_pb2.Migration.PROPOSED)
     assert [one.path for one in sources if one.digest] == ["bootstrap_airports.csv"]
@@ -76,7 +76,7 @@ def computed(records: list[log_pb2.Commit], guess: bytes, uuid: bytes) -> Iterat
 
 
 def confirmed(db: Database, guess: str = CSV) -> bool:
-    """Whether the log of a database confirms a guess."""
+    """Return whether the log of a database confirms a guess."""
     everything = b"\n".join(framed for _, framed in db.log.scan(0))
     records = [db.log.commit(seq) for seq in range(1, db.head + 1)]
     for found in computed(records, guess.encode(), db.uuid):
@@ -91,7 +91,7 @@ def test_no_hash_in_the_log_confirms_a_guess_about_withheld_rows(
     project: Project, sealed: Path, tmp_path: Path, salted: bool
 ) -> None:
     salt = salt_line(sealed).removeprefix("# Salt: ")
-    if not salted:  # as earlier versions recorded it: so the guess above is a real one
+    if not salted:  # as earlier versions recorded it, so the guess above is correct
         unsalt(sealed)
     with EmbeddedDatabase(tmp_path / "db", master_key=MASTER) as db:
         approval = Approval(db, project.path)
@@ -163,7 +163,7 @@ def test_a_folder_is_known_by_the_digest_with_and_without_its_salt(
         assert [str(one.state) for one in migrations.status(db, project.path)] == ["applied"]
         check_applied(migrations.status(db, project.path), project.path, where="it")
         assert migrations.restore_folders(db, project.path) == []
-        (sealed / "model_pb2.py").unlink()  # the salt is lost: the files are compared
+        (sealed / "model_pb2.py").unlink()  # without the salt, the files are compared
         migrations.build(project.path)
         assert folders(root)[0].digest != ran
         assert [str(one.state) for one in migrations.status(db, project.path)] == ["applied"]

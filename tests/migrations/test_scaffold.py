@@ -190,14 +190,14 @@ def up(old: Old) -> "Airport":
     return Airport(faa=old.faa, first=first, last=rest[0])
 
 
-# The way back.
+# Rolling back.
 def down(new: "Airport") -> Old:
     return Old(faa=new.faa, name=SEPARATOR.join([new.first, new.last]))
 """
 
 
 def check_copied(project: Project, path: Path) -> None:
-    """The folder at `path`, which was made by `new`, loads, lints clean, and does nothing."""
+    """Check that the folder at `path`, created by `new`, loads, has no lint findings, and changes nothing."""
     migrations.build(project.path)
     found = [one for one in migrations.lint(project.path) if path.name in one.file]
     assert [one.text for one in found if one.severity != "info"] == []

@@ -1,4 +1,4 @@
-"""Large bootstrap data: more than fits into one record, loaded before the record, and all or nothing."""
+"""Large bootstrap data, which does not fit into one record: loaded before the record, all or nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from everlog.store.database import Database
 from tests.migrations import seed_and_be_killed
 from tests.migrations.project import Project
 
-ROWS, WIDE = 3000, 3100  # more than one record has room for
+ROWS, WIDE = 3000, 3100  # more than one record can contain
 INDEXED = 'Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME, unique=True),))'
 
 
@@ -25,7 +25,9 @@ def csv(rows: int = ROWS, *, first: int = 0) -> str:
 
 @pytest.fixture
 def seeded(project: Project) -> Project:
-    """The first of two migrations makes a table, the second a table with more rows than a record holds."""
+    """Return two migrations: the first creates a table, the second one with more rows than a record can
+    contain.
+    """
     one = project.add("zero", fields="string faa = 1; string name = 2;")
     for name in ("__init__.py", "model.proto"):
         text = (one / name).read_text().replace('"airports"', '"others"').replace("Airport", "Other")
@@ -82,7 +84,7 @@ def test_killed_half_way_it_goes_on_and_nobody_reads_a_part(seeded: Project, tmp
         assert [one.state for one in migrations.status(db, seeded.path)] == [State.APPLIED, State.BUILDING]
         migrations.apply(db, seeded.path)
         assert db.count(table) == ROWS
-        assert db.head - head < 23  # what was there was not loaded again
+        assert db.head - head < 23  # existing rows were not loaded again
         assert list(db.admin.check()) == []
 
 

@@ -1,4 +1,4 @@
-"""Large bootstrap data for a table that is there: loaded beside it while others write, all or nothing."""
+"""Large bootstrap data for an existing table: loaded while others write, all or nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from everlog.store.progress import Progress
 from tests.migrations import seed_and_be_killed
 from tests.migrations.project import Project
 
-ROWS, WIDE = 240, 31_000  # more than one record has room for
+ROWS, WIDE = 240, 31_000  # more than one record can contain
 THERE = 1500
 FIRST, LAST = THERE - ROWS // 2, THERE + ROWS // 2 - 1  # of the seeds: those up to THERE replace rows
 FIELDS = "string faa = 1; string name = 2; string more = 3;"
@@ -40,7 +40,7 @@ def csv(rows: int = ROWS, *, first: int = FIRST) -> str:
 
 
 class Beside:
-    """A database with rows at the first of two migrations; half of what the second brings is there."""
+    """A database with rows at the first of two migrations; half of the rows of the second exist already."""
 
     def __init__(self, project: Project, db: Database, files: dict[str, str] | None = None) -> None:
         project.add("one", fields=FIELDS, table=INDEXED)
@@ -56,7 +56,7 @@ class Beside:
         return self.old.model(faa=f"A{at:05}", name=name(at, word))
 
     def apply(self, during: dict[str, list[Callable[[], Any]]] | None = None) -> list[Progress]:
-        """Applies it; calls each function of a step once, at one of its signs of progress."""
+        """Apply it; call each function of a step once, at one of its progress reports."""
         steps, left = list[Progress](), {step: list(calls) for step, calls in (during or {}).items()}
 
         def tell(step: Progress) -> None:
@@ -70,7 +70,7 @@ class Beside:
         return steps
 
     def word(self, at: int) -> str:
-        """Who wrote the row that there is, or none."""
+        """Return which writer wrote the existing row, or none."""
         found = self.db.get(self.new, f"A{at:05}")
         return found.name[:-6] if found is not None else "none"
 
@@ -107,7 +107,7 @@ def test_they_replace_the_rows_that_are_there_and_those_that_are_written_meanwhi
     assert [step.done for step in loads] == sorted(step.done for step in loads)
     assert loads[-1].done == loads[-1].total == ROWS
     assert [row.faa for row in db.scan(beside.new.by_name, starts_with=name(LAST))] == [f"A{LAST:05}"]
-    assert db.get(beside.old, "A00000") == beside.row(0)  # clients of the version before are served
+    assert db.get(beside.old, "A00000") == beside.row(0)  # clients of the previous version are served
     db.put(beside.old, beside.row(FIRST, "later"))
     assert beside.word(FIRST) == "later"
     hashes = db.admin.hashes()
@@ -172,7 +172,7 @@ def test_killed_half_way_it_goes_on(project: Project, tmp_path: Path) -> None:
     with Database(path) as db:
         beside.db = db
         assert db.get(beside.old, f"A{FIRST:05}") == beside.row(FIRST)
-        db.put(beside.old, beside.row(FIRST, "mine"))  # no code of the migration is needed
+        db.put(beside.old, beside.row(FIRST, "mine"))  # the code of the migration is not needed
         steps = beside.apply()
         assert next(step.done for step in steps if "load airports" in step.step) > first
         assert {beside.word(at) for at in range(FIRST, LAST + 1)} == {"seed"}

@@ -1,4 +1,4 @@
-"""Mappings that spill into a temporary file are as a dict."""
+"""Mappings that spill into a temporary file behave like a dict."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from tests.migrations.project import Project
 
 @pytest.fixture
 def applied(project: Project, db: Database) -> Project:
-    """Three migrations, all applied."""
+    """Return three applied migrations."""
     for name in ("one", "two", "three"):
         project.add(name)
     migrations.apply(db, project.build().path, actor="ann")

@@ -12,7 +12,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "format.md"
 
 @pytest.fixture
 def summed(project: Project) -> Project:
-    """Two migrations, and their sums."""
+    """Return two migrations, and their sums."""
     project.add("one")
     project.add("two")
     root = find(project.build().path)

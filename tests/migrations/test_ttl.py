@@ -1,4 +1,4 @@
-"""Lives of rows, as migrations declare them: planned, dumped, and made of what was dumped."""
+"""Expiry as migrations declare it: planned, dumped, and loaded from the dump."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the type checker finds in a user's own migrations and in the code on them."""
+"""The type checker's findings in a user's migrations and in code that uses them."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Certificates: an authority, and what it signs, made for one test."""
+"""Certificates: an authority, and the certificates that it signs, made for one test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """One that signs certificates, and writes them as PEM files into a directory."""
+    """Signs certificates, and writes them as PEM files into a directory."""
 
     def __init__(self, directory: Path, name: str = "authority") -> None:
         self.directory, self._name = directory, _named(name)
@@ -23,7 +23,7 @@ class Authority:
         self.path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def sign(self, name: str, *, days: float = 365, file: str = "") -> tuple[Path, Path]:
-        """The files of a certificate for this name, and of its key. It ends in so many days."""
+        """Return the files of a certificate for this name, and of its key. It ends in `days` days."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate, secret = (self.directory / f"{file or name}{end}" for end in (".pem", ".key"))
         signed = self._signed(name, key, days=days, authority=False)

@@ -1,4 +1,4 @@
-"""Fixtures of the network's tests: a database, and what it takes to serve it."""
+"""Fixtures for the network's tests: a database, and certificates to serve it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from everlog.rpc.security import Tls
 from tests.conformance.database_case import open_case
 
 HERE = Path(__file__).parent
-TLS = Tls(HERE / "certificate.pem", HERE / "key.pem")  # of localhost and 127.0.0.1, signed by itself
+TLS = Tls(HERE / "certificate.pem", HERE / "key.pem")  # of localhost and 127.0.0.1, self-signed
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Raw client: a peer that speaks HTTP/2 frame by frame, well or badly, for tests of a server."""
+"""Raw client: a peer that sends HTTP/2 frame by frame, valid or not, for tests of a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from everlog.rpc.http2.headers import header_block
 
 
 class RawClient:
-    """A connection over which a test sends whatever it wants. Greets the server, unless told not."""
+    """A connection over which a test sends arbitrary bytes. It sends the preface by default."""
 
     def __init__(self, address: str, *, greet: bool = True, settings: dict[int, int] | None = None) -> None:
         host, _, port = address.rpartition(":")
@@ -26,7 +26,7 @@ class RawClient:
         self.socket.sendall(data)
 
     def call(self, stream: int, path: str, body: bytes, **headers: str) -> None:
-        """Sends one request, whole."""
+        """Send one complete request."""
         self.send(self.headers(stream, path, http2.END_HEADERS, **headers))
         self.send(http2.frame(http2.DATA, http2.END_STREAM, stream, http2.message(body)))
 
@@ -38,7 +38,7 @@ class RawClient:
         return http2.frame(http2.HEADERS, flags, stream, header_block(known.items()))
 
     def frames(self, *kinds: int) -> list[tuple[int, int, int, bytes]]:
-        """Frames as they come, up to one of these kinds, which is the last."""
+        """Yield frames up to the first of one of these kinds, which is included."""
         found: list[tuple[int, int, int, bytes]] = []
         while True:
             for one in http2.frames(self._buffer):
@@ -54,7 +54,7 @@ class RawClient:
         return self.frames(kind)[-1]
 
     def trailers(self) -> dict[str, str]:
-        """The status that a call ends with."""
+        """Return the status at the end of a call."""
         blocks = []
         while True:
             _, flags, _, payload = self.next(http2.HEADERS)
@@ -65,7 +65,7 @@ class RawClient:
                 return {str(name): str(value) for name, value in headers}
 
     def goaway(self) -> tuple[http2.Code, str]:
-        """Why the server ends the connection; it must then close it."""
+        """Return the server's reason for ending the connection, which it must then close."""
         payload = self.next(http2.GOAWAY)[3]
         while self.socket.recv(1 << 16):
             pass

@@ -1,4 +1,4 @@
-"""Serving: a server in a process of its own, to be killed: python -m tests.rpc.serving PATH [PORT]"""
+"""A server in its own process, to be killed: python -m tests.rpc.serving PATH [PORT]"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def main(path: str, port: str = "0") -> None:
         if not db.schema.version:
             migrate(db, VERSION, AIRPORTS, FLIGHTS)
         with Server({"x": db}, f"127.0.0.1:{port}") as server:
-            print(server.port, flush=True)  # noqa: T201  told to whoever started it
+            print(server.port, flush=True)  # noqa: T201  read by the parent
             server.wait()
     print("closed", flush=True)  # noqa: T201
 

@@ -23,7 +23,7 @@ KINDS = [
 
 
 class Failing(Admin):
-    """A database that fails as it is told."""
+    """A database whose calls raise a given error."""
 
     error: Exception
 

@@ -1,4 +1,4 @@
-"""Handles: each protocol of `everlog.rpc.handles` against both implementations, and what is kept out."""
+"""Handles: each protocol of `everlog.rpc.handles` against both implementations."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def calls(protocol: type) -> Iterator[str]:
 
 
 def arguments(of: type, name: str) -> list[tuple[str, Any, Any]] | None:
-    """Names, kinds and defaults; None: a property."""
+    """Return names, kinds and defaults; None: a property."""
     found = inspect.getattr_static(of, name)
     if not inspect.isfunction(found):
         return None
@@ -63,7 +63,7 @@ def test_a_handle_has_the_same_calls_on_both_databases(handle: str) -> None:
         for name in names:
             expected = arguments(protocol, name)
             if expected is None:
-                continue  # an attribute, perhaps of the instance
+                continue  # an attribute, possibly of the instance
             found = arguments(implementation, name)
             assert found is not None, f"{implementation.__name__}.{name}"
             more = MORE.get(f"{implementation.__name__}.{name}", set())
@@ -71,8 +71,8 @@ def test_a_handle_has_the_same_calls_on_both_databases(handle: str) -> None:
             assert same == expected, f"{implementation.__name__}.{name}"
 
 
-# Arguments of one implementation alone.
-MORE = {"LocalProver.keep": {"by"}}  # what a server keeps is its own key's
+# Arguments of only one implementation.
+MORE = {"LocalProver.keep": {"by"}}  # a server signs with its own key
 
 
 def test_a_database_has_every_handle_with_every_call(tmp_path: Path) -> None:
@@ -104,12 +104,12 @@ def test_the_console_asks_no_database_of_which_kind_it_is() -> None:
     assert found == []
 
 
-# Base classes of the rooms that a class of rpc/ may have: it is one of them, everywhere.
+# Base classes from the rooms that a class of rpc/ may have: it is a subtype of them, everywhere.
 BASES = {"Writer", "Fair", "Snapshot", "Transaction", "Database"}
 
 
 def test_databases_and_services_are_composed() -> None:
-    """No class of rpc/ inherits from two, nor from a class that only lends it methods."""
+    """No class of rpc/ inherits from two, nor from one that only provides methods."""
     found = []
     for path, module in modules("rpc"):
         for node in ast.walk(module):

@@ -18,13 +18,15 @@ Opener = Callable[..., Database]
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where the test's database lies, or will."""
+    """Return the path of the test's database, which need not exist."""
     return tmp_path / "db"
 
 
 @pytest.fixture
 def opening(path: Path) -> Iterator[Opener]:
-    """Opens the test's database, with its tables. Whatever is open at the end is checked."""
+    """Yield a function that opens the test's database, with its tables. All that are open at the end are
+    checked.
+    """
     opened: list[Database] = []
 
     def open_it(*tables: Any, at: Path = path, **options: Any) -> Database:

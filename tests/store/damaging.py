@@ -1,7 +1,7 @@
-"""Damaging: databases to be damaged, and what must be true of them whatever happened to their bytes.
+"""Databases to be damaged, and conditions that must hold after any damage.
 
-image      a database of which every commit is known: closed, or as a kill leaves it
-examine    opens it and reads everything: right, or an error that is everlog's; nothing else
+image      a database of which every commit is known: closed, or in the state after a kill
+examine    opens it and reads everything: the result is correct, or an everlog error
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ COMMITS = 600
 
 
 class Image(NamedTuple):
-    """A database that nobody has open, and the framed records in its log, from the first."""
+    """A closed database, and the framed records in its log, from the first."""
 
     path: Path
     records: list[bytes]
-    flushed: int  # what lies in files of tables; the rest in the write-ahead log
+    flushed: int  # in table files; the rest is in the write-ahead log
 
     def copy(self, to: Path) -> Path:
         shutil.rmtree(to, ignore_errors=True)
@@ -32,7 +32,7 @@ class Image(NamedTuple):
 
 
 def make_images(folder: Path) -> tuple[Image, Image]:
-    """One that was closed, and one that was killed."""
+    """Return one that was closed, and one that was killed."""
     db = open_flights(folder / "live", durability="os")
     flushed = 0
     for number in range(COMMITS):
@@ -56,15 +56,15 @@ def make_images(folder: Path) -> tuple[Image, Image]:
 
 
 class Found(NamedTuple):
-    """What an examination saw."""
+    """The result of an examination."""
 
-    read: int  # how far the log could be read; 0: not opened
-    whole: bool  # all was read, and is right
+    read: int  # seq up to which the log was readable; 0: not opened
+    whole: bool  # everything was read, and is correct
     errors: list[Error]
 
 
 def examine(path: Path, image: Image, *, read_only: bool = False) -> Found:
-    """Fails where something is wrong and nothing said so."""
+    """Read everything; fail if something is wrong without an error."""
     try:
         db = Database(path, read_only=read_only)
     except (CorruptionError, OpenError) as error:
@@ -82,7 +82,7 @@ def examine(path: Path, image: Image, *, read_only: bool = False) -> Found:
 
 
 def _read_log(db: Database, image: Image, errors: list[Error]) -> int:
-    """Reads the log until it ends or says that it is damaged. Returns how far that was."""
+    """Read the log until it ends or reports damage. Return the last seq."""
     after = 0
     while after < db.head:
         try:
@@ -124,7 +124,7 @@ def _read_tables(db: Database, expected: dict[str, dict[Any, Any]], errors: list
 
 
 def model(records: list[bytes]) -> dict[str, dict[Any, Any]]:
-    """The rows that a log amounts to, by table and key."""
+    """Return the rows at the end of a log, by table and key."""
     found: dict[int, dict[Any, Any]] = {1: {}, 2: {}, 3: {}}
     for seq, framed in enumerate(records, 1):
         for change in decode(framed, seq).changes:

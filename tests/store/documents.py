@@ -1,4 +1,4 @@
-"""Documents: one table whose model has a field of every kind that a row can be hard to read by.
+"""Documents: one table whose model has a field of every kind that can make a row hard to read.
 
 DOCUMENTS  a number as key, an index on a text
 """
@@ -81,8 +81,9 @@ def _field(message: Any, package: str, name: str, number: int, word: str) -> Non
 
 
 def model(package: str, document: str, syntax: str = "proto3") -> Any:
-    """The class of a message `Document` with these fields, of its own pool: `name number kind`, where `?` is
-    optional, `*` repeated, `|` one of a oneof, and `key:value` a map."""
+    """Return the class of a message `Document` with these fields, in a separate pool: `name number kind`,
+    where `?` is optional, `*` repeated, `|` one of a oneof, and `key:value` a map.
+    """
     file = descriptor_pb2.FileDescriptorProto(name=f"{package}.proto", package=package, syntax=syntax)
     pool = descriptor_pool.DescriptorPool()
     for module in _KNOWN:
@@ -122,7 +123,7 @@ DOCUMENTS2 = _table(Document2, "documents2")
 
 
 def deep(id: int, depth: int, of: Any = Document) -> Any:
-    """A document whose body is nested so deep: 49 levels are parsed, 50 are not."""
+    """Return a document whose body has this depth: 49 levels can be parsed, 50 cannot."""
     row = of(id=id, title=f"title {id}")
     value = row.body
     for _ in range(depth):
@@ -132,7 +133,7 @@ def deep(id: int, depth: int, of: Any = Document) -> Any:
 
 
 def open_documents(path: Path, *tables: Table[Any, Any], at: Any = Database, **options: Any) -> Any:
-    """A database with these tables, made where there is none."""
+    """Open a database with these tables, which is created if it is missing."""
     db = at(path, **options)
     if not db.schema.version:
         schema = evolve(log_pb2.Schema(), VERSION, tables or (DOCUMENTS, DOCUMENTS2))
@@ -145,7 +146,7 @@ def open_documents(path: Path, *tables: Table[Any, Any], at: Any = Database, **o
 
 
 def put_unasked(db: Database, table: Table[Any, Any], row: Any) -> CommitResult:
-    """Writes a row as versions did that asked nothing of it."""
+    """Write a row without the checks of this version, as earlier versions did."""
     schema: Schema = db.schema
     binding = schema.bind(table)
     raw = row.SerializeToString()

@@ -1,4 +1,4 @@
-"""Models: the tables of the store's tests, made without generated code.
+"""Models: the tables of the store's tests, without generated code.
 
 AIRPORTS  one text key, an index, an index on a nested field, a unique one that may be absent
 SEATS     a key of three fields, a composite index
@@ -50,7 +50,7 @@ REPEATED = descriptor_pb2.FieldDescriptorProto.LABEL_REPEATED
 
 
 def models(package: str, **messages: str) -> dict[str, Any]:
-    """Model classes by name: `models("a", Row="id 1 uint64, name 2 string?, at 3 .Position")`.
+    """Return model classes by name: `models("a", Row="id 1 uint64, name 2 string?, at 3 .Position")`.
 
     `?` makes a field optional, `*` repeated; `.Name` is another message of the package.
     """
@@ -155,13 +155,13 @@ def declare(
     rows: Iterable[tuple[Table[Any, Any], Any]] = (),
     drop: Iterable[str] = (),
 ) -> CommitResult:
-    """The next migration: these tables, and rows in them."""
+    """Apply the next migration: these tables, and rows in them."""
     schema = evolve(db.schema.proto, db.schema.version + 1, tables, drop=drop)
     return db.apply_migration(migration(schema), rows)
 
 
 def open_flights(path: Path, *tables: Table[Any, Any], **options: Any) -> Database:
-    """A database with tables (all, unless some are named), made where there is none."""
+    """Open a database with tables (all, unless some are named), which is created if it is missing."""
     db = Database(path, **options)
     if not db.schema.version:
         declare(db, *(tables or TABLES))
@@ -173,5 +173,5 @@ def airport(faa: str, city: str = "", **fields: Any) -> Any:
 
 
 def items(first: int, last: int, text: str = "text") -> list[Any]:
-    """Items `first` to `last`, both included."""
+    """Return the items `first` to `last`, both included."""
     return [Item(id=number, text=f"{text} {number}", n=-number) for number in range(first, last + 1)]

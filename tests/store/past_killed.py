@@ -1,4 +1,4 @@
-"""Catches up with the past, and kills itself on the way: python -m tests.store.past_killed PATH"""
+"""Catch up with the past, and kill this process in between: python -m tests.store.past_killed PATH"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def main(path: str) -> None:
 
     def kill(step: Progress) -> None:
         if step.done > 2000:
-            db.engine.flush()  # else nothing of it would be left
+            db.engine.flush()  # otherwise none of it would be left
             db.engine.side("past")
         if step.done > 3000:
             os._exit(9)

@@ -1,4 +1,4 @@
-"""People: tables whose rows are sealed, for the tests of sealing."""
+"""Tables whose rows are sealed, for the tests of sealing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ VISITS: Table[Any, int] = Table(
 
 
 def open_people(path: Path, **options: Any) -> Database:
-    """A database with sealed tables and one that is not, made where there is none."""
+    """Open a database with sealed tables and one that is not sealed, which is created if it is missing."""
     db = Database(path, **{"master_key": MASTER, **options})
     if not db.schema.version:
         declare(db, PATIENTS, VISITS, ITEMS)
@@ -59,5 +59,5 @@ def visit(id: int, subject: str, note: str) -> Any:
 
 
 def bytes_of(path: Path) -> bytes:
-    """Everything in all files below a directory."""
+    """Return all bytes of all files below a directory."""
     return b"".join(file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file())

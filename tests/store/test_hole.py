@@ -1,4 +1,4 @@
-"""A hole at the end of the log: what the power took before it was on disk, with what was behind it."""
+"""A gap at the end of the log: a power failure lost records that were not on disk, but not later ones."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ BEFORE, HOLE, AFTER = (
     5,
     3,
     6,
-)  # rows before, the first row of those after that is missing, and how many there are
+)  # number of rows before; the first later row is missing; number of later rows
 
 
 @pytest.fixture
 def holed(tmp_path: Path) -> Path:
-    """A database whose next writes reached the disk in part: one of the first did not."""
+    """Return a database whose last writes reached the disk in part: one of the first is missing."""
     path, whole = tmp_path / "db", tmp_path / "whole"
     with open_flights(path, ITEMS) as db:
         for number in range(BEFORE):

@@ -1,4 +1,4 @@
-"""The files of the log stay few, however often a database is opened for one commit, or flushed."""
+"""The log has few files, however often a database is opened for one commit, or flushed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_one_that_stays_open_merges_beside_its_writers(tmp_path: Path) -> None:
             db.put(ITEMS, Item(id=number))
             db.engine.flush()
         db.put(ITEMS, Item(id=20))
-        # A commit may have looked meanwhile, if this took half a minute: then some are merged already.
+        # If this took half a minute, a commit may have merged some already.
         while (thread := db.log.merger.start()) is not None and thread.is_alive():
             thread.join()
         assert thread is not None

@@ -1,4 +1,4 @@
-"""Opening: the right database, or a sentence that says why not; and nothing is made or mended."""
+"""Opening: the right database, or an error with the reason; nothing is created or repaired."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_what_was_written_is_there_again(opening: Opener) -> None:
 
 
 def nothing(path: Path) -> None:
-    """There is nothing."""
+    """Leave the path empty."""
 
 
 def a_file(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Forked children, and programs that end without closing: no hang, no crash, and nothing is lost."""
+"""Forked children, and programs that end without closing: no hang, no crash, and no loss."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def child(run):
 def writing(threads=3):
     for n in range(1, threads + 1):
         threading.Thread(target=write, args=(n * 1_000_000,), daemon=True).start()
-    while os.fstat(acknowledged).st_size < 100:  # all of them are at it
+    while os.fstat(acknowledged).st_size < 100:  # all threads are running
         db.count(ITEMS)
 """
 
@@ -61,7 +61,7 @@ def run(script: str, path: Path, durability: str) -> subprocess.CompletedProcess
 
 
 def whole(path: Path) -> None:
-    """The database is as it must be, with all that was acknowledged."""
+    """Check the database, and that it has all acknowledged commits."""
     with Database(path / "db") as db:
         assert not list(db.admin.check())
         for line in (path / "acknowledged").read_text().splitlines():
@@ -221,7 +221,7 @@ LATE = """
 import atexit, threading
 closed, told = threading.Event(), threading.Event()
 
-@atexit.register  # before everlog's, so it is called after that
+@atexit.register  # registered before everlog's handler, so it is called after it
 def late():
     closed.set()
     told.wait(20)
@@ -253,7 +253,7 @@ for number in range(55):
 
 def drop():
     begun.set()
-    engine.drop_family("side", family)  # RocksDB brings 5.5 MB to files first
+    engine.drop_family("side", family)  # RocksDB flushes 5.5 MB first
 
 threading.Thread(target=drop, daemon=True).start()
 begun.wait()
@@ -371,7 +371,7 @@ def test_what_was_begun_before_a_fork_is_refused_in_the_child_and_goes_on_in_its
             db.put(ITEMS, Item(id=1, text=f"{number}" * 1000))
         db.at(seq=5).get(ITEMS, 1)
         db.tables.flush()
-        db.engine.flush()  # or all would be in memory, which a child has
+        db.engine.flush()  # otherwise everything would be in memory, which a child has
         moment, snapshot, tx, feed = db.at(seq=50), db.snapshot(), db.transaction(), db.feed(0)
         tx.get(ITEMS, 1)
         tx.put(ITEMS, Item(id=7))

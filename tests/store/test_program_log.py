@@ -24,7 +24,7 @@ PAGE = ROOT / "docs" / "operating.md"
 
 @pytest.fixture
 def logger() -> Iterator[logging.Logger]:
-    """A logger with no other handlers."""
+    """Return a logger with no other handlers."""
     found = logging.getLogger("everlog.test_program_log")
     found.propagate = False
     yield found
@@ -34,7 +34,7 @@ def logger() -> Iterator[logging.Logger]:
 
 
 def lines(logger: logging.Logger, form: str, *said: tuple[str, dict[str, Any]], **how: Any) -> list[str]:
-    """What is written for these sentences."""
+    """Return the lines that are written for these sentences."""
     out = io.StringIO()
     handler = LogHandler(out, form, **how)
     logger.addHandler(handler)

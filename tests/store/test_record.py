@@ -1,4 +1,4 @@
-"""Records and their frames: whole, checked, and joined into batches."""
+"""Records and their frames: whole, verified, and joined into batches."""
 
 from __future__ import annotations
 

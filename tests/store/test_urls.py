@@ -1,4 +1,4 @@
-"""URLs and paths are read in one way, whatever they name."""
+"""URLs and paths are parsed in one way everywhere."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from everlog.console.__main__ import main
 main()
 """
 
-# # Each of the second kind is needed by some commands, but not by those that only show state.
+# Each of the second kind is needed by some commands, but not by those that only show state.
 HEAVY = {"click", "google.protobuf", "msgspec", "rocksdict", "everlog.console.cli.main", "importlib.metadata"}
 SELDOM = {
     "asyncio",

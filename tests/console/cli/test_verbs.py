@@ -204,7 +204,7 @@ def test_what_is_stopped_exits_with_the_number_of_the_signal(
     assert ended(*name.split()) == 130
 
 
-# # Options of several commands, and the type of their value. A second meaning needs a second name.
+# Options of several commands, and the type of their value. A second meaning needs a second name.
 MEANINGS = {
     "--actor": "WHO",
     "--at": "SEQ|TIME",

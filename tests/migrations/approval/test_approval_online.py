@@ -1,4 +1,4 @@
-"""Approved migrations that are built beside the live tables: stopped, gone on with, given up, held."""
+"""Approved migrations that are built online: stopped, resumed, abandoned, held."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from everlog.store.progress import Progress
 from tests.migrations.approving import proposed
 from tests.migrations.project import Project
 
-ROWS = 3000  # more than are built at once
+ROWS = 3000  # more than are built in one slice
 
 
 @pytest.fixture
 def large(approval: Approval) -> Approval:
-    """With so many rows that the index of the second migration is built beside the table."""
+    """Return a table so large that the index of the second migration is built online."""
     table = migrations.load(approval.source)[0].tables[0]
     approval.db.load(table, (table.model(faa=f"A{number}", name=f"n{number}") for number in range(ROWS)))
     return approval
 
 
 def stop(at: Progress) -> None:
-    """What happens to a run whose disk is full, once it has begun to build."""
+    """Stop a run like a full disk does, after it has begun to build."""
     if "build" in at.step and at.done:
         raise DiskError("the disk is full", outcome="nothing written")
 

@@ -17,7 +17,7 @@ from tests.migrations.receiver import Receiver
 
 @pytest.fixture
 def approval(project: Project, tmp_path: Path) -> Iterator[Approval]:
-    """One migration applied, one pending: a unique index over names."""
+    """Return one applied migration, and a pending one: a unique index over names."""
     with one_pending(project, tmp_path / "db", UNIQUE) as approval:
         yield approval
 
@@ -29,7 +29,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def start(approval: Approval, *receivers: Receiver) -> AutoRun:
-    """As a server that starts, and ends at once."""
+    """Start a server, and end it at once."""
     run = AutoRun(approval.db, approval.source, "airports")
     notifier = Notifier([one.url for one in receivers], [run], retry_s=0.02)
     run.changed = notifier.wake

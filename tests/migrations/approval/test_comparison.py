@@ -1,4 +1,4 @@
-"""What is another plan than the one that was shown, and what is not."""
+"""The changes after which a plan differs from the one that was shown, and those after which it does not."""
 
 from __future__ import annotations
 

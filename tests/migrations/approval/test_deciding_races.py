@@ -1,4 +1,4 @@
-"""Two who decide about one migration in the same moment: one of them wins, and the other is told."""
+"""Two decisions about one migration at the same time: one is recorded, and the other caller gets an error."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LONG_S = 60
 
 
 class Gate:
-    """Where a thread waits until it may go on. `here` is set once it is there."""
+    """A gate at which a thread waits. `here` is set when the thread has arrived."""
 
     def __init__(self) -> None:
         self.here, self._open = threading.Event(), threading.Event()
@@ -47,7 +47,7 @@ class Gate:
 
 
 def before_a_call(thing: Any, name: str, gate: Callable[[], None]) -> None:
-    """The next call of a method waits at a gate, once."""
+    """Make the next call of a method wait at a gate, once."""
     call = getattr(thing, name)
 
     def called(*args: Any, **kwargs: Any) -> Any:
@@ -65,7 +65,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def ends(*calls: Future[Any]) -> list[str]:
-    """How each ended: empty, or what it was refused with."""
+    """Return the end of each thread: empty, or the text of the refusal."""
     found = []
     for one in calls:
         error = one.exception(LONG_S)
@@ -79,7 +79,7 @@ def steps(db: Database) -> list[str]:
 
 
 def after_a_call(thing: Any, name: str, event: threading.Event) -> None:
-    """Once a method was called, the event is set."""
+    """Set an event after a call of a method."""
     call = getattr(thing, name)
 
     def called(*args: Any, **kwargs: Any) -> Any:
@@ -96,7 +96,7 @@ def test_a_rejection_that_comes_while_it_is_approved_is_refused(
     approval: Approval, pool: ThreadPoolExecutor, where: str
 ) -> None:
     digest, gate, looked = proposed(approval).short, Gate(), threading.Event()
-    other = Approval(approval.db, approval.source)  # as of another server of this process
+    other = Approval(approval.db, approval.source)  # like another server in this process
     after_a_call(other, "_check_decidable", looked)
     approved: Callable[..., None] | None = gate
     if where == "while it plans":
@@ -137,7 +137,7 @@ def test_a_decision_about_what_has_become_another_meanwhile_is_not_recorded(appr
     approval.reject(seen.short, actor="bob", reason="no")
     head = approval.db.head
     with pytest.raises(MigrationError, match="is now rejected, since commit 4 by bob"):
-        approval._decide(seen, log_pb2.Migration(step=log_pb2.Migration.APPROVED), "ann", "yes")  # noqa: SLF001  past the lock
+        approval._decide(seen, log_pb2.Migration(step=log_pb2.Migration.APPROVED), "ann", "yes")  # noqa: SLF001  after the lock
     assert approval.db.head == head
 
 
@@ -211,7 +211,7 @@ def test_a_cancellation_that_comes_before_the_last_record_wins(
     gate.arrived()
     with pytest.raises(
         MigrationError, match="is being migrated by ann"
-    ):  # it was asked to end, and did not yet
+    ):  # it was asked to end, but has not ended yet
         migrations.cancel(db, actor="cy", reason="it is slow", wait_s=0)
     gate.open()
     (said,) = ends(applying)

@@ -19,7 +19,7 @@ PAGE = "http://127.0.0.1:7421/migrations/"
 
 @pytest.fixture
 def approval(project: Project, tmp_path: Path) -> Iterator[Approval]:
-    """One migration applied, one pending, and a page."""
+    """Return one applied migration, a pending one, and a page."""
     with one_pending(project, tmp_path / "db", UNIQUE) as approval:
         approval.link = lambda digest: PAGE + digest.hex()
         yield approval
@@ -102,7 +102,7 @@ def test_what_was_told_is_in_the_log_and_is_not_told_again(
         with notifying(approval, receiver):
             receiver.wait_for(1)
     with Receiver() as other, notifying(approval, receiver, other):
-        other.wait_for(1)  # somebody new is told
+        other.wait_for(1)  # a new target is notified
     assert len(receiver.received) == 1
     told = notify.read(approval.db, found.proposed.seq)
     subject = f"{found.digest.hex()}/proposed"

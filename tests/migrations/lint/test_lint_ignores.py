@@ -17,7 +17,7 @@ def test_a_comment_with_a_reason_ignores_a_finding_of_its_line(project: Project)
     fields = (
         "string faa = 1; string name = 2;\n sint32 alt = 3; // everlog: ignore[wire/field-type] never set\n"
     )
-    # The rule is ignored; what it protects from is still refused when the package is loaded.
+    # The rule is ignored, but the package still does not load.
     assert _lint(project, fields) == [("load/refused", 7)]
 
 

@@ -1,4 +1,4 @@
-"""Each rule of the groups wire, json and loss: a change that breaks it, and nothing else that does."""
+"""Each rule of the groups wire, json and loss: a change that breaks it, and no other rule."""
 
 import pytest
 
@@ -20,7 +20,7 @@ BEFORE = f"""{NAMED}
 
 
 def found(project: Project, before: str, after: str) -> list[tuple[str, int]]:
-    """Ids and lines of what lint finds in the second of two models."""
+    """Return ids and lines of lint's findings in the second of two models."""
     project.add("before", fields=before)
     model = project.add("after", fields=after, files={"testdata.py": ""}) / "model.proto"
     code = model.parent / "__init__.py"

@@ -24,7 +24,7 @@ def subjects(project: Project) -> list[Subject]:
 
 
 def run(name: str, project: Project) -> list[Exception | None]:
-    """What a derived test said of each folder."""
+    """Return the result of a derived test for each folder."""
     said: list[Exception | None] = []
     for subject in subjects(project):
         try:

@@ -27,7 +27,7 @@ def templates(project: Project) -> Iterator[Templates]:
 
 
 def names(templates: Templates, path: Path) -> list[str]:
-    """The keys of the rows that a database has; it is checked."""
+    """Check a database and return the keys of its rows."""
     with Database(path) as db:
         (migration,) = (one for one in templates.migrations if one.version == db.schema.version)
         found = [row.faa for row in db.scan(migration.tables[0])]

@@ -1,4 +1,4 @@
-"""Schemas and folders that a server takes over, without running them."""
+"""Schemas and folders that a server adopts without running them."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ PAGE = "http://127.0.0.1:7421/migrations/"
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """Two migrations."""
+    """Return two migrations."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     project = Project(tmp_path)
     project.add(files={"bootstrap_airports.csv": "faa,name\nJFK,Kennedy\n"})
@@ -32,7 +32,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 @pytest.fixture
 def approval(project: Project, tmp_path: Path) -> Iterator[Approval]:
-    """The first is applied, the second waits for approval."""
+    """Yield a server where the first is applied and the second waits for approval."""
     with EmbeddedDatabase(tmp_path / "db") as db:
         migrations.apply(db, project.path, to=project.load()[0].version)
         approval = Approval(db, project.path, "x", link=lambda digest: PAGE + digest.hex())
@@ -142,7 +142,7 @@ def test_a_server_goes_on_with_what_was_approved_when_it_starts(approval: Approv
         Server(served, migrations=source, approvals={"x": approval}) as server,
         RemoteDatabase(server.url("x")) as remote,
     ):
-        (found,) = remote.migrations.proposals()  # it is waited for what began with the server
+        (found,) = remote.migrations.proposals()  # closing waits for everything that the server started
         assert found.state is ProposalState.FINISHED
 
 

@@ -1,4 +1,4 @@
-"""A server whose old log was archived: followers, backups and clients find nothing missing."""
+"""A server with an archive: followers, backups and clients do not notice that old records were removed."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_server_that_stops_ends_its_archiving_and_nothing_is_lost(
         def stop(_: object) -> None:
             server.stop(0.1)
 
-        with contextlib.suppress(Error):  # or it was through already
+        with contextlib.suppress(Error):  # or it was complete already
             remote.archive.move(keep_records=1, progress=stop)
     assert [seq for seq, _ in db.log.scan()] == list(range(1, head + 1))
     assert db.admin.rebuild() == db.admin.hashes()

@@ -1,4 +1,4 @@
-"""What else changes a schema, at a server whose migrations wait for approval, with real tokens."""
+"""Other changes of a schema at a server whose migrations wait for approval, with real tokens."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def db(tmp_path: Path) -> Iterator[EmbeddedDatabase]:
 
 @contextmanager
 def served(approval: Approval, path: Path) -> Iterator[dict[str, RemoteDatabase]]:
-    """Clients by the names of their tokens; ann and bob may approve."""
+    """Yield clients by the names of their tokens; ann and bob may approve."""
     approval.rules = Rules(frozenset({"ann", "bob"}))
     source = {"x": str(path)}
     with Server({"x": approval.db}, tokens=TOKENS, migrations=source, approvals={"x": approval}) as server:

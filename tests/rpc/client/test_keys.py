@@ -1,4 +1,4 @@
-"""Keys that a server gives: those that were asked for, and never the one that all hashes are made of."""
+"""Keys that a server releases: the requested ones, and never the root of all hashes."""
 
 from __future__ import annotations
 
@@ -68,6 +68,6 @@ def test_nobody_is_given_what_was_forgotten_a_moment_ago(
 ) -> None:
     from everlog.store.upkeep import people
 
-    monkeypatch.setattr(people, "shred", lambda *_: None)  # the Notice is there, the zeros are not
+    monkeypatch.setattr(people, "shred", lambda *_: None)  # Notice, but no overwriting
     clinic.people.forget(PATIENTS, 1)
     assert list(ask([ids(clinic)[0]]).keys) == []

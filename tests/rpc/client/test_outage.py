@@ -1,4 +1,4 @@
-"""Outage: a server that is killed in the middle of things, and started again."""
+"""Outage: a server that is killed during calls, and started again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.conformance.database_case import FLIGHTS, flight
 
 
 class Serving:
-    """A server in a process of its own, always on the same port."""
+    """A server in its own process, always on the same port."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -79,7 +79,7 @@ def test_acknowledged_commits_survive_and_the_feed_resumes_without_gap_or_repeat
         serving.start()
         writer.join(60)
         reader.join(60)
-        assert acknowledged == list(range(start + 1, start + count + 1))  # each once, though retried
+        assert acknowledged == list(range(start + 1, start + count + 1))  # each once, despite retries
         assert received == acknowledged
         assert db.count(FLIGHTS) == count
 
@@ -166,7 +166,7 @@ def test_a_load_that_a_server_does_not_know_any_more_is_not_gone_on_with(
             for number in range(20_000):
                 if number == 10_000:
                     serving.kill()
-                    shutil.rmtree(tmp_path / "x")  # as a restored backup would
+                    shutil.rmtree(tmp_path / "x")  # like a restored backup
                     serving.start()
                 yield flight(number)
 

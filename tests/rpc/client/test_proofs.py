@@ -1,4 +1,4 @@
-"""What a server shows of its log: the same as the database itself, over the network."""
+"""Proofs from a server: the same as those of the database itself, over the network."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_server_proves_nothing_of_a_record_that_was_altered_in_place(db: Embed
     commit.ClearField("checksum")
     commit.notice.subject += " indeed"
     db.engine.append_record(SEQ.pack(7), record.frame(commit))
-    db.log._recent.clear()  # noqa: SLF001  what is kept in memory is of before
+    db.log._recent.clear()  # noqa: SLF001  the cache has the earlier records
     with Server({"x": db}) as server, RemoteDatabase(server.url("x")) as remote:
         with pytest.raises(CorruptionError, match="record 7 of the log differs from the one"):
             prover.prove_from(remote.proofs, 100)

@@ -1,4 +1,4 @@
-"""A database out of a server's feed: record by record the same, equal, and gone on with after a failure."""
+"""A database built from a server's feed: equal, record by record, and resumed after a failure."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_what_a_server_left_half_made_goes_on_when_it_comes_again(
     assert is_half(copy)
     case.embedded.put(FLIGHTS, flight(8, "UA", 1))
     assert remote(case).admin.rebuild_into(copy) == case.embedded.admin.hashes()
-    assert asked == [0, 511, 512]  # from nothing; whether that record is the same; and what comes after it
+    assert asked == [0, 511, 512]  # from nothing; whether that record is equal; and the records after it
     with Database(copy) as made:
         assert made.log.read(0, 1 << 30) == case.embedded.log.read(0, 1 << 30)
 

@@ -30,7 +30,7 @@ def test_the_backup_of_a_server_is_that_of_its_log(db: EmbeddedDatabase, tmp_pat
     assert restore(to, tmp_path / "copy").tables == db.admin.hashes()
     local = tmp_path / "local"
     backup(db, local)
-    assert backup(db, to).records == 0  # one backup, from either side
+    assert backup(db, to).records == 0  # one backup, written from both sides
 
 
 def test_a_server_whose_database_diverged_is_refused(db: EmbeddedDatabase, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rolling back at a server what rewrote rows: the server has the folders, and the clients go on."""
+"""Rolling back rewritten rows at a server: the server has the folders, and its clients continue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clients of two versions at one server, each in its own model."""
+"""Clients of two versions at one server, each with its own model."""
 
 from __future__ import annotations
 

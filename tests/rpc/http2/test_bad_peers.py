@@ -1,4 +1,4 @@
-"""Bad peers: what a server does with those who break the rules of HTTP/2."""
+"""Bad peers: how a server handles peers that violate HTTP/2."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FEED = "/everlog.v1.Feed/Subscribe"
 def server(db: EmbeddedDatabase) -> Iterator[Server]:
     with Server({"x": db}) as server:
         yield server
-        with RemoteDatabase(server.url("x")) as remote:  # whatever happened, it still serves
+        with RemoteDatabase(server.url("x")) as remote:  # in every case, it still serves
             assert remote.uuid == db.uuid
 
 
@@ -77,7 +77,7 @@ def test_a_peer_that_breaks_a_rule_is_told_which_and_dropped(
         try:
             send(client)
             assert client.goaway()[0] is code
-        except ConnectionError:  # it was dropped while it still sent
+        except ConnectionError:  # it was dropped while it was still sending
             assert code is Code.ENHANCE_YOUR_CALM
 
 
@@ -87,7 +87,7 @@ def test_opening_and_resetting_calls_for_ever_is_stopped(server: Server) -> None
             for stream in range(1, 40_001, 2):
                 client.send(client.headers(stream, FEED) + http2.rst_stream(stream, Code.CANCEL))
             assert client.goaway()[0] is Code.ENHANCE_YOUR_CALM
-        except ConnectionError:  # it was dropped while it still sent
+        except ConnectionError:  # it was dropped while it was still sending
             pass
 
 
@@ -108,7 +108,7 @@ def test_a_peer_that_sends_more_than_its_window_is_dropped(server: Server) -> No
             for _ in range(2000):
                 client.send(http2.frame(http2.DATA, 0, 1, empty))
             assert client.goaway()[0] is Code.FLOW_CONTROL_ERROR
-        except ConnectionError:  # it was dropped while it still sent
+        except ConnectionError:  # it was dropped while it was still sending
             pass
 
 

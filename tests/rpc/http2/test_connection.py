@@ -1,4 +1,4 @@
-"""Connection: what a server does with peers that are slow, odd, or no friends."""
+"""Connection: how a server handles peers that are slow, unusual or hostile."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FEED = "/everlog.v1.Feed/Subscribe"
 def server(db: EmbeddedDatabase) -> Iterator[Server]:
     with Server({"x": db}) as server:
         yield server
-        with RemoteDatabase(server.url("x")) as remote:  # whatever happened, it still serves
+        with RemoteDatabase(server.url("x")) as remote:  # in every case, it still serves
             assert remote.uuid == db.uuid
 
 
@@ -107,7 +107,7 @@ def test_who_does_not_read_holds_back_nobody_and_is_kept_one_message_for(
         for _ in range(100):
             client.next(frames.DATA)
         feed = iter(remote.feed(now=True))
-        for number in range(300):  # some 60 MB to a hundred subscribers, who take 64 kB
+        for number in range(300):  # about 60 MB to a hundred subscribers, which read 64 kB
             seq = db.put(AIRPORTS, airport("JFK", name=f"{number}" + "x" * 2000)).seq
             assert next(feed).seq == seq
         loop, (connection,) = server.loop, [one for one in server.connections if len(one.streams) == 100]
@@ -140,7 +140,7 @@ def test_a_subscriber_that_goes_is_forgotten(server: Server, db: EmbeddedDatabas
         streams = {client.next(frames.DATA)[2] for _ in range(2)}
         assert streams == {1, 5}
     with RemoteDatabase(server.url("x")) as remote:
-        feed = remote.feed(now=True)  # by when the connection that was closed has been seen to be
+        feed = remote.feed(now=True)  # by then the server has noticed the closed connection
         while server.hosting.subscribers["x"] > 1:
             db.put(FLIGHTS, flight(1))
             next(iter(feed))

@@ -1,4 +1,4 @@
-"""Connections at the limit of open files: they wait, the database goes on, and the log stays short."""
+"""Connections at the limit of open files: they wait, the database continues, and the log stays short."""
 
 from __future__ import annotations
 

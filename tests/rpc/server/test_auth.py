@@ -1,4 +1,4 @@
-"""Who writes: what a server with tokens that have names puts into the log."""
+"""Actors: what a server with named tokens writes into the log."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def opened(server: Server, token: str) -> RemoteDatabase:
 
 
 def actor(db: EmbeddedDatabase) -> str:
-    """Of the newest commit."""
+    """Return the actor of the newest commit."""
     return db.log.commit(db.head).actor
 
 

@@ -1,4 +1,4 @@
-"""Clocks of servers and clients that disagree: remote writes go on, whatever either of them reads."""
+"""Clocks of servers and clients that disagree: remote writes work, whatever time either shows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ with everlog.open(sys.argv[1]) as db:
 
 
 def put_elsewhere(url: str, faa: str, clock: str) -> None:
-    """A process with another clock writes a row."""
+    """Write a row in a process with another clock."""
     command = [shutil.which("faketime") or "", "-m", "-f", clock, sys.executable, "-c", PUT, url, faa]
     subprocess.run(command, check=True, timeout=60, env={**os.environ, "PYTHONPATH": str(Path.cwd())})
 

@@ -1,4 +1,4 @@
-"""Hosting: what takes long, and those who asked for it, and those who ask for little meanwhile."""
+"""Hosting: long calls, their callers, and short calls meanwhile."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PATIENCE_S = 60.0
 
 
 class Endless(Admin):
-    """A database in which a check finds something for as long as it is looked for."""
+    """A database in which a check finds problems as long as it runs."""
 
     ended: threading.Event
 
@@ -38,7 +38,7 @@ class Endless(Admin):
 
 
 class Held(Admin):
-    """`db.admin` whose hashes take until they are let go, or until somebody stops them."""
+    """A `db.admin` with hashes that wait until they are released or stopped."""
 
     let_go: threading.Event
 
@@ -50,7 +50,7 @@ class Held(Admin):
 
 
 class Slow(Admin):
-    """`db.admin` whose rebuild stays at its first sign of progress until that stops it."""
+    """`db.admin` whose rebuild waits at its first progress report until that stops it."""
 
     begun: threading.Event
 

@@ -1,4 +1,4 @@
-"""Leases: a transaction that met many conflicts goes alone among all clients of a server."""
+"""Leases: after many conflicts, a transaction runs alone among all clients of a server."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def added(url: str, times: int) -> None:
 
 
 def together(begin: Callable[[], Any], count: int) -> None:
-    """Starts them all, and waits for their ends."""
+    """Start all threads, and wait for them."""
     started = [begin() for _ in range(count)]
     for one in started:
         one.start()
@@ -103,7 +103,7 @@ def test_a_slow_transaction_among_fast_ones_ends_after_a_few_tries(url: str, fas
 
 
 def turn(url: str, *tables: str) -> tuple[grpc.Channel, Any]:
-    """A client that asks for a turn by hand."""
+    """Request a lease without `run`."""
     channel = grpc.insecure_channel(url.removeprefix("everlog+insecure://").partition("/")[0])
     request = store_pb2.TurnRequest(database="x", tables=tables)
     return channel, store_pb2_grpc.StoreStub(channel).Turn(request, timeout=60)
@@ -143,7 +143,7 @@ def test_a_lease_ends_with_its_call(url: str, how: str, monkeypatch: pytest.Monk
 
 
 def test_a_client_that_asks_for_turns_without_end_stops_nobody(url: str) -> None:
-    """Each commit waits for one lease at most."""
+    """Each commit waits for at most one lease."""
     channels = [turn(url, "flights", "airports") for _ in range(40)]
     next(channels[0][1])
     with RemoteDatabase(url) as remote:

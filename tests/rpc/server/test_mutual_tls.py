@@ -1,4 +1,4 @@
-"""Mutual TLS: a client shows a certificate of its own, and is known by it."""
+"""Mutual TLS: a client presents a certificate, which identifies it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reloading: a server takes other tokens and certificates while its connections go on."""
+"""Reloading: a server switches to new tokens and certificates while its connections continue."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_other_tokens_are_those_of_the_next_calls(db: EmbeddedDatabase) -> None:
             feed = iter(ann.feed(after=db.head))
             server.reload(tokens={"ann": "basil", "bob": "thyme"})
             bob.put(AIRPORTS, JFK)
-            assert next(feed).actor == "bob"  # what was begun goes on
+            assert next(feed).actor == "bob"  # running calls continue
             with pytest.raises(everlog.UnavailableError, match="refuses the call"):
                 ann.put(AIRPORTS, JFK)
         with RemoteDatabase(f"{url}?token=basil") as ann:
@@ -77,7 +77,7 @@ def test_another_certificate_and_authority_are_those_of_the_next_connections(
             new.sign("localhost", file="server")
             trusted.write_bytes(new.path.read_bytes())
             server.reload()
-            before.put(AIRPORTS, JFK)  # over the connection that it has
+            before.put(AIRPORTS, JFK)  # over the existing connection
             with RemoteDatabase(url(new, bob)) as after:
                 after.put(AIRPORTS, JFK)
             assert db.log.commit(db.head).actor == "bob"

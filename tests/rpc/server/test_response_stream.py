@@ -1,4 +1,4 @@
-"""What a thread tells a client that does not take it."""
+"""The responses of a thread to a client that does not read them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_of_what_passes_no_more_waits_than_a_bound_and_what_counts_is_kept() -> 
             responses.send("finished")
             responses.end()
 
-        await asyncio.to_thread(work)  # nobody takes anything meanwhile
+        await asyncio.to_thread(work)  # no client reads meanwhile
         return responses.waiting, [item async for item in responses]
 
     waiting, found = asyncio.run(run())

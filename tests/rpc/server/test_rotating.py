@@ -1,4 +1,4 @@
-"""Another master key at a server: it is told of by its process, never by a call, and all go on meanwhile."""
+"""The master key of a server: only its configuration names the next one, and all clients continue."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def next_key(tmp_path: Path) -> Path:
 
 @contextmanager
 def served(path: Path, next_key: Path | None) -> Iterator[RemoteDatabase]:
-    """As a server with the old master key, and the file of the next, serves it."""
+    """Return a server with the old master key, and the file of the next."""
     master = Successive(LocalMaster(MASTER), next_key) if next_key else LocalMaster(MASTER)
     with EmbeddedDatabase(path, master_key=master) as db:
         if not db.schema.version:
@@ -59,7 +59,7 @@ def test_the_server_goes_on_with_the_next_master_key(tmp_path: Path, next_key: P
         assert len(list(db.scan(PATIENTS))) == PEOPLE
     with pytest.raises(OpenError, match="these keys are under another master key"):
         open_people(path)
-    with served(path, next_key) as remote:  # started once more as before
+    with served(path, next_key) as remote:  # started again with the same settings
         assert remote.count(PATIENTS) == PEOPLE
         assert remote.people.rotate_key() == 0
 

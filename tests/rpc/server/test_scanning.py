@@ -1,4 +1,4 @@
-"""Scans through a server: of one moment, which is not held for those who have stopped reading."""
+"""Scans through a server: of one snapshot, which is not kept for clients that stopped reading."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_no_moment_is_held_for_a_client_that_has_stopped_reading(
     with Server({"x": db}) as server, RemoteDatabase(server.url("x")) as remote:
         scan = iter(remote.scan(AIRPORTS))
         first = [row.faa for row in islice(scan, 10)]
-        assert gone.wait(30)  # with a client that holds much less than all of it
+        assert gone.wait(30)  # with a client that buffers much less than all rows
         assert first + [row.faa for row in scan] == names
         gone.clear()
         scan = iter(remote.scan(AIRPORTS))

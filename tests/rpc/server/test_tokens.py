@@ -1,4 +1,4 @@
-"""Tokens: the file of a server's tokens, and what of it is refused."""
+"""Tokens: the file of a server's tokens, and its refused lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whoever is opened for reading beside a process that writes, while somebody is forgotten, or comes."""
+"""Readers beside a writing process, while a person is forgotten or added."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def changed(db: Database) -> None:
 
 
 def before(db: Database) -> Callable[..., Vault]:
-    """The key store is read when somebody has just been forgotten, after the log was."""
+    """Forget a person after the log was read, and before the key store is read."""
 
     def made(*args: Any, **more: Any) -> Vault:
         changed(db)
@@ -30,7 +30,7 @@ def before(db: Database) -> Callable[..., Vault]:
 
 
 def after(db: Database) -> Callable[..., Vault]:
-    """The same, when the key store has just been read."""
+    """Do the same after the key store was read."""
 
     def made(*args: Any, **more: Any) -> Vault:
         vault = Vault(*args, **more)
@@ -41,7 +41,7 @@ def after(db: Database) -> Callable[..., Vault]:
 
 
 def later(db: Database) -> Callable[..., Vault]:
-    """The same, when the log was looked at once more, and the key store is about to be."""
+    """Do the same after the log was read again, and before the key store is read again."""
 
     class Later(Vault):
         def refresh(self, gone: Iterable[bytes] = ()) -> None:

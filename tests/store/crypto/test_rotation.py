@@ -1,4 +1,4 @@
-"""Another master key: while others work, and resumed wherever it was killed."""
+"""Rotation of the master key: while others work, and resumed after a kill at any point."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_one_that_was_killed_is_gone_on_with(path: Path, steps: int, monkeypatch
 
 
 def rotations(db: Database) -> list[tuple[int, str, str, bytes]]:
-    """Seq, actor, reason and detail of each that the log tells of."""
+    """Return seq, actor, reason and detail of each rotation in the log."""
     commits = [db.log.commit(seq) for seq in range(1, db.head + 1)]
     return [
         (one.seq, one.actor, one.reason, one.notice.detail)
@@ -92,7 +92,7 @@ def test_nothing_is_under_another_master_key_that_the_log_could_not_be_told_of(p
 
 def test_the_master_key_may_be_in_a_service(path: Path) -> None:
     class Service:
-        """As a KMS: what it wraps it knows by a name."""
+        """Stands for a key management service, which stores what it wraps under a name."""
 
         def __init__(self) -> None:
             self.kept: dict[bytes, bytes] = {}

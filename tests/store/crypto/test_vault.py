@@ -1,4 +1,4 @@
-"""The key store: who has its keys reads, who has not is told so."""
+"""The key store: with its keys rows are readable; without them there is an error."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_reader_whose_tables_come_later_keeps_a_key_until_they_have(
 ) -> None:
     with filled(path) as db, open_people(path, read_only=True) as reader:
         db.people.forget(PATIENTS, 1)
-        with monkeypatch.context() as patch:  # it looked at the tables before, and looks at the keys now
+        with monkeypatch.context() as patch:  # it read the tables earlier, and reads the keys now
             patch.setattr(reader.engine, "catch_up", lambda: None)
             patch.setattr(reader.log, "reopen", lambda: None)
             reader.refresh()

@@ -1,4 +1,4 @@
-"""What differs between two moments."""
+"""The difference between two positions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def told(found: Any) -> list[tuple[str, Any, tuple[str, ...]]]:
 
 @pytest.fixture(params=["records", "versions"])
 def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which rows may differ is found in either way."""
+    """Use either way of finding the rows that may differ."""
     if request.param == "versions":
         monkeypatch.setattr(diff, "KEYS_MAX", 0)
 
@@ -33,7 +33,7 @@ def test_rows_are_told_that_were_added_changed_and_deleted(db: Database) -> None
         db.put(AIRPORTS, airport(faa, "city"))
     start = db.put(AIRPORTS, airport("SFO", "city"))
     db.put(AIRPORTS, airport("JFK", "New York", name="Kennedy"))
-    db.put(AIRPORTS, airport("SFO", "city"))  # as it was
+    db.put(AIRPORTS, airport("SFO", "city"))  # unchanged
     db.delete(AIRPORTS, "LGA")
     db.put(AIRPORTS, airport("AAA", "first"))
     db.put(AIRPORTS, airport("ZZZ"))

@@ -1,4 +1,4 @@
-"""The database as of a record or a time: what is asked, what is refused, and where versions are kept."""
+"""The database as of a record or a time: arguments, refusals, and the place of the version index."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_hashes_of_now_are_those_of_the_newest_record(db: Database) -> None:
 
 
 def test_a_time_means_the_newest_record_at_or_before_it(opening: Opener) -> None:
-    time = Time()  # that of the machine may be set back, and then records have the time of the one before
+    time = Time()  # the machine's clock may be set back, and then a record has the time of the previous one
     db, made = opening(clock=time()), []
     for n in range(20):
         time.pass_(0 if n % 4 == 3 else 70_001)
@@ -92,7 +92,7 @@ def test_a_table_that_was_dropped_is_read_as_of_when_it_was_there(opening: Opene
     assert [row.text for row in db.at(seq=put.seq).scan(ITEMS)] == ["kept"]
     with pytest.raises(SchemaError, match="there was no table"):
         db.at(seq=db.head).get(ITEMS, 1)
-    declare(db, ITEMS)  # another table of that name
+    declare(db, ITEMS)  # another table with that name
     assert db.at(seq=db.head).get(ITEMS, 1) is None
     assert db.at(seq=put.seq).count(ITEMS) == 1
 
@@ -147,7 +147,7 @@ def test_a_scan_ends_with_its_database(opening: Opener) -> None:
     db.close()
     with pytest.raises(ClosedError):
         list(scan)
-    opening()  # nothing holds its lock
+    opening()  # its lock is free
 
 
 def test_catching_up_goes_on_where_it_was_interrupted(opening: Opener) -> None:

@@ -1,4 +1,4 @@
-"""What is known of versions is thrown away while somebody reads what was."""
+"""The version index is deleted while the past is being read."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_scan_goes_on_where_it_was(db: Database, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["scan", "backwards"])
 def test_a_scan_that_leaps_over_many_versions_goes_on_where_it_was(db: Database, name: str) -> None:
-    for n in range(200):  # so many that a walk leaps to those that are wanted
+    for n in range(200):  # enough that a walk seeks to the requested ones
         with db.transaction(durability="os") as tx:
             for id in range(12):
                 tx.put(ITEMS, Item(id=id, n=n))
@@ -85,7 +85,7 @@ def test_no_row_is_wrong_while_others_throw_it_away(db: Database) -> None:
             while not done.is_set():
                 if list(READS[name](db, moment)) != expected[name]:
                     wrong.append(name)
-        except Exception as error:  # noqa: BLE001  it is told by the test
+        except Exception as error:  # noqa: BLE001  the test reports it
             wrong.append(f"{name}: {error!r}")
 
     readers = [threading.Thread(target=reading, args=(name,)) for name in READS]
@@ -110,7 +110,7 @@ def test_a_reader_beside_a_process_that_threw_it_away_reads_all(db: Database, pa
         moments = reader.at(seq=db.head - 1), reader.at(seq=db.head)
         expected = [list(moment.scan(ITEMS)) for moment in moments]
         db.past.forget()
-        db.admin.rebuild()  # after which a reader opens all anew
+        db.admin.rebuild()  # after which a reader opens everything again
         reader.refresh()
         assert [list(moment.scan(ITEMS)) for moment in moments] == expected
         assert list(reader.at(seq=db.head - 1).scan(ITEMS)) == expected[0]

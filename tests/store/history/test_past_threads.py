@@ -1,4 +1,4 @@
-"""Many ask for what was while others commit."""
+"""Many threads read the past while others commit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log, asked who did what, when and why."""
+"""Queries of the log: author, change, time and reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The history of a row: its versions, who made them, and what they changed."""
+"""The history of a row: its versions, their authors, and the changed fields."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_row_ends_with_its_table(opening: Opener) -> None:
     assert told(db.history(ITEMS, 1)) == [(dropped.seq, "delete", ()), (put.seq, "put", ("id", "n"))]
     assert next(iter(db.history(ITEMS, 1))).migration == db.schema.version
     assert [version.op for version in db.history(ITEMS, 2)] == ["delete", "put"]
-    declare(db, ITEMS)  # another table of that name
+    declare(db, ITEMS)  # another table with that name
     assert list(db.history(ITEMS, 1)) == []
 
 

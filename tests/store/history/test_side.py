@@ -29,7 +29,7 @@ def test_it_is_made_when_it_is_asked_for_and_is_there_again(tmp_path: Path) -> N
     with Database(tmp_path / "db") as db:
         write(db, b"k", b"v")
         with Database(tmp_path / "db", read_only=True) as reader:
-            assert read(reader, b"k") is None  # not flushed: no write-ahead log
+            assert read(reader, b"k") is None  # not flushed, and not in the write-ahead log
     with Database(tmp_path / "db", read_only=True) as reader:
         assert read(reader, b"k") == b"v"
     with Database(tmp_path / "db") as db:

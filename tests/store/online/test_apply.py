@@ -1,4 +1,4 @@
-"""Migrations, the store's side: whole or not at all."""
+"""Migrations in the store: applied as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_a_compatible_change_rewrites_nothing(opening: Opener) -> None:
     old = db.get(ITEMS, 5)
     assert old is not None
     old.n = 77
-    db.put(ITEMS, old)  # who still knows the old model alone keeps what it does not know
+    db.put(ITEMS, old)  # a client with only the old model keeps fields that it does not know
     again = db.get(newer, 5)
     assert again is not None
     assert (again.more, again.n) == ("x", 77)
@@ -209,7 +209,7 @@ def test_migrations_and_schemas_of_the_past_are_remembered(opening: Opener) -> N
 
 
 def test_an_index_is_built_over_whatever_a_row_can_hold(opening: Opener) -> None:
-    """A migration whose record is in the log must be projected, always."""
+    """A migration whose record is in the log must always be projected."""
     model = models("timed", Row="id 1 uint64, at 2 timestamp")["Row"]
     key = Field(model, "id", 1, UINT64)
     plain: Table[Any, int] = Table("rows", model, key=key)

@@ -1,4 +1,4 @@
-"""Slice: what becomes of rows when a migration rewrites their table."""
+"""Slice: the result of a migration that rewrites the rows of a table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def airport(faa: str, name: str = "") -> Any:
 
 
 def stored(newer: TableInfo, faa: str, seq: int, **facts: Any) -> Item:
-    """A row of the generation before, which here has the model of the next."""
+    """Return a row of the previous generation, which here has the model of the next."""
     value = keys.pack_value(seq, airport(faa).SerializeToString(), **facts)
     return keys.prefix(99) + newer.encode_key(faa), value
 

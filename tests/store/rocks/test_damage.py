@@ -1,4 +1,4 @@
-"""Damage on disk: a right answer, or an error that names the place. Never a wrong one, never less."""
+"""Damage on disk: a correct result, or an error that names the place. Never a wrong or incomplete result."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_write_ahead_log_that_is_gone_is_told(
     path = images[1].copy(tmp_path / "db")
     for log in (path / "db").glob("*.log"):
         log.unlink()
-    for _ in range(2):  # the first opening makes no other one
+    for _ in range(2):  # the first opening creates no other
         with pytest.raises(CorruptionError, match=r"expected the write-ahead log \d+\.log"):
             Database(path, read_only=read_only)
 
@@ -108,7 +108,7 @@ def test_a_write_ahead_log_that_was_emptied_is_told_by_head(
 
 
 def said_of(path: Path) -> str:
-    """What a reader and `check` say, first."""
+    """Return the first messages of a reader and of `check`."""
     try:
         with Database(path, read_only=True) as db:
             return next(iter(db.admin.check()), "")

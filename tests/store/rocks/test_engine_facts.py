@@ -1,4 +1,4 @@
-"""What the store relies on, of rocksdict and of the RocksDB in it. A new version must keep these."""
+"""The behaviour of rocksdict and RocksDB on which the store relies. A new version must keep it."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_the_lock_is_held_for_as_long_as_an_iterator_or_a_snapshot_lives(make: M
 def test_a_family_that_is_closed_and_dropped_serves_its_iterators_and_snapshots(
     make: Maker, tmp_path: Path
 ) -> None:
-    """As long as its handle is kept: with the last one gone, a seek reads memory that is gone as well."""
+    """As long as its handle is kept: without it, a seek reads freed memory."""
     db = make("db", "old")
     handle = db.get_column_family_handle("old")
     old = filled(db.get_column_family("old"), 20_000)
@@ -165,7 +165,7 @@ def test_damage_in_a_write_ahead_log_is_told(make: Maker, tmp_path: Path, at: fl
 
 
 def test_a_write_ahead_log_that_is_cut_or_gone_is_not_missed(make: Maker, tmp_path: Path) -> None:
-    """This is what the file HEAD is for."""
+    """This is the purpose of the file HEAD."""
     db = filled(make())
     db.flush_wal(True)
     for name, size in (("cut", 0.5), ("gone", 0)):

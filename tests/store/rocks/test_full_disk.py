@@ -1,4 +1,4 @@
-"""A disk without space: a commit fails with a sentence, nothing is half written, all else goes on."""
+"""A full disk: a commit fails with an error, nothing is partially written, and everything else continues."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.store.models import *
 
 path, limit = Path(sys.argv[1]), int(sys.argv[2])
 db = open_flights(path / "db")
-if limit:  # a file larger than that cannot be written: the write-ahead log fills up
+if limit:  # a larger file cannot be written, so the write-ahead log fills up
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 acknowledged, said, outcome = [], "", ""
 text = os.urandom(40_000).hex()
@@ -52,7 +52,7 @@ if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 else:
     (path / "ballast").unlink()
-    subprocess.run(["mount", "-o", "remount,size=72m", path], check=True)  # what is flushed still takes some
+    subprocess.run(["mount", "-o", "remount,size=72m", path], check=True)  # flushing still takes some
 resumed, until = "", time.monotonic() + 60
 while not limit and db.admin.status().writes.error and time.monotonic() < until:
     time.sleep(0.05)  # RocksDB looks for space every five seconds
@@ -139,7 +139,7 @@ def test_a_database_that_is_made_on_a_full_disk_leaves_nothing_and_is_made_where
 
 
 def fill(path: Path) -> None:
-    """Leaves no byte."""
+    """Fill the disk completely."""
     with (path / "ballast").open("ab") as file, pytest.raises(OSError, match="No space"):
         file.write(bytes(64 << 20))
 
@@ -208,9 +208,9 @@ def test_a_rebuild_on_a_full_disk_changes_nothing_and_is_made_when_there_is_room
 
 
 def append_until_full(db: Database) -> None:
-    """Append to RocksDB's log until that knows of the full disk, and everlog not yet."""
+    """Append to RocksDB's log until RocksDB has noticed the full disk, and everlog has not yet."""
     while True:
-        db.engine._db[b"ballast"] = bytes(1 << 20)  # noqa: SLF001  whatever is written through everlog is noted
+        db.engine._db[b"ballast"] = bytes(1 << 20)  # noqa: SLF001  everlog notices every write through its own calls
 
 
 def test_a_sync_at_the_moment_of_a_refused_append_does_not_end_writing(
@@ -230,8 +230,9 @@ def test_a_sync_at_the_moment_of_a_refused_append_does_not_end_writing(
 def fill_and_make_room(
     db: Database, disk: Path, chance: random.Random, numbers: itertools.count[int]
 ) -> None:
-    """Many threads write until the disk is full, and for some time more; then there is room, and all goes on.
-    What was acknowledged is there, and what was refused is not. `numbers`: of rows that are not there yet."""
+    """Write from many threads until the disk is full, and some time more; then free space: writing resumes.
+    Acknowledged commits are present, refused ones are not. `numbers`: of rows that do not exist yet.
+    """
     how = chance.choice((("os",), ("sync",), ("os", "sync")))
     size = chance.choice((2_000, 60_000, 200_000))
     acknowledged: list[int] = []
@@ -266,7 +267,7 @@ def fill_and_make_room(
     until = time.monotonic() + 60
     while db.admin.status().writes.error:
         assert time.monotonic() < until, db.admin.status().writes.error
-        threading.Event().wait(0.05)  # RocksDB looks for room every five seconds
+        threading.Event().wait(0.05)  # RocksDB looks for space every five seconds
     db.put(ITEMS, Item(id=next(numbers)))
     assert [number for number in acknowledged if db.get(ITEMS, number) is None] == []
     assert [number for number in refused if db.get(ITEMS, number) is not None] == []
@@ -278,7 +279,7 @@ def test_writing_goes_on_when_there_is_room_whenever_it_was_refused(
     small_disk: Path, opening: Opener, nth: int
 ) -> None:
     seed = int(os.environ.get("EVERLOG_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
-    print(f"EVERLOG_SEED={seed}")  # noqa: T201  shown where it fails
+    print(f"EVERLOG_SEED={seed}")  # noqa: T201  shown on failure
     chance = random.Random(f"{seed} {nth}")
     db, numbers = opening(at=small_disk / "db"), itertools.count(1)
     for _ in range(2):
@@ -296,11 +297,11 @@ def test_a_used_up_quota_promises_nothing() -> None:
 
 
 def test_files_are_not_worked_on_while_the_disk_is_full(opening: Opener) -> None:
-    """RocksDB looks for room when it is idle: who tries again and again must not keep it from that."""
+    """RocksDB looks for space when it is idle, so repeated attempts must not keep it busy."""
     db = opening(ITEMS)
     db.put(ITEMS, Item(id=1))
     full = DiskError("the disk is full", outcome="nothing written", full=True)
-    with db.committer.alone():  # nothing is settled meanwhile
+    with db.committer.alone():  # nothing is synced meanwhile
         db.engine.refusal.begin(full)
         for work in (
             db.engine.flush,
@@ -317,13 +318,13 @@ def test_files_are_not_worked_on_while_the_disk_is_full(opening: Opener) -> None
 
 
 def test_no_tables_are_dropped_while_the_disk_is_full(opening: Opener) -> None:
-    """To close them syncs the log, and after that RocksDB would never resume."""
+    """Closing them syncs the log, and after that RocksDB would never resume."""
     db = opening(ITEMS)
     db.put(ITEMS, Item(id=1))
     engine, name = db.engine, db.engine.next_name
     family, _ = engine.next_family(b"tests")
     engine.side("beside")
-    with db.committer.alone():  # nothing is settled meanwhile
+    with db.committer.alone():  # nothing is synced meanwhile
         engine.refusal.begin(DiskError("the disk is full", outcome="nothing written", full=True))
         with pytest.raises(DiskError, match="the disk is full"):
             engine.drop_side("beside")

@@ -1,4 +1,4 @@
-"""One writer for each directory, whatever path leads to it, and no writes to what took its place."""
+"""One writer for each directory, whatever its path, and no writes to a directory that replaces it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def run(script: str, *words: object) -> subprocess.CompletedProcess[str]:
-    """Runs a program beside this one."""
+    """Run a program beside this one."""
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), *map(str, words)],
         check=False,
@@ -50,7 +50,7 @@ def tree(path: Path) -> dict[str, bytes]:
 
 
 def refused(db: Database) -> DiskError:
-    """The error of the first commit that is refused; those before it are taken."""
+    """Return the error of the first refused commit; earlier ones are accepted."""
     until = time.monotonic() + 30
     while time.monotonic() < until:
         try:
@@ -62,7 +62,7 @@ def refused(db: Database) -> DiskError:
 
 @contextlib.contextmanager
 def bound(source: Path, target: Path) -> Iterator[Path]:
-    """Another mount of a directory."""
+    """Yield another mount of a directory."""
     target.mkdir()
     done = subprocess.run(["mount", "--bind", source, target], check=False, capture_output=True)
     if done.returncode:
@@ -82,7 +82,7 @@ OPEN = """
     except OpenError as error:
         sys.exit(str(error))
 """
-# What an everlog does that knows of no lock but RocksDB's.
+# An everlog that uses no lock except RocksDB's.
 OPEN_AS_BEFORE = """
     import sys
     from rocksdict import Options, Rdict
@@ -162,7 +162,7 @@ def test_who_knows_no_other_lock_than_that_of_rocksdb_keeps_others_out(opening: 
 
 
 def test_a_lock_ends_with_its_process_and_not_with_its_number(path: Path) -> None:
-    """In a container the next process has the number of the one before."""
+    """In a container, the next process has the same process id as the previous one."""
     killed = run(
         """
         import os, signal, sys
@@ -228,7 +228,7 @@ def test_a_child_of_a_killed_process_does_not_keep_its_lock(path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"here\n"
         process.wait(30)
-        Database(path).close()  # while the child lives
+        Database(path).close()  # while the child is running
         process.communicate(b"")
 
 
@@ -244,11 +244,11 @@ def above_moved(path: Path) -> str:
 
 def take_away(path: Path) -> None:
     while path.exists():
-        with contextlib.suppress(OSError):  # RocksDB makes and deletes files of its own meanwhile
+        with contextlib.suppress(OSError):  # RocksDB creates and deletes its own files meanwhile
             shutil.rmtree(path)
 
 
-# What happens takes time, and the watch may look in the middle of it: words name each state between.
+# The changes take time, and the watch may run in between: words name each intermediate state.
 
 
 def removed(path: Path) -> str:
@@ -315,7 +315,7 @@ def test_a_commit_that_is_in_the_log_when_the_files_go_is_never_said_to_be_unwri
         def append_and_move(framed: list[bytes]) -> None:
             append(framed)
             path.rename(elsewhere)
-            while db.refused is None:  # the watch looks four times a second
+            while db.refused is None:  # the watch runs four times a second
                 time.sleep(0.01)
 
         with monkeypatch.context() as patched:
@@ -375,7 +375,7 @@ def test_files_that_are_no_longer_these_are_noticed_and_nothing_is_written_to_ot
         with Database(path) as other:
             assert other.get(ITEMS, 2) is None
             assert not list(other.admin.check())
-    if own is not None:  # all that was acknowledged is where the files are
+    if own is not None:  # all acknowledged commits are in the moved files
         with Database(own) as here:
             assert here.get(ITEMS, 2) is not None
             assert not list(here.admin.check())
@@ -457,7 +457,7 @@ def test_a_database_that_is_not_closed_is_free_once_nothing_refers_to_it(path: P
         one for one in threading.enumerate() if one.name.startswith("everlog-") and "watch" not in one.name
     ]
     del db
-    for one in threads:  # that look after it
+    for one in threads:  # the threads that maintain it
         one.join(10)
     gc.collect()
     with Database(path) as again:

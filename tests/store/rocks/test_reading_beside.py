@@ -119,7 +119,7 @@ def test_readers_in_threads_never_see_it_go_back(writer: Database, reader: Datab
                 assert found >= most
                 assert sum(1 for _ in reader.scan(ITEMS, start=2000)) >= found
                 most = found
-        except Exception as error:  # noqa: BLE001  it would end the thread, unseen
+        except Exception as error:  # noqa: BLE001  it would end the thread silently
             failed.append(error)
 
     thread = threading.Thread(target=read)
@@ -186,7 +186,7 @@ def test_whoever_opens_while_a_writer_flushes_finds_a_whole_log(
 def test_whoever_opens_while_a_writer_rebuilds_finds_the_tables(
     writer: Database, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Column families come and go between the look at which there are, and the opening of these."""
+    """Column families are created and dropped between listing and opening them."""
     times = count()
 
     def listed(*where: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""What is removed of a database, and what is left."""
+"""Removing a database: its files are removed, others are kept."""
 
 from __future__ import annotations
 

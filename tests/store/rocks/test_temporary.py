@@ -1,4 +1,4 @@
-"""Temporary directories: gone with their process, whatever ends it."""
+"""Temporary directories: removed with their process, however it ends."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_what_nobody_has_any_more_is_swept_and_nothing_else(tmp_path: Path) -> N
     (tmp_path / "x-file").touch()
     (tmp_path / "x-link").symlink_to(other.path)
     gone, stays = forgotten.path, other.path
-    del forgotten, other  # as the end of their process does, this lets go of their locks
+    del forgotten, other  # releases their locks, like the end of their process
     assert sweep(tmp_path, "x-") == [gone]
     assert held.path.is_dir()
     assert stays.is_dir()
@@ -92,7 +92,7 @@ def test_a_reader_that_was_killed_leaves_nothing_for_long(tmp_path: Path) -> Non
         dead = left(scratch)
         killed.kill()
         killed.wait()
-        assert left(scratch) == dead  # nobody was there to remove it
+        assert left(scratch) == dead  # its process was killed
         with start() as third:
             assert len(left(scratch)) == 2
             assert len({*left(scratch), *dead}) == 3

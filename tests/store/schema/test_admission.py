@@ -1,4 +1,4 @@
-"""What can be written can be read; a row that older versions took costs no more than itself."""
+"""Accepted rows are readable; an unreadable row of an older version affects no other row."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def db(path: Path) -> Iterator[Database]:
 
 
 def document2(raw: bytes) -> Any:
-    """A document of proto2, which takes text of any bytes."""
+    """Return a proto2 document, which accepts text of any bytes."""
     row = Document2(id=1)
     row.MergeFromString(raw)
     return row
@@ -134,7 +134,7 @@ def test_rows_of_flat_models_are_not_parsed_again() -> None:
 
 
 class TestARowThatOlderVersionsTook:
-    """Row 5 of ten is one that no reader can parse."""
+    """Row 5 of ten cannot be parsed by any reader."""
 
     @pytest.fixture
     def spoiled(self, path: Path) -> Path:
@@ -223,7 +223,7 @@ def test_a_sealed_row_that_cannot_be_read_costs_no_other_row(path: Path) -> None
 
 
 def read(rows: Any) -> tuple[list[int], list[str]]:
-    """The ids of rows that can be read, and the names of those that cannot."""
+    """Return the ids of rows that can be read, and the names of those that cannot."""
     ids, names = list[int](), list[str]()
     while True:
         try:
@@ -255,7 +255,7 @@ def test_bytes_of_any_kind_are_salvaged_without_an_error(raw: bytes) -> None:
     Document.FromString(found.SerializeToString())
     try:
         Document.FromString(raw)
-    except Exception:  # noqa: BLE001  that it is none is all that matters
+    except Exception:  # noqa: BLE001  any error will do
         return
     assert is_whole(raw)
     assert Document.FromString(found.SerializeToString()) == Document.FromString(raw) or found != found  # noqa: PLR0124

@@ -1,4 +1,4 @@
-"""Every kind's values as bytes: in order, and back again."""
+"""Values of every type as bytes: in order, and decoded again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SIZES = {"32": 31, "64": 63}
 
 
 def values(kind: kinds.Kind[Any]) -> st.SearchStrategy[Any]:  # noqa: PLR0911  a table of kinds
-    """All values that a field of this kind can have."""
+    """Return all values that a field of this type can have."""
     name = kind.name
     if kind is kinds.TIMESTAMP:
         nanos = st.integers(0, 999_999_999)
@@ -41,7 +41,7 @@ def values(kind: kinds.Kind[Any]) -> st.SearchStrategy[Any]:  # noqa: PLR0911  a
 
 
 def order(value: Any) -> Any:
-    """What Python compares in the order that the codec promises."""
+    """Return a key for Python's comparison in the order that the codec guarantees."""
     if isinstance(value, Timestamp):
         return value.seconds, value.nanos
     if isinstance(value, float):

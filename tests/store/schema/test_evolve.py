@@ -1,4 +1,4 @@
-"""The next schema: ids stay, and are never used twice."""
+"""The next schema: ids are kept, and never reused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows become keys and entries, through the log's own model or one of another version."""
+"""Rows become keys and entries, with the log's own model or that of another version."""
 
 from __future__ import annotations
 

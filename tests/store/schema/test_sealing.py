@@ -1,4 +1,4 @@
-"""Rows of people: sealed wherever they lie, open to whoever has the keys."""
+"""Rows of people: sealed everywhere, and open with the keys."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_sealed_row_reads_as_it_was_written_in_every_way(path: Path) -> None:
 
 def test_no_file_of_the_database_has_what_is_sealed(path: Path) -> None:
     db = filled(path)
-    assert SECRET.encode() not in bytes_of(path)  # as a kill would leave it
+    assert SECRET.encode() not in bytes_of(path)  # the state after a kill
     db.tables.flush()
     db.engine.flush()
     assert SECRET.encode() not in bytes_of(path)
@@ -115,7 +115,7 @@ def test_a_unique_hashed_index_is_unique_and_says_no_value(path: Path) -> None:
             db.put(PATIENTS, patient(3, "s-3", email="ann@x"))
         assert "ann@x" not in str(caught.value)
         db.put(PATIENTS, patient(3, "s-3"))
-        db.put(PATIENTS, patient(4, "s-4"))  # those without an address are no second ones
+        db.put(PATIENTS, patient(4, "s-4"))  # rows without an address are not duplicates
         assert list(db.admin.check()) == []
 
 
@@ -186,5 +186,5 @@ def test_a_row_written_while_its_person_is_forgotten_conflicts(path: Path) -> No
         db.people.forget(PATIENTS, 1)
         with pytest.raises(ConflictError, match="was forgotten while this transaction ran"):
             tx.commit()
-        db.put(PATIENTS, patient(5, "s-1"))  # and may come back, as somebody new
+        db.put(PATIENTS, patient(5, "s-1"))  # and may be added again, as a new person
         assert list(db.admin.check()) == []

@@ -1,4 +1,4 @@
-"""Clocks that are wrong: writes go on, rows end when they should, and moments are found."""
+"""Wrong clocks: writing continues, rows expire at the right time, and times resolve to positions."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def time() -> Time:
 
 @pytest.fixture
 def reopen(opening: Opener, time: Time) -> Callable[[], Database]:
-    """The database as a new process has it: with a clock that knows nothing but what it reads."""
+    """Open the database as a new process does: with a clock that only knows its current reading."""
     opened: list[Database] = []
 
     def again() -> Database:
         if opened:
             opened[-1].close()
         opened.append(opening(BRIEF, clock=time()) if not opened else Database(opened[0].path, clock=time()))
-        opened[-1].sweeper.close()  # what is deleted is deleted by the test
+        opened[-1].sweeper.close()  # only the test deletes rows
         return opened[-1]
 
     return again
 
 
 def write_ahead(reopen: Callable[[], Database], time: Time, ahead_ns: int = 3 * DAY_NS) -> Database:
-    """A database with one commit that was made while the clock was ahead, which is right again."""
+    """Return a database with one commit made while the clock was ahead; it is correct again."""
     db = reopen()
     db.put(ITEMS, Item(id=1), expires=0)
     time.pass_(SECOND)
@@ -113,7 +113,7 @@ def test_a_moment_finds_the_commits_that_were_made_by_then(
     assert db.past.position(time=made[3][0] + 1) == made[3][1]
     with pytest.raises(CursorError, match="in the future"):
         db.at(time=time.wall + 4 * DAY_NS)
-    if corrected:  # then it is so for ever
+    if corrected:  # then it stays ahead
         time.pass_(5 * DAY_NS)
         db.put(ITEMS, Item(id=1), expires=0)
         assert {at: db.at(time=at).seq for at, _ in made} == before
@@ -179,7 +179,7 @@ def test_a_clock_that_was_ahead_once_more_is_corrected_once_more(
     assert db.admin.correct_clock() == first
     time.wall += 3 * DAY_NS
     db = reopen()
-    db.put(ITEMS, Item(id=5), expires=0)  # behind the log, and ahead of the time
+    db.put(ITEMS, Item(id=5), expires=0)  # behind the log, and ahead of the actual time
     time.wall -= 3 * DAY_NS
     time.pass_(HOUR_NS)
     db = reopen()
@@ -232,7 +232,7 @@ def test_a_clock_that_was_never_set_is_not_believed(reopen: Callable[[], Databas
     db = reopen()
     last = db.log.commit(db.head).time_ns
     right = time.wall
-    time.wall = 0  # 1970, as of a board without a battery
+    time.wall = 0  # 1970, like a board without a battery
     db = reopen()
     time.pass_(HOUR_NS // 2)
     db.put(ITEMS, Item(id=1))
@@ -262,7 +262,7 @@ def test_a_machine_that_was_paused_waits_until_its_clock_is_confirmed(
 ) -> None:
     db = reopen()
     db.put(ITEMS, Item(id=1))
-    time.wall += 2 * HOUR_NS  # the wall clock was set when it went on; the steady one did not count
+    time.wall += 2 * HOUR_NS  # after a suspend, which the monotonic clock does not count
     db.put(ITEMS, Item(id=2), expires=0)
     assert db.admin.status().expiry.jumped_s == 7200
     assert db.admin.correct_clock() == 0

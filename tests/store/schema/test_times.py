@@ -1,4 +1,4 @@
-"""Times and positions as callers give them."""
+"""Times and positions as arguments of calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Content hashes: equal exactly where the rows are."""
+"""Content hashes: equal exactly if the rows are equal."""
 
 from __future__ import annotations
 

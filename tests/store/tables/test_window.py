@@ -1,4 +1,4 @@
-"""What recent commits touched, and who conflicts with it."""
+"""The keys of recent commits, and conflicts with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whoever is taken along is told the truth, also if the one who leads is interrupted."""
+"""Followers of a group commit get the right result, even if the leader is interrupted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class InterruptedAtError(BaseException):
 
 
 def interrupted_at(opcode: int) -> Any:
-    """Traces a thread: it is interrupted at this instruction of the committer, if it leads a group."""
+    """Trace a thread: interrupt it at this instruction of the committer, if it leads a group."""
     count = 0
 
     def inside(frame: FrameType, event: str, argument: Any) -> Any:
@@ -52,7 +52,7 @@ def test_nobody_is_told_of_a_commit_that_is_not_in_the_log(db: Database, opcode:
         sys.settrace(interrupted_at(opcode))
         try:
             said[key] = db.put(AIRPORTS, Airport(faa=key))
-        except BaseException as error:  # noqa: BLE001  it is looked at
+        except BaseException as error:  # noqa: BLE001  the test reads it
             said[key] = error
         finally:
             sys.settrace(None)
@@ -69,7 +69,7 @@ def test_nobody_is_told_of_a_commit_that_is_not_in_the_log(db: Database, opcode:
     assert said.keys() == set(keys)
     for key, answer in said.items():
         if isinstance(answer, InterruptedAtError):
-            continue  # whether it was written, who is interrupted looks up
+            continue  # an interrupted caller looks up whether it was written
         row = db.get(AIRPORTS, key)
         assert (row is None) == isinstance(answer, DiskError), (key, answer)
     assert db.put(AIRPORTS, Airport(faa="JFK")).seq == db.head
@@ -77,7 +77,7 @@ def test_nobody_is_told_of_a_commit_that_is_not_in_the_log(db: Database, opcode:
 
 
 def test_who_deleted_nothing_is_not_told_so_where_the_group_was_not_written(db: Database) -> None:
-    """The row may have been missing because another of the group had deleted it."""
+    """The row may be missing because another transaction of the group deleted it."""
     tx = db.transaction()
     tx.delete(AIRPORTS, "A")
     pending = PendingCommit(tx, None, True)

@@ -1,4 +1,4 @@
-"""Group commit, durability, and what happens when the disk does not play along."""
+"""Group commit, durability, and failures of the disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.store.models import AIRPORTS, ITEMS, Item, airport, declare, items
 
 
 def together(db: Database, *calls: Callable[[], Any]) -> list[Any]:
-    """Runs the calls in threads of their own, as one group of commits. Errors are answers."""
+    """Run the calls in separate threads, as one group of commits. Errors are results."""
     answers: list[Any] = [None] * len(calls)
 
     def run(at: int, call: Callable[[], Any]) -> None:
@@ -193,7 +193,7 @@ def test_a_background_flush_that_fails_is_raised_by_the_next_commit(
     db.put(ITEMS, Item(id=1))
     assert failed.wait(10)
     with pytest.raises(DiskError):
-        put_for_ever(db)  # until the flusher's thread has said so
+        put_for_ever(db)  # until the flusher's thread has reported it
     monkeypatch.undo()
     db.close()
     assert opening().get(ITEMS, 1) == Item(id=1)
@@ -277,7 +277,7 @@ def test_one_who_is_interrupted_while_waiting_holds_nobody_up() -> None:
     def interrupt() -> None:
         while not turns.waiting:
             pass
-        while not caught.is_set():  # one that comes just before the wait begins is seen only by the next
+        while not caught.is_set():  # one that comes just before the wait begins is noticed only by the next
             signal.pthread_kill(main, signal.SIGINT)
             caught.wait(2)
 

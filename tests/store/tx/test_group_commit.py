@@ -1,4 +1,4 @@
-"""Who leads and who waits, whatever interrupts whom."""
+"""Leaders and followers of a group commit, with interrupts at any point."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ Ending = Callable[[CommitQueue, Ticket], None]
 
 
 class Interrupt(BaseException):
-    """As Ctrl-C, at a chosen instruction."""
+    """Stands for Ctrl-C, at a chosen instruction."""
 
 
 def interrupted(call: Callable[[], object], at: int) -> bool:
-    """Runs the call and interrupts it before its instruction `at`, of this module's code. Returns
-    whether it came so far. Python looks for interrupts at calls and jumps, so what returns is left out."""
+    """Run the call and interrupt it before its instruction `at`, in this module's code. Return whether it got
+    so far. Python checks for interrupts at calls and jumps, so returns are left out.
+    """
     left, before = at, sys.gettrace()
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A commit that is tried again under its id is committed once."""
+"""A commit that is retried with its id is committed once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.store.models import ITEMS, Item
 
 
 def new_id(age_s: float = 0) -> bytes:
-    """A UUIDv7 (RFC 9562, section 5.7) that was made `age_s` ago."""
+    """Return a UUIDv7 (RFC 9562, section 5.7) that was created `age_s` seconds ago."""
     made = int((time.time() - age_s) * 1000).to_bytes(6, "big")
     rest = bytearray(uuid.uuid4().bytes[6:])
     rest[0] = 0x70 | rest[0] & 0x0F
@@ -106,7 +106,7 @@ def test_two_of_one_id_in_one_group_are_one_or_an_error(db: Database, same: bool
             answers[number] = error
 
     threads = [threading.Thread(target=commit, args=(number,)) for number in range(3)]
-    with db.committer.alone():  # they wait, and make one group
+    with db.committer.alone():  # they wait, and form one group
         for thread in threads:
             thread.start()
         while db.committer.waiting < len(threads):

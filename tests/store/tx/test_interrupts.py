@@ -1,4 +1,4 @@
-"""An interrupt (Ctrl-C) that the application catches costs the commit that it hits at most."""
+"""An interrupt (Ctrl-C) that the application catches affects at most one commit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.store.models import AIRPORTS, ITEMS, Item, airport, open_flights
 
 ROOT = Path(__file__).parents[3]
 STORE = str(Path(group_commit.__file__).parents[1])
-# Python looks for interrupts after calls, and at jumps back; whatever is between two of these is one step.
+# Python checks for interrupts after calls and at backward jumps; code between two of these is one step.
 LOOKS = {
     number
     for name, number in dis.opmap.items()
@@ -33,11 +33,11 @@ WRITERS = 4
 
 
 class Interrupt(BaseException):
-    """As KeyboardInterrupt, where Python could raise that."""
+    """Stands for KeyboardInterrupt, at a point at which Python could raise it."""
 
 
 def at(nth: int, matters: Callable[[FrameType], bool] = lambda _: True) -> Any:
-    """Traces a thread, and interrupts it at the n-th place in the store's code where Python looks."""
+    """Trace a thread, and interrupt it at the n-th point in the store's code at which Python checks."""
     left, before = nth, dict[FrameType, int]()
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
@@ -100,7 +100,7 @@ def test_it_costs_those_who_were_taken_along_nothing(db: Database, part: int) ->
             try:
                 with traced(at(nth, _leads)):
                     said[key] = db.put(AIRPORTS, airport(key, "Rome"))
-            except BaseException as error:  # noqa: BLE001  it is looked at
+            except BaseException as error:  # noqa: BLE001  the test reads it
                 said[key] = error
 
         keys = [f"A{nth}-{number}" for number in range(WRITERS)]
@@ -112,7 +112,7 @@ def test_it_costs_those_who_were_taken_along_nothing(db: Database, part: int) ->
                 time.sleep(0)
         for thread in threads:
             thread.join(30)
-            assert not thread.is_alive(), f"somebody waits for ever after an interrupt at {nth}"
+            assert not thread.is_alive(), f"a thread waits forever after an interrupt at {nth}"
         hit = [key for key in keys if isinstance(said[key], Interrupt)]
         for key in set(keys) - set(hit):
             assert said[key].seq == db.version(AIRPORTS, key), (nth, said[key])
@@ -122,7 +122,7 @@ def test_it_costs_those_who_were_taken_along_nothing(db: Database, part: int) ->
 
 
 def _leads(frame: FrameType) -> bool:
-    """Whether a thread leads a group of more than itself."""
+    """Return whether a thread leads a group with other threads in it."""
     here: FrameType | None = frame
     while here is not None:
         if here.f_code.co_name == "commit" and here.f_locals.get("followers"):
@@ -164,7 +164,7 @@ db.close()
 
 
 def test_many_of_them_leave_the_database_writable(tmp_path: Path) -> None:
-    """In a process of its own: one that comes between two lines of it would end the whole run."""
+    """In a separate process: an interrupt between two lines of the test would end the whole run."""
     open_flights(tmp_path / "db", ITEMS).close()
     for _ in range(20):
         command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "db")]

@@ -36,7 +36,7 @@ def test_a_load_is_commits_of_a_thousand_rows(db: Database) -> None:
 
 
 class BreaksError(Exception):
-    """What ends a source of rows in these tests."""
+    """Ends a source of rows in these tests."""
 
 
 def breaking(rows: list[Any], after: int) -> Iterator[Any]:

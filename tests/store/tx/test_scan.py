@@ -1,4 +1,4 @@
-"""Scans: in order, both ways, in pages, of one moment."""
+"""Scans: in order, both ways, in pages, of one snapshot."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_two_scans_of_one_snapshot_do_not_disturb_each_other(db: Database) -> No
 
 
 def test_an_index_scan_beside_a_writer_never_sees_half_a_commit(db: Database) -> None:
-    """Two rows always have one city; the writer moves both at once."""
+    """Two rows always have the same city; the writer moves both at once."""
     cities = ("Paris", "Rome")
     stop = threading.Event()
 

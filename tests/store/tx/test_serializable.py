@@ -1,4 +1,4 @@
-"""Transactions end as if they had run one after the other."""
+"""The result of transactions equals that of a serial execution."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_threads_that_count_together_lose_nothing(db: Database, durability: str)
         for _ in range(15):
             try:
                 db.run(add_one, retries=1000, durability=durability)
-            except Error as error:  # would end the thread, unseen
+            except Error as error:  # would end the thread silently
                 failed.append(error)
 
     threads = [threading.Thread(target=count) for _ in range(4)]

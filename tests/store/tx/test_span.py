@@ -1,4 +1,4 @@
-"""What the arguments of a scan mean."""
+"""The meaning of the arguments of a scan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A transaction: reads its own writes, commits whole or not at all."""
+"""A transaction: reads its own writes, commits as a whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unique indexes: two rows never have one value, and values can change hands."""
+"""Unique indexes: two rows never have the same value, and rows can exchange values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file of bookmarks, where it is damaged."""
+"""A damaged file of bookmarks."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_damaged_file_of_bookmarks_is_told_and_hurts_no_rows(opening: Opener, 
     found = db.admin.status()
     assert (found.consumers.registered, found.consumers.over) == (1, [])
     assert re.search(told, found.consumers.error)
-    (db.path / "BOOKMARKS").unlink()  # as it says
+    (db.path / "BOOKMARKS").unlink()  # as the message says
     assert db.admin.status().consumers.error == ""
     assert db.consumers["mirror"].position.seq == 3
     assert db.consumers.register("mirror", after=5).position.seq == 5

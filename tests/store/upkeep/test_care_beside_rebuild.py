@@ -1,4 +1,4 @@
-"""Tables are compacted and flushed by some threads while another rebuilds them."""
+"""Some threads compact and flush tables while another rebuilds them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_who_compacts_or_flushes_and_who_rebuilds_do_not_disturb_each_other(db: 
         try:
             while not done.is_set():
                 call()
-        except BaseException as error:  # noqa: BLE001  it would end the thread, unseen
+        except BaseException as error:  # noqa: BLE001  it would end the thread silently
             failed.append(error)
 
     calls = (lambda: db.engine.compact_data(b"", b"\xff" * 16), db.engine.flush)

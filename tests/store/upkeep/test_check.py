@@ -1,4 +1,4 @@
-"""`check` finds what is not as it must be."""
+"""`check` finds everything that is wrong."""
 
 from __future__ import annotations
 
@@ -433,7 +433,7 @@ def test_the_count_of_a_whole_table_reads_its_note_alone(db: Database) -> None:
 
 
 class _Watched(View):
-    """A view that notes which keys are read of it, and of which no range may be."""
+    """A view that records which keys are read, and that refuses reads of some ranges."""
 
     def __init__(self, view: View, read: list[bytes]) -> None:
         self._view, self._read = view, read

@@ -1,4 +1,4 @@
-"""Consumers: durable names, bookmarks outside of the log, and what is held for whom."""
+"""Consumers: durable names, bookmarks outside of the log, and the records held for each."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_who_registers_is_in_the_log_and_known_after_opening_and_after_a_rebuild
     assert found.held_records == found.lag_records
     assert found.held_bytes > 0
     head = db.head
-    assert db.consumers.register("mirror").position == found.position  # once more: it says nothing new
+    assert db.consumers.register("mirror").position == found.position  # again: nothing new is written
     assert db.head == head
     db.close()
     db = opening()
@@ -183,7 +183,7 @@ def test_a_consumer_that_is_away_for_too_long_is_beyond_its_cap_unless_the_clock
     time.steady += 2 * DAY_S * SECOND
     assert db.consumers["mirror"].over == "more than 1 day"
     assert db.consumers["mirror"].lag_s == pytest.approx(2 * DAY_S, rel=0.01)
-    db.consumers.register("new", cap=Cap(seconds=DAY_S, bytes=0))  # it has all of history to catch up with
+    db.consumers.register("new", cap=Cap(seconds=DAY_S, bytes=0))  # it has the whole history to catch up with
     assert (db.consumers["new"].position.seq, db.consumers["new"].over) == (0, "")
 
 

@@ -1,4 +1,4 @@
-"""Rows with a time to live: they end by commits of their own, and until then they are there."""
+"""Rows that expire: commits delete them, and until then they exist."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DAY_NS = 86_400 * SECOND
 
 
 class Time:
-    """A clock to be set."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.wall = self.steady = NOW
@@ -124,7 +124,7 @@ def test_a_table_has_a_life_for_its_rows(opening: Opener, time: Time) -> None:
 def test_a_table_gets_and_loses_a_life_by_a_migration(db: Database, time: Time) -> None:
     db.put(ITEMS, Item(id=1))
     declare(db, SHORT)
-    db.put(ITEMS, Item(id=2))  # what is in force counts, not the constant
+    db.put(ITEMS, Item(id=2))  # the schema in force counts, not the constant
     declare(db, ITEMS)
     db.put(SHORT, Item(id=3))
     time.pass_(DAY_NS)
@@ -198,7 +198,7 @@ def test_tables_that_are_dropped_take_the_ends_of_their_rows_with_them(db: Datab
 
 def test_what_is_no_time_is_refused(db: Database) -> None:
     with pytest.raises(RowError, match="expected a datetime with a time zone"):
-        db.put(ITEMS, Item(id=1), expires=datetime(2027, 1, 1))  # noqa: DTZ001  that is the point
+        db.put(ITEMS, Item(id=1), expires=datetime(2027, 1, 1))  # noqa: DTZ001  the test is about this
     with pytest.raises(RowError, match="expected nanoseconds since 1970"):
         db.put(ITEMS, Item(id=1), expires=-1)
     for wrong in (timedelta(hours=1), "2027-01-01", 1.5, True, date(2027, 1, 1)):

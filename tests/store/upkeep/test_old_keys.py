@@ -1,4 +1,4 @@
-"""An older copy of the key store: what it lacks is not taken for forgotten, and nobody gets two keys."""
+"""An older copy of the key store: missing keys do not count as forgotten, and no person gets two keys."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from tests.store.people import PATIENTS, VISITS, open_people, patient, visit
 
 @pytest.fixture
 def older(path: Path) -> bytes:
-    """The key store as it was before Cyd came, who is in the database; put back over the newest, which
-    is returned."""
+    """Restore the key store from before Cyd was added, who is in the database; return the newest one."""
     with open_people(path) as db:
         db.put(PATIENTS, patient(1, "s-1", email="ann@x", name="Ann"))
         db.put(PATIENTS, patient(2, "s-2", name="Bob"))
@@ -99,7 +98,7 @@ def test_a_reader_beside_the_writer_that_built_missing_entries_finds_them(path: 
 def test_a_reader_that_never_saw_a_key_finds_its_rows_erased(
     path: Path, monkeypatch: pytest.MonkeyPatch, look: str
 ) -> None:
-    """A person comes before the reader looks at the log, and is forgotten before it looks at the keys."""
+    """A person is added before the reader reads the log, and forgotten before it reads the keys."""
     moments = iter((True, True))
     catch_up, refresh = Engine.catch_up, Vault.refresh
 

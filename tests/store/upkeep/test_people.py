@@ -1,4 +1,4 @@
-"""Forgetting one person: gone everywhere, provable as before, and nobody else is touched."""
+"""Forgetting one person: erased everywhere, proofs stay valid, and no other person is affected."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def test_what_the_disk_refused_is_ended_by_itself(path: Path, monkeypatch: pytes
             for _ in range(2):
                 assert tries.acquire(timeout=60)
             assert "not overwritten yet" in db.admin.status().warnings[0]
-            db.put(PATIENTS, patient(9, "s-2"))  # others go on
+            db.put(PATIENTS, patient(9, "s-2"))  # others continue
         while db.admin.status().warnings:
             threading.Event().wait(0.01)
         assert key_id not in (path / "KEYS").read_bytes()

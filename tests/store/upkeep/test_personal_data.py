@@ -1,4 +1,4 @@
-"""Everything that is held on one person, and what stays readable once they are forgotten."""
+"""All data about one person, and the data that stays readable after they are forgotten."""
 
 from __future__ import annotations
 

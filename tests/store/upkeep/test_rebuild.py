@@ -56,7 +56,7 @@ def test_a_snapshot_of_before_reads_on_after_its_tables_were_dropped(opening: Op
     fill(db)
     with db.snapshot() as held:
         before = list(held.scan(ITEMS))
-        for _ in range(4):  # what reads of tables whose memory is gone crashes, or not, by chance
+        for _ in range(4):  # reads of tables whose memory was freed crash, or not, by chance
             db.admin.rebuild()
             db.put(ITEMS, Item(id=1, n=1))
             assert list(held.scan(ITEMS)) == before
@@ -74,7 +74,7 @@ def test_the_disk_of_the_old_tables_is_freed(opening: Opener) -> None:
         db.admin.rebuild()
     db.close()
     db = opening()
-    if (freeing := db.log.merger.start()) is not None:  # what closing did not free
+    if (freeing := db.log.merger.start()) is not None:  # memory that closing did not free
         freeing.join()
     assert db.disk_bytes() < before * 1.2
 

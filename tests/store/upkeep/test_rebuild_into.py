@@ -42,7 +42,7 @@ def test_another_database_is_rebuilt_from_the_log_alone(opening: Opener, tmp_pat
 
 
 class Stopped(BaseException):
-    """As Ctrl-C."""
+    """Stands for Ctrl-C."""
 
 
 @pytest.mark.parametrize("there", [False, True])

@@ -1,4 +1,4 @@
-"""Rebuilds that are killed: they go on where they were, if what they find is of the same log."""
+"""Killed rebuilds resume where they stopped, if the remaining tables are of the same log."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ db = open_flights(Path(sys.argv[1]))
 step, share, into = sys.argv[2], float(sys.argv[3]), sys.argv[4:]
 def die(at: Progress) -> None:
     if at.step.startswith(step) and at.done >= share * (at.total or 0):
-        if not into:  # as RocksDB does by itself, at some time before
+        if not into:  # as RocksDB does by itself, at some time earlier
             db.engine._db.get_column_family(db.engine.next_name).flush()
         os.kill(os.getpid(), signal.SIGKILL)
 db.admin.rebuild_into(into[0], die) if into else db.admin.rebuild(die)
@@ -54,7 +54,7 @@ def killed(db: Database, *words: str) -> None:
 
 
 def told(steps: list[Progress]) -> int:
-    """The first record that a rebuild tells of."""
+    """Return the first record in a rebuild's progress."""
     return next(at.done for at in steps if at.step == "rebuild")
 
 

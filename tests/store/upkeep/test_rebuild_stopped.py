@@ -1,4 +1,4 @@
-"""A rebuild that somebody stops."""
+"""A rebuild that is stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a repair saves, what it cuts, and that it keeps what it cut."""
+"""Repair: what it saves, what it removes, and that it keeps the removed files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.store.models import ITEMS, Item
 
 
 def filled(opening: Opener, rows: int = 2000) -> int:
-    """A closed database with so many commits; returns its head."""
+    """Return the head of a closed database with this number of commits."""
     db = opening()
     for number in range(1, rows + 1):
         db.put(ITEMS, Item(id=number, text=f"n{number}"), durability="os")
@@ -65,7 +65,7 @@ def test_a_log_is_cut_before_its_first_damaged_record(opening: Opener, path: Pat
     assert done.why
     db = opening()
     assert db.head == done.records
-    rows = done.records - 2  # the record that created the database, and the one of its tables
+    rows = done.records - 2  # the record that created the database, and that of its tables
     assert db.count(ITEMS) == rows
     db.put(ITEMS, Item(id=1, text="again"))
 
@@ -88,7 +88,7 @@ def test_a_lost_end_is_accepted_and_said(opening: Opener, path: Path) -> None:
     later.log.write_head_file(sync=True)
     lost = content(path)
     later.close()
-    # As after a crash that took the write-ahead log with it.
+    # As after a crash that also lost the write-ahead log.
     for name in content(path):
         (path / name).unlink()
     for name, data in lost.items():

@@ -1,4 +1,4 @@
-"""The sweeper: rows end by themselves where somebody writes, and not after the clock jumped."""
+"""The sweeper: rows expire automatically in a writing process, but not after the clock jumped."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_nothing_expires_after_the_clock_jumped_until_it_is_confirmed_or_right_a
 
 
 def swept(db: Database) -> threading.Event:
-    """Set when a commit of the sweeper is on disk."""
+    """Return an event that is set when a commit of the sweeper is on disk."""
     done = threading.Event()
     db.log.on_advance(lambda: done.set() if db.log.commit(db.head).actor == "everlog" else None)
     return done
@@ -67,7 +67,7 @@ def test_what_ended_while_nobody_had_the_database_open_is_swept_when_it_is_opene
     db.close()
     time.pass_(1)
     db = opening(clock=time())
-    db.sweeper.close()  # it ends after the sweep that it is at
+    db.sweeper.close()  # it ends after the current sweep
     assert db.admin.expire() == 0 or db.get(ITEMS, 1) is None
     assert db.get(ITEMS, 1) is None
 

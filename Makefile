@@ -18,7 +18,7 @@ help:
 	@echo 'make serve         the example server, until stopped'
 	@echo 'make test          the tests           ARGS="tests/store -k scan"'
 	@echo 'make test-all      the tests, with those that take long'
-	@echo 'make torture       kills, failing disks, fuzzing  MINUTES=30, or SEED=7 once more'
+	@echo 'make torture       kills, failing disks, fuzzing  MINUTES=30, or SEED=7 again'
 	@echo 'make lint          formatter, linter, words, type checker'
 	@echo 'make fmt           formats, and fixes what the linter can fix'
 	@echo 'make bench         the benchmarks      ARGS="commit scan --scale 0.01"'

@@ -3,7 +3,7 @@ and subscribers in others.
 
     Helper "benchmarks.served:everlog"    an everlog server and a writer embedded in it
     Helper "benchmarks.served:raw"        a bare gRPC stream and a bare RocksDB (bare.py)
-    Helper "benchmarks.served:…_writer"   a writer in a process of its own
+    Helper "benchmarks.served:…_writer"   a writer in a separate process
 
 On {"write": n, "rate": r}, each writes n rows, r per second, and reports the start of each commit
 (nanoseconds since the Unix epoch), its duration, and the peak memory of the process.

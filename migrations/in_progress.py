@@ -211,7 +211,7 @@ def cancel(db: Database, *, actor: str = "", reason: str = "", wait_s: float = W
 
 
 def cancelled(db: Database, migration: Migration, by: Metadata, *, since: int) -> None:
-    """Record that a migration was cancelled, unless a record after `since` already says so.
+    """Record that a migration was cancelled, unless a record after `since` already states it.
 
     It already does if the migration had started and was given up.
     """

@@ -214,7 +214,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Settled(NamedTuple):
-    """A migration that was rejected, rolled back or cancelled, and the record that says so."""
+    """A migration that was rejected, rolled back or cancelled, and the record of that."""
 
     migration: Migration
     event: Event

@@ -35,7 +35,7 @@ Invariants
   (2) nothing after `head` is read by anybody but the committer;
   (3) a read returns exactly what was requested, or an error that names the seq;
   (4) a removed record was in a verified archive before: a removal is one batch;
-  (5) a record that is no longer held anywhere is an error that says so, never a gap;
+  (5) a record that is no longer held anywhere is reported as an error, never as a gap;
   (6) a merge covers at most LOG_FILE_BYTES, its largest file at most a quarter of it: each record is copied
       again a few times at most, and closing takes no longer than that;
   (7) one merge runs at a time, and none after `close`.

@@ -206,7 +206,7 @@ def _open(
         if not read_only:
             cut(engine, log, known, tables.applied)
         if read_only and vault.is_there:
-            # Once more: a key that was forgotten before the vault was read is now noted in the log.
+            # Again: a key that was forgotten before the vault was read is now noted in the log.
             tables = _current(at, engine, log, vault, progress)
         else:
             tables.catch_up(progress)

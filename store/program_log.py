@@ -158,7 +158,7 @@ class _Repeated:
 
 
 class LogHandler(logging.Handler):
-    """Writes records to `out` in a thread of its own. Safe to use from many threads."""
+    """Writes records to `out` in a separate thread. Safe to use from many threads."""
 
     def __init__(self, out: TextIO, form: str = "text", *, repeat_s: float = REPEAT_S) -> None:
         super().__init__()

@@ -79,6 +79,10 @@ PHRASES = {
     r"in (?:its|their) stead": "instead",
     r"twice is once": "idempotent",
     r"(?:it|one|this|which) is said\b": "is stated, given",
+    r"says? so\b": "reports it, states this",
+    r"once more\b": "again",
+    r"in an? \w+ of (?:its|their) own": "in its own …, in a separate …",
+    r"without a word\b": "silently, without an error",
 }
 
 GAP = r'(?:\s|(?<=\s)(?:#|//|"|f"|\'|\*)+|["\'](?=\s))+'

@@ -244,7 +244,7 @@ class Run:
             self._progress(Progress(step="follow", done=self._seq, total=total, unit="commits"))
 
     def commit(self, *, caught_up: bool = False) -> None:
-        """End the current transaction; when caught up, also write one that only says so."""
+        """End the current transaction; when caught up, also write one that only records this."""
         if self._began is None:
             if self.settled or not caught_up or not self._seq:
                 return
@@ -287,7 +287,7 @@ class Run:
 
     def _open_sealed(self, commits: Sequence[log_pb2.Commit]) -> list[log_pb2.Commit]:
         """Return the commits with their sealed rows opened; keys are requested together. The rows of a
-        person who was forgotten since become deletions: the log says so later."""
+        person who was forgotten since become deletions: the deletes follow later in the log."""
         opened = [_copied(commit) if SEALED in commit.requires else commit for commit in commits]
         wanted = (commit.changes for commit in opened if SEALED in commit.requires)
         sealed = [change for changes in wanted for change in changes if change.key_id]

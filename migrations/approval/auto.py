@@ -66,7 +66,7 @@ class AutoRun:
         applied.
 
         A migration that was rejected, rolled back or cancelled is left out, with all after it; `left_out`
-        then says so. Raises what `apply` raises.
+        then gives the reason. Raises what `apply` raises.
         """
         self._since = last_done(self.db)
         with lock(self.db.uuid, actor, progress=progress, reenter=True):

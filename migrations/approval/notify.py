@@ -146,7 +146,7 @@ class Notifier:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Try once more to send what remains, and stop; the next process sends the rest."""
+        """Try again to send what remains, and stop; the next process sends the rest."""
         for one in self._rollbacks:
             one.db.log.off_advance(self._look)
         self._closing.set()

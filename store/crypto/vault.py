@@ -22,7 +22,7 @@ Invariants
   (2) a forgotten key is nowhere: neither in the file nor in memory. If it reappears with an older copy of
       the file, it opens nothing, because the log says that it was forgotten;
   (3) the same person has the same key in all tables, and a new one after having been forgotten;
-  (4) a key is forgotten only if the log says so; otherwise it is missing. While a key is missing, none is
+  (4) a key is forgotten only if the log records it; otherwise it is missing. While a key is missing, none is
       created: its owner would be ambiguous;
   (5) a rotation killed at any point: the old master key opens everything until the new one does;
   (6) a slot names its key encryption key, so a resumed rotation does what is left;

@@ -235,7 +235,7 @@ class Committer:
                     turns.answer(followers)
                 told = True
         finally:
-            if not told:  # these lines were interrupted: once more
+            if not told:  # these lines were interrupted: again
                 followers = [one for one in followers if one.taken]
                 answer_unwritten(followers, self._log.written)
                 turns.leave(mine)
@@ -280,7 +280,7 @@ class Committer:
                 self._turns.leave(ticket)
                 left = True
         finally:
-            if not left:  # these lines were interrupted: once more
+            if not left:  # these lines were interrupted: again
                 if self._turns.leads(ticket):
                     self._alone = 0
                 self._turns.leave(ticket)

@@ -9,7 +9,7 @@
 It changes nothing until it commits, and it reads its own writes. Embedded, remote and replicated stores
 validate the same value in the same way.
 
-`Writer` has the calls that write rows, each in a transaction of its own. Databases are writers, embedded
+`Writer` has the calls that write rows, each in a separate transaction. Databases are writers, embedded
 and remote; they differ only in their transactions.
 
 Invariants
@@ -420,7 +420,7 @@ class Writer(Reader):
         expires: Expires | None = None,
         **metadata: Any,
     ) -> CommitResult:
-        """Write one row in a transaction of its own, whether or not it exists. Writes.
+        """Write one row in a separate transaction, whether or not it exists. Writes.
 
         `expect_version`: raise PreconditionError if the row has another version (0: if it exists).
         `expires`: when the row expires, a datetime with a time zone, or nanoseconds since the Unix epoch

@@ -80,8 +80,8 @@ class Admin:
         """Build this database from its log in a new directory, and return the hashes of its tables.
 
         `seq`: as of this record; `time`: as of this time (as in `at`); neither: as of the newest record. The
-        new database has the same UUID: followers that are ahead of it receive an error that says so, or that
-        the histories diverged. A killed run resumes where it stopped. Raises OpenError if the directory has
+        new database has the same UUID: followers that are ahead of it receive an error about this, or about
+        diverged histories. A killed run resumes where it stopped. Raises OpenError if the directory has
         other files, CursorError for a position that the log does not have.
         """
         self._core.check_open()

@@ -20,7 +20,7 @@ Invariants
   (3) a bookmark is never ahead of what its consumer has confirmed; it may be behind;
   (4) the last to register under a name has it, by its epoch; the previous holder is refused;
   (5) within an epoch a bookmark never goes back;
-  (6) an invalid file is an error that says so, and everything it holds stays; rows do not need it.
+  (6) an invalid file is reported as an error, and everything it holds stays; rows do not need it.
 """
 
 from __future__ import annotations

@@ -76,9 +76,9 @@ def obey(tables: Tables) -> None:
 
 def came_bare(engine: Engine, tables: Tables) -> bool:
     """Return whether index entries are missing or stale for lack of keys, while the tables' files do not
-    say so. Read-only.
+    record it. Read-only.
 
-    Keys are dropped once the files say so: a later look at them is then right.
+    Keys are dropped once the files record it: a later look at them is then right.
     """
     assert tables.vault is not None
     start = keys.NOTE_BARE

@@ -40,7 +40,7 @@ from everlog.store.history.schemas import PastSchemas
 from everlog.store.history.version_index import INVERTED_SIZE, Place, Versions, change_at, inverted, place_of
 from everlog.store.log import Log
 from everlog.store.rocks.errors import translated, verify_end
-from everlog.store.rocks.view import Item, View, take_over
+from everlog.store.rocks.view import Item, View, in_use, take_over
 from everlog.store.schema.schema import IndexInfo, KeyOf, TableInfo
 from everlog.store.tx.source import WHOLE, Entry, LocalSource, Span
 
@@ -95,12 +95,12 @@ class _Chunks:
 
     def leap(self, to: bytes) -> None:
         with translated("reading the versions of rows"):
-            if not self._family:
-                raise ClosedError("the database or the snapshot of this read is closed")
             # The verifying iterator comes first: it must not see what is projected meanwhile.
-            verifier = self._family[0].iter()
-            self._held[:] = [self._family[0].items(backwards=self._reverse, from_key=to), verifier]
+            verifier = in_use(self._family).iter()
+            self._held[:] = [in_use(self._family).items(backwards=self._reverse, from_key=to), verifier]
             del verifier
+            if not self._family:  # closed meanwhile
+                self._held.clear()
         if self._reverse:
             self._end = to
         else:
@@ -109,13 +109,11 @@ class _Chunks:
 
     def next(self) -> list[tuple[bytes, bytes]]:
         """Return the next versions; none at the end. Raises CorruptionError, ClosedError."""
-        if not self._held:
-            raise ClosedError("the database or the snapshot of this read is closed")
         with translated("reading the versions of rows"):
-            chunk: list[Any] = list(islice(self._held[0], self._size))
+            chunk: list[Any] = list(islice(in_use(self._held), self._size))
             if len(chunk) < self._size:
                 last = chunk[-1][0] if chunk else self._last
-                verify_end(self._held[1], last, self._start, self._end, reverse=self._reverse)
+                verify_end(in_use(self._held, 1), last, self._start, self._end, reverse=self._reverse)
         if chunk:
             self._last = chunk[-1][0]
         self._size = min(self._size * 4, CHUNK_MAX)

@@ -172,7 +172,7 @@ class SnapshotView(View):
         try:
             yield from _chunks(held, start, end, reverse, verify)
         finally:
-            if held in self._held:
+            with contextlib.suppress(ValueError):  # closed meanwhile
                 self._held.remove(held)
 
     def _from_cursor(self, start: bytes, end: bytes, reverse: bool) -> Iterator[list[Item]]:
@@ -273,12 +273,10 @@ def _chunks(
     last, most = None, CHUNK_FIRST
     try:
         while True:
-            if not held:
-                raise ClosedError("the database or the snapshot of this read is closed")
             chunk: list[Item] = []
             add, size = chunk.append, 0
             with translated("reading a table"):  # `take`, inlined for speed
-                for item in islice(held[0], most):
+                for item in islice(in_use(held), most):
                     add(item)
                     size += len(item[0]) + len(item[1])
                     if size >= CHUNK_BYTES:
@@ -295,6 +293,14 @@ def _chunks(
             most = min(most * 4, CHUNK_MAX)
     finally:
         held.clear()  # otherwise a kept traceback would keep the database locked
+
+
+def in_use(held: list[Any], number: int = 0) -> Any:
+    """Return an object of RocksDB in `held`. Raises ClosedError if a close has cleared the list."""
+    try:
+        return held[number]
+    except IndexError:
+        raise ClosedError("the database or the snapshot of this read is closed") from None
 
 
 def _is_past(key: bytes, start: bytes, end: bytes, reverse: bool) -> bool:

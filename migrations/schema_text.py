@@ -20,6 +20,7 @@ gets new ones, in the order of the lines.
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -98,7 +99,7 @@ def from_text(text: str, where: str = "the text") -> Dumped:
                     schema.models.file.append(_file(name, body))
                 case _:
                     raise ValueError(f"expected a migration, a table or a file, found {line!r}")
-        except (ValueError, text_format.ParseError, ImportError) as error:
+        except (ValueError, text_format.ParseError, ImportError, Warning) as error:
             raise SchemaError(f"{where}:{number}: {error}", where=f"{where}:{number}") from None
     schema.version = max((version for version, _, _ in migrations), default=0)
     _resolve(schema, wanted, where)
@@ -157,7 +158,9 @@ def _blocks(text: str) -> Iterator[tuple[int, str, list[str]]]:
 def _file(name: str, body: list[str]) -> descriptor_pb2.FileDescriptorProto:
     file = descriptor_pb2.FileDescriptorProto()
     if body:
-        text_format.Parse("\n".join(body), file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # the parser only warns of an escape that it does not know
+            text_format.Parse("\n".join(body), file)
         return file
     module = name.removesuffix(".proto").replace("/", ".") + "_pb2"
     if not name.startswith(_OWN):

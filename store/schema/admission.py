@@ -84,29 +84,40 @@ def read(model: type[Message], raw: bytes) -> Message:
 
 
 def salvage(model: type[Message], raw: bytes, depth: int = _SALVAGE_DEPTH) -> Message:
-    """Return the fields of a row that parse by themselves, down to `depth` levels of messages."""
+    """Return the fields of a row that parse by themselves, down to `depth` levels of messages.
+
+    The result can be serialized and parsed again: a part that would nest it too deep is left out.
+    """
     message, fields = model(), _descriptor(model).fields_by_number
     for number, wire_type, body, end, start in _wire(raw):
         piece = raw[start:end]
-        try:
-            model.FromString(piece)
-        except DecodeError:
+        if not _parses(model, piece):
             field = fields.get(number)
             if field is None or field.message_type is None or wire_type != _LENGTH_DELIMITED or not depth:
                 continue
             if field.message_type.GetOptions().map_entry:
                 continue
             inner = message_factory.GetMessageClass(field.message_type)
-            part = salvage(inner, raw[body:end], depth - 1)
-            into: Any = getattr(message, field.name)
+            part = model()
+            into: Any = getattr(part, field.name)
             if field.is_repeated:
-                into.append(part)
+                into = into.add()
             else:
                 into.SetInParent()
-                into.CopyFrom(part)  # MergeFrom goes through bytes, and refuses messages nested this deep
-        else:
-            message.MergeFromString(piece)
+            into.CopyFrom(salvage(inner, raw[body:end], depth - 1))  # unlike MergeFrom, not through bytes
+            piece = part.SerializeToString()
+            if not _parses(model, piece):
+                continue
+        message.MergeFromString(piece)
     return message
+
+
+def _parses(model: type[Message], raw: bytes) -> bool:
+    try:
+        model.FromString(raw)
+    except DecodeError:
+        return False
+    return True
 
 
 def _doubt(model: type[Message], descriptor: Descriptor, bytes_min: int) -> Doubt:

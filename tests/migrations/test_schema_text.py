@@ -101,6 +101,10 @@ def test_numbers_that_a_rollback_has_used_up_are_not_in_it(
             lambda text: text.replace("index by_lat", "indox by_lat"),
             r"schema:\d+: expected a key, an index or a ttl",
         ),
+        (
+            lambda text: text.replace("number: 1 ", 'number: 1 json_name: "\\." ', 1),
+            r"schema:\d+: .*invalid escape",
+        ),
     ],
 )
 def test_a_text_that_is_none_is_told_with_its_line(

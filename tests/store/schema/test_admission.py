@@ -248,6 +248,21 @@ def test_what_can_be_read_is_salvaged_around_what_cannot() -> None:
     assert found.inners[0].text == "kept"
 
 
+@pytest.mark.parametrize("level", range(1, 60, 4))
+def test_what_is_salvaged_of_a_damaged_deep_row_can_be_read_again(level: int) -> None:
+    """A list at one level holds a field of another kind, so that a part of the row parses by itself."""
+    row = deep(5, 60)
+    value = row.body
+    for _ in range(level):
+        value = value.list_value.values[0]
+    raw = row.SerializeToString()
+    inner = value.list_value.SerializeToString()
+    assert raw.count(inner) == 1
+    for first in (b"\x08", b"\x32", b"\x0a"):
+        found: Any = salvage(Document, raw.replace(inner, first + inner[1:]))
+        assert (found.id, Document.FromString(found.SerializeToString())) == (5, found)
+
+
 @given(st.binary(max_size=40))
 def test_bytes_of_any_kind_are_salvaged_without_an_error(raw: bytes) -> None:
     found = salvage(Document, raw)

@@ -161,9 +161,9 @@ def retained(
         )
 
 
-def targets(words: Sequence[str], databases: Iterable[str]) -> dict[str, str]:
-    """Return the archive target of each database. Raises OpenError for an unknown name, and for one target
-    for several databases."""
+def targets(words: Sequence[str], databases: Iterable[str], option: str = "--archive-to") -> dict[str, str]:
+    """Return the archive target of each database, or what another option names. Raises OpenError for an
+    unknown name, and for one target for several databases."""
     names, found = list(databases), dict[str, str]()
     for word in words:
         name, equals, target = word.partition("=")
@@ -171,18 +171,18 @@ def targets(words: Sequence[str], databases: Iterable[str]) -> dict[str, str]:
             name, target = "", word  # a path or a URL with an = in it
         if not name and len(names) > 1:
             raise OpenError(
-                f"--archive-to {word}: each database needs its own target; name the database, as in"
-                f" --archive-to {names[0]}={word}"
+                f"{option} {word}: each database needs its own target; name the database, as in"
+                f" {option} {names[0]}={word}"
             )
         name = name or names[0]
         if name not in names:
             raise OpenError(
-                f"--archive-to {word}: this server has no database {name!r}; it has: {', '.join(names)}"
+                f"{option} {word}: this server has no database {name!r}; it has: {', '.join(names)}"
             )
         if not target:
-            raise OpenError(f"--archive-to {word}: expected NAME=DIR or NAME=URL, found no target")
+            raise OpenError(f"{option} {word}: expected NAME=DIR or NAME=URL, found no target")
         if name in found:
-            raise OpenError(f"expected one archive target for {name}, found two; leave one out")
+            raise OpenError(f"{option}: expected one target for {name}, found two; leave one out")
         found[name] = target
     return found
 
@@ -313,6 +313,12 @@ logger = logging.getLogger("everlog")
     metavar="FILE",
     help="File with the token that readers of the metrics must send.",
 )
+@click.option(
+    "--backup-at",
+    multiple=True,
+    metavar="[NAME=]DIR|URL",
+    help="Where the backup of a database is: metrics tell its age; may be repeated.",
+)
 @click.option("--metrics-public", is_flag=True, help="Let other machines read the metrics without a token.")
 @click.option(
     "--traces",
@@ -352,6 +358,7 @@ def serve(
     metrics_listen: str | None,
     metrics_token: Path | None,
     metrics_public: bool,
+    backup_at: tuple[str, ...],
     traces_to: str | None,
     **how: Any,
 ) -> None:
@@ -430,7 +437,8 @@ def serve(
             notifier.wake()
 
         server.on_warnings = warn
-        endpoint = _endpoint(server, metrics_listen, metrics_token, public=metrics_public)
+        backups = targets(backup_at, named, option="--backup-at") if metrics_listen else {}
+        endpoint = _endpoint(server, metrics_listen, metrics_token, backups, public=metrics_public)
         with (
             server,
             endpoint or nullcontext(),
@@ -473,10 +481,12 @@ def _refuse_idle(
         refuse_idle("url", "env", when="beside NAME=URL")
 
 
-def _endpoint(server: Server, listen: str | None, token: Path | None, *, public: bool) -> Endpoint | None:
+def _endpoint(
+    server: Server, listen: str | None, token: Path | None, backups: Mapping[str, str], *, public: bool
+) -> Endpoint | None:
     """The endpoint of the metrics, if they are wanted. Raises OpenError."""
     if listen is None:
-        refuse_idle("metrics_token", "metrics_public", when="without --metrics")
+        refuse_idle("metrics_token", "metrics_public", "backup_at", when="without --metrics")
         return None
     from everlog.rpc.server.metrics import Endpoint, Metrics
 
@@ -484,7 +494,7 @@ def _endpoint(server: Server, listen: str | None, token: Path | None, *, public:
     words = read_secret(token, "the token of the metrics").split() if token is not None else []
     if token is not None and len(words) != 1:
         raise OpenError(f"{token}: expected one token, found {len(words)} words")
-    return Endpoint(listen, Metrics(server), token=words[0].decode() if words else "", public=public)
+    return Endpoint(listen, Metrics(server, backups), token=words[0].decode() if words else "", public=public)
 
 
 def _announce(settings: Settings, endpoint: Endpoint) -> None:

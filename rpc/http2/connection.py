@@ -77,6 +77,7 @@ class Connection(asyncio.Protocol):
         self._transport: Any = None
         self.closed = asyncio.Event()
         self.peer = ""  # its address
+        self.on_failed: Callable[[Connection, ProtocolError], None] = lambda _, __: None
         self.certified = ""  # common name of the client certificate, if one was required
 
     # asyncio
@@ -222,6 +223,7 @@ class Connection(asyncio.Protocol):
         if self._failed:
             return
         self._failed = True
+        self.on_failed(self, error)
         self.out.write(frames.goaway(self._last, error.code, str(error)))
         self.out.end()
         for stream in list(self.streams.values()):

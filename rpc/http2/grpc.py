@@ -125,6 +125,7 @@ class Calls:
         self._observer = observer
         self._methods: dict[str, Any] = {}
         self._raw: dict[str, Raw] = {}
+        self._names: dict[str, str] = {}  # of methods, by path, as Store/Get
         self.expect(tokens or {})
 
     def expect(self, tokens: Mapping[str, str]) -> None:
@@ -136,6 +137,7 @@ class Calls:
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         for name, handler in handlers.items():
             self._methods[f"/{service}/{name}"] = handler
+            self._names[f"/{service}/{name}"] = f"{service.removeprefix(PACKAGE)}/{name}"
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
         """Do nothing: generated code also registers the same methods in an older form."""
@@ -143,16 +145,14 @@ class Calls:
     def add_raw(self, path: str, method: Raw) -> None:
         """Add a method with one request, which sends its responses itself, as bytes."""
         self._raw[path] = method
+        self._names[path] = path.removeprefix("/").removeprefix(PACKAGE)
 
     def answer(self, stream: Stream) -> None:
         """Start the call of a new stream."""
         if not _is_grpc(stream):
             return
         path = stream.headers.get(":path", "")
-        known = path in self._methods or path in self._raw
-        call = stream.call = Call(
-            stream, path.removeprefix("/").removeprefix(PACKAGE) if known else "unknown"
-        )
+        call = stream.call = Call(stream, self._names.get(path, "unknown"))
         if self._observer is not None:
             self._observer.began(call)
         try:

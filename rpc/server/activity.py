@@ -20,6 +20,8 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
+from everlog.rpc.http2.connection import Connection
+from everlog.rpc.http2.frames import ProtocolError
 from everlog.rpc.http2.grpc import Call
 from everlog.store.measures import Histogram
 from everlog.store.program_log import about
@@ -49,6 +51,7 @@ class Activity:
         self.running: dict[int, Call] = {}  # by id
         self.counts: dict[tuple[str, grpc.StatusCode], int] = {}  # ended calls by method
         self.times: dict[str, Histogram] = {}  # of these calls, by method
+        self.drops: dict[str, int] = {}  # dropped connections, by the code of HTTP/2
         self.limits: dict[str, int] = {}  # how often a limit was reached, by its name
         self._rows: dict[type[Message], Rows] = {}
 
@@ -83,6 +86,16 @@ class Activity:
             )
         elif took_s >= self._slow_s and call.method not in ENDLESS:
             self._log_slow(call, code, took_s)
+
+    def dropped(self, connection: Connection, error: ProtocolError) -> None:
+        """Count and log a connection that is dropped: its peer broke the protocol, or its limits."""
+        reason = error.code.name.lower()
+        self.drops[reason] = self.drops.get(reason, 0) + 1
+        logger.warning(
+            "a connection is dropped: %s",
+            error,
+            extra=about("connection.dropped", same=reason, reason=reason, peer=connection.peer),
+        )
 
     def limited(self, limit: str) -> None:
         """Count that a limit was reached; `limit` is one of a few names."""

@@ -29,6 +29,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 from urllib.parse import urlsplit
 
+from everlog.audit import manifest as manifests
+from everlog.audit.place import place
 from everlog.migrations.proposal import ProposalState, proposals
 from everlog.migrations.status import State, logged_migrations, status
 from everlog.rpc import security
@@ -43,6 +45,7 @@ from everlog.store.online.backfill import built_rows, total_rows
 TABLES_MAX, INDEXES_MAX, CONSUMERS_MAX = 100, 200, 100
 OTHER = "(other)"  # the label of the tables beyond the maximum
 CACHED_S = 1.0
+BACKUPS_EVERY_S = 60.0
 REQUESTS_MAX = 4  # answered at once
 TIMEOUT_S = 10.0
 
@@ -68,7 +71,6 @@ _ROCKSDB = {  # metric, property, help
     "write_rate_limit_bytes_per_second": ("actual-delayed-write-rate", "Limit of delayed writes; 0: none."),
     "block_cache_bytes": ("block-cache-usage", "Bytes in the block cache, which all families share."),
     "block_cache_capacity_bytes": ("block-cache-capacity", "Size of the block cache."),
-    "background_errors": ("background-errors", "Errors of RocksDB's threads since the opening."),
     "snapshots": ("num-snapshots", "Open snapshots: they keep overwritten data on disk."),
 }
 _FAMILY = ("database", "family")
@@ -168,6 +170,12 @@ METRICS = (
     Metric(
         "everlog_calls_denied_total", "counter", "Calls denied for their token or their rights.", ("method",)
     ),
+    Metric(
+        "everlog_connections_dropped_total",
+        "counter",
+        "Connections dropped because the peer broke the protocol or its limits, by HTTP/2's error code.",
+        ("reason",),
+    ),
     Metric("everlog_limits_hit_total", "counter", "How often a limit was reached.", ("limit",)),
     # migrations, archive, certificates
     Metric("everlog_migrations", "gauge", "Migrations by state.", ("database", "state")),
@@ -188,6 +196,16 @@ METRICS = (
         ("database",),
     ),
     Metric(
+        "everlog_backup_readable", "gauge", "1: the backup named by --backup-at can be read.", ("database",)
+    ),
+    Metric(
+        "everlog_backup_last_timestamp_seconds",
+        "gauge",
+        "Time of the newest record in that backup.",
+        ("database",),
+    ),
+    Metric("everlog_backup_lag_records", "gauge", "Records that it does not have.", ("database",)),
+    Metric(
         "everlog_certificate_expires_timestamp_seconds",
         "gauge",
         "Time at which a certificate of the server ends.",
@@ -196,6 +214,12 @@ METRICS = (
     # RocksDB
     *(Metric(f"everlog_rocksdb_{name}", "gauge", text, _FAMILY) for name, (_, text) in _ROCKSDB.items()),
     Metric("everlog_rocksdb_stalls_total", "counter", "Writes that RocksDB delayed or stopped.", _FAMILY),
+    Metric(
+        "everlog_rocksdb_background_errors_total",
+        "counter",
+        "Errors of RocksDB's threads since the opening.",
+        _FAMILY,
+    ),
     Metric("everlog_scrape_seconds", "gauge", "Time that this scrape took."),
 )
 
@@ -228,11 +252,14 @@ class Served(Protocol):
 class Metrics:
     """Collects the metrics of a server: a `Collector` of prometheus_client.
 
-    Its databases count their commits from now on.
+    Its databases count their commits from now on. `backups`: where the backup of a database is, by its name.
     """
 
-    def __init__(self, server: Served) -> None:
+    def __init__(self, server: Served, backups: Mapping[str, str] | None = None) -> None:
         self._server = server
+        self._backups = dict(backups or {})
+        self._backup_heads: dict[str, manifests.Position | None] = {}  # None: not readable
+        self._backups_at = -BACKUPS_EVERY_S
         for db in server.databases.values():
             db.measure()
 
@@ -263,6 +290,7 @@ class Metrics:
             found.setdefault(f"everlog_{name}", {})[labels] = value
 
         put("build_info", 1, VERSION)
+        self._read_backups()
         for name, db in self._server.databases.items():
             try:
                 self._database(name, db, put)
@@ -300,10 +328,12 @@ class Metrics:
         _consumers(name, db, put)
         self._migrations(name, db, put)
         _archive(name, db, put)
+        self._backup(name, db, put)
         for family, properties in db.engine.properties().items():
             for metric, (what, _) in _ROCKSDB.items():
                 put(f"rocksdb_{metric}", properties[what], name, family)
             put("rocksdb_stalls_total", properties["stalls"], name, family)
+            put("rocksdb_background_errors_total", properties["background-errors"], name, family)
 
     def _migrations(self, name: str, db: Database, put: Put) -> None:
         source = self._server.sources.get(name)
@@ -320,6 +350,27 @@ class Metrics:
         done = built_rows(db.core) if total else 0
         put("migration_rows_done", done, name)
         put("migration_rows", max(done, total), name)
+
+    def _read_backups(self) -> None:
+        """Read the manifests of backups, from time to time: they may be in an object store."""
+        if time.monotonic() - self._backups_at < BACKUPS_EVERY_S:
+            return
+        self._backups_at = time.monotonic()
+        for name, where in self._backups.items():
+            try:
+                found = manifests.needed(place(where))
+                ours = found.uuid == self._server.databases[name].uuid
+                self._backup_heads[name] = found.head if ours else None
+            except (Error, OSError):
+                self._backup_heads[name] = None
+
+    def _backup(self, name: str, db: Database, put: Put) -> None:
+        if name in self._backups:
+            head = self._backup_heads[name]
+            put("backup_readable", int(head is not None), name)
+            if head is not None:
+                put("backup_last_timestamp_seconds", head.time_ns / 1e9, name)
+                put("backup_lag_records", max(0, db.log.head - head.seq), name)
 
     def _calls(self, put: Put) -> None:
         activity = self._server.activity
@@ -339,6 +390,8 @@ class Metrics:
         for method, times in activity.times.copy().items():
             if method not in ENDLESS:
                 put("call_seconds", times, method)
+        for reason, count in activity.drops.copy().items():
+            put("connections_dropped_total", count, reason)
         for limit, count in activity.limits.copy().items():
             put("limits_hit_total", count, limit)
 

@@ -321,7 +321,7 @@ class Server:
         listener = Listener(
             self.host,
             self.port,
-            lambda: Connection(calls.answer, connections, turns),
+            lambda: self._connection(calls, turns),
             connections,
             tls=self._tls.context if self._tls else None,
             handshake_s=CHECK_S,
@@ -356,6 +356,11 @@ class Server:
         for connection in list(connections):
             connection.abort()
         logger.info("the server has stopped", extra=about("server.stopped"))
+
+    def _connection(self, calls: Calls, turns: Turns) -> Connection:
+        made = Connection(calls.answer, self.connections, turns)
+        made.on_failed = self.activity.dropped
+        return made
 
     def _log_start(self) -> None:
         names, tokens = sorted(self.hosting.databases), sum(map(bool, self._tokens.values()))

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from everlog.audit.backup import backup
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server import metrics
@@ -30,7 +31,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
 UNITS = ("_seconds", "_bytes", "_records", "_rows", "_total", "_seq", "_info", "_bytes_per_second")
 COUNTS = re.compile(  # gauges that count things need no unit
     r"_(up|size|waiting|refused|subscribers|consumers|over_cap|connections(_max)?|running|migrations|files"
-    r"|stopped|errors|snapshots|rows_done)$"
+    r"|stopped|readable|snapshots|rows_done)$"
 )
 
 
@@ -171,6 +172,33 @@ def test_certificates_are_measured(db: EmbeddedDatabase, tmp_path: Path) -> None
         (found,) = scraped(endpoint).families["everlog_certificate_expires_timestamp_seconds"].samples
         assert found.labels["file"] == str(certificate)
         assert found.value > 0
+
+
+def test_backups_are_measured(db: EmbeddedDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "BACKUPS_EVERY_S", 0.0)
+    where = tmp_path / "backup"
+    with Server({"shop": db}) as server:
+        measured = Metrics(server, {"shop": str(where)})
+        with Endpoint("127.0.0.1:0", measured) as endpoint:
+            assert scraped(endpoint)("backup_readable", database="shop") == 0
+            backup(db, where)
+            db.put(ITEMS, Item(id=1))
+            now = scraped(endpoint)
+            assert now("backup_readable", database="shop") == 1
+            assert now("backup_lag_records", database="shop") == 1
+            at = now("backup_last_timestamp_seconds", database="shop")
+            assert at == db.log.commit(db.head - 1).time_ns / 1e9
+            (where / "BACKUP").write_text("{}")
+            assert scraped(endpoint)("backup_readable", database="shop") == 0
+
+
+def test_connections_that_break_the_protocol_are_measured(served: tuple[Server, Endpoint]) -> None:
+    server, endpoint = served
+    with socket.create_connection((server.host, server.port)) as one:
+        one.sendall(b"GET / HTTP/1.1\r\n\r\n" + b" " * 100)
+        while one.recv(1000):
+            pass
+    assert scraped(endpoint)("connections_dropped_total", reason="protocol_error") == 1
 
 
 def test_a_database_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def _embedded(
         raise
     db.scratch = scratch
     attach(db)  # archived records are read from their targets
-    db.committer.tracer = traces.tracing
+    db.committer.watch(tracer=traces.tracing)
     db.folders = migrations
     if migrations is not None and migrate:
         _bring_up_to_date(db, migrations, read_only=read_only, progress=progress)

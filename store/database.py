@@ -116,7 +116,9 @@ class Database(Writer):
     def measure(self) -> Measures:
         """Count and time commits and syncs from now on, and return where. The same object at each call."""
         if self.committer.measures is None:
-            self.log.measures = self.committer.measures = Measures(self.log.written)
+            self.log.measures = made = Measures(self.log.written)
+            self.committer.watch(measures=made)
+        assert self.committer.measures is not None
         return self.committer.measures
 
     @property

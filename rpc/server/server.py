@@ -162,7 +162,7 @@ class Server:
     ) -> None:
         self.activity = Activity(slow_ms=slow_ms)
         for db in databases.values():
-            db.committer.tracer = db.committer.tracer or traces.tracing
+            db.committer.watch(tracer=traces.tracing)
         self.host, self.port = listening(address)
         check_tokens(token, tokens or {})
         self._tokens = {"": token} | dict(tokens or {})

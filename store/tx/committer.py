@@ -78,6 +78,7 @@ class PendingCommit(Ticket):
     same_as: PendingCommit | None = None  # the commit in its group with the same commit_id
     began_s = 0.0  # perf_counter, if it is measured
     called_ns = 0  # if it is traced
+    span: Any = None  # if it is traced
     steps: CommitSteps | None = None  # of its group, if it is traced
 
     def __init__(self, transaction: Transaction, about: About | None, sync: bool) -> None:
@@ -204,6 +205,8 @@ class Committer:
         self._alone = 0  # the thread that is in `alone`
         self.measures: Measures | None = None  # None: nothing is measured
         self.tracer: CommitTracer | None = None  # None: nothing is traced
+        self.watched = False  # whether one of both is
+        self._sample_at = 0  # the seq from which the next commit with durability `os` is measured
         self._steps: CommitSteps | None = None  # of the group that is written, if it is traced
 
     def commit(self, transaction: Transaction, *, sync: bool, about: About | None = None) -> CommitResult:
@@ -215,9 +218,9 @@ class Committer:
         """
         turns = self._turns
         mine = PendingCommit(transaction, about, sync)
-        span = self._begin_span(mine) if self.tracer is not None else None
-        if self.measures is not None and (sync or not self._log.written % SAMPLE):
-            mine.began_s = time.perf_counter()
+        watched = self.watched and (sync or self._log.written >= self._sample_at)
+        if watched:
+            self._begin(mine)
         followers: list[PendingCommit] = []
         told = False
         try:
@@ -225,7 +228,10 @@ class Committer:
                 if turns.enter(mine):
                     if turns.waiting:
                         turns.gather(GROUP_MAX, followers)
-                    self._run([mine, *followers])
+                    if watched:
+                        self._run_watched([mine, *followers])
+                    else:
+                        self._run([mine, *followers])
             except BaseException:  # interrupted: it costs this commit, and none of the others
                 self._spare(mine, followers)
                 raise
@@ -241,17 +247,37 @@ class Committer:
                 turns.leave(mine)
                 turns.answer(followers)
                 turns.wake()
-        if span is not None and self.tracer is not None:
-            self.tracer.end(span, mine)
+        if watched and mine.span is not None and self.tracer is not None:
+            self.tracer.end(mine.span, mine)
         if mine.error is not None:
             raise mine.error
         assert mine.result is not None
         return mine.result
 
-    def _begin_span(self, mine: PendingCommit) -> Any:
-        assert self.tracer is not None
-        mine.called_ns = time.time_ns()
-        return self.tracer.begin(mine.transaction)
+    def watch(self, *, measures: Measures | None = None, tracer: CommitTracer | None = None) -> None:
+        """Measure commits, or trace them, from now on. None changes nothing."""
+        self.measures = measures or self.measures
+        self.tracer = tracer or self.tracer
+        self.watched = self.measures is not None or self.tracer is not None
+
+    def _begin(self, mine: PendingCommit) -> None:
+        mine.began_s = time.perf_counter()
+        self._sample_at = self._log.written + SAMPLE
+        if self.tracer is not None:
+            self._sample_at = 0  # each is traced
+            mine.called_ns = time.time_ns()
+            mine.span = self.tracer.begin(mine.transaction)
+
+    def _run_watched(self, group: list[PendingCommit]) -> None:
+        """`_run`, measured and traced."""
+        if self.tracer is not None:
+            self._steps = CommitSteps(len(group))
+            for one in group:
+                one.steps = self._steps
+        self._run(group)
+        self._steps = None
+        if self.measures is not None:
+            _measure(self.measures, group)
 
     @property
     def waiting(self) -> int:
@@ -310,11 +336,6 @@ class Committer:
 
     def _run(self, group: list[PendingCommit]) -> None:
         """Commit the valid transactions of a group. Each gets its result or error; nothing is raised."""
-        whole = group
-        if self.tracer is not None:
-            self._steps = CommitSteps(len(group))
-            for one in group:
-                one.steps = self._steps
         while group:
             if self._unsettled or self.failed or self.refusal.since_ns:
                 try:
@@ -322,10 +343,8 @@ class Committer:
                 except Exception as error:  # noqa: BLE001  each is answered alone
                     for one in group:
                         one.error = error
-                    break
+                    return
             group = self._commit(group)
-        if whole[0].began_s and self.measures is not None:
-            _measure(self.measures, whole)
 
     def _commit(self, group: list[PendingCommit]) -> list[PendingCommit]:
         """Commit the valid transactions of a group that fit into one write. Return the unanswered ones."""
@@ -438,7 +457,7 @@ class Committer:
                 outcome="written",
             ) from error
         if steps is not None:
-            steps.projected_ns, self._steps = time.time_ns(), None
+            steps.projected_ns = time.time_ns()
         if sync:
             log.tell()
         elif not self._flusher.awake:

@@ -35,6 +35,7 @@ from everlog.store.errors import RowError
 from everlog.store.tx.transaction import Actor, Proof
 
 OPEN_METHODS = "/grpc.health.v1.Health/"  # load balancers call these without a token
+NAME_MAX = 100  # characters of a name in a span
 PACKAGE = "everlog.v1."
 OPEN_BYTES_MAX = 4096  # of a message to them
 OK = header_block([("grpc-status", "0")])
@@ -222,7 +223,7 @@ class Calls:
             try:
                 await self._call(stream)
             finally:
-                span.set_attribute("everlog.database", getattr(call.request, "database", ""))
+                span.set_attribute("everlog.database", getattr(call.request, "database", "")[:NAME_MAX])
 
     async def _call(self, stream: Stream) -> None:
         path = stream.headers[":path"]

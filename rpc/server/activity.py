@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import grpc
@@ -27,7 +27,7 @@ from everlog.store.measures import Histogram
 from everlog.store.program_log import about
 
 SLOW_MS = 1000.0
-TABLES_SHOWN = 5
+TABLES_SHOWN, NAME_MAX = 5, 100
 DENIED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 # Calls that last as long as their client wants.
@@ -44,9 +44,10 @@ Rows = Callable[[Any], int]
 
 
 class Activity:
-    """The calls of one server. `slow_ms`: calls that take longer are logged; 0: no calls are."""
+    """The calls of a server of these databases. `slow_ms`: calls that take longer are logged; 0: no calls."""
 
-    def __init__(self, *, slow_ms: float = SLOW_MS) -> None:
+    def __init__(self, databases: Container[str] = (), *, slow_ms: float = SLOW_MS) -> None:
+        self._databases = databases
         self._slow_s = slow_ms / 1e3 or float("inf")
         self.running: dict[int, Call] = {}  # by id
         self.counts: dict[tuple[str, grpc.StatusCode], int] = {}  # ended calls by method
@@ -81,7 +82,7 @@ class Activity:
                 call.method,
                 text,
                 extra=about(
-                    "call.denied", **_whose(call), same=call.method, peer=call.stream.connection.peer
+                    "call.denied", **self._whose(call), same=call.method, peer=call.stream.connection.peer
                 ),
             )
         elif took_s >= self._slow_s and call.method not in ENDLESS:
@@ -97,21 +98,26 @@ class Activity:
             extra=about("connection.dropped", same=reason, reason=reason, peer=connection.peer),
         )
 
+    def _whose(self, call: Call) -> dict[str, str]:
+        """Return the identity, and the database if the server has it: names that a client invents would make
+        each line a new one."""
+        database = getattr(call.request, "database", "")
+        return {"database": database if database in self._databases else "", "identity": str(call.stream.who)}
+
     def limited(self, limit: str) -> None:
         """Count that a limit was reached; `limit` is one of a few names."""
         self.limits[limit] = self.limits.get(limit, 0) + 1
 
-    @staticmethod
-    def _log_slow(call: Call, code: grpc.StatusCode, took_s: float) -> None:
+    def _log_slow(self, call: Call, code: grpc.StatusCode, took_s: float) -> None:
         fields: dict[str, Any] = {"status": code.name, "ms": round(took_s * 1e3)}
         if names := tables(call.request):
-            shown = sorted(names)[:TABLES_SHOWN]
+            shown = [name[:NAME_MAX] for name in sorted(names)[:TABLES_SHOWN]]
             fields["table"] = ",".join(shown) + (",…" if len(names) > TABLES_SHOWN else "")
         if rows := call.rows or _written(call.request):
             fields["rows"] = rows
         if call.waited_s >= 1e-3:
             fields["client_ms"] = round(call.waited_s * 1e3)
-        extra = about("call.slow", **_whose(call), same=call.method, method=call.method, **fields)
+        extra = about("call.slow", **self._whose(call), same=call.method, method=call.method, **fields)
         logger.warning("%s took %s ms", call.method, f"{took_s * 1e3:,.0f}", extra=extra)
 
 
@@ -128,10 +134,6 @@ def tables(request: Message | None) -> set[str]:
         if "writes" in fields:
             found.update(write.table for write in one.writes)
     return found
-
-
-def _whose(call: Call) -> dict[str, str]:
-    return {"database": getattr(call.request, "database", ""), "identity": str(call.stream.who)}
 
 
 def _written(request: Message | None) -> int:

@@ -160,7 +160,7 @@ class Server:
         archives: Mapping[str, str] | None = None,
         slow_ms: float = SLOW_MS,
     ) -> None:
-        self.activity = Activity(slow_ms=slow_ms)
+        self.activity = Activity(frozenset(databases), slow_ms=slow_ms)
         for db in databases.values():
             db.committer.watch(tracer=traces.tracing)
         self.host, self.port = listening(address)

@@ -294,5 +294,5 @@ class LocalArchive:
     def hold(self, name: str, seq: int) -> None:
         holds.hold_in(self._db, name, seq)
 
-    def release(self, name: str) -> None:
-        holds.release(self._db.directory, name)
+    def release(self, name: str, *, actor: str = "", reason: str = "") -> None:
+        holds.release_in(self._db, name, actor=actor, reason=reason)

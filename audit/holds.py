@@ -19,11 +19,13 @@ from typing import Annotated
 
 import msgspec
 
+from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import RowError
 from everlog.store.rocks import files
 from everlog.store.schema import arguments
 
+RELEASED = "hold.released"  # kind of a Notice: its subject is the name, its detail the seq in digits
 REMEDY = (
     "Restore a copy of it; or delete it, and add the holds again (`everlog archive --add-hold`)."
     " Until then nothing is archived; reads and writes work"
@@ -70,6 +72,18 @@ def hold_in(db: Database, name: str, seq: int) -> None:
         return db.log.trimmed.base + 1
 
     hold(db.directory, name, seq, oldest=oldest)
+
+
+def release_in(db: Database, name: str, *, actor: str = "", reason: str = "") -> None:
+    """Remove a hold of an open database. Where it is open for writing, a Notice records first who removes it.
+    Writes. Raises RowError if there is no hold of that name."""
+    if name not in (known := read(db.directory)):
+        release(db.directory, name)  # raises it
+    if not db.read_only:
+        notice = log_pb2.Notice(kind=RELEASED, subject=name, detail=str(known[name]).encode())
+        transaction = db.transaction(actor=actor, reason=reason, durability="sync")
+        db.core.commit(transaction, lambda commit: commit.notice.CopyFrom(notice))
+    release(db.directory, name)
 
 
 def release(path: Path, name: str) -> None:

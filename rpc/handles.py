@@ -305,8 +305,9 @@ class Archive(Protocol):
         """Keep the record at `seq` and all later ones in the log, under a name. Writes. Raises RowError for
         an invalid name, and for a record that was archived and removed."""
 
-    def release(self, name: str) -> None:
-        """Release a hold. Writes. Raises RowError for an unknown name."""
+    def release(self, name: str, *, actor: str = "", reason: str = "") -> None:
+        """Remove a hold; the log records who removed it. Writes. Raises RowError if there is none of that
+        name."""
 
 
 class Past(Protocol):

@@ -32,6 +32,29 @@ HEADER = "authorization"
 WARN_DAYS = 30
 
 
+class Identity(NamedTuple):
+    """A caller: its name, an `Actor` with the proof of it; empty: anonymous.
+
+    `databases`: the only ones that its proof is for; None: all of the server. `roles`: those of its calls;
+    none: the roles that are granted to the name in the database called. `expires_ns`: when its proof ends,
+    nanoseconds since the Unix epoch; 0: never. `token`: SHA-256 of its token; empty: it has none.
+    """
+
+    name: str
+    databases: frozenset[str] | None = None
+    roles: tuple[str, ...] = ()
+    expires_ns: int = 0
+    token: bytes = b""
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether nothing authenticates the caller."""
+        return not self.name and not self.token
+
+
+ANONYMOUS = Identity("")
+
+
 class Tls(NamedTuple):
     """Files in PEM: the server's chain and key, and the authorities of client certificates, if clients must
     show one."""

@@ -1,5 +1,6 @@
 """Wire: convert between messages of the services and values of the library; names in requests.
 
+Change        of the Access service
 Consumer      of the Consumers service
 Proposal      of the Migrations service
 RowVersion    of the History service; a row is the bytes of the log
@@ -12,11 +13,12 @@ from typing import Any
 from google.protobuf.message import Message
 
 from everlog.migrations.proposal import Event, Proposal, ProposalState
-from everlog.proto import consumers_pb2, history_pb2, log_pb2, migrations_pb2
+from everlog.proto import access_pb2, consumers_pb2, history_pb2, log_pb2, migrations_pb2
 from everlog.store.history.row_history import Version
 from everlog.store.schema.admission import read
 from everlog.store.tx.transaction import Proof, proof_name
 from everlog.store.upkeep.consumers import Consumer, cap_of, message_of_cap
+from everlog.store.upkeep.roles import Change
 
 SCHEMA_KEY = "everlog-schema"  # metadata of a request: the schema version by which its bytes are encoded
 ASKED_KEYS_MAX = 4096  # keys of people in one request
@@ -129,3 +131,19 @@ def version_of_message(one: history_pb2.RowVersion, model: type[Message]) -> Ver
         row=read(model, one.row) if one.HasField("row") else None,
         proof=proof_name(one.proof),
     )
+
+
+def message_of_change(change: Change) -> access_pb2.AccessChange:
+    """Encode the commit that changed roles, grants or tokens."""
+    return access_pb2.AccessChange(
+        seq=change.seq,
+        time_ns=change.time_ns,
+        actor=change.actor,
+        reason=change.reason,
+        proof=Proof.Value(change.proof.upper()),
+    )
+
+
+def change_of(message: access_pb2.AccessChange) -> Change:
+    """Decode the commit that changed roles, grants or tokens."""
+    return Change(message.seq, message.time_ns, message.actor, message.reason, proof_name(message.proof))

@@ -10,7 +10,16 @@ import msgspec
 
 from everlog.console import output
 from everlog.console.cli.connect import Directory, at_option, is_remote, open_database
-from everlog.console.cli.options import Renamed, Settings, check_common, common, dry_run, pass_settings
+from everlog.console.cli.options import (
+    Renamed,
+    Settings,
+    check_common,
+    common,
+    dry_run,
+    pass_settings,
+    refuse_idle,
+    writes,
+)
 from everlog.console.output import shown
 from everlog.store.schema.arguments import nanoseconds, seq_of
 
@@ -159,6 +168,7 @@ class Hold(click.ParamType[Any]):
 )
 @click.option("--release", multiple=True, metavar="NAME", help="Release the hold of this name.")
 @dry_run
+@writes
 @common
 @pass_settings
 def archive(
@@ -170,6 +180,8 @@ def archive(
     held: tuple[tuple[str, int], ...],
     release: tuple[str, ...],
     dry_run: bool,
+    actor: str,
+    reason: str,
 ) -> None:
     """Move old records to TARGET, a directory or a URL that fsspec supports, and free their disk space.
 
@@ -183,11 +195,14 @@ def archive(
       everlog -u file:flights.db archive s3://archive/flights --keep-records 1000000
       everlog -u everlog://db.example.com/flights archive --keep-days 90
       everlog -u file:flights.db archive --add-hold audit-2026=81200
+      everlog -u file:flights.db archive --release audit-2026 --reason "audit closed"
     """
     from everlog.audit.archived import reach
     from everlog.store.urls import without_secrets
 
     check_common(settings, folders=False, dumps=False)
+    if not release:
+        refuse_idle("actor", "reason", when="without --release")
     keeps = keep_records is not None or keep_days is not None
     if target is not None and not keeps:
         raise click.UsageError("expected --keep-records or --keep-days (0: keep nothing)")
@@ -201,7 +216,7 @@ def archive(
         return
     settings.resume = "records that are not archived yet are in the database; run it again to resume"
     with open_database(settings, read_only=not moves) as db, shown() as progress:
-        found = _held(db, held, release)
+        found = _held(db, held, release, actor=actor, reason=reason)
         if not moves:
             output.echo({"holds": found}) if settings.json else _print(found)
             return
@@ -237,12 +252,19 @@ def _would_archive(settings: Settings, keep_records: int, keep_ns: int) -> None:
         click.echo(f"Nothing to archive: {held}")
 
 
-def _held(db: AnyDatabase, held: tuple[tuple[str, int], ...], release: tuple[str, ...]) -> dict[str, int]:
+def _held(
+    db: AnyDatabase,
+    held: tuple[tuple[str, int], ...],
+    release: tuple[str, ...],
+    *,
+    actor: str,
+    reason: str,
+) -> dict[str, int]:
     """Add and release holds, and return all holds."""
     for name, seq in held:
         db.archive.hold(name, seq)
     for name in release:
-        db.archive.release(name)
+        db.archive.release(name, actor=actor, reason=reason)
     return db.archive.holds()
 
 

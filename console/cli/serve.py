@@ -239,7 +239,7 @@ logger = logging.getLogger("everlog")
     "tokens_file",
     envvar="EVERLOG_TOKENS",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="File of named tokens, one NAME TOKEN per line.  [env: EVERLOG_TOKENS]",
+    help="File of named tokens, one NAME TOKEN or NAME TOKEN ROLE,ROLE per line.  [env: EVERLOG_TOKENS]",
 )
 @click.option(
     "--acts-for-others",
@@ -383,7 +383,7 @@ def serve(
     """
     from everlog.migrations.approval.notify import ServerEvents
     from everlog.rpc.security import Tls
-    from everlog.rpc.server.auth import read_tokens
+    from everlog.rpc.server.auth import TokensFile, read_tokens
     from everlog.rpc.server.server import Server
 
     _refuse_idle(settings, databases, packages, tls=tls_cert is not None, migrate=how["migrate"])
@@ -413,11 +413,13 @@ def serve(
         )
         archives = targets(archive_to, named)
         retained(named, archives, keep_days, keep_records, stack)  # type: ignore[arg-type]
+        named_tokens = read_tokens(tokens_file, token) if tokens_file else TokensFile({}, {})
         server = Server(
             named,  # type: ignore[arg-type]  # embedded, as _named ensures
             listen,
             token=token,
-            tokens=read_tokens(tokens_file, token) if tokens_file else {},
+            tokens=named_tokens.tokens,
+            roles=named_tokens.roles,
             acting=acting,
             keys_for=keys_for,
             next_master_key=next_master,
@@ -529,7 +531,7 @@ def _reloading(
     If one of them is invalid, it logs the error, and all settings stay as they are.
     """
     from everlog.migrations.approval.notify import targets as told
-    from everlog.rpc.server.auth import read_tokens
+    from everlog.rpc.server.auth import TokensFile, read_tokens
 
     context = click.get_current_context()
 
@@ -548,7 +550,8 @@ def _reloading(
             fixed = here("notify") or not tells
             others = None if fixed else told(environment.variable(NOTIFY_VARIABLE).split())
             now = token if here("token") else environment.variable("EVERLOG_TOKEN")
-            server.reload(token=now, tokens=read_tokens(tokens_file, now) if tokens_file else {})
+            named = read_tokens(tokens_file, now) if tokens_file else TokensFile({}, {})
+            server.reload(token=now, tokens=named.tokens, roles=named.roles)
             if others is not None:
                 notifier.replace(others)
             if not here("approvers"):

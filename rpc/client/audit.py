@@ -48,6 +48,7 @@ from everlog.store.record import read_varint
 from everlog.store.rocks import files
 from everlog.store.schema import arguments
 from everlog.store.tables.hashing import TableHash
+from everlog.store.tx.transaction import Metadata
 from everlog.store.upkeep import rebuild
 
 CATCH_UP_S = 3600.0
@@ -126,10 +127,12 @@ class RemoteArchive:
         arguments.counted(seq, "a seq")
         self._channel.call(self._stub.Hold, pb.HoldRequest(database=self._database, name=name, seq=seq))
 
-    def release(self, name: str) -> None:
+    def release(self, name: str, *, actor: str = "", reason: str = "") -> None:
         """Remove a hold. Writes. Raises RowError if there is no hold of that name."""
         arguments.text(name, "name")
-        self._channel.call(self._stub.Release, pb.ReleaseRequest(database=self._database, name=name))
+        Metadata(actor, reason).check()
+        request = pb.ReleaseRequest(database=self._database, name=name, actor=actor, reason=reason)
+        self._channel.call(self._stub.Release, request)
 
 
 class RemoteProver:

@@ -8,8 +8,12 @@ the stream itself.
 Protobuf accepts enum numbers that the enum does not have. What is written to the log stays, so requests with
 unknown numbers are refused here, for all services at once.
 
+A `Gate` decides who a caller is, by the headers, and what it may do, by the parsed request.
+
 Invariants
-  (1) without a valid token no method is looked up and no message is kept;
+  (1) without a valid token no method is looked up and no message is kept; no method runs that its gate did
+  not
+      admit;
   (2) every call ends with a status, and the status of an error carries the error (errors.py);
   (3) a method never sees a request with an unknown enum number;
   (4) an observer sees the beginning and the end of each call, however it ends.
@@ -48,7 +52,7 @@ _REFUSALS = {
 _TIMEOUT = re.compile(r"[0-9]{1,8}[HMSmun]", re.ASCII)
 _UNITS_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
-Raw = Callable[[Stream, bytes], Awaitable[None]]
+Raw = Callable[[Stream, Any], Awaitable[None]]
 
 
 class Aborted(Exception):  # noqa: N818  gRPC's term for ending a call from within a method
@@ -62,7 +66,7 @@ class Aborted(Exception):  # noqa: N818  gRPC's term for ending a call from with
 class Call:
     """A call, for observers."""
 
-    __slots__ = ("began", "method", "request", "rows", "stream", "waited_s")
+    __slots__ = ("began", "identity", "method", "request", "rows", "scope", "stream", "waited_s")
 
     def __init__(self, stream: Stream, method: str) -> None:
         self.stream = stream
@@ -71,6 +75,23 @@ class Call:
         self.request: Message | None = None  # the first one
         self.rows = 0  # in the responses
         self.waited_s = 0.0  # for the peer to read
+        self.identity: Any = None  # of the caller, and what it may do: as the gate has them
+        self.scope: Any = None
+
+
+class Gate(Protocol):
+    """Decides about calls, in the thread of the event loop. Its methods raise Aborted, or an Error."""
+
+    def identify(self, call: Call, path: str) -> None:
+        """Authenticate the caller by the headers."""
+
+    def admit(self, call: Call, path: str, request: Any) -> None:
+        """Check that the caller may make this request, the first of its stream."""
+
+    def refusal(self, call: Call, error: Exception) -> Exception:
+        """Return the error that the caller receives for an error of the method."""
+
+    def ended(self, call: Call) -> None: ...
 
 
 class Observer(Protocol):
@@ -99,6 +120,16 @@ class Context:
         """The name of the call's token; empty if it has none."""
         return self._stream.who
 
+    @property
+    def identity(self) -> Any:
+        """The caller, as the server's gate knows it."""
+        return self._stream.call.identity
+
+    @property
+    def scope(self) -> Any:
+        """What the caller may do and see in the database of the request; None without a gate."""
+        return self._stream.call.scope
+
     async def write(self, answer: Any) -> None:
         """Send one message of a response stream."""
         await _writable(self._stream)
@@ -121,11 +152,17 @@ class Context:
 class Calls:
     """The methods of a server by path, and their dispatch."""
 
-    def __init__(self, tokens: Mapping[str, str] | None = None, observer: Observer | None = None) -> None:
-        """`tokens`: name to token; empty tokens are ignored."""
+    def __init__(
+        self,
+        tokens: Mapping[str, str] | None = None,
+        observer: Observer | None = None,
+        gate: Gate | None = None,
+    ) -> None:
+        """`tokens`: name to token; empty tokens are ignored. A `gate` decides in their place."""
         self._observer = observer
+        self._gate = gate
         self._methods: dict[str, Any] = {}
-        self._raw: dict[str, Raw] = {}
+        self._raw: dict[str, tuple[Raw, Callable[[bytes], Any]]] = {}
         self._names: dict[str, str] = {}  # of methods, by path, as Store/Get
         self.expect(tokens or {})
 
@@ -143,9 +180,9 @@ class Calls:
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
         """Do nothing: generated code also registers the same methods in an older form."""
 
-    def add_raw(self, path: str, method: Raw) -> None:
+    def add_raw(self, path: str, method: Raw, parse: Callable[[bytes], Any]) -> None:
         """Add a method with one request, which sends its responses itself, as bytes."""
-        self._raw[path] = method
+        self._raw[path] = method, _parser(parse, path)
         self._names[path] = path.removeprefix("/").removeprefix(PACKAGE)
 
     def answer(self, stream: Stream) -> None:
@@ -166,23 +203,18 @@ class Calls:
         stream.task = asyncio.get_running_loop().create_task(self._run(stream, seconds))
 
     def _ended(self, call: Call, code: grpc.StatusCode, text: str) -> None:
+        if self._gate is not None:
+            self._gate.ended(call)
         if self._observer is not None:
             self._observer.ended(call, code, text)
 
     def _check(self, stream: Stream) -> None:
         headers = stream.headers
         path = headers.get(":path", "")
-        shown = headers.get(security.HEADER, "").encode()
-        expected = self._expected
-        names = [name for name, one in expected.items() if hmac.compare_digest(shown, one)]
-        named = names[0] if names else ""
-        stream.who = Actor(named, Proof.TOKEN) if named else stream.connection.certified
-        if expected and not names and not path.startswith(OPEN_METHODS):
-            raise Aborted(
-                grpc.StatusCode.UNAUTHENTICATED,
-                f"expected a token of this server, found {'another one' if shown else 'none'};"
-                " put ?token=… into the URL, or set EVERLOG_TOKEN",
-            )
+        if self._gate is not None:
+            self._gate.identify(stream.call, path)
+        else:
+            self._compare(stream, path)
         if path.startswith(OPEN_METHODS):
             stream.message_bytes_max = OPEN_BYTES_MAX
         encoding = headers.get("grpc-encoding", "identity")
@@ -193,6 +225,20 @@ class Calls:
             )
         if path not in self._methods and path not in self._raw:
             raise Aborted(grpc.StatusCode.UNIMPLEMENTED, f"there is no method {path}")
+
+    def _compare(self, stream: Stream, path: str) -> None:
+        """Accept the tokens that were given, without a gate."""
+        shown = stream.headers.get(security.HEADER, "").encode()
+        expected = self._expected
+        names = [name for name, one in expected.items() if hmac.compare_digest(shown, one)]
+        named = names[0] if names else ""
+        stream.who = Actor(named, Proof.TOKEN) if named else stream.connection.certified
+        if expected and not names and not path.startswith(OPEN_METHODS):
+            raise Aborted(
+                grpc.StatusCode.UNAUTHENTICATED,
+                f"expected a token of this server, found {'another one' if shown else 'none'};"
+                " put ?token=… into the URL, or set EVERLOG_TOKEN",
+            )
 
     async def _run(self, stream: Stream, seconds: float | None) -> None:
         code, text = grpc.StatusCode.CANCELLED, "the client left"
@@ -212,7 +258,8 @@ class Calls:
         except TimeoutError:
             code, text = grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline of the call has passed"
         except Exception as error:  # noqa: BLE001  it is reported to the caller
-            code, text, metadata = errors.of(error)
+            told = error if self._gate is None else self._gate.refusal(stream.call, error)
+            code, text, metadata = errors.of(told)
         finally:
             self._ended(stream.call, code, text)
         stream.finish(OK if code is grpc.StatusCode.OK else _status(code, text, metadata))
@@ -229,14 +276,19 @@ class Calls:
         path = stream.headers[":path"]
         raw = self._raw.get(path)
         if raw is not None:
-            await raw(stream, await stream.only())
+            run, parse = raw
+            asked = parse(await stream.only())
+            self._admit(stream.call, path, asked)
+            await run(stream, asked)
             return
         method = self._methods[path]
         parse, serialize = _parser(method.request_deserializer, path), self._counted(stream.call, method)
         context = Context(stream, serialize)
-        asked = _parsed(stream, parse) if method.request_streaming else parse(await stream.only())
-        if not method.request_streaming:
-            stream.call.request = asked
+        if method.request_streaming:
+            asked = self._parsed(stream, parse, path)
+        else:
+            asked = parse(await stream.only())
+            self._admit(stream.call, path, asked)
         if not method.response_streaming:
             run = method.stream_unary if method.request_streaming else method.unary_unary
             answer = serialize(await run(asked, context))
@@ -253,6 +305,21 @@ class Calls:
                 await _writable(stream)
         finally:
             await answers.aclose()
+
+    def _admit(self, call: Call, path: str, request: Any) -> None:
+        call.request = request
+        if self._gate is not None:
+            self._gate.admit(call, path, request)
+
+    async def _parsed(self, stream: Stream, parse: Callable[[bytes], Any], path: str) -> AsyncIterator[Any]:
+        """Yield the messages of a request stream. The first says what the call is about."""
+        first = True
+        async for message in stream:
+            request = parse(message)
+            if first:
+                self._admit(stream.call, path, request)
+                first = False
+            yield request
 
     def _counted(self, call: Call, method: Any) -> Callable[[Any], bytes]:
         """Return the function that serializes the call's responses, and shows them to the observer."""
@@ -293,14 +360,6 @@ def _is_grpc(stream: Stream) -> bool:
     return False
 
 
-async def _parsed(stream: Stream, parse: Callable[[bytes], Any]) -> AsyncIterator[Any]:
-    async for message in stream:
-        request = parse(message)
-        if stream.call.request is None:
-            stream.call.request = request
-        yield request
-
-
 def _parser(deserialize: Callable[[bytes], Any], path: str) -> Callable[[bytes], Any]:
     def parse(message: bytes) -> Any:
         try:
@@ -314,6 +373,14 @@ def _parser(deserialize: Callable[[bytes], Any], path: str) -> Callable[[bytes],
         return request
 
     return parse
+
+
+def end(call: Call, code: grpc.StatusCode, text: str) -> None:
+    """End a running call with a status, from outside of it."""
+    stream = call.stream
+    stream.finish(_status(code, text))
+    if stream.task is not None:
+        stream.task.cancel()
 
 
 def _timeout(text: str | None) -> float | None:

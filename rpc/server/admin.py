@@ -35,6 +35,7 @@ from everlog.proto import (
     proofs_pb2_grpc,
 )
 from everlog.rpc.server.host import Hosting, ResponseStream
+from everlog.rpc.server.rights import Scope
 from everlog.rpc.wire import message_of
 from everlog.store.database import Database
 from everlog.store.errors import OpenError
@@ -55,20 +56,25 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         self._hosting = hosting
 
     async def ListDatabases(
-        self, request: admin_pb2.ListDatabasesRequest, context: object
+        self, request: admin_pb2.ListDatabasesRequest, context: Any
     ) -> admin_pb2.ListDatabasesResponse:
-        return admin_pb2.ListDatabasesResponse(databases=sorted(self._hosting.databases))
+        return admin_pb2.ListDatabasesResponse(databases=self._hosting.rights.databases_of(context.identity))
 
-    async def Status(self, request: admin_pb2.StatusRequest, context: object) -> admin_pb2.StatusResponse:
-        db = self._hosting.database(request.database)
+    async def Status(self, request: admin_pb2.StatusRequest, context: Any) -> admin_pb2.StatusResponse:
+        db, scope = self._hosting.database(request.database), context.scope
         answer = await self._hosting.read(_status, db)
         if request.hashes:
             going, at, sealed = self._hosting.check_going, request.at or None, request.sealed
             hashes = await self._hosting.survey(lambda: db.admin.hashes(going, seq=at, sealed=sealed))
             del answer.tables[:]
-            answer.tables.extend(_table(db, name, one) for name, one in hashes.items())
+            answer.tables.extend(
+                _table(db, name, one) for name, one in hashes.items() if scope.reads_all(name)
+            )
         answer.database = request.database
-        answer.warnings.extend(self._hosting.warnings)
+        if scope.everywhere:
+            answer.warnings.extend(self._hosting.warnings)
+        else:
+            _limit(answer, scope)
         answer.subscribers = self._hosting.subscribers[request.database]
         return answer
 
@@ -187,6 +193,18 @@ def _status(db: Database) -> admin_pb2.StatusResponse:
     )
 
 
+def _limit(answer: admin_pb2.StatusResponse, scope: Scope) -> None:
+    """Leave out what a caller with limited rights may not see."""
+    seen = [one for one in answer.tables if scope.sees(one.name)]
+    for one in seen:
+        if not scope.reads_all(one.name):
+            one.ClearField("rows")
+    del answer.tables[:]
+    answer.tables.extend(seen)
+    for field in ("warnings", "expiry", "archive", "consumers_over", "consumers_error"):
+        answer.ClearField(field)
+
+
 def _table(db: Database, name: str, one: TableHash) -> admin_pb2.TableStatus:
     indexes = list(db.schema.table(name).indexes) if name in db.schema.tables else []
     return admin_pb2.TableStatus(name=name, rows=one.rows, hash=one.hash, indexes=indexes)
@@ -238,11 +256,10 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         await self._hosting.write(holds.hold_in, db, request.name, request.seq)
         return await self._hosting.read(_held, db)
 
-    async def Release(
-        self, request: archive_pb2.ReleaseRequest, context: object
-    ) -> archive_pb2.HoldsResponse:
+    async def Release(self, request: archive_pb2.ReleaseRequest, context: Any) -> archive_pb2.HoldsResponse:
         db = self._hosting.database(request.database)
-        await self._hosting.write(holds.release, db.directory, request.name)
+        actor = self._hosting.auth.actor(context, request.actor)
+        await self._hosting.write(holds.release_in, db, request.name, actor=actor, reason=request.reason)
         return await self._hosting.read(_held, db)
 
     async def Holds(self, request: archive_pb2.HoldsRequest, context: object) -> archive_pb2.HoldsResponse:

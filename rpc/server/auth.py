@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from everlog.rpc.http2.grpc import Context
 from everlog.store.errors import AccessError, OpenError
@@ -51,6 +52,11 @@ class Auth:
                     f"{option}: expected the name of a token, found {name!r}; the tokens are: {known}",
                     actor=name,
                 )
+
+    @property
+    def configured(self) -> frozenset[str]:
+        """The names that mean something to the server's configuration."""
+        return self._names | self._acting | self._keys_for
 
     def who(self, context: Context, claimed: str) -> str:
         """Return the caller's name; empty if there is none. Raises AccessError if the request names another
@@ -93,16 +99,23 @@ class Auth:
         return name
 
 
-def read_tokens(path: str | Path, unnamed: str = "") -> dict[str, str]:
-    """Return the tokens in a file, by name: one line `NAME TOKEN` each. Lines that begin with # are comments.
-    `unnamed` is the additional token without a name.
+class TokensFile(NamedTuple):
+    """The tokens of a file by name, and the roles of names that have any there."""
+
+    tokens: dict[str, str]
+    roles: dict[str, tuple[str, ...]]
+
+
+def read_tokens(path: str | Path, unnamed: str = "") -> TokensFile:
+    """Return the tokens and roles in a file: one line `NAME TOKEN` or `NAME TOKEN ROLE,ROLE` each. Lines that
+    begin with # are comments. `unnamed` is the additional token without a name.
 
     Raises OpenError for a file that others can read; for an invalid line, with its number and without the
     token; and for a name or token that occurs twice or equals the unnamed token, because then a token would
     not identify its name.
     """
     raw = read_secret(Path(path), "the file of tokens")
-    found, lines = dict[str, str](), dict[str, int]()
+    found, lines = TokensFile({}, {}), dict[str, int]()
     for number, one in enumerate(raw.split(b"\n"), 1):
         try:
             named = _token_in(one)
@@ -112,7 +125,7 @@ def read_tokens(path: str | Path, unnamed: str = "") -> dict[str, str]:
             ) from None
         if named is None:
             continue
-        name, token = named
+        name, token, roles = named
         if token == unnamed:
             raise OpenError(
                 f"{path}:{number}: expected a name and a token of its own, found the token of --token, or"
@@ -125,8 +138,10 @@ def read_tokens(path: str | Path, unnamed: str = "") -> dict[str, str]:
                     f" line {lines[key]}"
                 )
             lines[key] = number
-        found[name] = token
-    if not found:
+        found.tokens[name] = token
+        if roles:
+            found.roles[name] = roles
+    if not found.tokens:
         raise OpenError(f"{path}: expected a line with a name and a token, as `ann Qm5…`, found none")
     return found
 
@@ -148,8 +163,8 @@ def check_tokens(unnamed: str, tokens: Mapping[str, str]) -> None:
         seen.add(token)
 
 
-def _token_in(line: bytes) -> tuple[str, str] | None:
-    """Return the name and the token of a line, None for a blank line or a comment. Raises ValueError."""
+def _token_in(line: bytes) -> tuple[str, str, tuple[str, ...]] | None:
+    """Return name, token and roles of a line, None for a blank line or a comment. Raises ValueError."""
     if line.startswith(b"\xef\xbb\xbf"):
         raise ValueError("a byte order mark; save the file without it")
     if line.endswith(b"\r"):
@@ -163,12 +178,15 @@ def _token_in(line: bytes) -> tuple[str, str] | None:
     if text != text.strip():
         raise ValueError("whitespace at the beginning or the end")
     words = re.split("[ \t]+", text)
-    if len(words) != 2:
+    if len(words) not in {2, 3}:
         raise ValueError(f"{len(words)} word{'s' if len(words) > 1 else ''}")
-    name, token = words
+    name, token, *rest = words
+    roles = tuple(rest[0].split(",")) if rest else ()
+    if "" in roles:
+        raise ValueError("a role without a name")
     if not name.isprintable() or not _TOKEN.fullmatch(token) or token.startswith("#"):
         raise ValueError("characters that are not visible, or a token that is not ASCII or begins with #")
-    return name, token
+    return name, token, roles
 
 
 def _shown(name: str) -> str:

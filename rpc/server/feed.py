@@ -24,15 +24,12 @@ import copy
 import logging
 from collections import defaultdict
 
-from google.protobuf.message import DecodeError
-
 from everlog.feed.subscription import HEARTBEAT_S, Subscription
 from everlog.feed.tail import Tail
 from everlog.proto import feed_pb2
-from everlog.rpc.http2 import grpc
 from everlog.rpc.http2.stream import Peer, Stream
 from everlog.rpc.server.host import Hosting
-from everlog.store.errors import ClosedError, CursorError, Error
+from everlog.store.errors import ClosedError, Error
 from everlog.store.program_log import about
 
 logger = logging.getLogger("everlog")
@@ -173,15 +170,9 @@ class FeedService:
         self._fanouts: dict[Tail, Fanout] = {}
         self._draining = False
 
-    async def subscribe(self, stream: Stream, request: bytes) -> None:
+    async def subscribe(self, stream: Stream, asked: feed_pb2.SubscribeRequest) -> None:
         """Send messages until the subscription is done, or the stream is closed."""
-        try:
-            asked = feed_pb2.SubscribeRequest.FromString(request)
-        except DecodeError as error:
-            raise CursorError(f"expected a SubscribeRequest: {error}", why="unclear") from None
-        grpc.check(asked)
         subscription = await self._hosting.read(self._subscription, asked)
-        stream.call.request = asked
         subscribers = self._hosting.subscribers
         subscribers[asked.database] += 1
         whose = {"database": asked.database, "identity": stream.who, "peer": stream.connection.peer}

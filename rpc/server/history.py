@@ -17,6 +17,8 @@ from google.protobuf.message import Message
 
 from everlog.proto import history_pb2, history_pb2_grpc, log_pb2
 from everlog.rpc.server.host import Hosting, ResponseStream
+from everlog.rpc.server.rights import Scope
+from everlog.rpc.server.visible import visible
 from everlog.rpc.wire import message_of_version
 from everlog.store.database import Database
 from everlog.store.errors import SealedError
@@ -37,7 +39,7 @@ class HistoryService(history_pb2_grpc.HistoryServicer):
 
     async def At(self, request: history_pb2.AtRequest, context: Any) -> history_pb2.AtResponse:
         db, going = self._hosting.database(request.database), self._hosting.check_going
-        return await self._hosting.survey(_at, db, request, going)
+        return await self._hosting.survey(_at, db, request, going, context.scope)
 
     async def History(
         self, request: history_pb2.HistoryRequest, context: Any
@@ -71,14 +73,17 @@ class HistoryService(history_pb2_grpc.HistoryServicer):
             yield answer
 
 
-def _at(db: Database, request: history_pb2.AtRequest, going: OnProgress) -> history_pb2.AtResponse:
+def _at(
+    db: Database, request: history_pb2.AtRequest, going: OnProgress, scope: Scope
+) -> history_pb2.AtResponse:
     by_time = request.WhichOneof("at") == "time_ns"
     seq = db.past.position(time=request.time_ns) if by_time else db.past.position(seq=request.seq)
     if request.table:
         info = db.past.schemas.resolve(request.table, request.version, seq)
         return history_pb2.AtResponse(seq=seq, table=info.name)
     moment = db.at(seq=seq, progress=going)
-    return history_pb2.AtResponse(seq=seq, time_ns=moment.time_ns, schema=moment.schema.proto)
+    schema = visible(moment.schema.proto, scope)
+    return history_pb2.AtResponse(seq=seq, time_ns=moment.time_ns, schema=schema)
 
 
 def _history(db: Database, request: history_pb2.HistoryRequest) -> Iterable[history_pb2.HistoryResponse]:

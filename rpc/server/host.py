@@ -35,6 +35,7 @@ from google.protobuf.message import Message
 
 from everlog.rpc import traces
 from everlog.rpc.server.auth import Auth
+from everlog.rpc.server.rights import Rights, Tokens
 from everlog.store.database import Database
 from everlog.store.errors import ClosedError, OpenError
 
@@ -204,9 +205,12 @@ class Threads:
 class Hosting:
     """Databases by name. The creator of the server opens and closes them."""
 
-    def __init__(self, databases: Mapping[str, Database], auth: Auth | None = None) -> None:
+    def __init__(
+        self, databases: Mapping[str, Database], auth: Auth | None = None, rights: Rights | None = None
+    ) -> None:
         self.databases = dict(databases)
         self.auth = auth or Auth()
+        self.rights = rights or Rights(databases, Tokens({}, {}), ())
         self.warnings: list[str] = []  # for operators of the server
         self.subscribers = dict.fromkeys(self.databases, 0)
         self._stopped = threading.Event()

@@ -34,6 +34,8 @@ from grpc_reflection.v1alpha._async import ReflectionServicer  # type: ignore[im
 from everlog.audit.note import Signer
 from everlog.migrations.approval.approval import Approval
 from everlog.proto import (
+    access_pb2,
+    access_pb2_grpc,
     admin_pb2,
     admin_pb2_grpc,
     archive_pb2,
@@ -58,6 +60,7 @@ from everlog.rpc.http2.connection import Connection
 from everlog.rpc.http2.grpc import Calls
 from everlog.rpc.http2.limits import CHECK_S, Turns
 from everlog.rpc.http2.listener import Listener
+from everlog.rpc.server.access import AccessService
 from everlog.rpc.server.activity import SLOW_MS, Activity
 from everlog.rpc.server.admin import AdminService, ArchiveService, ConsumersService, ProofsService
 from everlog.rpc.server.auth import Auth, check_tokens
@@ -67,6 +70,7 @@ from everlog.rpc.server.history import HistoryService
 from everlog.rpc.server.host import Hosting
 from everlog.rpc.server.migrations import MigrationsService, Problems
 from everlog.rpc.server.people import PeopleService
+from everlog.rpc.server.rights import Rights, Tokens
 from everlog.rpc.server.store import StoreService
 from everlog.store.crypto.master_key import MasterKey
 from everlog.store.database import Database
@@ -74,8 +78,8 @@ from everlog.store.errors import OpenError
 from everlog.store.process import close_at_end
 from everlog.store.program_log import about
 
-SERVICES = tuple(
-    file.DESCRIPTOR.services_by_name[name].full_name
+DESCRIPTORS = tuple(
+    file.DESCRIPTOR.services_by_name[name]
     for file, name in (
         (store_pb2, "Store"),
         (feed_pb2, "Feed"),
@@ -86,8 +90,10 @@ SERVICES = tuple(
         (archive_pb2, "Archive"),
         (consumers_pb2, "Consumers"),
         (proofs_pb2, "Proofs"),
+        (access_pb2, "Access"),
     )
 )
+SERVICES = tuple(service.full_name for service in DESCRIPTORS)
 
 
 def register(
@@ -105,7 +111,8 @@ def register(
     """Register every service with `calls`, through the interface that generated code expects; return the feed
     service, whose responses do not end by themselves."""
     feed = FeedService(hosting)
-    calls.add_raw(PATH, feed.subscribe)
+    calls.add_raw(PATH, feed.subscribe, feed_pb2.SubscribeRequest.FromString)
+    access_pb2_grpc.add_AccessServicer_to_server(AccessService(hosting), calls)
     store_pb2_grpc.add_StoreServicer_to_server(StoreService(hosting), calls)
     admin_pb2_grpc.add_AdminServicer_to_server(AdminService(hosting), calls)
     archive_pb2_grpc.add_ArchiveServicer_to_server(ArchiveService(hosting, archives), calls)
@@ -129,8 +136,9 @@ class Server:
     """Serves databases; the caller opens and closes them.
 
     `address` is HOST:PORT; port 0 is any free port. `token` is the token without a name, `tokens` maps names
-    to tokens, `acting` names those that may write rows for others, and `keys_for` those that may have the
-    keys of people, to follow sealed tables. `migrations` names the package of each database's migrations;
+    to tokens, `roles` names to the roles that they have in all databases (others have those that a database's
+    log grants them), `acting` names those that may write rows for others, and `keys_for` those that may have
+    the keys of people, to follow sealed tables. `migrations` names the package of each database's migrations;
     `approvals` belong to databases whose migrations wait for approval; `problems` says of others why a
     migration in progress cannot continue. `signer` signs checkpoints. `next_master_key` is the key for
     `rotate_key`; None: that of the environment. `archives` maps a database to the target of its archive.
@@ -147,6 +155,7 @@ class Server:
         *,
         token: str = "",
         tokens: Mapping[str, str] | None = None,
+        roles: Mapping[str, Iterable[str]] | None = None,
         acting: Iterable[str] = (),
         keys_for: Iterable[str] = (),
         tls: security.Tls | None = None,
@@ -167,13 +176,13 @@ class Server:
         check_tokens(token, tokens or {})
         self._tokens = {"": token} | dict(tokens or {})
         security.check_server(self.host, token=next(filter(None, self._tokens.values()), ""), tls=tls)
-        self.hosting = Hosting(
-            databases,
-            Auth(self._tokens, acting, keys_for, certified=_certified(tls)),
+        self.rights = Rights(
+            databases, Tokens(self._tokens, roles or {}), DESCRIPTORS, certified=_certified(tls)
         )
+        auth = Auth(self._tokens, acting, keys_for, certified=_certified(tls))
+        self.hosting = Hosting(databases, auth, self.rights)
         self._tls = security.ServerTls(tls) if tls else None
         self._acting, self._keys_for = tuple(acting), tuple(keys_for)
-        self._calls: Calls | None = None
         self._signer = signer
         self._next_master_key = next_master_key
         self._archives = dict(archives or {})
@@ -250,10 +259,17 @@ class Server:
         """Stop it, at the end of the process at the latest."""
         self.stop()
 
-    def reload(self, *, token: str = "", tokens: Mapping[str, str] | None = None) -> None:
-        """Replace the tokens, and read the certificate files again, for calls and connections that begin from
-        now on; others are not affected. Raises OpenError, and changes nothing, if the server would be open to
-        other machines without TLS and a token, or for an invalid file or token."""
+    def reload(
+        self,
+        *,
+        token: str = "",
+        tokens: Mapping[str, str] | None = None,
+        roles: Mapping[str, Iterable[str]] | None = None,
+    ) -> None:
+        """Replace the tokens, and read the certificate files again. Calls whose token is gone end within a
+        second; connections keep the certificate that they began with. Raises OpenError, and changes nothing,
+        for an invalid file or token, and if the server would be open to other machines without TLS and a
+        token."""
         check_tokens(token, tokens or {})
         named = {"": token} | dict(tokens or {})
         files = self._tls.files if self._tls else None
@@ -265,8 +281,7 @@ class Server:
             self._tls.load()
             self._log_warnings()
         self._tokens, self.hosting.auth = named, auth
-        if self._calls is not None:
-            self._calls.expect(named)
+        self.rights.replace(Tokens(named, roles or {}))
 
     def on_signals(self, reload: Callable[[], None] | None = None) -> AbstractContextManager[None]:
         """Return a context in which, in the main thread, SIGTERM and SIGINT stop the server, and SIGHUP calls
@@ -299,8 +314,7 @@ class Server:
 
     async def _serve(self) -> None:
         self.loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        calls: Any = Calls(self._tokens, self.activity)  # a server, as generated code expects it
-        self._calls = calls
+        calls: Any = Calls(None, self.activity, self.rights)  # a server, as generated code expects it
         starting = {name: self.hosting.begin(start) for name, start in self._starts.items()}
         feed = register(
             calls,
@@ -332,6 +346,7 @@ class Server:
         for name in SERVICES:
             checker.set(name, health_pb2.HealthCheckResponse.SERVING)
         warning = self.loop.create_task(self._warn())
+        watching = self.loop.create_task(self.rights.watch(self.hosting.read))
         with self._watching_disks(checker):
             self._set_health(checker)
             self._log_start()
@@ -341,6 +356,7 @@ class Server:
             "the server stops: %d calls run", len(self.activity.running), extra=about("server.stopping")
         )
         warning.cancel()
+        watching.cancel()
         for approval in self._approvals.values():
             approval.stop.set()
         self.hosting.stop()

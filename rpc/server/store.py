@@ -45,6 +45,8 @@ from everlog.proto import log_pb2, store_pb2, store_pb2_grpc
 from everlog.rpc.http2.grpc import Context
 from everlog.rpc.server.host import Hosting
 from everlog.rpc.server.leases import Leases
+from everlog.rpc.server.rights import Scope
+from everlog.rpc.server.visible import visible
 from everlog.rpc.wire import SCHEMA_KEY
 from everlog.store import keys
 from everlog.store.database import Database
@@ -244,7 +246,7 @@ class StoreService(store_pb2_grpc.StoreServicer):
         self._leases = defaultdict[str, Leases](Leases)
 
     async def Describe(self, request: store_pb2.DescribeRequest, context: Any) -> store_pb2.DescribeResponse:
-        return await self._hosting.read(_describe, self._hosting.database(request.database))
+        return await self._hosting.read(_describe, self._hosting.database(request.database), context.scope)
 
     async def Get(self, request: store_pb2.GetRequest, context: Any) -> store_pb2.GetResponse:
         return await self._hosting.read(_get, self._database(request.database, context), request)
@@ -317,10 +319,9 @@ def check_schema(db: Database, context: Context) -> None:
         )
 
 
-def _describe(db: Database) -> store_pb2.DescribeResponse:
-    return store_pb2.DescribeResponse(
-        uuid=db.uuid, schema=db.schema.proto, head=db.cursor(), read_only=db.read_only
-    )
+def _describe(db: Database, scope: Scope) -> store_pb2.DescribeResponse:
+    schema = visible(db.schema.proto, scope)
+    return store_pb2.DescribeResponse(uuid=db.uuid, schema=schema, head=db.cursor(), read_only=db.read_only)
 
 
 def _get(db: Database, request: store_pb2.GetRequest) -> store_pb2.GetResponse:

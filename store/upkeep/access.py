@@ -56,6 +56,7 @@ from everlog.store.upkeep.roles import (
     Change,
     Decision,
     Grant,
+    Holder,
     Issued,
     Role,
     State,
@@ -438,13 +439,8 @@ def replacement(old: Token, now_ns: int, keep_s: float) -> tuple[str, Token]:
 def explain(state: State, who: str, verb: str, table: str, *, database: bytes, now_ns: int) -> Explanation:
     """See `Access.explain`. `database` is its UUID, `now_ns` the time for which tokens are valid."""
     right, op = check_verb(verb)
-    holder = state.holder(who)
-    decision = holder.decide(right, table, op)
-    where = f" {table}" if table else ""
-    said = [f"{who} {'may' if decision.allowed else 'may not'} {verb}{where}"]
-    said += _allowing(decision) if decision.allowed else _denying(state, who, right, table)
-    if decision.allowed and right in DANGEROUS:
-        said.append(f"{verb} cannot be undone: each call needs a reason")
+    found = explain_as(state, state.holder(who), verb, table)
+    said = list(found.sentences)
     for one in state.tokens.values():
         if one.token.name == who and one.token.roles and one.valid(database, now_ns):
             other = state.holder(who, one.token.roles).decide(right, table, op)
@@ -452,6 +448,18 @@ def explain(state: State, who: str, verb: str, table: str, *, database: bytes, n
                 f"calls with token {one.token.id} have the roles {', '.join(one.token.roles)} instead:"
                 f" they {'may' if other.allowed else 'may not'}"
             )
+    return found._replace(sentences=tuple(said))
+
+
+def explain_as(state: State, holder: Holder, verb: str, table: str) -> Explanation:
+    """Return whether a holder of rules may do `verb`, and why."""
+    right, op = check_verb(verb)
+    decision = holder.decide(right, table, op)
+    who = holder.name or "an anonymous caller"
+    said = [f"{who} {'may' if decision.allowed else 'may not'} {verb}{f' {table}' if table else ''}"]
+    said += _allowing(decision) if decision.allowed else _denying(state, holder.name, right, table)
+    if decision.allowed and right in DANGEROUS:
+        said.append(f"{verb} cannot be undone: each call needs a reason")
     return Explanation(decision.allowed, state.seq, tuple(said))
 
 

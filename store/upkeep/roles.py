@@ -30,6 +30,7 @@ from everlog.proto import access_pb2 as pb
 from everlog.proto import log_pb2
 from everlog.store.errors import RowError
 from everlog.store.schema import arguments
+from everlog.store.tx.transaction import proof_name
 
 NAME_BYTES_MAX = 200
 LIST_MAX = 1000  # rules of a role, tables of a rule, conditions, values, hidden fields
@@ -293,9 +294,7 @@ class State:
     def take(self, seq: int, commit: log_pb2.Commit, kind: str) -> None:
         """Apply one Notice. `kind` is the part after the dot of its kinds; see `access`."""
         notice = commit.notice
-        change = Change(
-            seq, commit.time_ns, commit.actor, commit.reason, log_pb2.Commit.Proof.Name(commit.proof).lower()
-        )
+        change = Change(seq, commit.time_ns, commit.actor, commit.reason, proof_name(commit.proof))
         if kind == "role":
             self.roles[notice.subject] = role_of(pb.Role.FromString(notice.detail)), change
         elif kind == "role.removed":

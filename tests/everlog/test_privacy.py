@@ -276,6 +276,7 @@ def test_no_byte_that_is_written_has_a_mark_of_a_person(
             server = Server(
                 {"clinic": db},
                 tokens={"mirror": "a", "web": "b"},
+                roles={"mirror": ("owner",), "web": ("owner",)},
                 keys_for=["mirror"],
                 migrations={"clinic": str(project.path)},
             )

@@ -161,7 +161,7 @@ def test_an_approval_of_what_was_edited_meanwhile_is_refused_and_the_old_version
 
 def test_tokens_have_names_and_approvers_are_named(everlog: Run, one: Path, here: Path) -> None:
     tokens = here / "tokens"
-    tokens.write_text("# who may come\nann sesame\nbob thyme\n")
+    tokens.write_text("# who may come\nann sesame owner\nbob thyme owner\n")
     how = ("--migrate", "checked", "--tokens", str(tokens), "--approver", "bob")
     with serving(*how) as served:
         (found,) = everlog("-u", f"{served.url}?token=sesame", "migrations", "proposals", "--json").json
@@ -275,7 +275,7 @@ def test_who_may_approve_cancels_a_migration_while_the_server_builds_it(
 ) -> None:
     table = migrations.load(project)[0].tables[0]
     tokens = here / "tokens"
-    tokens.write_text("ann sesame\nbob thyme\ncy basil\n")
+    tokens.write_text("ann sesame owner\nbob thyme owner\ncy basil owner\n")
     tokens.chmod(0o600)
     how = ("--migrate", "checked", "--tokens", str(tokens), "--approver", "ann", "--approver", "bob")
     with serving(*how, "--rate", "100", kill=True) as served:

@@ -67,7 +67,7 @@ def test_a_person_is_forgotten_by_a_row_and_by_name(
 def test_a_person_is_forgotten_at_a_server_in_the_name_of_the_token(
     everlog: Run, clinic: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "tokens").write_text("dpo sesame\n")
+    (tmp_path / "tokens").write_text("dpo sesame owner\n")
     with serving(f"clinic=file:{clinic}", "--tokens", str(tmp_path / "tokens")) as served:
         url = f"{served.url}?token=sesame"
         ended = everlog("-u", url, "people", "export", "patients", "--person", "s-1", "--json")
@@ -160,7 +160,7 @@ def test_the_master_key_is_changed_under_the_one_that_the_environment_or_the_ser
 
 
 def test_who_may_not_have_keys_follows_the_other_tables(everlog: Run, clinic: Path, tmp_path: Path) -> None:
-    (tmp_path / "tokens").write_text("web thyme\n")
+    (tmp_path / "tokens").write_text("web thyme follower,reader\n")
     with serving(f"clinic=file:{clinic}", "--tokens", str(tmp_path / "tokens")) as served:
         words = ("-u", f"{served.url}?token=thyme", "follow", "--to", f"sqlite:{tmp_path / 'm.db'}", "--once")
         refused = everlog(*words)

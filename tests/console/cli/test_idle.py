@@ -76,7 +76,7 @@ def test_a_token_that_is_also_in_the_file_is_refused_at_the_start(
 
 def test_sighup_reloads_and_stops_nothing(everlog: Run, one: Path, here: Path) -> None:
     tokens = here / "tokens"
-    tokens.write_text("ann sesame\nbob thyme\n")
+    tokens.write_text("ann sesame owner\nbob thyme owner\n")
     tokens.chmod(0o600)
     (here / ".env").write_text("EVERLOG_APPROVERS=bob\n")
     how = ("--migrate", "checked", "--tokens", str(tokens))
@@ -88,7 +88,7 @@ def test_sighup_reloads_and_stops_nothing(everlog: Run, one: Path, here: Path) -
         words = ("approve", found["digest"], "--reason", "yes")
         assert "ann may not approve" in everlog("-u", f"{served.url}?token=sesame", *words).err
         feed = iter(bob.feed(after=bob.admin.status().head))
-        tokens.write_text("ann basil\nbob thyme\n")
+        tokens.write_text("ann basil owner\nbob thyme owner\n")
         (here / ".env").write_text("EVERLOG_APPROVERS=ann\n")
         os.kill(served.process.pid, signal.SIGHUP)
         served.said("reloaded tokens, certificates and settings")

@@ -143,7 +143,7 @@ def test_a_follower_is_stopped_while_its_server_is_away(books: Path, here: Path)
             assert time.monotonic() - began < 20  # it would have waited for half a minute
 
 
-@pytest.mark.parametrize("lines", ["ann", "ann a b", "ann sesame\nann thyme", "ann sesame\nbob sesame"])
+@pytest.mark.parametrize("lines", ["ann", "ann a b c", "ann sesame\nann thyme", "ann sesame\nbob sesame"])
 def test_a_file_of_tokens_that_is_none_is_said_without_the_tokens(
     everlog: Run, books: Path, here: Path, lines: str
 ) -> None:

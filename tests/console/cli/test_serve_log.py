@@ -25,7 +25,7 @@ SECRET, MARK = "s3same-0pen", "Wilhelmina"
 
 
 def test_start_calls_followers_and_stop_are_logged(everlog: Run, books: Path, here: Path) -> None:
-    (here / "tokens").write_text(f"ann {SECRET}\n")
+    (here / "tokens").write_text(f"ann {SECRET} owner\n")
     (here / "tokens").chmod(0o600)
     with serving(*JSON, "--slow-ms", "0.001", "--tokens", "tokens", cwd=here, log=True) as served:
         started = served.logged("server.started")
@@ -59,7 +59,7 @@ def test_start_calls_followers_and_stop_are_logged(everlog: Run, books: Path, he
 
 
 def test_neither_secrets_nor_rows_are_logged_at_any_level(everlog: Run, books: Path, here: Path) -> None:
-    (here / "tokens").write_text(f"ann {SECRET}\n")
+    (here / "tokens").write_text(f"ann {SECRET} owner\n")
     (here / "tokens").chmod(0o600)
     how = (*JSON, "--log-level", "debug", "--slow-ms", "0.001", "--tokens", "tokens")
     with serving(*how, cwd=here, log=True) as served:

@@ -23,6 +23,7 @@ from tests.store.models import ITEMS, Item, declare
 from tests.store.people import MASTER, PATIENTS, VISITS, patient, visit
 
 TOKENS = {"mirror": "sesame", "web": "thyme"}
+ROLES = dict.fromkeys(TOKENS, ("follower", "reader"))
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def clinic(tmp_path: Path) -> Iterator[EmbeddedDatabase]:
 
 @pytest.fixture
 def server(clinic: EmbeddedDatabase) -> Iterator[Server]:
-    with Server({"clinic": clinic}, token="salt", tokens=TOKENS, keys_for=["mirror"]) as server:
+    with Server({"clinic": clinic}, token="salt", tokens=TOKENS, roles=ROLES, keys_for=["mirror"]) as server:
         yield server
 
 
@@ -127,18 +128,18 @@ def test_a_server_without_tokens_gives_keys_to_nobody(clinic: EmbeddedDatabase, 
     ):
         Follower(db, sink).run(bounded=True)
     with pytest.raises(OpenError, match="--keys-for: expected the name of a token, found 'cy'"):
-        Server({"clinic": clinic}, tokens=TOKENS, keys_for=["cy"])
+        Server({"clinic": clinic}, tokens=TOKENS, roles=ROLES, keys_for=["cy"])
 
 
 def test_keys_travel_over_tls(clinic: EmbeddedDatabase, tmp_path: Path) -> None:
-    with Server({"clinic": clinic}, tokens=TOKENS, keys_for=["mirror"], tls=TLS) as server:
+    with Server({"clinic": clinic}, tokens=TOKENS, roles=ROLES, keys_for=["mirror"], tls=TLS) as server:
         url = f"{server.url('clinic')}?token=sesame&ca={TLS.certificate}"
         assert url.startswith("everlog://")
         with RemoteDatabase(url) as db, SqliteSink(tmp_path / "mirror.db") as sink:
             Follower(db, sink).run(bounded=True)
             assert verify(db, sink) == []
     with pytest.raises(OpenError, match="needs TLS"):
-        Server({"clinic": clinic}, "0.0.0.0:0", tokens=TOKENS, keys_for=["mirror"])
+        Server({"clinic": clinic}, "0.0.0.0:0", tokens=TOKENS, roles=ROLES, keys_for=["mirror"])
 
 
 def test_sealed_rows_of_tables_that_are_gone_are_followed_through(
@@ -181,7 +182,7 @@ def test_a_server_that_has_no_master_key_or_only_reads_gives_none(
     ):
         with (
             EmbeddedDatabase(clinic.path, read_only=True, master_key=master_key) as reader,
-            Server({"clinic": reader}, tokens=TOKENS, keys_for=["mirror"]) as server,
+            Server({"clinic": reader}, tokens=TOKENS, roles=ROLES, keys_for=["mirror"]) as server,
             opened(server) as db,
             SqliteSink(tmp_path / "mirror.db") as sink,
             pytest.raises(kind, match=says),
@@ -195,7 +196,7 @@ def test_a_fork_gives_the_keys_of_its_origin(clinic: EmbeddedDatabase, tmp_path:
     (tmp_path / "fork" / "KEYS").write_bytes((clinic.path / "KEYS").read_bytes())
     with (
         EmbeddedDatabase(tmp_path / "fork", master_key=MASTER) as fork,
-        Server({"clinic": fork}, tokens=TOKENS, keys_for=["mirror"]) as server,
+        Server({"clinic": fork}, tokens=TOKENS, roles=ROLES, keys_for=["mirror"]) as server,
         opened(server) as db,
         SqliteSink(tmp_path / "mirror.db") as sink,
     ):

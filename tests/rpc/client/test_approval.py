@@ -44,7 +44,13 @@ def approval(project: Project, tmp_path: Path) -> Iterator[Approval]:
 @pytest.fixture
 def server(approval: Approval, project: Project) -> Iterator[Server]:
     served, source = {"x": approval.db}, {"x": str(project.path)}
-    with Server(served, tokens=TOKENS, migrations=source, approvals={"x": approval}) as server:
+    with Server(
+        served,
+        tokens=TOKENS,
+        roles=dict.fromkeys(TOKENS, ("owner",)),
+        migrations=source,
+        approvals={"x": approval},
+    ) as server:
         yield server
 
 
@@ -105,7 +111,7 @@ def test_nothing_is_applied_in_another_way(remote: RemoteDatabase) -> None:
     with pytest.raises(
         MigrationError, match=r"not by `rollback`: the pending migration is waiting for approval"
     ):
-        remote.migrations.rollback()
+        remote.migrations.rollback(reason="back")
 
 
 def test_a_program_of_the_new_version_is_told_to_wait_and_where_to_look(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from everlog import AccessError, MigrationError, migrations
+from everlog import AccessError, MigrationError, RowError, migrations
 from everlog.migrations import Approval, Rules
 from everlog.migrations.proposal import ProposalState
 from everlog.rpc.client.database import RemoteDatabase
@@ -38,7 +38,13 @@ def served(approval: Approval, path: Path) -> Iterator[dict[str, RemoteDatabase]
     """Yield clients by the names of their tokens; ann and bob may approve."""
     approval.rules = Rules(frozenset({"ann", "bob"}))
     source = {"x": str(path)}
-    with Server({"x": approval.db}, tokens=TOKENS, migrations=source, approvals={"x": approval}) as server:
+    with Server(
+        {"x": approval.db},
+        tokens=TOKENS,
+        roles=dict.fromkeys(TOKENS, ("owner",)),
+        migrations=source,
+        approvals={"x": approval},
+    ) as server:
         clients = {name: RemoteDatabase(f"{server.url('x')}?token={token}") for name, token in TOKENS.items()}
         yield clients
         for client in clients.values():
@@ -80,10 +86,11 @@ def test_a_return_is_for_who_may_approve_and_did_not_propose_it(
         for who, how, says in (
             ("cy", "back", r"cy may not roll back \w+; the approvers are: ann, bob"),
             ("ann", "back", r"ann proposed \w+ and may not roll it back; somebody else must"),
-            ("bob", "", "expected a reason, found none"),
         ):
             with pytest.raises(MigrationError, match=says):
                 by[who].migrations.rollback(reason=how)
+        with pytest.raises(RowError, match="cannot be undone, so it needs a reason; found none"):
+            by["bob"].migrations.rollback()
         assert db.schema.version
         (done,) = by["bob"].migrations.rollback(reason="it was a slip")
         assert (db.log.commit(done.seq).actor, db.schema.version) == ("bob", 0)

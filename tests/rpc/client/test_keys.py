@@ -31,7 +31,9 @@ def clinic(tmp_path: Path) -> Iterator[EmbeddedDatabase]:
 @pytest.fixture
 def ask(clinic: EmbeddedDatabase) -> Iterator[Ask]:
     with (
-        Server({"clinic": clinic}, tokens={"mirror": "sesame"}, keys_for=["mirror"]) as server,
+        Server(
+            {"clinic": clinic}, tokens={"mirror": "sesame"}, roles={"mirror": ("owner",)}, keys_for=["mirror"]
+        ) as server,
         RemoteDatabase(f"{server.url('clinic')}?token=sesame") as db,
     ):
         stub = people_pb2_grpc.PeopleStub(db.channel.grpc)

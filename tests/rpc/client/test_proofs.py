@@ -55,7 +55,9 @@ def test_a_server_proves_nothing_of_a_record_that_was_altered_in_place(db: Embed
 def test_a_server_with_a_key_signs_for_who_calls(db: EmbeddedDatabase) -> None:
     signer = Signer.generate("example.com/server")
     with (
-        Server({"x": db}, token="salt", tokens={"ann": "pepper"}, signer=signer) as server,
+        Server(
+            {"x": db}, token="salt", tokens={"ann": "pepper"}, roles={"ann": ("owner",)}, signer=signer
+        ) as server,
         RemoteDatabase(server.url("x").replace("://", "://:pepper@")) as remote,
     ):
         text = remote.proofs.checkpoint()

@@ -16,12 +16,13 @@ from everlog.rpc.server.server import Server
 from tests.conformance.database_case import AIRPORTS, Airport
 
 TOKENS = {"ann": "sesame", "bob": "thyme", "web": "basil"}
+ROLES = dict.fromkeys(TOKENS, ("writer", "follower"))
 JFK = Airport(faa="JFK", name="Kennedy")
 
 
 @pytest.fixture
 def server(db: EmbeddedDatabase) -> Iterator[Server]:
-    with Server({"x": db}, token="salt", tokens=TOKENS, acting=["web"]) as server:
+    with Server({"x": db}, token="salt", tokens=TOKENS, roles=ROLES, acting=["web"]) as server:
         yield server
 
 

@@ -28,6 +28,9 @@ def authority(tmp_path: Path) -> Authority:
 @pytest.fixture
 def server(db: EmbeddedDatabase, authority: Authority) -> Iterator[Server]:
     tls = Tls(*authority.sign("server"), client_ca=authority.path)
+    for name in ("ann", "web"):
+        db.access.grant(name, "writer")
+        db.access.grant(name, "follower")
     with Server({"x": db}, tls=tls, acting=["web"]) as server:
         yield server
 

@@ -106,11 +106,11 @@ def test_a_server_without_the_master_key_says_so(tmp_path: Path, embedded: Embed
 def test_who_forgets_is_whose_token_it_is(embedded: EmbeddedDatabase) -> None:
     embedded.put(PATIENTS, patient(1, "s-1"))
     with (
-        Server({"clinic": embedded}, tokens={"dpo": "sesame"}) as server,
+        Server({"clinic": embedded}, tokens={"dpo": "sesame"}, roles={"dpo": ("owner",)}) as server,
         RemoteDatabase(f"{server.url('clinic')}?token=sesame") as remote,
     ):
         with pytest.raises(AccessError, match="names ann as actor, its token is that of dpo"):
-            remote.people.forget(PATIENTS, 1, actor="ann")
+            remote.people.forget(PATIENTS, 1, actor="ann", reason="asked")
         done = remote.people.forget(PATIENTS, 1, reason="asked")
     commit = embedded.log.commit(done.seq)
     assert (commit.actor, commit.reason, commit.commit_id[6] >> 4) == ("dpo", "asked", 7)

@@ -20,13 +20,20 @@ JFK = Airport(faa="JFK", name="Kennedy")
 
 
 def test_other_tokens_are_those_of_the_next_calls(db: EmbeddedDatabase) -> None:
-    with Server({"x": db}, tokens={"ann": "sesame", "bob": "thyme"}) as server:
+    roles = dict.fromkeys(("ann", "bob"), ("owner",))
+    with Server({"x": db}, tokens={"ann": "sesame", "bob": "thyme"}, roles=roles) as server:
         url = server.url("x")
         with RemoteDatabase(f"{url}?token=sesame") as ann, RemoteDatabase(f"{url}?token=thyme") as bob:
-            feed = iter(ann.feed(after=db.head))
-            server.reload(tokens={"ann": "basil", "bob": "thyme"})
+            ended, goes_on = iter(ann.feed(after=db.head)), iter(bob.feed(after=db.head))
             bob.put(AIRPORTS, JFK)
-            assert next(feed).actor == "bob"  # running calls continue
+            assert (next(ended).actor, next(goes_on).actor) == ("bob", "bob")
+            server.reload(tokens={"ann": "basil", "bob": "thyme"}, roles=roles)
+            with pytest.raises(
+                everlog.UnavailableError, match="expected a token of this server, found another"
+            ):
+                next(ended)
+            bob.put(AIRPORTS, JFK)
+            assert next(goes_on).actor == "bob"
             with pytest.raises(everlog.UnavailableError, match="refuses the call"):
                 ann.put(AIRPORTS, JFK)
         with RemoteDatabase(f"{url}?token=basil") as ann:
@@ -45,7 +52,8 @@ def test_other_tokens_are_those_of_the_next_calls(db: EmbeddedDatabase) -> None:
 def test_tokens_that_are_wrong_leave_those_of_before(
     db: EmbeddedDatabase, tokens: dict[str, str], says: str
 ) -> None:
-    with Server({"x": db}, tokens={"web": "sesame"}, acting=["web"]) as server:
+    roles = {"web": ("owner",)}
+    with Server({"x": db}, tokens={"web": "sesame"}, roles=roles, acting=["web"]) as server:
         with pytest.raises(everlog.OpenError, match=says):
             server.reload(tokens=tokens)
         with RemoteDatabase(f"{server.url('x')}?token=sesame") as web:
@@ -60,6 +68,8 @@ def test_another_certificate_and_authority_are_those_of_the_next_connections(
     trusted = tmp_path / "trusted.pem"
     trusted.write_bytes(old.path.read_bytes())
     tls = Tls(*old.sign("localhost", file="server"), client_ca=trusted)
+    db.access.grant("ann", "writer")
+    db.access.grant("bob", "writer")
     ann, bob = old.sign("ann"), new.sign("bob")
     with Server({"x": db}, tls=tls) as server:
 

@@ -70,7 +70,9 @@ def test_the_log_says_whose_token_it_was_and_why(tmp_path: Path, next_key: Path)
         declare(db, PATIENTS)
         db.put(PATIENTS, patient(1, "s-1"))
         with (
-            Server({"clinic": db}, tokens={"dpo": "salt"}, next_master_key=next_key) as server,
+            Server(
+                {"clinic": db}, tokens={"dpo": "salt"}, roles={"dpo": ("operator",)}, next_master_key=next_key
+            ) as server,
             RemoteDatabase(server.url("clinic").replace("://", "://:salt@")) as remote,
         ):
             with pytest.raises(AccessError):

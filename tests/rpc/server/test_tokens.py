@@ -14,7 +14,14 @@ from everlog.rpc.server.server import Server
 
 def test_a_file_has_a_name_and_a_token_a_line_comments_and_blank_lines(tmp_path: Path) -> None:
     (tmp_path / "tokens").write_text("# who may come\n\nann  sesame\nbob\tthyme\n")
-    assert read_tokens(tmp_path / "tokens", "salt") == {"ann": "sesame", "bob": "thyme"}
+    assert read_tokens(tmp_path / "tokens", "salt") == ({"ann": "sesame", "bob": "thyme"}, {})
+
+
+def test_a_third_word_is_the_roles_of_the_name(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("ann sesame owner\nbob thyme reader,clerk\ncy basil\n")
+    found = read_tokens(tmp_path / "tokens")
+    assert found.tokens == {"ann": "sesame", "bob": "thyme", "cy": "basil"}
+    assert found.roles == {"ann": ("owner",), "bob": ("reader", "clerk")}
 
 
 @pytest.mark.parametrize(
@@ -34,6 +41,7 @@ def test_a_file_has_a_name_and_a_token_a_line_comments_and_blank_lines(tmp_path:
         (b"ann sesame\n  # bob\n", ":2: .*found whitespace at the beginning"),
         (b"ann sesame \n", ":1: .*found whitespace"),
         (b"ann sesame\n \t\n", ":2: .*found whitespace"),
+        (b"ann sesame reader,,writer\n", ":1: .*found a role without a name"),
         (b"ann #bob\n", ":1: .*begins with #"),
         (b"ann ses\xe2\x80\x8bame\n", ":1: .*not visible"),
         ("ann\u00a0sesame\n".encode(), ":1: .*found 1 word"),

@@ -1,0 +1,133 @@
+"""Access: the Access service: who the caller is, roles, grants and tokens of a database.
+
+    CreateToken(id, SHA-256)      the client makes the token, so its text never comes here
+
+Names that the server's configuration knows (--tokens, --acts-for-others, --keys-for) may get a token of a log
+only from a caller of the configuration: otherwise a caller with the right `grant` in one database could take
+over their names.
+
+Invariants
+  (1) no response contains the hash of a token;
+  (2) a caller without the right `audit` sees only its own rights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from everlog.proto import access_pb2 as pb
+from everlog.proto import access_pb2_grpc
+from everlog.rpc.http2.grpc import Context
+from everlog.rpc.security import Identity
+from everlog.rpc.server.host import Hosting
+from everlog.rpc.wire import message_of_change
+from everlog.store.database import Database
+from everlog.store.errors import AccessError
+from everlog.store.tx.transaction import proof_of
+from everlog.store.upkeep import roles as values
+from everlog.store.upkeep.access import explain, explain_as
+from everlog.store.upkeep.roles import OWNER
+
+
+class AccessService(access_pb2_grpc.AccessServicer):
+    """See proto/access.proto."""
+
+    def __init__(self, hosting: Hosting) -> None:
+        self._hosting = hosting
+
+    async def WhoAmI(self, request: pb.WhoAmIRequest, context: Any) -> pb.WhoAmIResponse:
+        identity: Identity = context.identity
+        answer = pb.WhoAmIResponse(
+            name=identity.name, proof=proof_of(identity.name), expires_ns=identity.expires_ns
+        )
+        if request.database:
+            holder = self._hosting.rights.holder(identity, request.database)
+            answer.roles.extend(dict.fromkeys(held.role for held in holder.held))
+            answer.rights.extend(pb.Right.ValueType(right) for right in holder.rights())
+        return answer
+
+    async def Show(self, request: pb.ShowAccessRequest, context: Any) -> pb.ShowAccessResponse:
+        return await self._hosting.read(_show, self._hosting.database(request.database), request.at_seq)
+
+    async def Explain(self, request: pb.ExplainAccessRequest, context: Any) -> pb.ExplainAccessResponse:
+        db, identity = self._hosting.database(request.database), context.identity
+
+        def run() -> pb.ExplainAccessResponse:
+            state = db.access.at(request.at_seq) if request.at_seq else db.access.state
+            who = request.who or (str(identity.name) if not identity.roles else "")
+            if who:
+                values.check_name(who, "an identity")
+                how: dict[str, Any] = {"database": db.uuid, "now_ns": db.clock.read()}
+                found = explain(state, who, request.verb, request.table, **how)
+            else:  # its roles are not those of a name
+                found = explain_as(state, context.scope.holder, request.verb, request.table)
+            return pb.ExplainAccessResponse(allowed=found.allowed, seq=found.seq, sentences=found.sentences)
+
+        return await self._hosting.read(run)
+
+    async def DefineRole(self, request: pb.DefineRoleRequest, context: Any) -> pb.AccessResponse:
+        access = self._hosting.database(request.database).access
+        return await self._change(access.define, context, request, values.role_of(request.role))
+
+    async def RemoveRole(self, request: pb.RemoveRoleRequest, context: Any) -> pb.AccessResponse:
+        access = self._hosting.database(request.database).access
+        return await self._change(access.remove_role, context, request, request.name)
+
+    async def Grant(self, request: pb.GrantRequest, context: Any) -> pb.AccessResponse:
+        access, one = self._hosting.database(request.database).access, values.grant_of(request.grant)
+        return await self._change(access.grant, context, request, one.identity, one.role, one.tables)
+
+    async def Revoke(self, request: pb.GrantRequest, context: Any) -> pb.AccessResponse:
+        access, one = self._hosting.database(request.database).access, values.grant_of(request.grant)
+        tables = one.tables or None
+        return await self._change(access.revoke, context, request, one.identity, one.role, tables)
+
+    async def CreateToken(self, request: pb.CreateTokenRequest, context: Any) -> pb.AccessResponse:
+        db, token = self._hosting.database(request.database), values.token_of(request.token)
+        identity: Identity = context.identity
+        if token.name in self._hosting.auth.configured and identity.databases is not None:
+            raise AccessError(
+                f"{token.name} is a name of the server's configuration; only a caller of the configuration"
+                " creates"
+                " tokens of it",
+                actor=str(identity.name),
+            )
+        if identity.anonymous and not db.access.state.tokens and OWNER.name not in token.roles:
+            raise AccessError(
+                "from the first token on this server requires tokens for the database, so the first one must"
+                " have"
+                f" the role {OWNER.name}: everlog token create --name {token.name} --role {OWNER.name}"
+            )
+        return await self._change(db.access.add_token, context, request, token)
+
+    async def RevokeToken(self, request: pb.RevokeTokenRequest, context: Any) -> pb.AccessResponse:
+        access = self._hosting.database(request.database).access
+        return await self._change(access.revoke_token, context, request, request.id)
+
+    async def _change(
+        self, call: Callable[..., int], context: Context, request: Any, *args: Any
+    ) -> pb.AccessResponse:
+        actor = self._hosting.auth.actor(context, request.actor)
+        seq = await self._hosting.write(call, *args, actor=actor, reason=request.reason)
+        return pb.AccessResponse(seq=seq)
+
+
+def _show(db: Database, at_seq: int) -> pb.ShowAccessResponse:
+    state = db.access.at(at_seq) if at_seq else db.access.state
+    answer = pb.ShowAccessResponse(seq=state.seq, problems=[] if at_seq else db.access.problems())
+    for role in values.READY.values():
+        answer.roles.add(role=values.message_of_role(role))
+    for role, change in state.roles.values():
+        answer.roles.add(role=values.message_of_role(role), change=message_of_change(change))
+    for grant, change in state.grants.items():
+        answer.grants.add(grant=values.message_of_grant(grant), change=message_of_change(change))
+    for one in state.tokens.values():
+        shown = answer.tokens.add(
+            token=values.message_of_token(one.token),
+            created=message_of_change(one.created),
+            ends_ns=one.ends_ns,
+            ended=message_of_change(one.ended) if one.ended is not None else None,
+        )
+        shown.token.ClearField("sha256")
+    return answer

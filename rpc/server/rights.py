@@ -1,0 +1,441 @@
+"""Rights: the gate of a server: who calls, and whether the caller may.
+
+    headers ─ identify ─▶ Identity ─┐
+    request ─ needs of the method ──┴─ admit ─▶ Scope: what the caller may do and see in the database
+                                          └──▶ AccessError
+
+    token of the file        name, and roles from the file, else those granted to the name in the log
+    token of a log           the same, in that database alone, until it ends
+    unnamed token            owner of all databases
+    certificate              the name, with the roles that are granted to it
+    nothing, on loopback     owner of a database that never had a token, while the server has none
+
+Every call passes `admit` once, after its request is parsed. A method whose proto does not declare what it
+needs is refused. Streams are checked again when rights change: a stream that is not allowed any more ends.
+
+Invariants
+  (1) tokens are compared by their SHA-256, in constant time;
+  (2) what a caller may not see looks to it as if it did not exist, and an error names only what it named;
+  (3) a stream whose token ended, or whose right was revoked, ends within a second;
+  (4) the loop of events waits for nothing here: decisions are look-ups in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+
+from everlog.proto import access_pb2 as pb
+from everlog.rpc import security
+from everlog.rpc.http2.grpc import OPEN_METHODS, Aborted, Call, end
+from everlog.rpc.security import ANONYMOUS, Identity
+from everlog.store.database import Database
+from everlog.store.errors import AccessError, Error, OpenError, RowError, SchemaError
+from everlog.store.tx.transaction import Actor, Proof
+from everlog.store.upkeep.roles import (
+    BY_TABLE,
+    OPS,
+    OWNER,
+    READY,
+    RIGHTS,
+    Decision,
+    Held,
+    Holder,
+    Sight,
+    State,
+)
+
+LOOK_S = 0.25  # between two looks for changes
+REFLECTION = "/grpc.reflection."  # of the services, which are public: any caller that is authenticated
+BEARER = "Bearer "
+WORDS: dict[int, str] = {number: word for word, number in RIGHTS.items()}
+_OPS = {number: word for word, number in OPS.items()}
+EVERYTHING = Holder("", [Held(rule, OWNER.name) for rule in OWNER.rules])
+
+
+class Need(NamedTuple):
+    """What a method needs; see the proto."""
+
+    rights: tuple[int, ...]
+    tables: Callable[[Any], Iterable[tuple[str, str]]] | None  # with the operation, which may be empty
+    when: str
+    whole: bool
+    dangerous: bool
+    server: bool
+
+
+def needs_of(services: Iterable[ServiceDescriptor]) -> dict[str, tuple[Need, ...]]:
+    """Return what each method of these services needs, by path; without those that do not declare it."""
+    found = {}
+    for service in services:
+        for method in service.methods:
+            declared = method.GetOptions().Extensions[pb.needs]
+            if declared:
+                found[f"/{service.full_name}/{method.name}"] = tuple(_need(one) for one in declared)
+    return found
+
+
+def _need(one: pb.Need) -> Need:
+    return Need(
+        tuple(one.right),
+        _tables(one.table, one.op) if one.table else None,
+        one.when,
+        one.whole,
+        one.dangerous,
+        one.server,
+    )
+
+
+def _tables(path: str, op: str) -> Callable[[Any], Iterable[tuple[str, str]]]:
+    """Return the function that reads the tables that a request names."""
+    outer, _, inner = path.partition(".")
+    if inner:
+        by = op.partition(".")[2]
+
+        def each(request: Any) -> Iterable[tuple[str, str]]:
+            found = getattr(request, outer)
+            return dict.fromkeys((getattr(one, inner), _OPS[getattr(one, by)] if by else "") for one in found)
+
+        return each
+
+    def named(request: Any) -> Iterable[tuple[str, str]]:
+        found = getattr(request, path)
+        names = (found,) if isinstance(found, str) else found
+        return [(name, "") for name in names if name]
+
+    return named
+
+
+class Scope(NamedTuple):
+    """What a caller may do and see in one database."""
+
+    holder: Holder
+    identity: Identity
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether the caller may know of all tables."""
+        return self.holder.everywhere
+
+    def sees(self, table: str) -> bool:
+        """Whether the caller may know of a table."""
+        return self.holder.sees(table)
+
+    def reads_all(self, table: str) -> bool:
+        """Whether the caller may read, follow or check a table without limits of rows and fields."""
+        found = [self.holder.decide(right, table) for right in (pb.READ, pb.FEED, pb.CHECK)]
+        return any(one.allowed and one.sights is None for one in found)
+
+    def sights(self, right: int, table: str) -> tuple[Sight, ...] | None:
+        """Return what the caller may see of a table; None: all. Raises AccessError if it has no such
+        right."""
+        found = self.holder.decide(right, table)
+        if not found.allowed:
+            raise denied(self.identity, right, table)
+        return found.sights
+
+
+def denied(identity: Identity, right: int, table: str = "", database: str = "") -> AccessError:
+    """Return the error for a missing right. It names only what the caller has named."""
+    word = WORDS[right]
+    who = str(identity.name) or ("a caller without a name" if identity.token else "an anonymous caller")
+    on = f" on {table}" if table and right in BY_TABLE else ""
+    where = f" in database {database}" if database else ""
+    limit = f" --table {table}" if on else ""
+    role = next(name for name in _GIVES if right in _GIVES[name])
+    how = f"; to allow it: everlog access grant {who} {role}{limit}" if identity.name else ""
+    return AccessError(
+        f"{who} lacks the right {word}{on}{where}{how}", actor=str(identity.name), right=word, table=table
+    )
+
+
+_GIVES = {
+    name: frozenset(RIGHTS[right] for rule in role.rules for right in rule.rights)
+    for name, role in READY.items()
+}
+
+
+class Tokens:
+    """The tokens of a server's configuration, by their SHA-256."""
+
+    def __init__(self, tokens: Mapping[str, str], roles: Mapping[str, Iterable[str]]) -> None:
+        self._found = {
+            hashlib.sha256(token.encode()).digest(): Identity(
+                Actor(name, Proof.TOKEN) if name else "",
+                None,
+                tuple(roles.get(name, ())) if name else (OWNER.name,),
+            )
+            for name, token in tokens.items()
+            if token
+        }
+        self.names = frozenset(tokens) - {""}
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def get(self, digest: bytes) -> Identity | None:
+        """Return whose token has this hash."""
+        for known, identity in self._found.items():
+            if hmac.compare_digest(known, digest):
+                return identity._replace(token=known)
+        return None
+
+
+class Rights:
+    """The gate of one server; see `everlog.rpc.http2.grpc.Gate`. `certified`: callers present
+    certificates."""
+
+    def __init__(
+        self,
+        databases: Mapping[str, Database],
+        tokens: Tokens,
+        services: Iterable[ServiceDescriptor],
+        *,
+        certified: bool = False,
+    ) -> None:
+        self.databases = dict(databases)
+        self.tokens = tokens
+        self._certified = certified
+        self._needs = needs_of(services)
+        self._streams: set[Call] = set()
+        self._identities: dict[bytes, Identity] = {}
+        self._states: dict[str, State] = {}
+        self._replaced = False  # the tokens of the configuration are new
+        self._ends_ns = 0  # when the next token of a log ends; 0: none does
+        self._refresh()
+
+    # who
+
+    def identify(self, call: Call, path: str) -> None:
+        """Authenticate the caller."""
+        stream = call.stream
+        call.identity = found = self._identity(
+            stream.headers.get(security.HEADER, ""), stream.connection.certified, path
+        )
+        stream.who = found.name
+
+    def _identity(self, header: str, certified: str, path: str) -> Identity:
+        found: Identity | None = None
+        text = header.removeprefix(BEARER) if header.startswith(BEARER) else ""
+        digest = hashlib.sha256(text.encode()).digest() if text else b""
+        if digest:
+            found = self.tokens.get(digest) or self._of_log(digest)
+        if found is not None:
+            return found if found.name or not certified else found._replace(name=certified)
+        required = self.tokens or (header and any(state.tokens for state in self._states.values()))
+        if required and not path.startswith(OPEN_METHODS):
+            raise Aborted(
+                grpc.StatusCode.UNAUTHENTICATED,
+                f"expected a token of this server, found {'another one' if header else 'none'};"
+                " put ?token=… into the URL, or set EVERLOG_TOKEN",
+            )
+        return Identity(certified) if certified else ANONYMOUS
+
+    def _of_log(self, digest: bytes) -> Identity | None:
+        """Return whose token of a log has this hash. Raises Aborted for one that has ended."""
+        if any(db.access.state is not self._states.get(name) for name, db in self.databases.items()):
+            self._refresh()
+        found = self._identities.get(digest)
+        ended = found is not None and found.expires_ns and time.time_ns() >= found.expires_ns
+        if found is not None and not ended and hmac.compare_digest(found.token, digest):
+            return found
+        for state in self._states.values():
+            if any(hmac.compare_digest(one.token.sha256, digest) for one in state.tokens.values()):
+                raise Aborted(
+                    grpc.StatusCode.UNAUTHENTICATED,
+                    "this token has ended: it expired, was revoked or replaced, or is of another database",
+                )
+        return None
+
+    # whether
+
+    def admit(self, call: Call, path: str, request: Any) -> None:
+        """Check that the caller may make this request."""
+        if path.startswith((OPEN_METHODS, REFLECTION)):
+            return
+        needs = self._needs.get(path)
+        if needs is None:
+            raise Aborted(grpc.StatusCode.PERMISSION_DENIED, f"{path} does not declare which right it needs")
+        identity: Identity = call.identity
+        if not needs[0].server:
+            database = request.database
+            holder = self.holder(identity, database)
+            call.scope = Scope(holder, identity)
+            for need in needs:
+                if not need.when or getattr(request, need.when):
+                    self._check(need, holder, identity, database, request)
+        self._streams.add(call)
+
+    def holder(self, identity: Identity, database: str) -> Holder:
+        """Return what a caller has in a database. Raises AccessError if it has nothing there, the same
+        whether or not the database exists."""
+        db = self.databases.get(database)
+        if db is None or (identity.databases is not None and database not in identity.databases):
+            if identity.databases is None and (OWNER.name in identity.roles or self._open(identity)):
+                known = ", ".join(sorted(self.databases)) or "none"
+                raise OpenError(
+                    f"this server hosts no database {database!r}; it hosts: {known}", database=database
+                )
+            raise self._nothing(identity, database)
+        if identity.anonymous:
+            if self._certified or self.tokens or db.access.state.tokens:
+                raise Aborted(
+                    grpc.StatusCode.UNAUTHENTICATED,
+                    "expected a token, found none; put ?token=… into the URL, or set EVERLOG_TOKEN",
+                )
+            return EVERYTHING
+        holder = db.access.state.holder(identity.name, identity.roles)
+        if not holder.held:
+            raise self._nothing(identity, database)
+        return holder
+
+    def _open(self, identity: Identity) -> bool:
+        return identity.anonymous and not self._certified and not self.tokens
+
+    def _nothing(self, identity: Identity, database: str) -> AccessError:
+        if identity.anonymous:
+            return AccessError(
+                f"an anonymous caller has no rights in database {database!r}", database=database
+            )
+        who = identity.name or "this token"
+        return AccessError(
+            f"{who} has no rights in database {database!r}; to give some: everlog access grant {who} reader",
+            actor=str(identity.name),
+            database=database,
+        )
+
+    def _check(self, need: Need, holder: Holder, identity: Identity, database: str, request: Any) -> None:
+        rights = need.rights
+        if not rights:
+            return
+        named = need.tables(request) if need.tables is not None else ()
+        for table, op in named:
+            self._decide(rights, holder, identity, database, table, op, whole=need.whole)
+        if not named:
+            self._decide(rights, holder, identity, database, "", "", whole=need.whole)
+        if need.dangerous and not identity.anonymous and not request.reason.strip():
+            raise RowError(
+                f"{WORDS[rights[0]]} cannot be undone, so it needs a reason; found none (--reason, `reason=`)"
+            )
+
+    def _decide(  # noqa: PLR0917  for every call
+        self,
+        rights: tuple[int, ...],
+        holder: Holder,
+        identity: Identity,
+        database: str,
+        table: str,
+        op: str,
+        *,
+        whole: bool,
+    ) -> None:
+        limited = False
+        for right in rights:
+            found: Decision = holder.decide(right, table, op)
+            if found.allowed:
+                if not (whole or right in BY_TABLE) or (found.sights is None if table else found.whole):
+                    return
+                limited = True
+        if limited and table:
+            raise AccessError(
+                f"the roles of {identity.name} limit the rows or fields of {table}, so it cannot follow,"
+                " load or"
+                " export that table",
+                actor=str(identity.name),
+                table=table,
+            )
+        raise denied(identity, rights[0], table, database)
+
+    def databases_of(self, identity: Identity) -> list[str]:
+        """Return the names of the databases in which a caller has some right."""
+        found = []
+        for name in self.databases:
+            try:
+                self.holder(identity, name)
+            except (AccessError, Aborted):
+                continue
+            found.append(name)
+        return sorted(found)
+
+    def refusal(self, call: Call, error: Exception) -> Exception:
+        """Return the error that the caller receives: without names of tables that it may not see."""
+        scope = call.scope
+        if isinstance(error, (SchemaError, OpenError)) and scope is not None and not scope.everywhere:
+            moved = {"moved": error.facts["moved"]} if "moved" in error.facts else {}
+            if moved:
+                return SchemaError("the schema has changed; repeat the request with the new one", **moved)
+            return SchemaError("no such table, index or version is visible to the caller")
+        return error
+
+    def ended(self, call: Call) -> None:
+        self._streams.discard(call)
+
+    # changes
+
+    def replace(self, tokens: Tokens) -> None:
+        """Accept other tokens from now on, and end the calls of those that are gone. For any thread."""
+        self.tokens = tokens
+        self._replaced = True
+
+    async def watch(self, read: Callable[[Callable[[], None]], Any]) -> None:
+        """Look for changes until the task is cancelled, and end the streams that are not allowed any more.
+        `read` runs a function in a thread that may wait for the disk."""
+        followers = [db for db in self.databases.values() if db.read_only]
+
+        def refresh() -> None:
+            for db in followers:
+                db.access.refresh()
+
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                if followers:
+                    await read(refresh)
+                self.look()
+            except Error:  # a database is closed, and its calls end by themselves
+                continue
+
+    def look(self) -> None:
+        """End the streams of callers that may no longer have them, if anything has changed."""
+        now = {name: db.access.state for name, db in self.databases.items()}
+        due = self._ends_ns and time.time_ns() >= self._ends_ns
+        if now == self._states and not due and not self._replaced:
+            return
+        self._replaced = False
+        self._refresh()
+        for call in list(self._streams):
+            path = call.stream.headers[":path"]
+            try:
+                self.identify(call, path)
+                self.admit(call, path, call.request)
+            except Aborted as error:
+                end(call, error.code, str(error))
+            except Error as error:
+                end(call, grpc.StatusCode.PERMISSION_DENIED, str(error))
+
+    def _refresh(self) -> None:
+        self._states = {name: db.access.state for name, db in self.databases.items()}
+        now_ns, ends, found = time.time_ns(), [0], dict[bytes, Identity]()
+        for name, sha256, identity in self._issued(now_ns):
+            known = found.get(sha256)
+            only = frozenset({name}) | (known.databases or frozenset() if known else frozenset())
+            found[sha256] = identity._replace(databases=only)
+            ends.append(identity.expires_ns)
+        self._identities = found
+        self._ends_ns = min(filter(None, ends), default=0)
+
+    def _issued(self, now_ns: int) -> Iterator[tuple[str, bytes, Identity]]:
+        for name, state in self._states.items():
+            db = self.databases[name]
+            for one in state.tokens.values():
+                if one.valid(db.uuid, now_ns):
+                    actor = Actor(one.token.name, Proof.TOKEN)
+                    sha256 = one.token.sha256
+                    yield name, sha256, Identity(actor, None, one.token.roles, one.ends_ns, sha256)

@@ -63,7 +63,7 @@ def _both(face: Any) -> Calls:
         yield f"rollback {value!r}", partial(face.rollback, reason=value)
         yield f"complete {value!r}", partial(face.complete, reason=value)
         yield f"cancel {value!r}", partial(face.cancel, actor=value)
-        yield f"load {value!r}", partial(face.load_schema, value)
+        yield f"load {value!r}", partial(face.load, value)
         yield f"baseline {value!r}", partial(face.baseline, 1, actor=value)
     for value in (*VERSIONS, 0):
         yield f"to {value!r}", partial(face.apply, to=value)

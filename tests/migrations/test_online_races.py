@@ -14,24 +14,24 @@ from tests.migrations.test_online import Airports
 ROWS, MANY = 10, 4000
 
 
-def after_a_call(db: Database, name: str, once: Any) -> None:
-    """Call a function after the next call of a method of the database, once."""
-    call = getattr(db, name)
+def after_a_call(of: Any, name: str, once: Any) -> None:
+    """Call a function after the next call of a method, once."""
+    call = getattr(of, name)
 
     def called(*args: Any, **kwargs: Any) -> Any:
         result = call(*args, **kwargs)
-        setattr(db, name, call)
+        setattr(of, name, call)
         once()
         return result
 
-    setattr(db, name, called)
+    setattr(of, name, called)
 
 
 def test_a_row_that_comes_when_the_table_was_seen_to_be_empty_is_rewritten(
     project: Project, db: Database
 ) -> None:
     airports = Airports(project, db, rows=0)
-    after_a_call(db, "status", lambda: db.put(airports.old, airports.old_row(1)))
+    after_a_call(db.admin, "status", lambda: db.put(airports.old, airports.old_row(1)))
     migrations.apply(db, airports.path)
     assert list(db.scan(airports.new)) == [airports.new_row(1)]
 

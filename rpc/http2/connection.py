@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, ClassVar, TypeAlias
 
 from everlog.rpc import security
@@ -153,9 +154,16 @@ class Connection(asyncio.Protocol):
         self.closed.set()
         self._limits.end()
         self._buffer.clear()
-        for stream in self.streams.values():
+        self._end_streams()
+
+    def _end_streams(self) -> None:
+        """Stop the calls, some in each turn of the loop: their tasks take time."""
+        for id in list(islice(self.streams, limits.TURN_STREAMS)):
+            stream = self.streams.pop(id)
+            self.out.forget(stream)
             stream.close()
-        self.streams.clear()
+        if self.streams:
+            self._loop.call_soon(self._end_streams)
 
     # for streams, and for the server
 
@@ -193,7 +201,9 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def _remove(self, stream: Stream) -> None:
-        del self.streams[stream.id]
+        if self.streams.pop(stream.id, None) is None:
+            return
+        stream.drop_inflated()
         self._remember(stream.id, more=not stream.ended)
         self.out.forget(stream)
         if self._draining and not self.streams:
@@ -226,8 +236,7 @@ class Connection(asyncio.Protocol):
         self.on_failed(self, error)
         self.out.write(frames.goaway(self._last, error.code, str(error)))
         self.out.end()
-        for stream in list(self.streams.values()):
-            stream.close()
+        self._end_streams()
         # Not at once: the peer would receive a reset instead of the reason, for what it has sent meanwhile.
         self._transport.pause_reading()
         self._loop.call_later(limits.LINGER_S, self.abort)

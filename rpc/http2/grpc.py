@@ -26,6 +26,7 @@ import hmac
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import grpc
@@ -41,6 +42,7 @@ from everlog.store.tx.transaction import Actor, Proof
 OPEN_METHODS = "/grpc.health.v1.Health/"  # load balancers call these without a token
 NAME_MAX = 100  # characters of a name in a span
 PACKAGE = "everlog.v1."
+LEFT = "the client left"
 OPEN_BYTES_MAX = 4096  # of a message to them
 OK = header_block([("grpc-status", "0")])
 CONTENT_TYPE = "application/grpc"
@@ -199,7 +201,10 @@ class Calls:
         except Aborted as refusal:
             stream.finish(_status(refusal.code, str(refusal)))
             self._ended(call, refusal.code, str(refusal))
+            stream.call = None
             return
+        if self._observer is not None:
+            stream.unstarted = partial(self._ended, call, grpc.StatusCode.CANCELLED, LEFT)
         stream.task = asyncio.get_running_loop().create_task(self._run(stream, seconds))
 
     def _ended(self, call: Call, code: grpc.StatusCode, text: str) -> None:
@@ -241,7 +246,9 @@ class Calls:
             )
 
     async def _run(self, stream: Stream, seconds: float | None) -> None:
-        code, text = grpc.StatusCode.CANCELLED, "the client left"
+        call: Call = stream.call
+        stream.unstarted = None
+        code, text = grpc.StatusCode.CANCELLED, LEFT
         metadata: tuple[tuple[str, bytes], ...] = ()
         try:
             async with asyncio.timeout(seconds):
@@ -257,11 +264,14 @@ class Calls:
             code, text = _REFUSALS[refusal.code], str(refusal)
         except TimeoutError:
             code, text = grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline of the call has passed"
+        except asyncio.CancelledError:
+            pass  # not raised further: a task that keeps it is garbage in a cycle, as is a call of its stream
         except Exception as error:  # noqa: BLE001  it is reported to the caller
             told = error if self._gate is None else self._gate.refusal(stream.call, error)
             code, text, metadata = errors.of(told)
         finally:
-            self._ended(stream.call, code, text)
+            self._ended(call, code, text)
+            stream.call = None
         stream.finish(OK if code is grpc.StatusCode.OK else _status(code, text, metadata))
 
     async def _traced(self, tracing: traces.Tracing, stream: Stream) -> None:
@@ -338,11 +348,11 @@ class Calls:
 async def _writable(stream: Stream) -> None:
     """Wait until nothing of a stream is pending."""
     if stream.blocked:
-        began = time.perf_counter()
+        call, began = stream.call, time.perf_counter()
         try:
             await stream.writable()
         finally:
-            stream.call.waited_s += time.perf_counter() - began
+            call.waited_s += time.perf_counter() - began
 
 
 def _is_grpc(stream: Stream) -> bool:

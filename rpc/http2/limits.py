@@ -46,9 +46,10 @@ BLOCK_BYTES, BLOCK_FIELDS = 256, 32  # of a header block: one unit each
 
 ANSWERED = 8  # units that an answered call earns; messages earn as well, in Outbox
 
-SLICE_S = 0.001
+SLICE_S = 0.0005
 SLICE_FRAMES, SLICE_CALLS = 64, 16
-TURN_S = 0.002
+TURN_STREAMS = 32  # that continue, or end, together
+TURN_S = 0.001
 
 
 class PeerLimits:
@@ -103,22 +104,27 @@ class Turns:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._busy: deque[Reader] = deque()
+        self._scheduled = False
 
     def join(self, reader: Reader) -> None:
         """Serve the reader until it has no more input."""
-        if not self._busy:
-            self._loop.call_soon(self._turn)
         self._busy.append(reader)
+        self._schedule()
 
     def _turn(self) -> None:
+        self._scheduled = False
         busy, end = self._busy, self._loop.time() + TURN_S
-        while busy:
-            reader = busy[0]
-            more = reader.read_slice()
-            busy.popleft()
-            if more:
-                busy.append(reader)
-            if self._loop.time() >= end:
-                break
-        if busy:
+        try:
+            while busy:
+                reader = busy.popleft()
+                if reader.read_slice():
+                    busy.append(reader)
+                if self._loop.time() >= end:
+                    break
+        finally:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if self._busy and not self._scheduled:
+            self._scheduled = True
             self._loop.call_soon(self._turn)

@@ -10,7 +10,8 @@ Invariants
   (1) memory for a peer is bounded: each stream has at most one message out. In, all streams of a connection
       together keep at most HELD_MAX + CONNECTION_WINDOW bytes, of which those of incomplete messages are at
       most PARTIAL_MAX, so that complete ones are always taken and make room;
-  (2) a compressed message is inflated when the handler takes it, in slices, up to the limit of its size;
+  (2) a compressed message is inflated when the handler takes it, in slices, up to the limit of its size; of
+      large ones, handlers of a connection have INFLATED_MAX at once;
   (3) headers go out before the first message, trailers after the last, each once;
   (4) nothing is sent that the peer's windows do not allow, and no message while the socket is full;
   (5) gathered data and the socket's buffer hold a few MiB: a larger message waits with its stream, and
@@ -21,9 +22,10 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import zlib
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from everlog.rpc.http2 import frames, limits
@@ -44,7 +46,8 @@ BYTES_HIGH = 1 << 20  # above this many bytes in the socket's buffer, wait
 BYTES_MAX = 4 * BYTES_HIGH  # above this, disconnect: the peer sends requests and does not read
 
 SMALL_BYTES = 256  # of a frame; a smaller one that completes no message is counted
-INFLATED_SLICE = 256 << 10  # bytes that are inflated before other tasks run
+INFLATED_SLICE = 128 << 10  # bytes that are inflated before other tasks run
+INFLATED_MAX = 2  # larger messages that handlers of a connection have at once
 ENCODINGS = {"identity": 0, "gzip": 31, "deflate": 15}  # to zlib's window bits
 
 INVALID_ARGUMENT, RESOURCE_EXHAUSTED = "3", "8"
@@ -85,6 +88,7 @@ class Stream:
         "_drained",
         "_inbox",
         "_kept",
+        "_large",
         "_length",
         "_received",
         "_refused",
@@ -103,6 +107,7 @@ class Stream:
         "pending",
         "single",
         "task",
+        "unstarted",
         "who",
         "window",
     )
@@ -117,6 +122,7 @@ class Stream:
         self.call: Any = None  # what its observers know of it (grpc.py)
         self.window = 0  # bytes that the peer accepts, in addition to its initial window
         self.task: asyncio.Task[None] | None = None
+        self.unstarted: Callable[[], None] | None = None  # called if the task ends before it begins
         self.closed = False
         self.single = False  # whether the request is one message
         self.message_bytes_max = MESSAGE_BYTES_MAX
@@ -133,6 +139,7 @@ class Stream:
         length = headers.get("content-length")
         self._length = -1 if length is None else int(length[:20])  # bytes of the body; -1: unknown
         self._refused = False
+        self._large = False  # the handler has an inflated message of more than a slice
         self.ended = False  # the peer has ended its side
 
     # in
@@ -156,7 +163,7 @@ class Stream:
         self._received += data
         self.connection.inflow.keep(len(data), len(data))
         self._read_messages()
-        if len(self._inbox) == waiting and size < SMALL_BYTES and not end:
+        if len(self._inbox) == waiting and len(data) < SMALL_BYTES and not end:
             self.connection.count(1)
         self._credit()
         if self._arrived is not None and not self._arrived.done():
@@ -208,6 +215,7 @@ class Stream:
 
     async def message(self) -> bytes | None:
         """Return the next message; None at the end. Raises RefusedError."""
+        self.drop_inflated()
         self._read_messages()
         while not self._inbox:
             if self.ended:
@@ -241,25 +249,40 @@ class Stream:
             raise RefusedError(
                 INVALID_ARGUMENT, f"expected a compressed message to have a grpc-encoding, found {encoding}"
             )
-        inflater, parts, size = zlib.decompressobj(bits), [], 0
         try:
-            while not inflater.eof:
-                part = inflater.decompress(raw, INFLATED_SLICE)
-                raw = inflater.unconsumed_tail
-                size += len(part)
-                if size > self.message_bytes_max:
-                    self.connection.count(limits.BOMB_COST)
-                    raise self._too_large(size)
-                if not part and not raw and not inflater.eof:
-                    raise RefusedError(INVALID_ARGUMENT, f"expected a whole {encoding} message, found a part")
-                parts.append(part)
-                if raw:
-                    await asyncio.sleep(0)
+            inflater = zlib.decompressobj(bits)
+            found = inflater.decompress(raw, INFLATED_SLICE)
+            if not inflater.eof:
+                del found
+                await self.connection.inflow.inflated.acquire()
+                self._large = True
+                inflater = zlib.decompressobj(bits)
+                found = await self._inflated_slices(inflater, raw)
         except zlib.error as error:
             raise RefusedError(INVALID_ARGUMENT, f"expected a {encoding} message: {error}") from None
-        if inflater.unused_data:
-            raise RefusedError(INVALID_ARGUMENT, f"expected one {encoding} message, found more after it")
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        if not inflater.eof or inflater.unused_data:
+            raise RefusedError(INVALID_ARGUMENT, f"expected one whole {encoding} message, found less or more")
+        return found
+
+    async def _inflated_slices(self, inflater: Any, raw: bytes) -> bytes:
+        found = bytearray()
+        while not inflater.eof:
+            part = inflater.decompress(raw, INFLATED_SLICE)
+            raw = inflater.unconsumed_tail
+            found += part
+            if len(found) > self.message_bytes_max:
+                self.connection.count(limits.BOMB_COST)
+                raise self._too_large(len(found))
+            if not part:
+                break
+            await asyncio.sleep(0)
+        return bytes(found)
+
+    def drop_inflated(self) -> None:
+        """Make room for another large message that was inflated: the handler is done with this one."""
+        if self._large:
+            self._large = False
+            self.connection.inflow.inflated.release()
 
     def __aiter__(self) -> Stream:
         return self
@@ -373,9 +396,15 @@ class Stream:
         """Stop the call's task: the peer, or the connection, is gone."""
         self.closed = True
         self.pending.clear()
+        self.drop_inflated()
         self._drop_received()
         if self.task is not None:
             self.task.cancel()
+            self.task = None
+        if self.unstarted is not None:  # a task that is cancelled before its first step runs nothing
+            self.unstarted()
+            self.unstarted = None
+        self.call = None
 
     def _drop_received(self) -> None:
         received = len(self._received)
@@ -395,6 +424,7 @@ class Inflow:
         self._out = out
         self._window = CONNECTION_WINDOW
         self._held = self._partial = self._reserved = 0
+        self.inflated = asyncio.Semaphore(INFLATED_MAX)
         self._waiting: dict[Stream, int] = {}  # with the size of a message for which there is no room yet
 
     def receive(self, size: int) -> None:
@@ -460,8 +490,10 @@ class Outbox:
         self._size = 0  # bytes gathered
         # Streams that wait for the connection's window, for the socket alone, and for their own window.
         self._waiting: OrderedDict[int, Stream] = OrderedDict()
-        self._idle: dict[int, Stream] = {}
+        self._idle: OrderedDict[int, Stream] = OrderedDict()
         self._shut: dict[int, Stream] = {}
+        self._opened: deque[Stream] = deque()  # their own windows were
+        self._pumping = False
         self.window = frames.WINDOW_START  # of the connection
         self.base = frames.WINDOW_START  # initial window of the peer's streams
         self.frame_bytes_max = frames.FRAME_BYTES_MAX
@@ -495,7 +527,8 @@ class Outbox:
         self.flush()
         self._ended = True
         if self._transport.can_write_eof() and not self._transport.is_closing():
-            self._transport.write_eof()
+            with contextlib.suppress(OSError):  # the peer is gone
+                self._transport.write_eof()
 
     def send_to_all(self, streams: Iterable[Stream], body: bytes) -> list[Stream]:
         """Send one message to many streams, in one write; return the streams that could not take it."""
@@ -552,15 +585,33 @@ class Outbox:
         """Change the initial window of all streams, and pump those that it opens."""
         grown, self.base = base > self.base, base
         if grown:
-            shut, self._shut = self._shut, {}
-            for stream in shut.values():
-                stream.pump()
+            self._opened.extend(self._shut.values())
+            self._shut.clear()
+            self.pump()
 
     def pump(self) -> None:
-        """Pump waiting streams, as long as more can be sent."""
+        """Pump waiting streams, as long as more can be sent, some in each turn of the loop: their tasks take
+        time."""
+        left = limits.TURN_STREAMS
+        while left and (stream := self._next()) is not None:
+            stream.pump()
+            left -= 1
+        if not left and not self._pumping:
+            self._pumping = True
+            self._loop.call_soon(self._pump_again)
+
+    def _pump_again(self) -> None:
+        self._pumping = False
+        self.pump()
+
+    def _next(self) -> Stream | None:
+        """Return a stream that can send more; None if there is none."""
         if self._idle and not self.paused:
-            idle, self._idle = self._idle, {}
-            for stream in idle.values():
-                stream.pump()
-        while self._waiting and self.window > 0 and not self.paused:
-            self._waiting.popitem(last=False)[1].pump()
+            return self._idle.popitem(last=False)[1]
+        while self._opened:
+            stream = self._opened.popleft()
+            if not stream.closed:
+                return stream
+        if self._waiting and self.window > 0 and not self.paused:
+            return self._waiting.popitem(last=False)[1]
+        return None

@@ -18,6 +18,7 @@ class RawClient:
     def __init__(self, address: str, *, greet: bool = True, settings: dict[int, int] | None = None) -> None:
         host, _, port = address.rpartition(":")
         self.socket = socket.create_connection((host, int(port)), timeout=120)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = bytearray()
         if greet:
             self.send(http2.PREFACE + http2.settings(settings or {}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import sys
 import threading
 from collections.abc import AsyncIterator
 from types import TracebackType
@@ -18,6 +19,7 @@ ECHO = "/plain.Plain/Echo"
 COLLECT = "/plain.Plain/Collect"
 ANSWER = "/h2spec.Spec/Answer"
 STALL = "/plain.Plain/Stall"
+MANY = "/plain.Plain/Many"
 OPEN = "/grpc.health.v1.Health/Check"
 
 
@@ -68,11 +70,17 @@ async def _stall(_: AsyncIterator[bytes], __: Any) -> bytes:
     return b""
 
 
-class PlainServer:
-    """Serves Echo, Collect, Answer and Stall on a free port."""
+async def _many(request: bytes, _: Any) -> AsyncIterator[bytes]:
+    """Answer with as many messages as the request says."""
+    for number in range(int(request)):
+        yield b"%d" % number
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None, token: str = "") -> None:
-        self._tls, self._token = tls, token
+
+class PlainServer:
+    """Serves Echo, Collect, Many, Answer and Stall on a free port."""
+
+    def __init__(self, *, tls: ssl.SSLContext | None = None, token: str = "", observer: Any = None) -> None:
+        self._tls, self._token, self._observer = tls, token, observer
         self.connections: set[Connection] = set()
         self.errors: list[dict[str, Any]] = []  # of the event loop
         self.loop: Any = None
@@ -87,13 +95,14 @@ class PlainServer:
     async def _serve(self) -> None:
         self.loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self.loop.set_exception_handler(lambda _, context: self.errors.append(context))
-        calls = Calls({"": self._token} if self._token else None)
+        calls = Calls({"": self._token} if self._token else None, self._observer)
         calls.add_registered_method_handlers(
             "plain.Plain",
             {
                 "Echo": Method(_echo),
                 "Collect": Method(_collect, requests=True),
                 "Stall": Method(_stall, requests=True),
+                "Many": Method(_many, responses=True),
             },
         )
         calls.add_registered_method_handlers(
@@ -128,3 +137,14 @@ class PlainServer:
         self.loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
         assert not self.errors, self.errors
+
+
+def main() -> None:
+    """Serve until standard input ends; print the port."""
+    with PlainServer() as server:
+        print(server.port, flush=True)  # noqa: T201  told to whoever started it
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 """Attacks on a server, beside an honest client: python -m tests.rpc.http2.attacks [--seconds S] [NAME …]
 
-    server     a process of its own, with the methods of plain_server.py
-    attacker   a process of its own: sends as fast as it can, and connects again when it is disconnected
+    server     a separate process, with the methods of plain_server.py
+    attacker   a separate process: sends as fast as it can, and connects again when it is disconnected
     honest     calls Echo, one call after the other, and measures each
 
 Prints a table: the honest client's latency beside each attack and alone, when the attacker was first
@@ -278,7 +278,7 @@ class Attacked(NamedTuple):
 
 
 def attacker(port: int, name: str, seconds: float, told: Any) -> None:
-    """Attack for so many seconds, and put an Attacked into `told`."""
+    """Attack for `seconds`, and put an Attacked into `told`."""
     end, first, drops, reason = time.monotonic() + seconds, -1.0, 0, ""
     while time.monotonic() < end:
         began = time.monotonic()
@@ -323,7 +323,7 @@ def one_connection(port: int, name: str, seconds: float) -> str | None:
 
 
 class Server:
-    """The server, in a process of its own."""
+    """The server, in a separate process."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(

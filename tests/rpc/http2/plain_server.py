@@ -142,7 +142,7 @@ class PlainServer:
 def main() -> None:
     """Serve until standard input ends; print the port."""
     with PlainServer() as server:
-        print(server.port, flush=True)  # noqa: T201  told to whoever started it
+        print(server.port, flush=True)  # noqa: T201  for the parent process
         sys.stdin.read()
 
 

@@ -38,7 +38,7 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError, Message
 
 from everlog.proto import log_pb2
-from everlog.store import keys
+from everlog.store import keys, program_log
 from everlog.store.core import Core
 from everlog.store.errors import CorruptionError, CursorError, RowError
 from everlog.store.schema import arguments, codec
@@ -382,7 +382,20 @@ class Access:
         metadata = Metadata(actor, reason, durability="sync").check()
         seq = self._core.commit(self._core.transaction(metadata), about).seq
         self.refresh()
+        path = str(self._core.path)
+        extra = program_log.about(kind, database=path, identity=actor, subject=subject, seq=seq)
+        program_log.quiet.info("%s %s", _SAYS[kind], subject, extra=extra)
         return seq
+
+
+_SAYS = {
+    kinds.ROLE: "defined the role",
+    kinds.ROLE_REMOVED: "removed the role",
+    kinds.GRANTED: "granted a role to",
+    kinds.REVOKED: "revoked a role of",
+    kinds.TOKEN: "created a token of",
+    kinds.TOKEN_REVOKED: "revoked the token",
+}
 
 
 def _problems(role: Role, schema: Schema) -> Iterator[str]:

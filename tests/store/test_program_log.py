@@ -16,6 +16,7 @@ import pytest
 
 from everlog.store import program_log
 from everlog.store.program_log import FORMATS, LogHandler, about, writing
+from everlog.store.tables import projection as kinds
 
 MARK = "Wilhelmina"
 ROOT = Path(__file__).parents[2]
@@ -169,7 +170,8 @@ def test_every_event_is_on_the_page_and_no_other() -> None:
     patterns = (r"\babout\(\s*\"([a-z_]+\.[a-z_]+)\"", r"\"((?:migration|proposal)\.[a-z_]+)\", \"")
     known = {name for text in sources for one in patterns for name in re.findall(one, text)}
     known |= {f"migration.{name}" for text in sources for name in re.findall(r"self\._about\(\"(\w+)", text)}
-    known |= {"consumer.registered", "consumer.removed"}
+    known |= {kinds.REGISTERED, kinds.REMOVED, kinds.ROLE, kinds.ROLE_REMOVED, kinds.GRANTED, kinds.REVOKED}
+    known |= {kinds.TOKEN, kinds.TOKEN_REVOKED}
     rows = [line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| `")]
-    listed = {name for row in rows for name in re.findall(r"`([a-z_]+\.[a-z_]+)`", row.split(" | ")[0])}
+    listed = {name for row in rows for name in re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", row.split(" | ")[0])}
     assert listed == known

@@ -21,8 +21,7 @@ from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server import metrics
 from everlog.rpc.server.metrics import METRICS, OTHER, Endpoint, Metrics, page_table
 from everlog.rpc.server.server import Server
-from everlog.store.errors import ConflictError, OpenError, UnavailableError
-from everlog.store.rocks.errors import Refusal
+from everlog.store.errors import ConflictError, DiskError, OpenError, UnavailableError
 from everlog.store.schema.table import Index, Table
 from tests.rpc.certificates import Authority
 from tests.store.models import ITEM_ID, ITEMS, TEXT, Item, declare
@@ -153,12 +152,11 @@ def test_refused_writes_and_denied_calls_are_measured(db: EmbeddedDatabase, tmp_
         denied = now("calls_total", method="Store/Describe", status="UNAUTHENTICATED")
         assert denied
         assert now("calls_denied_total", method="Store/Describe") == denied
-        refusal: Refusal = db.engine.refusal
-        refusal.begin(OpenError("the disk is full", full=True))  # type: ignore[arg-type]
+        db.engine.stop(DiskError("the directory was replaced"))  # for good: nothing accepts writes again
+        since_ns = db.engine.refusal.since_ns
         now = scraped(endpoint)
         assert now("writes_refused", database="shop") == 1
-        assert now("writes_refused_since_timestamp_seconds", database="shop") == refusal.since_ns / 1e9
-        refusal.end()
+        assert now("writes_refused_since_timestamp_seconds", database="shop") == since_ns / 1e9
 
 
 def test_certificates_are_measured(db: EmbeddedDatabase, tmp_path: Path) -> None:

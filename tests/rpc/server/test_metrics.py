@@ -152,7 +152,7 @@ def test_refused_writes_and_denied_calls_are_measured(db: EmbeddedDatabase, tmp_
         denied = now("calls_total", method="Store/Describe", status="UNAUTHENTICATED")
         assert denied
         assert now("calls_denied_total", method="Store/Describe") == denied
-        db.engine.stop(DiskError("the directory was replaced"))  # for good: nothing accepts writes again
+        db.engine.stop(DiskError("the directory was replaced", outcome="nothing written"))  # for good
         since_ns = db.engine.refusal.since_ns
         now = scraped(endpoint)
         assert now("writes_refused", database="shop") == 1

@@ -36,7 +36,7 @@ from everlog.audit import archived, holds
 from everlog.audit import manifest as manifests
 from everlog.audit.backup import Backup, back_up, backup
 from everlog.audit.place import Place, place
-from everlog.audit.segment import head_of
+from everlog.audit.segment import position_of
 from everlog.audit.source import LogSource
 from everlog.audit.tiles import WIDTH, node_in
 from everlog.audit.tree import Tree
@@ -160,7 +160,7 @@ def _before(db: Database, time_ns: int) -> int:
     low, high = db.log.trimmed.base, db.head + 1
     while high - low > 1:
         middle = (low + high) // 2
-        if head_of(db.log.get(middle)).time_ns < time_ns:
+        if position_of(db.log.get(middle)).time_ns < time_ns:
             low = middle
         else:
             high = middle
@@ -225,7 +225,7 @@ def _bring_up_to_date(db: Database, progress: OnProgress | None) -> None:
 def _trim(db: Database, last: int) -> None:
     """Remove the records up to `last`, while commits are blocked. Writes."""
     framed = db.log.get(last)
-    end, tree = head_of(framed), Tree(db)
+    end, tree = position_of(framed), Tree(db)
     base = log_pb2.Base(
         database=db.uuid,
         time_ns=end.time_ns,

@@ -36,7 +36,7 @@ from everlog.audit import manifest as manifests
 from everlog.audit.manifest import Manifest
 from everlog.audit.place import place
 from everlog.audit.reader import Reader
-from everlog.audit.segment import head_of
+from everlog.audit.segment import position_of
 from everlog.proto import log_pb2
 from everlog.store import record
 from everlog.store.clock import CORRECTED
@@ -79,7 +79,7 @@ def restore(
     manifest = manifests.needed(where)
     reader = Reader(where, manifest)
     last = _last(reader, at, at_time_ns)
-    end = head_of(reader.get(last))
+    end = position_of(reader.get(last))
     database = uuid.uuid4() if fork else uuid.UUID(manifest.database)
     marker = msgspec.json.encode(files.Marker(files.FORMAT, str(database))) + b"\n"
 

@@ -101,9 +101,9 @@ class Packed(NamedTuple):
 def pack_block(records: bytes, first: int, where: str) -> Packed:
     """Check joined records, from `first` on, and compress them to a block. Releases the GIL, except for
     small records. Raises CorruptionError naming the record."""
-    last = head_of(check_records(records, first, where))
+    last = position_of(check_records(records, first, where))
     data = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True).compress(records)
-    return Packed(head_of(records), last, len(records), data, hashlib.sha256(data).digest())
+    return Packed(position_of(records), last, len(records), data, hashlib.sha256(data).digest())
 
 
 def pack(database: bytes, before: Head, blocks: list[Packed]) -> tuple[Segment, list[bytes]]:
@@ -197,7 +197,7 @@ def unpack_block(data: bytes, block: Block, where: str) -> bytes:
     return records
 
 
-def head_of(framed: bytes) -> Head:
+def position_of(framed: bytes) -> Head:
     """Return the first fields of a framed record. Raises CorruptionError."""
     at = record.read_varint(framed, 1)[1]
     seq, at = record.read_varint(framed, at + 1)

@@ -81,7 +81,7 @@ def _segment(where: Place, manifest: Manifest, one: Segment) -> Iterator[str]:
             if first != following:
                 yield f"{file}: expected a block from record {following} on, found one from {first}"
             records = segments.unpack_block(data[block.offset : block.offset + block.size], block, file)
-            end = segments.head_of(segments.check_records(records, first, file))
+            end = segments.position_of(segments.check_records(records, first, file))
             checksum, following = end.checksum, last + 1
             if end.seq != last:
                 yield f"{file}: expected the block from record {first} on to end at {last}, found {end.seq}"

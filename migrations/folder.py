@@ -398,8 +398,8 @@ def withheld_digest(
     """Return what the log has of a file instead of its content. `make`: create a missing key store."""
     if vault is None or vault.locked or not (vault.exists or make):
         return _NO_KEYS
-    head = b"source" + file.path.encode() + b"\0"
-    return vault.hash_pieces(chain([head], digest.pieces(file, folder.path)))
+    path = b"source" + file.path.encode() + b"\0"
+    return vault.hash_pieces(chain([path], digest.pieces(file, folder.path)))
 
 
 def recorded_files(folder: Folder, withheld: set[str], vault: Vault | None) -> Iterator[log_pb2.SourceFile]:

@@ -33,7 +33,7 @@ from everlog.store.errors import Error, MigrationError, SchemaError
 from everlog.store.schema.descriptors import descriptor_of, resolve
 from everlog.store.schema.schema import IndexInfo, Schema
 
-_HEAD = "# The schema of a database, by `everlog dump`. `everlog load` makes a database of it."
+_COMMENT = "# The schema of a database, by `everlog dump`. `everlog load` makes a database of it."
 _OWN = "google/protobuf/"
 
 
@@ -50,7 +50,7 @@ def to_text(schema: Schema, infos: Iterable[MigrationInfo] = ()) -> str:
     Raises MigrationError while a migration is in progress, because a partly built schema is not worth
     keeping.
     """
-    lines = [_HEAD, ""]
+    lines = [_COMMENT, ""]
     for info in sorted(infos, key=lambda info: info.version):
         if info.state is State.BUILDING:
             raise MigrationError(
@@ -141,18 +141,18 @@ def _only(message: Any, field: FieldDescriptor, value: Any) -> Any:
 
 def _blocks(text: str) -> Iterator[tuple[int, str, list[str]]]:
     """Yield the lines that start at the margin, each with its number and the indented lines below it."""
-    at, head, body = 0, "", list[str]()
+    at, title, body = 0, "", list[str]()
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
-        if line[0] == " " and head:
+        if line[0] == " " and title:
             body.append(line.strip())
             continue
-        if head:
-            yield at, head, body
-        at, head, body = number, line, []
-    if head:
-        yield at, head, body
+        if title:
+            yield at, title, body
+        at, title, body = number, line, []
+    if title:
+        yield at, title, body
 
 
 def _file(name: str, body: list[str]) -> descriptor_pb2.FileDescriptorProto:

@@ -2,8 +2,8 @@
 
     framed := 0x0A length:varint record
     record := Commit without its checksum, 0x7D crc32:u32le
-    Commit := head change*
-    head   := 0x08 seq:varint 0x11 time_ns:u64le 0x18 schema:varint  and other fields that are set
+    Commit := header change*
+    header := 0x08 seq:varint 0x11 time_ns:u64le 0x18 schema:varint  and other fields that are set
     change := 0x22 length:varint Change
 
 The frame makes joined records a valid `Batch` (and the first field of a `FeedMessage`). The last five
@@ -91,14 +91,14 @@ def seal(body: bytes) -> bytes:
     return body + _CHECKSUM.pack(CHECKSUM_TAG, crc32(body))
 
 
-def head(seq: int, time_ns: int, schema: bytes, reading_ns: int = 0) -> bytes:
+def commit_header(seq: int, time_ns: int, schema: bytes, reading_ns: int = 0) -> bytes:
     """Return the start of a commit without metadata, as protobuf would serialize it."""
     made = b"\x08" + varint(seq) + b"\x11" + _U64_PACK(time_ns) + schema
     return made + b"\x61" + _U64_PACK(reading_ns) if reading_ns else made
 
 
-def schema_head(version: int) -> bytes:
-    """Return the field `schema` in the head of a commit."""
+def schema_field(version: int) -> bytes:
+    """Return the field `schema` in the header of a commit."""
     return b"\x18" + varint(version) if version else b""
 
 
@@ -154,7 +154,7 @@ def frame(commit: log_pb2.Commit) -> bytes:
 
 
 def frame_parts(parts: list[bytes]) -> tuple[bytes, int]:
-    """Return the framed record of a commit given as its head and its changes, and its checksum. Raises
+    """Return the framed record of a commit given as its header and its changes, and its checksum. Raises
     RowError."""
     body = b"".join(parts)
     size = len(body) + CHECKSUM_SIZE

@@ -84,16 +84,16 @@ def write_parquet(entries: Iterable[Entry], file: str) -> None:
 
 def _lines(entries: Iterable[Entry]) -> Iterator[tuple[Any, ...]]:
     for entry in entries:
-        head = (
+        commit = (
             entry.seq, entry.time_ns, entry.kind, entry.actor, entry.reason,
             entry.correlation_id, entry.causation_id, entry.client,
         )  # fmt: skip
         for change in entry.changes:
             key = output.dump([output.plain(part) for part in change.key])
             row = "" if change.row is None else output.dump(output.row_dict(change.row))
-            yield (*head, change.op, change.table, key, row, change.prior)
+            yield (*commit, change.op, change.table, key, row, change.prior)
         if not entry.changes:
-            yield (*head, "", "", "", "", 0)
+            yield (*commit, "", "", "", "", 0)
 
 
 DECISIONS = ("approved", "rejected")

@@ -175,8 +175,8 @@ class RemotePast:
         )
         metadata, stub = self.channel.metadata, self._history_stub
         answers = self.channel.stream(lambda: stub.Diff(request, metadata=metadata))
-        head = next(answers)
-        return differences(chain((head,), answers), table, (first, last))
+        header = next(answers)
+        return differences(chain((header,), answers), table, (first, last))
 
     def log(
         self,
@@ -240,9 +240,9 @@ def _versions(
             yield version_of_message(one, models[one.space])
 
 
-def _entries(head: history_pb2.LogResponse, answers: Iterator[history_pb2.LogResponse]) -> Iterator[Entry]:
+def _entries(header: history_pb2.LogResponse, answers: Iterator[history_pb2.LogResponse]) -> Iterator[Entry]:
     schema = Schema(log_pb2.Schema())
-    for answer in chain((head,), answers):
+    for answer in chain((header,), answers):
         if answer.HasField("schema"):
             schema = Schema(answer.schema)
         for commit in answer.commits:

@@ -540,7 +540,7 @@ class Outbox:
             for stream in streams:
                 left.append(stream) if stream.blocked else stream.send_whole(whole)
             return left
-        head = frames.frame(frames.DATA, 0, 0, whole)[:5]
+        header = frames.frame(frames.DATA, 0, 0, whole)[:5]
         window, needed, sent = self.window, size - self.base, 0
         for stream in streams:
             if stream.window < needed or window < size or stream.blocked:
@@ -549,7 +549,7 @@ class Outbox:
             stream.window -= size
             window -= size
             sent += 1
-            parts += (head, stream.id_bytes, whole)
+            parts += (header, stream.id_bytes, whole)
             if len(parts) * size > 3 * BYTES_HIGH:
                 self.write(b"".join(parts))  # later streams are held back if the socket is full
                 parts.clear()

@@ -1,7 +1,7 @@
 """Key store: the file KEYS. A key is shredded by overwriting it with zeros.
 
-    file   := head two-covers slot*
-    head   := "everlogK" format:u32be slot_size:u32be database:16 crc:u32be             at 0
+    file   := header two-covers slot*
+    header := "everlogK" format:u32be slot_size:u32be database:16 crc:u32be             at 0
     cover  := state:u8 0x000000 id:8 size:u16be 0x0000 wrapped:480 crc:u32be            at 512, at 1024
     slot   := state:u8 0x000000 cover:8 key_id:16 tag:32 sealed:60 crc:u32be 0x00000000 at 4096 + 128 n
 
@@ -47,7 +47,7 @@ COVERS = (512, 1024)
 WRAPPED_MAX = 480
 
 _MAGIC = b"everlogK"
-_HEAD = struct.Struct(">8sII16s")
+_HEADER = struct.Struct(">8sII16s")
 _COVER = struct.Struct(">B3x8sH2x480s")
 _SLOT = struct.Struct(">B3x8s16s32s60s")
 _CRC = struct.Struct(">I")
@@ -71,9 +71,9 @@ class Slot(NamedTuple):
     sealed: bytes
 
 
-def pack_head(database: bytes) -> bytes:
-    """Encode the head of the file."""
-    return _checked(_HEAD.pack(_MAGIC, FORMAT, SLOT_SIZE, database))
+def pack_header(database: bytes) -> bytes:
+    """Encode the header of the file."""
+    return _checked(_HEADER.pack(_MAGIC, FORMAT, SLOT_SIZE, database))
 
 
 def pack_cover(cover: Cover) -> bytes:
@@ -101,7 +101,7 @@ class Slots:
         with _on(files.shown(path)):
             with open(begun, "wb", opener=files.private) as file:
                 os.fchmod(file.fileno(), 0o600)
-                file.write(pack_head(database).ljust(COVERS[0], b"\x00"))
+                file.write(pack_header(database).ljust(COVERS[0], b"\x00"))
                 file.write(pack_cover(cover).ljust(FIRST_SLOT - COVERS[0], b"\x00"))
                 file.write(pack_slot(root))
                 file.flush()
@@ -112,8 +112,8 @@ class Slots:
 
     def database(self) -> bytes:
         """Return the UUID of the database that the keys belong to. Raises OpenError and CorruptionError."""
-        part = self._part(0, _HEAD.size, "head")
-        magic, version, size, database = _HEAD.unpack(part)
+        part = self._part(0, _HEADER.size, "header")
+        magic, version, size, database = _HEADER.unpack(part)
         if magic != _MAGIC:
             raise OpenError(f"{self.path} is not a key store of everlog")
         if version > FORMAT or size != SLOT_SIZE:

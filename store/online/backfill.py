@@ -68,7 +68,7 @@ class Slice:
 
         The hottest loop of a migration.
         """
-        prefix, head = self.newer.row_prefix, self.newer.put_head
+        prefix, header = self.newer.row_prefix, self.newer.put_header
         skip, header_size = len(prefix), keys.HEADER_SIZE
         unpack, change_body, change = keys.HEADER.unpack_from, record.change_body, record.change
         mine, add_change, add_row, add_entry = (
@@ -95,10 +95,10 @@ class Slice:
             row, values = convert(key, old)
             mine[full] = prefix + key
             if sealing is None:
-                body = change_body(head, key, row) + tail
+                body = change_body(header, key, row) + tail
             else:
                 key_id, row = sealing.seal(key, row)
-                body = record.with_key(change_body(head, key, row) + tail, key_id)
+                body = record.with_key(change_body(header, key, row) + tail, key_id)
                 row = key_id + row
             if flags & keys.HAS_EXPIRY:
                 end = self.ends[full] = keys.expires_of(value)
@@ -444,7 +444,7 @@ class Backfill:
         end."""
         tables = self._core.tables
         tables.flush()
-        last = tables.target.view.head(info.row_prefix, keys.prefix(info.space, 1), 1, reverse=True)
+        last = tables.target.view.first_items(info.row_prefix, keys.prefix(info.space, 1), 1, reverse=True)
         return last[0][0] + b"\x00" if last else info.row_prefix
 
     def _changed(self, seen: int, keys: Container[bytes]) -> set[bytes] | None:

@@ -62,7 +62,7 @@ class View(Protocol):
             yield chunk
             most = min(most * 4, CHUNK_MAX)
 
-    def head(self, start: bytes, end: bytes, most: int, *, reverse: bool = False) -> list[Item]:
+    def first_items(self, start: bytes, end: bytes, most: int, *, reverse: bool = False) -> list[Item]:
         """Return the first `items`, limited in number only."""
         return list(islice(self.items(start, end, reverse=reverse), most))
 
@@ -98,7 +98,7 @@ class LiveView(View):
     def chunks(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[list[Item]]:
         return chunks(self._engine.data, start, end, reverse=reverse)
 
-    def head(self, start: bytes, end: bytes, most: int, *, reverse: bool = False) -> list[Item]:
+    def first_items(self, start: bytes, end: bytes, most: int, *, reverse: bool = False) -> list[Item]:
         family, wanted = self._engine.data, most + reverse  # in reverse, `end` itself may come first
         try:
             found: list[Any] = list(

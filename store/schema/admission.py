@@ -161,13 +161,13 @@ def _is_loose(field: FieldDescriptor) -> bool:
         return False
     owner: Any = field.containing_type
     tag = field.number << 3 | _LENGTH_DELIMITED
-    head = bytearray()
+    prefix = bytearray()
     while tag >= 0x80:
-        head.append(tag & 0x7F | 0x80)
+        prefix.append(tag & 0x7F | 0x80)
         tag >>= 7
-    head.append(tag)
+    prefix.append(tag)
     try:
-        message_factory.GetMessageClass(owner).FromString(bytes(head) + b"\x01\xff")
+        message_factory.GetMessageClass(owner).FromString(bytes(prefix) + b"\x01\xff")
     except DecodeError:
         return False
     return True

@@ -382,7 +382,7 @@ class Schema:
         self.proto = proto
         self.vault = vault
         self.version = proto.version
-        self.head = record.schema_head(proto.version)
+        self.version_field = record.schema_field(proto.version)
         self._pool = descriptor_pool.DescriptorPool()
         for file in dependencies_first(proto.models.file):
             self._pool.Add(file)
@@ -470,8 +470,8 @@ class TableInfo:
         self.space = proto.space
         self.ttl_ns = proto.life_ns
         self.row_prefix = keys.prefix(proto.space)
-        self.put_head = record.space_and_op(proto.space, log_pb2.PUT)
-        self.delete_head = record.space_and_op(proto.space, log_pb2.DELETE)
+        self.put_header = record.space_and_op(proto.space, log_pb2.PUT)
+        self.delete_header = record.space_and_op(proto.space, log_pb2.DELETE)
         # A sealed table has a person field. Without a vault, its rows are plaintext or refused.
         self.sealed = proto.HasField("person")
         self.sealing = Sealing(self, schema.vault) if self.sealed and schema.vault is not None else None

@@ -37,7 +37,7 @@ from everlog.store.rocks.view import CHUNK_BYTES, Item, View
 from everlog.store.schema.descriptors import descriptor_of
 from everlog.store.schema.schema import Schema, TableInfo
 
-_HEADS = [b"\x0a" + varint(size) for size in range(4096)]
+_PREFIXES = [b"\x0a" + varint(size) for size in range(4096)]
 _MODELS: WeakKeyDictionary[TableInfo, type[Message]] = WeakKeyDictionary()
 
 
@@ -46,7 +46,7 @@ def are_canonical(info: TableInfo, rows: Iterable[bytes]) -> bool:
 
     False as well for bytes that are no row: the caller then finds out which, one by one.
     """
-    framed = b"".join([part for row in rows for part in (_head(len(row)), row)])
+    framed = b"".join([part for row in rows for part in (_prefix(len(row)), row)])
     try:
         message = _model(info).FromString(framed)
         message.DiscardUnknownFields()
@@ -55,8 +55,8 @@ def are_canonical(info: TableInfo, rows: Iterable[bytes]) -> bool:
         return False
 
 
-def _head(size: int) -> bytes:
-    return _HEADS[size] if size < len(_HEADS) else b"\x0a" + varint(size)
+def _prefix(size: int) -> bytes:
+    return _PREFIXES[size] if size < len(_PREFIXES) else b"\x0a" + varint(size)
 
 
 def _model(info: TableInfo) -> type[Message]:

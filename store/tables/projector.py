@@ -225,7 +225,7 @@ def change_schema(target: Target, before: Schema, after: Schema, counts: dict[in
 def keep_ends(target: Target, schema: Schema) -> int:
     """Delete the expiry notes of rows whose space is gone. Return how many notes are left. Writes."""
     left, start, end = 0, keys.NOTE_END, codec.after(keys.NOTE_END)
-    while some := target.view.head(start, end, KEYS_PER_BATCH):
+    while some := target.view.first_items(start, end, KEYS_PER_BATCH):
         writes = target.batch()
         for note, _ in some:
             if keys.read_end(note)[1] not in schema.spaces:

@@ -408,15 +408,15 @@ class Committer:
             return b"", None
         what = project(valid.rows, valid.uniques, seq)
         if meta is ANONYMOUS and about is None:
-            head = record.head(seq, time_ns, schema.head, reading_ns)
+            header = record.commit_header(seq, time_ns, schema.version_field, reading_ns)
         else:
             commit = commit_of(meta, seq, time_ns, schema.version, reading_ns)
             if about is not None:
                 about(commit)
-            head = commit.SerializeToString()
+            header = commit.SerializeToString()
             if about is not None or meta.commit_id:
                 edit_notes(what.edits, commit)
-        framed, checksum = record.frame_parts(encode(head, valid.rows))
+        framed, checksum = record.frame_parts(encode(header, valid.rows))
         self._tables.window.add(seq, tuple(what.edits))
         pending.result = result = CommitResult(seq, time_ns, checksum)
         if valid.missing:

@@ -236,20 +236,20 @@ class LiveSource:
                 return kept.scan(info, index, span, reverse=reverse, limit=limit)
             prefix = info.row_prefix if index is None else index.prefix
             skip = len(prefix)
-            found = tables.target.view.head(*span.under(prefix), most, reverse=reverse)
+            found = tables.target.view.first_items(*span.under(prefix), most, reverse=reverse)
             if index is None:
-                head = [(full[skip:], full[skip:], value) for full, value in found]
+                first = [(full[skip:], full[skip:], value) for full, value in found]
                 if info.sealed:
-                    head = [(order, key, info.opened(key, value)) for order, key, value in head]
+                    first = [(order, key, info.opened(key, value)) for order, key, value in first]
             else:
                 get, rows, key_in = self._get, info.row_prefix, index.key_in
                 keyed = [(order := full[skip:], key := key_in(order), get(rows + key)) for full, _ in found]
-                head = [_whole(info, index, entry) for entry in keyed]
-            if len(head) < most or most == limit:
-                return iter(head)
+                first = [_whole(info, index, entry) for entry in keyed]
+            if len(first) < most or most == limit:
+                return iter(first)
             kept = LocalSource(tables.moment())
-        rest = kept.scan(info, index, span.after(head[-1][0], reverse=reverse), reverse=reverse, limit=limit)
-        return chain(head, rest)
+        rest = kept.scan(info, index, span.after(first[-1][0], reverse=reverse), reverse=reverse, limit=limit)
+        return chain(first, rest)
 
     def count(self, info: TableInfo, index: IndexInfo | None, span: Span) -> int:
         return LocalSource(self._tables.snapshot()[0]).count(info, index, span)

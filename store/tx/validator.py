@@ -277,7 +277,7 @@ class Validator:
 
 def holder_of(view: View, index: IndexInfo, values: bytes) -> bytes | None:
     """Return the key of a row with these values in an index of a view; None: none. Read-only."""
-    for entry, _ in view.head(values, codec.after(values), 1):
+    for entry, _ in view.first_items(values, codec.after(values), 1):
         return index.key_in(entry[len(index.prefix) :])
     return None
 

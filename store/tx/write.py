@@ -85,7 +85,7 @@ class Write:
         if info.sealing is not None:
             self._seal(info.sealing)
         # The encoded change of the log record, without the seq of the row it replaces.
-        self.body = record.change_body(info.delete_head if op else info.put_head, key, self.stored)
+        self.body = record.change_body(info.delete_header if op else info.put_header, key, self.stored)
         if self.key_id:
             self.body = record.with_key(self.body, self.key_id)
 
@@ -261,9 +261,9 @@ class Valid:
         self.missing = missing  # the number of rows that it deletes and that do not exist
 
 
-def encode(head: bytes, rows: list[Row]) -> list[bytes]:
-    """Return the parts of a record: its head, its changes, and the features they require of readers."""
-    parts = [head]
+def encode(header: bytes, rows: list[Row]) -> list[bytes]:
+    """Return the parts of a record: its header, its changes, and the features they require of readers."""
+    parts = [header]
     requires: set[bytes] = set()
     for write, old, ends_ns in rows:
         body = write.body if ends_ns is None else _with_own(write, ends_ns, requires)

@@ -76,7 +76,7 @@ def _over(core: Core, start: bytes, end: bytes, most: int) -> tuple[Transaction,
     transaction = Transaction(core, EXPIRED)
     view, seq = core.tables.snapshot()
     try:
-        notes = view.head(start, end, most)
+        notes = view.first_items(start, end, most)
     finally:
         view.close()
     writes = [one for note, _ in notes if (one := _delete(core.schema, note)) is not None]
@@ -105,7 +105,7 @@ def _until(now_ns: int) -> bytes:
 
 def next_end(view: View) -> int:
     """Return when the next row expires, in nanoseconds since the Unix epoch; 0: none does. Read-only."""
-    for note, _ in view.head(keys.NOTE_END, codec.after(keys.NOTE_END), 1):
+    for note, _ in view.first_items(keys.NOTE_END, codec.after(keys.NOTE_END), 1):
         return keys.read_end(note)[0]
     return 0
 

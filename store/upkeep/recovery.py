@@ -91,7 +91,7 @@ def came_bare(engine: Engine, tables: Tables) -> bool:
 def has_sealed(tables: Tables) -> bool:
     """Return whether there are sealed rows. Read-only."""
     start = keys.NOTE_OF_KEY
-    return bool(tables.target.view.head(start, codec.after(start), 1))
+    return bool(tables.target.view.first_items(start, codec.after(start), 1))
 
 
 def lacking(tables: Tables, space: int | None = None) -> str:

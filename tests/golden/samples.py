@@ -76,7 +76,7 @@ def samples() -> Samples:
 
 
 def _records() -> dict[str, bytes]:
-    schema = record.schema_head(VERSION)
+    schema = record.schema_field(VERSION)
     here = record.space_and_op(1, log_pb2.PUT)
     created = log_pb2.Created(database=DATABASE.bytes, format=1, software="everlog 0.1.0")
     migration = log_pb2.Migration(
@@ -106,7 +106,7 @@ def _records() -> dict[str, bytes]:
         ),
         "delete": record.frame_parts(
             [
-                record.head(5, TIME_NS, schema),
+                record.commit_header(5, TIME_NS, schema),
                 *record.change(
                     record.change_body(record.space_and_op(1, log_pb2.DELETE), _key(JFK), b""), prior=4
                 ),
@@ -124,7 +124,7 @@ def _records() -> dict[str, bytes]:
         "backfill": record.frame_parts([_backfill().SerializeToString(), *_rewritten()])[0],
         "sealed": record.frame_parts(
             [
-                record.head(11, TIME_NS, schema),
+                record.commit_header(11, TIME_NS, schema),
                 *record.change(
                     record.with_key(record.change_body(here, _key(JFK), b"\xee\xee"), DATABASE.bytes), prior=6
                 ),
@@ -226,7 +226,7 @@ def _change(row: Any, **fields: Any) -> log_pb2.Change:
 def _framed(seq: int, schema: bytes, here: bytes, row: Any) -> bytes:
     """Return a record as the committer frames it: the head and the changes joined."""
     body = record.change_body(here, _key(row), row.SerializeToString())
-    return record.frame_parts([record.head(seq, TIME_NS, schema), *record.change(body, prior=0)])[0]
+    return record.frame_parts([record.commit_header(seq, TIME_NS, schema), *record.change(body, prior=0)])[0]
 
 
 def _info() -> Any:
@@ -306,7 +306,7 @@ def _sealed() -> dict[str, bytes]:
     wrapped, nonce_and_key = bytes(range(60)), bytes(range(60, 120))
     slot = key_store.Slot(key_store.PERSON, b"cover-id", DATABASE.bytes, bytes(range(32)), nonce_and_key)
     return {
-        "head": key_store.pack_head(DATABASE.bytes),
+        "head": key_store.pack_header(DATABASE.bytes),
         "cover": key_store.pack_cover(key_store.Cover(key_store.IN_USE, b"cover-id", wrapped)),
         "slot": key_store.pack_slot(slot),
         "tag": hashed(hashed(bytes(32), b"everlog person"), b"s-1\x00\x01"),

@@ -28,7 +28,7 @@ def test_a_segment_of_then_is_read() -> None:
 
 def test_a_segment_of_now_is_laid_out_as_one_of_then() -> None:
     (block,) = segment.read_index(GOLDEN, NAME)
-    before, first, last = (segment.head_of(RECORDS[name]) for name in ("migration", "put", "replace"))
+    before, first, last = (segment.position_of(RECORDS[name]) for name in ("migration", "put", "replace"))
     packed = segment.Packed(first, last, block.raw, GOLDEN[block.offset :][: block.size], block.sha256)
     found, parts = segment.pack(DATABASE.bytes, before, [packed])
     data = b"".join(parts)

@@ -40,7 +40,10 @@ def test_the_head_of_a_commit_is_what_protobuf_makes_of_it(
     seq: int, time_ns: int, version: int, reading_ns: int
 ) -> None:
     commit = log_pb2.Commit(seq=seq, time_ns=time_ns, schema=version, reading_ns=reading_ns)
-    assert record.head(seq, time_ns, record.schema_head(version), reading_ns) == commit.SerializeToString()
+    assert (
+        record.commit_header(seq, time_ns, record.schema_field(version), reading_ns)
+        == commit.SerializeToString()
+    )
 
 
 def sample(**fields: Any) -> log_pb2.Commit:

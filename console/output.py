@@ -187,7 +187,7 @@ class Shown:
 
 
 @contextmanager
-def shown(out: TextIO | None = None, *, every_s: float = LINE_EVERY_S) -> Iterator[OnProgress]:
+def show_progress(out: TextIO | None = None, *, every_s: float = LINE_EVERY_S) -> Iterator[OnProgress]:
     """Yield an OnProgress that shows progress, and clear its line at the end."""
     progress = Shown(out, every_s=every_s)
     try:

@@ -364,7 +364,7 @@ class Log:
         with self._sync_lock:
             self.head = max(self.head, upto)
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Notify the listeners that the head has moved; from time to time also write the file HEAD and call
         the merger."""
         for listener in self._listeners:

@@ -119,7 +119,7 @@ def refresh(core: Core) -> None:
     """As a reader beside a writer: see what was written since."""
     with core.tables.lock:  # concurrent reads see the previous state
         fresh = _current(core.owner.at, core.engine, core.log, core.vault)
-        recovery.obey(fresh)
+        recovery.drop_shredded(fresh)
         core.tables.adopt(fresh)
 
 
@@ -131,7 +131,7 @@ def _current(at: Path, engine: Engine, log: Log, vault: Vault, progress: OnProgr
     """
     fresh = _look(at, engine, log, vault, progress)
     for _ in range(READER_LOOKS - 1):
-        if not recovery.came_bare(engine, fresh):
+        if not recovery.lacks_entries(engine, fresh):
             break
         fresh = _look(at, engine, log, vault, progress)
     return fresh
@@ -217,8 +217,8 @@ def _open(
             owner.watch(engine.stop)
         core = Core(owner, engine, log, tables, clock, options)
         core.committer.on_settled = lambda: recovery.finish(engine, tables, read_only=False)
-        core.committer.owes = lambda: recovery.owes(tables)
-        core.committer.pay = lambda: recovery.pay(engine, tables)
+        core.committer.shreds_pending = lambda: recovery.shreds_pending(tables)
+        core.committer.retry_shreds = lambda: recovery.retry_shreds(engine, tables)
         return core
     except BaseException:
         engine.close()

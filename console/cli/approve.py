@@ -9,7 +9,7 @@ import click
 from everlog.console import output
 from everlog.console.cli.connect import open_database
 from everlog.console.cli.options import Settings, common, pass_settings, writes
-from everlog.console.output import shown
+from everlog.console.output import show_progress
 from everlog.console.web.proposal import told
 from everlog.migrations.proposal import Proposal
 
@@ -61,7 +61,7 @@ def approve(settings: Settings, /, digest: str, **by: Any) -> None:
         "the approved migration continues where the database is; `everlog migrations proposals` shows its"
         " state"
     )
-    with open_database(settings) as db, shown() as progress:
+    with open_database(settings) as db, show_progress() as progress:
         done = db.migrations.approve(digest, progress=progress, **by)
     _print(settings, done)
 

@@ -20,7 +20,7 @@ from everlog.console.cli.options import (
     refuse_idle,
     writes,
 )
-from everlog.console.output import shown
+from everlog.console.output import show_progress
 from everlog.store.schema.arguments import nanoseconds, seq_of
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def backup(settings: Settings, *, directory: str, hashes: bool | None) -> None:
     """
     check_common(settings, folders=False, dumps=False)
     settings.resume = f"the backup in {directory} is complete up to an earlier record; run it again to resume"
-    with open_database(settings, read_only=True) as db, shown() as progress:
+    with open_database(settings, read_only=True) as db, show_progress() as progress:
         done = db.archive.backup(directory, hashes=hashes, progress=progress)
     if settings.json:
         output.echo({**msgspec.structs.asdict(done), "records": done.records})
@@ -80,7 +80,7 @@ def verify_backup(ctx: click.Context, settings: Settings, *, directory: str, dee
     from everlog.audit.verify import verify_backup
 
     found = 0
-    with shown() as progress:
+    with show_progress() as progress:
         for problem in verify_backup(directory, deep=deep, progress=progress):
             found += 1
             output.echo({"problem": problem}) if settings.json else click.echo(problem)
@@ -117,7 +117,7 @@ def restore(settings: Settings, *, directory: str, to: Path, at: int | str | Non
     settings.resume = f"{to} was removed"
     seq = at if isinstance(at, int) else None
     time_ns = nanoseconds(at) if isinstance(at, str) else None
-    with shown() as progress:
+    with show_progress() as progress:
         done = make(directory, to, at=seq, at_time_ns=time_ns, fork=fork, progress=progress)
     say_sealed(to)
     if settings.json:
@@ -215,7 +215,7 @@ def archive(
         _would_archive(settings, keep_records or 0, int((keep_days or 0) * DAY_NS))
         return
     settings.resume = "records that are not archived yet are in the database; run it again to resume"
-    with open_database(settings, read_only=not moves) as db, shown() as progress:
+    with open_database(settings, read_only=not moves) as db, show_progress() as progress:
         found = _held(db, held, release, actor=actor, reason=reason)
         if not moves:
             output.echo({"holds": found}) if settings.json else _print(found)

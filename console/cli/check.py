@@ -18,7 +18,7 @@ from everlog.console.cli.connect import (
     open_database,
 )
 from everlog.console.cli.options import Renamed, Settings, common, dry_run, pass_settings, writes
-from everlog.console.output import shown
+from everlog.console.output import show_progress
 from everlog.rpc.address import without_secrets
 from everlog.store.errors import Error
 from everlog.store.rocks import files
@@ -60,7 +60,7 @@ def check(ctx: click.Context, settings: Settings, *, deep: bool) -> None:
         if found:
             ctx.exit(1)
         return
-    with open_database(settings, read_only=True) as db, shown() as progress:
+    with open_database(settings, read_only=True) as db, show_progress() as progress:
         for problem in db.admin.check(progress=progress, deep=deep):
             found += 1
             output.echo({"problem": problem}) if settings.json else click.echo(problem)
@@ -121,7 +121,7 @@ def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: int
         settings.resume = f"{into} was removed"
         if is_half(into):
             click.echo(f"Found: {into} has an interrupted rebuild; resuming it", err=True)
-    with open_database(settings, url=from_, read_only=into is not None) as db, shown() as progress:
+    with open_database(settings, url=from_, read_only=into is not None) as db, show_progress() as progress:
         hashes = db.admin.rebuild(progress=progress) if into is None else _into(db, into, at, progress)
         if into is not None and not is_remote(from_ or settings.url):  # a remote rebuild compares them itself
             settings.resume = f"{into} is complete, but was not compared with the live tables"
@@ -166,7 +166,7 @@ def repair(settings: Settings, *, dry_run: bool) -> None:
 
     path = directory_of(settings.url)
     settings.resume = "nothing was changed"
-    with shown() as progress:
+    with show_progress() as progress:
         done = repair_files(path, dry_run=dry_run, progress=progress)
     if settings.json:
         output.echo({**msgspec.structs.asdict(done), "cut": done.cut})

@@ -22,7 +22,7 @@ from click.shell_completion import CompletionItem
 from google.protobuf.message import Message
 
 from everlog.console.cli.options import Settings
-from everlog.console.output import shown
+from everlog.console.output import show_progress
 from everlog.rpc import address, connect
 from everlog.rpc.address import without_secrets
 from everlog.store import urls
@@ -182,7 +182,7 @@ def by_keyword(where: int | str) -> dict[str, Any]:
 
 def moment(db: AnyDatabase, where: int | str) -> AnyMoment:
     """Return the database as of a seq or a time. Raises CursorError."""
-    with shown() as progress:
+    with show_progress() as progress:
         return db.at(**by_keyword(where), progress=progress)
 
 

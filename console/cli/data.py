@@ -31,7 +31,7 @@ from everlog.console import output
 from everlog.console.cli import connect
 from everlog.console.cli.connect import open_database
 from everlog.console.cli.options import Settings, common, dry_run, pass_settings, writes
-from everlog.console.output import as_text, atomic_file, shown
+from everlog.console.output import as_text, atomic_file, show_progress
 from everlog.migrations.rows import read_csv, read_jsonl, read_parquet
 from everlog.migrations.values import message_from_json, to_text
 from everlog.proto import log_pb2
@@ -296,7 +296,7 @@ def import_(
         if id
         else "loaded rows stay; only a load with --id can resume"
     )
-    with open_database(settings, read_only=dry_run) as db, shown() as progress:
+    with open_database(settings, read_only=dry_run) as db, show_progress() as progress:
         handle, _ = connect.named(db, table)
         rows = read(file, form, handle.model, null=null)
         if dry_run:
@@ -361,7 +361,7 @@ def export(settings: Settings, table: str, file: str, *, form: str | None, null:
     form = form or ("jsonl" if file == STDIN else format_of(file, None))
     if form == "parquet" and file == STDIN:
         raise Error("Parquet cannot be written to a pipe, because its index is at the end; name a file")
-    with open_database(settings, read_only=True) as db, shown() as progress:
+    with open_database(settings, read_only=True) as db, show_progress() as progress:
         handle, _ = connect.named(db, table)
         rows = _told(db.scan(handle), f"export {table}", db.count(handle), progress if file != "-" else None)
         if file == STDIN:
@@ -420,7 +420,7 @@ def testdata(
     from everlog.migrations.testdata import testdata_at
 
     settings.resume = "loaded rows stay; run the same command to resume"
-    with open_database(settings, read_only=dry_run) as db, shown() as progress:
+    with open_database(settings, read_only=dry_run) as db, show_progress() as progress:
         if dry_run:
             made = (
                 table.name for table, _ in testdata_at(settings.migrations, db.schema.version, scale, seed)

@@ -22,7 +22,7 @@ from everlog.console.cli.options import (
     pass_settings,
     writes,
 )
-from everlog.console.output import shown
+from everlog.console.output import show_progress
 from everlog.store.crypto.master_key import NEXT_VARIABLE
 from everlog.store.database import Database
 from everlog.store.rocks.files import KEYS
@@ -214,7 +214,7 @@ def rotate_key(settings: Settings, file: str | None, *, reason: str, actor: str)
       everlog -u everlog://db.example.com/clinic rotate-key
     """
     settings.resume = "run the same command to resume; until then the old master key opens all rows"
-    with open_database(settings) as db, shown() as progress:
+    with open_database(settings) as db, show_progress() as progress:
         count = db.people.rotate_key(file, progress, reason=reason, actor=actor)
     if settings.json:
         output.echo({"keys": count})

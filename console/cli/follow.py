@@ -20,7 +20,7 @@ import click
 from everlog.console import output
 from everlog.console.cli.connect import TableName, is_remote, open_database
 from everlog.console.cli.options import Settings, check_common, common, pass_settings, refuse_idle, writes
-from everlog.console.output import shown
+from everlog.console.output import show_progress
 from everlog.consumers.follower.follower import RETRY_FIRST_S
 from everlog.feed.message import FeedBatch
 from everlog.proto import log_pb2
@@ -142,7 +142,7 @@ def follow(
     with (
         open_database(settings, url=source, read_only=True) as db,
         closing(open_sink(target)) as sink,
-        shown() as progress,
+        show_progress() as progress,
         _stopped_by_sigterm() as stop,
     ):
         follower = Follower(

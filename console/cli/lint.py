@@ -22,7 +22,7 @@ import click
 from everlog.console import output
 from everlog.console.cli.connect import directory_of, is_remote, open_database
 from everlog.console.cli.options import Renamed, Settings, common, pass_settings
-from everlog.console.output import shown as shown_progress
+from everlog.console.output import show_progress
 from everlog.migrations.lint.rules import RULES, Finding, Rule, Severity
 from everlog.rpc.address import without_secrets
 from everlog.store import VERSION
@@ -80,7 +80,7 @@ def lint(
     with ExitStack() as stack:
         db = None if no_db else _database(settings, stack)
         check = migrations.lint if db is None else db.migrations.lint
-        progress = stack.enter_context(shown_progress())
+        progress = stack.enter_context(show_progress())
         found = check(settings.migrations, since=since, ignored=form == "sarif", progress=progress)
     _print(
         found, form or ("json" if settings.json else "text"), "" if db is None else without_secrets(db.url)

@@ -25,7 +25,7 @@ from everlog.console.cli.options import (
     to_version,
     writes,
 )
-from everlog.console.output import shown
+from everlog.console.output import show_progress
 from everlog.store.errors import Error, MigrationError
 from everlog.store.rocks.ownership import removed_if_failed
 
@@ -139,7 +139,7 @@ def _apply(settings: Settings, /, *, create: bool, dry_run: bool, strict: bool, 
     with (
         removed_if_failed(directory_of(settings.url)) if new else nullcontext(),
         _opened(settings, create=create, dry_run=dry_run) as db,
-        shown() as progress,
+        show_progress() as progress,
     ):
         if dry_run or settings.verbose:
             problems = 0
@@ -281,7 +281,7 @@ def _roll_back(
     yes: bool,
     **how: Any,
 ) -> None:
-    with open_database(settings, read_only=dry_run) as db, shown() as progress:
+    with open_database(settings, read_only=dry_run) as db, show_progress() as progress:
         planned = db.migrations.plan_rollback(count, to=to)
         if dry_run or settings.verbose or not settings.json:
             _print(settings, planned, dry_run=dry_run)

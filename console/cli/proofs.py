@@ -19,7 +19,7 @@ import click
 from everlog.console import output
 from everlog.console.cli.connect import directory_of, is_remote, open_database
 from everlog.console.cli.options import Renamed, Settings, common, pass_settings
-from everlog.console.output import shown
+from everlog.console.output import show_progress
 from everlog.store.errors import Error
 from everlog.store.rocks.files import read_secret
 
@@ -105,7 +105,7 @@ def checkpoint(settings: Settings, *, key_file: Path | None, origin: str | None,
       everlog -u file:flights.db checkpoint --signing-key flights.key
       everlog -u everlog://db.example.com/flights checkpoint > flights.checkpoint
     """
-    with open_database(settings) as db, shown() as progress:
+    with open_database(settings) as db, show_progress() as progress:
         note, new = _checkpoint(db.proofs, key_file, origin, progress)
     found = _read(note)
     facts = {"origin": found.origin, "size": found.size, "root": found.root.hex(), "new": new, "note": note}
@@ -164,7 +164,7 @@ def prove(
     if bool(key_file) + bool(given) + bool(vkey) > 1:
         raise click.UsageError("expected one of --signing-key, --checkpoint and --signed-by")
     by = verifier_in(vkey) if vkey else None
-    with open_database(settings, read_only=key_file is None) as db, shown() as progress:
+    with open_database(settings, read_only=key_file is None) as db, show_progress() as progress:
         prover = db.proofs
         note = read_text(given) if given else None
         if key_file:
@@ -216,7 +216,7 @@ def tiles(
     if key_file and vkey:
         raise click.UsageError("expected one of --signing-key and --signed-by")
     settings.resume = "run it again to resume from the stored checkpoint"
-    with open_database(settings, read_only=key_file is None) as db, shown() as progress:
+    with open_database(settings, read_only=key_file is None) as db, show_progress() as progress:
         prover = db.proofs
         if key_file:
             note = _checkpoint(prover, key_file, origin, progress)[0]
@@ -454,7 +454,7 @@ def audit(
     with (
         _other(settings, against if file is None else None) as other,
         open_database(settings, read_only=True) as db,
-        shown() as progress,
+        show_progress() as progress,
     ):
         looked = Audit(
             db,  # type: ignore[arg-type]

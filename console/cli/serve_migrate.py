@@ -17,7 +17,7 @@ import click
 
 from everlog.console import output
 from everlog.console.cli.options import Settings
-from everlog.console.output import shown
+from everlog.console.output import show_progress
 from everlog.rpc.address import listening
 from everlog.store import environment
 from everlog.store.errors import Error, MigrationError, OpenError
@@ -96,7 +96,7 @@ def migrated(
         stack.enter_context(notifier)
         if migrate == "auto":
             how: dict[str, Any] = {"actor": actor, "reason": reason, "hold": hold, "rate": rate}
-            with shown() as progress:
+            with show_progress() as progress:
                 for run in runs:
                     for info in run.run(**how, progress=progress):
                         if not settings.json:

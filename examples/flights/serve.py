@@ -6,7 +6,7 @@ It first creates the database if it does not exist. `everlog serve` serves any o
 import argparse
 from pathlib import Path
 
-from everlog.console.output import shown
+from everlog.console.output import show_progress
 from everlog.rpc.server.server import Server
 from flights.create import create
 
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--path", type=Path, default=DIRECTORY, help="directory of the database")
     parser.add_argument("--flights", type=int, metavar="N", help="number of flights to load  [default: all]")
     chosen = parser.parse_args()
-    with shown() as progress:
+    with show_progress() as progress:
         db = create(f"file:{chosen.path}", flights=chosen.flights, progress=progress)
     with db, Server({"flights": db}, chosen.listen, migrations={"flights": "flights.migrations"}) as server:
         url = server.url("flights")

@@ -90,7 +90,7 @@ class Slots:
     """The open file. Not safe to use from many threads; the vault is."""
 
     def __init__(self, path: Path, *, read_only: bool) -> None:
-        self.path = files.shown(path)
+        self.path = files.real_path(path)
         with _on(self.path):
             self._file = os.open(path, os.O_RDONLY if read_only else os.O_RDWR)
 
@@ -98,7 +98,7 @@ class Slots:
     def make(cls, path: Path, database: bytes, cover: Cover, root: Slot) -> Slots:
         """Create the file durably and atomically, with one cover and the root."""
         begun = path.with_name(path.name + ".new")
-        with _on(files.shown(path)):
+        with _on(files.real_path(path)):
             with open(begun, "wb", opener=files.private) as file:
                 os.fchmod(file.fileno(), 0o600)
                 file.write(pack_header(database).ljust(COVERS[0], b"\x00"))

@@ -69,7 +69,7 @@ class Vault:
         origin: bytes = b"",
     ) -> None:
         """`origin`: the database that this one was forked from; its keys are accepted."""
-        self.path, self._at, self._origin = files.shown(path), path, origin
+        self.path, self._at, self._origin = files.real_path(path), path, origin
         self._database, self._master, self._read_only = database, master, read_only
         self.lock = threading.RLock()
         self.changing = threading.Lock()  # held while the master key is being changed

@@ -124,7 +124,7 @@ def append_migration(
         projector.add(framed)
         tables.took(projector)
         result = CommitResult(seq, commit.time_ns, checksum)
-    log.tell()
+    log.notify()
     _tell(core, migration, metadata.actor, seq)
     return result
 

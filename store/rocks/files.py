@@ -101,7 +101,7 @@ def write(path: Path, value: msgspec.Struct, *, sync: bool) -> None:
         _replace(path, value, sync=sync)
     except OSError as error:
         raise DiskError(
-            f"{shown(path)} could not be written: {error.strerror}", outcome="nothing written"
+            f"{real_path(path)} could not be written: {error.strerror}", outcome="nothing written"
         ) from error
 
 
@@ -126,7 +126,9 @@ def locked(directory: Path) -> Iterator[None]:
     try:
         held = Held(os.open(directory / MARKER, os.O_RDONLY))
     except OSError as error:
-        raise OpenError(f"there is no database at {shown(directory)}: {MARKER}: {error.strerror}") from None
+        raise OpenError(
+            f"there is no database at {real_path(directory)}: {MARKER}: {error.strerror}"
+        ) from None
     with held:
         fcntl.flock(held.fileno(), fcntl.LOCK_EX)
         yield
@@ -173,7 +175,7 @@ def read_secret(path: Path, what: str) -> bytes:
         raise OpenError(f"{path}: {what} cannot be read: {error.strerror}") from None
 
 
-def shown(path: Path) -> Path:
+def real_path(path: Path) -> Path:
     """Return the real path of a file that is reached through a descriptor, for messages."""
     if not str(path).startswith("/proc/self/fd/"):
         return path
@@ -201,7 +203,7 @@ def read(path: Path, kind: type[T], remedy: str = "") -> T | None:
         return None
     except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
         raise OpenError(
-            f"{shown(path)} is not a valid {path.name} file of everlog: {error}"
+            f"{real_path(path)} is not a valid {path.name} file of everlog: {error}"
             + (f". {remedy}" if remedy else "")
         ) from None
 
@@ -212,7 +214,7 @@ def read_marker(path: Path) -> Marker | None:
     marker = read(path / MARKER, Marker)
     if marker is not None and marker.format > FORMAT:
         raise OpenError(
-            f"{shown(path)} has format {marker.format}, this version of everlog supports up to {FORMAT};"
+            f"{real_path(path)} has format {marker.format}, this version of everlog supports up to {FORMAT};"
             " open it with a newer version",
             format=marker.format,
         )

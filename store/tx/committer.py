@@ -159,7 +159,7 @@ class Flusher:
             with contextlib.suppress(DiskError):  # the next commit raises it
                 if self._log.head < self._log.written:
                     self._sync()
-                    self._log.tell()
+                    self._log.notify()
             while not self._is_settled():
                 if self._stopped.wait(LOOK_EVERY_S):
                     return
@@ -176,7 +176,7 @@ class Flusher:
         """Flush what is left, after `stop`. Raises DiskError."""
         if self._log.head < self._log.written:
             self._sync()
-            self._log.tell()
+            self._log.notify()
 
 
 GROUP_MAX = 256
@@ -197,8 +197,8 @@ class Committer:
         self.refusal.on_change(self._flusher.look)
         self._unsettled = False  # records may be missing on disk or in the tables
         self.on_settled: Callable[[], None] = lambda: None  # called after late records were projected
-        self.owes: Callable[[], bool] = lambda: False  # whether a disk refused more than records
-        self.pay: Callable[[], None] = lambda: None  # does that, inside a turn
+        self.shreds_pending: Callable[[], bool] = lambda: False  # whether a disk refused to overwrite keys
+        self.retry_shreds: Callable[[], None] = lambda: None  # overwrites them, while no commit runs
         self.validator = Validator(log, tables, clock)
         self.idempotency_s = idempotency_s  # how long archiving keeps a commit with an id
         self.failed: DiskError | None = None
@@ -459,7 +459,7 @@ class Committer:
         if steps is not None:
             steps.projected_ns = time.time_ns()
         if sync:
-            log.tell()
+            log.notify()
         elif not self._flusher.awake:
             self._flusher.wake()
 
@@ -483,14 +483,14 @@ class Committer:
             self.on_settled()
             self._unsettled = False
         self.refusal.end()
-        self._log.tell()
+        self._log.notify()
 
     def _is_settled(self) -> bool:
         """Try to settle, and return whether nothing is left; the flusher calls it again if something is."""
-        if self.failed is None and (self._unsettled or self.refusal.since_ns or self.owes()):
+        if self.failed is None and (self._unsettled or self.refusal.since_ns or self.shreds_pending()):
             with contextlib.suppress(Error), self.alone():
-                self.pay()
-        return self.failed is not None or not (self.refusal.since_ns or self.owes())
+                self.retry_shreds()
+        return self.failed is not None or not (self.refusal.since_ns or self.shreds_pending())
 
     def retry(self) -> None:
         """Try again, once a second, what the disk refused, until nothing is left."""

@@ -79,7 +79,7 @@ class People:
         """Do `forget` for a person that is resolved already."""
         self._core.check_writable()
         forgotten = forget(self._core, who, metadata)
-        self._core.log.tell()
+        self._core.log.notify()
         return forgotten
 
     def export(self, table: Table[M, K] | str, key: K | None = None, *, person: Any = None) -> dict[str, Any]:

@@ -52,29 +52,31 @@ def shred(engine: Engine, tables: Tables) -> None:
         tables.vault.forget(gone)
 
 
-def owes(tables: Tables) -> bool:
+def shreds_pending(tables: Tables) -> bool:
     """Return whether there are forgotten keys that the disk refused to overwrite."""
     assert tables.vault is not None
     return bool(tables.vault.leaving)
 
 
-def pay(engine: Engine, tables: Tables) -> None:
-    """Overwrite them, unless a rebuild needs the current keys. Only inside a turn of the committer. Raises
-    DiskError."""
-    if owes(tables) and engine.rebuilding.acquire(blocking=False):
+def retry_shreds(engine: Engine, tables: Tables) -> None:
+    """Overwrite those keys, unless a rebuild needs the current keys. Only while no other commit runs.
+
+    Raises DiskError.
+    """
+    if shreds_pending(tables) and engine.rebuilding.acquire(blocking=False):
         try:
             shred(engine, tables)
         finally:
             engine.rebuilding.release()
 
 
-def obey(tables: Tables) -> None:
+def drop_shredded(tables: Tables) -> None:
     """Drop every forgotten key from memory; for a reader."""
     assert tables.vault is not None
     tables.vault.let_go(shredded(tables))
 
 
-def came_bare(engine: Engine, tables: Tables) -> bool:
+def lacks_entries(engine: Engine, tables: Tables) -> bool:
     """Return whether index entries are missing or stale for lack of keys, while the tables' files do not
     record it. Read-only.
 
@@ -124,7 +126,7 @@ def finish(engine: Engine, tables: Tables, *, read_only: bool) -> None:
     if not vault.exists and has_sealed(tables):
         vault.missing()
     if read_only:
-        obey(tables)
+        drop_shredded(tables)
     else:
         shred(engine, tables)
     if build_missing_entries(tables, read_only=read_only):

@@ -2,7 +2,7 @@ import io
 
 import pytest
 
-from everlog.console.output import shown
+from everlog.console.output import show_progress
 from everlog.store.progress import Progress
 
 
@@ -14,7 +14,7 @@ class Terminal(io.StringIO):
 def test_a_terminal_sees_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
     out = Terminal()
-    with shown(out) as progress:
+    with show_progress(out) as progress:
         for done in (0, 500, 1000):
             progress(Progress("load books", done, 1000))
     assert "load books: 100%" in out.getvalue()
@@ -23,7 +23,7 @@ def test_a_terminal_sees_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_elsewhere_lines_come_now_and_then_and_a_last_one() -> None:
     out = io.StringIO()
-    with shown(out, every_s=0) as progress:
+    with show_progress(out, every_s=0) as progress:
         progress(Progress("load books", 0, 1000))
         progress(Progress("load books", 1000, 1000))
         progress(Progress("load pages", 5, None, "pages"))
@@ -34,7 +34,7 @@ def test_elsewhere_lines_come_now_and_then_and_a_last_one() -> None:
 
 def test_what_is_quick_says_nothing() -> None:
     out = io.StringIO()
-    with shown(out) as progress:
+    with show_progress(out) as progress:
         progress(Progress("load books", 1000, 1000))
     assert out.getvalue() == ""
 
@@ -42,6 +42,6 @@ def test_what_is_quick_says_nothing() -> None:
 def test_ci_has_no_bars_even_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")
     out = Terminal()
-    with shown(out, every_s=0) as progress:
+    with show_progress(out, every_s=0) as progress:
         progress(Progress("load books", 1, 2))
     assert "\r" not in out.getvalue()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import everlog
 from everlog import EmbeddedDatabase, Progress
-from everlog.console.output import shown
+from everlog.console.output import show_progress
 from everlog.rpc.client.database import RemoteDatabase
 from flights.create import create
 from flights.demo import proofs
@@ -58,7 +58,7 @@ class Demo:
     def step_2_a_database(self) -> None:
         _step(2, "a database, from six typed migrations and a bulk load of real data")
         began = time.monotonic()
-        with shown() as progress:
+        with show_progress() as progress:
             db = create(f"file:{self.database}", flights=self.flights, progress=progress)
         with db:
             self.summary.created(db, time.monotonic() - began)
@@ -101,7 +101,7 @@ class Demo:
     def step_6_proofs(self) -> None:
         _step(6, "proofs")
         self.writer.stop()
-        with everlog.open(self.url, timeout=30) as db, shown() as progress:
+        with everlog.open(self.url, timeout=30) as db, show_progress() as progress:
             assert isinstance(db, RemoteDatabase)
             head = db.head
             until(lambda: self.position == head, self.server, self.follower)
@@ -112,7 +112,7 @@ class Demo:
             proofs.the_mirror_is_equal(db, self.sqlite, progress)
             _proven("SQLite equals the tables: rows and content hash of each")
         self.server.stop()
-        with everlog.open(f"file:{self.database}", read_only=True) as db, shown() as progress:
+        with everlog.open(f"file:{self.database}", read_only=True) as db, show_progress() as progress:
             assert isinstance(db, EmbeddedDatabase)
             changes = self.summary.read.changes
             self.summary.rebuilt = proofs.the_log_alone_is_enough(
@@ -142,7 +142,7 @@ class Demo:
 
     def _mirror(self, part: float) -> None:
         """Wait until SQLite has this fraction of the current log."""
-        with everlog.open(self.url, timeout=30) as db, shown() as progress:
+        with everlog.open(self.url, timeout=30) as db, show_progress() as progress:
             target = int(db.head * part)
 
             def there() -> bool:

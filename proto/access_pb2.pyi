@@ -447,18 +447,21 @@ class ShowAccessRequest(_message.Message):
 
     DATABASE_FIELD_NUMBER: _builtins.int
     AT_SEQ_FIELD_NUMBER: _builtins.int
+    AT_TIME_NS_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     at_seq: _builtins.int
-    """0: now."""
+    """As of a record, or of a time, nanoseconds since the Unix epoch; 0: now."""
+    at_time_ns: _builtins.int
     def __init__(
         self,
         *,
         database: _builtins.str = ...,
         at_seq: _builtins.int = ...,
+        at_time_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_seq", b"at_seq", "database", b"database"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_seq", b"at_seq", "at_time_ns", b"at_time_ns", "database", b"database"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -629,6 +632,7 @@ class ExplainAccessRequest(_message.Message):
     VERB_FIELD_NUMBER: _builtins.int
     TABLE_FIELD_NUMBER: _builtins.int
     AT_SEQ_FIELD_NUMBER: _builtins.int
+    AT_TIME_NS_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     who: _builtins.str
     """Empty: the caller."""
@@ -637,7 +641,8 @@ class ExplainAccessRequest(_message.Message):
     table: _builtins.str
     """Empty: any table."""
     at_seq: _builtins.int
-    """0: now."""
+    """As of a record, or of a time, nanoseconds since the Unix epoch; 0: now."""
+    at_time_ns: _builtins.int
     def __init__(
         self,
         *,
@@ -646,10 +651,11 @@ class ExplainAccessRequest(_message.Message):
         verb: _builtins.str = ...,
         table: _builtins.str = ...,
         at_seq: _builtins.int = ...,
+        at_time_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_seq", b"at_seq", "database", b"database", "table", b"table", "verb", b"verb", "who", b"who"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_seq", b"at_seq", "at_time_ns", b"at_time_ns", "database", b"database", "table", b"table", "verb", b"verb", "who", b"who"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,5 +1,6 @@
 """Handles: groups of calls that an embedded and a remote database both offer, one protocol each.
 
+    db.access       Access       roles, grants and tokens; why a call is allowed or denied
     db.migrations   Migrations   plan, apply, roll back, approve
     db.consumers    Consumers    durable names of followers, and their positions
     db.past         Past         earlier states of the database: at, history, diff, log
@@ -43,15 +44,80 @@ if TYPE_CHECKING:
     from everlog.store.schema.table import Table
     from everlog.store.tables.hashing import TableHash
     from everlog.store.tx.reader import Snapshot
+    from everlog.store.upkeep.access import Caller, Explanation, NewToken, Shown
     from everlog.store.upkeep.consumers import Cap, Consumer
     from everlog.store.upkeep.people import Forgotten
     from everlog.store.upkeep.personal_data import Remaining
+    from everlog.store.upkeep.roles import Role
     from everlog.store.upkeep.status import Status
 
-__all__ = ["Admin", "Archive", "Consumers", "Migrations", "Past", "People"]
+__all__ = ["Access", "Admin", "Archive", "Consumers", "Migrations", "Past", "People"]
 
 M = TypeVar("M", bound=Message)
 K = TypeVar("K")
+
+
+class Access(Protocol):
+    """Who may do what in one database, as its log says; see docs/access.md. A server enforces it.
+
+    Calls that write take `actor` and `reason` for the log, and return the seq of the commit; 0: nothing had
+    to change.
+    """
+
+    def whoami(self) -> Caller:
+        """Return the caller, with its roles and rights in this database. Read-only."""
+
+    def show(self, at: Position | None = None) -> Shown:
+        """Return all roles, grants and tokens with the commits that made them, now or as of a record (a seq)
+        or a time, and what an operator should repair. Read-only. Raises CursorError."""
+
+    def explain(self, who: str, verb: str, table: str = "", *, at: Position | None = None) -> Explanation:
+        """Return whether `who` may do `verb` (a right, `put` or `delete`) on a table (empty: any), and why,
+        now or as of a record or a time. Read-only. Raises RowError, CursorError."""
+
+    def define(self, role: Role, *, actor: str = "", reason: str = "") -> int:
+        """Define a role, or replace the one of that name. Writes. Raises RowError."""
+
+    def remove_role(self, name: str, *, actor: str = "", reason: str = "") -> int:
+        """Remove an unused role. Writes. Raises RowError."""
+
+    def grant(
+        self, identity: str, role: str, tables: tuple[str, ...] = (), *, actor: str = "", reason: str = ""
+    ) -> int:
+        """Give an identity a role, on some tables only if `tables` has names or patterns such as `book*`.
+        Writes. Raises RowError for a role that does not exist."""
+
+    def revoke(
+        self,
+        identity: str,
+        role: str,
+        tables: tuple[str, ...] | None = None,
+        *,
+        actor: str = "",
+        reason: str = "",
+    ) -> int:
+        """Take a role from an identity: with `tables` only the grant on exactly these. Writes. Raises
+        RowError if it was not granted."""
+
+    def create_token(
+        self,
+        name: str,
+        roles: tuple[str, ...] = (),
+        *,
+        expires_ns: int = 0,
+        actor: str = "",
+        reason: str = "",
+    ) -> NewToken:
+        """Create a token of an identity and return it, with its text, which is stored nowhere. `roles`: those
+        of its calls; none: those granted to the name. `expires_ns`: its end, nanoseconds since the Unix
+        epoch; 0: never. Writes. Raises RowError."""
+
+    def rotate_token(self, which: str, *, keep_s: float = 0, actor: str = "", reason: str = "") -> NewToken:
+        """Replace a token, named by its id or by its identity, with a new one of the same name, roles
+        and length of life. The old one ends after `keep_s` seconds. Writes. Raises RowError."""
+
+    def revoke_token(self, which: str, *, actor: str = "", reason: str = "") -> int:
+        """End a token, named by its id, or all of an identity. Writes. Raises RowError if there is none."""
 
 
 class Migrations(Protocol):

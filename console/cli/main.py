@@ -82,6 +82,8 @@ COMMANDS = {
     "migrations": "approve",
     "follow": "follow",
     "consumers": "follow",
+    "access": "access",
+    "token": "access",
     "check": "check",
     "expire": "check",
     "clock": "check",

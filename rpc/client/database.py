@@ -30,6 +30,7 @@ from everlog.proto import (
     store_pb2_grpc,
 )
 from everlog.rpc.address import parse
+from everlog.rpc.client.access import RemoteAccess
 from everlog.rpc.client.admin import RemoteAdmin, RemoteConsumers
 from everlog.rpc.client.channel import CONNECT_S, RETRY_S, Channel
 from everlog.rpc.client.feed import RemoteBatches
@@ -83,9 +84,11 @@ class RemoteDatabase(Writer):
         timeout_s: float | None = None,
     ) -> None:
         self._current: Schema  # as of the server's last response about it
+        self.uuid: bytes
         address = parse(url)
         self._channel = Channel(address, retry_s=retry_s, timeout_s=timeout_s)
         self._stub = store_pb2_grpc.StoreStub(self._channel.grpc)
+        self.access = RemoteAccess(self._channel, lambda: self.uuid)
         self.consumers = RemoteConsumers(self._channel)
         self.past = RemotePast(self._channel, lambda: self._current)
         self.admin = RemoteAdmin(self._channel, self, self.past, self.transaction)

@@ -26,8 +26,8 @@ from everlog.store.database import Database
 from everlog.store.errors import AccessError
 from everlog.store.tx.transaction import proof_of
 from everlog.store.upkeep import roles as values
-from everlog.store.upkeep.access import explain, explain_as
-from everlog.store.upkeep.roles import OWNER
+from everlog.store.upkeep.access import explain, explain_as, shown
+from everlog.store.upkeep.roles import OWNER, State
 
 
 class AccessService(access_pb2_grpc.AccessServicer):
@@ -48,13 +48,13 @@ class AccessService(access_pb2_grpc.AccessServicer):
         return answer
 
     async def Show(self, request: pb.ShowAccessRequest, context: Any) -> pb.ShowAccessResponse:
-        return await self._hosting.read(_show, self._hosting.database(request.database), request.at_seq)
+        return await self._hosting.read(_show, self._hosting.database(request.database), request)
 
     async def Explain(self, request: pb.ExplainAccessRequest, context: Any) -> pb.ExplainAccessResponse:
         db, identity = self._hosting.database(request.database), context.identity
 
         def run() -> pb.ExplainAccessResponse:
-            state = db.access.at(request.at_seq) if request.at_seq else db.access.state
+            state = _state(db, request)
             who = request.who or (str(identity.name) if not identity.roles else "")
             if who:
                 values.check_name(who, "an identity")
@@ -113,21 +113,28 @@ class AccessService(access_pb2_grpc.AccessServicer):
         return pb.AccessResponse(seq=seq)
 
 
-def _show(db: Database, at_seq: int) -> pb.ShowAccessResponse:
-    state = db.access.at(at_seq) if at_seq else db.access.state
-    answer = pb.ShowAccessResponse(seq=state.seq, problems=[] if at_seq else db.access.problems())
-    for role in values.READY.values():
-        answer.roles.add(role=values.message_of_role(role))
-    for role, change in state.roles.values():
-        answer.roles.add(role=values.message_of_role(role), change=message_of_change(change))
-    for grant, change in state.grants.items():
+def _state(db: Database, request: pb.ShowAccessRequest | pb.ExplainAccessRequest) -> State:
+    if not (request.at_seq or request.at_time_ns):
+        return db.access.state
+    return db.access.at(request.at_seq or None, time_ns=request.at_time_ns)
+
+
+def _show(db: Database, request: pb.ShowAccessRequest) -> pb.ShowAccessResponse:
+    state = _state(db, request)
+    found = shown(state, db.access.problems() if state is db.access.state else ())
+    answer = pb.ShowAccessResponse(seq=found.seq, problems=found.problems)
+    for role, change in found.roles:
+        answer.roles.add(
+            role=values.message_of_role(role),
+            change=message_of_change(change) if change is not None else None,
+        )
+    for grant, change in found.grants:
         answer.grants.add(grant=values.message_of_grant(grant), change=message_of_change(change))
-    for one in state.tokens.values():
-        shown = answer.tokens.add(
+    for one in found.tokens:
+        answer.tokens.add(
             token=values.message_of_token(one.token),
             created=message_of_change(one.created),
             ends_ns=one.ends_ns,
             ended=message_of_change(one.ended) if one.ended is not None else None,
         )
-        shown.token.ClearField("sha256")
     return answer

@@ -32,9 +32,10 @@ from __future__ import annotations
 import hashlib
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import msgspec
 from google.protobuf.message import DecodeError, Message
 
 from everlog.proto import log_pb2
@@ -42,7 +43,7 @@ from everlog.store import keys, program_log
 from everlog.store.core import Core
 from everlog.store.errors import CorruptionError, CursorError, RowError
 from everlog.store.schema import arguments, codec
-from everlog.store.schema.arguments import Time, nanoseconds, time_text
+from everlog.store.schema.arguments import Position, nanoseconds, time_text
 from everlog.store.schema.descriptors import named
 from everlog.store.schema.schema import Schema
 from everlog.store.tables import projection as kinds
@@ -51,6 +52,7 @@ from everlog.store.upkeep import roles as values
 from everlog.store.upkeep.roles import (
     BY_TABLE,
     DANGEROUS,
+    OWNER,
     READY,
     RIGHTS,
     Change,
@@ -84,6 +86,40 @@ class Explanation(NamedTuple):
     allowed: bool
     seq: int
     sentences: tuple[str, ...]
+
+
+class Shown(NamedTuple):
+    """Roles (None: a ready-made one), grants and tokens, each with the commit that made it, after record
+    `seq`."""
+
+    seq: int
+    roles: list[tuple[Role, Change | None]]
+    grants: list[tuple[Grant, Change]]
+    tokens: list[Issued]
+    problems: list[str]
+
+
+def shown(state: State, problems: Iterable[str] = ()) -> Shown:
+    """Return what a state holds, for people. Tokens have no hashes."""
+    ready: list[tuple[Role, Change | None]] = [(role, None) for role in READY.values()]
+    tokens = [
+        msgspec.structs.replace(one, token=msgspec.structs.replace(one.token, sha256=b""))
+        for one in state.tokens.values()
+    ]
+    return Shown(
+        state.seq, [*ready, *state.roles.values()], list(state.grants.items()), tokens, list(problems)
+    )
+
+
+class Caller(NamedTuple):
+    """A caller as a server sees it: how its name was proven, the end of the proof (nanoseconds since the Unix
+    epoch; 0: never), its roles and rights in the database."""
+
+    name: str
+    proof: str
+    expires_ns: int
+    roles: tuple[str, ...]
+    rights: tuple[str, ...]
 
 
 class NewToken(NamedTuple):
@@ -142,13 +178,19 @@ class Access:
             found = self._state = self.at(None)
         return found
 
-    def at(self, moment: int | Time | None) -> State:
-        """Return the state after a record (a seq), at a time (not an int), or now. Read-only. Raises
-        CursorError for a record that does not exist yet."""
-        seq, time_ns = self._moment(moment)
+    def at(self, moment: Position | None, *, time_ns: int = 0) -> State:
+        """Return the state after a record (a seq), at a time (not an int), or now. Read-only. `time_ns`: a
+        time, in nanoseconds since the Unix epoch. Raises CursorError for a record that does not exist yet."""
+        seq: int | None = None
+        if isinstance(moment, int):
+            seq, head = arguments.whole(moment, "a seq"), self._core.head
+            if not 0 <= seq <= head:
+                raise CursorError(f"expected a record up to {head}, found {seq}", seq=seq, head=head)
+        elif moment is not None:
+            time_ns = nanoseconds(moment)
         state = State()
         for found, commit in self._changes():
-            if (seq is not None and found > seq) or (time_ns is not None and commit.time_ns > time_ns):
+            if (seq is not None and found > seq) or (time_ns and commit.time_ns > time_ns):
                 break
             try:
                 state.take(found, commit, _KINDS[commit.notice.kind])
@@ -170,6 +212,17 @@ class Access:
     def tokens(self) -> list[Issued]:
         """Return all tokens of the log, also ended ones, oldest first. Read-only."""
         return list(self.state.tokens.values())
+
+    def show(self, at: Position | None = None) -> Shown:
+        """Return all roles, grants and tokens with the commits that made them, and what an operator should
+        repair; or those as of a record or a time. Read-only. Raises CursorError."""
+        if at is not None:
+            return shown(self.at(at))
+        return shown(self.refresh(), self.problems())
+
+    def whoami(self) -> Caller:
+        """Return the caller: a program that opens the files of a database may do everything. Read-only."""
+        return Caller("", "files", 0, (OWNER.name,), tuple(RIGHTS))
 
     def problems(self, schema: Schema | None = None) -> list[str]:
         """Return what is granted and gives nothing, a sentence each: roles that do not exist, and rules that
@@ -274,9 +327,11 @@ class Access:
         return NewToken(text, token, self.add_token(token, actor=actor, reason=reason))
 
     def rotate_token(self, which: str, *, keep_s: float = 0, actor: str = "", reason: str = "") -> NewToken:
-        """Replace a token, named by its id or by its identity, with a new one of the same roles and lifetime.
-        The old one ends after `keep_s` seconds. Writes. Raises RowError."""
-        text, token = replacement(self.find_token(which), self._core.clock.read(), keep_s)
+        """Replace a token, named by its id or by its identity, with a new one of the same roles and length of
+        life. The old one ends after `keep_s` seconds. Writes. Raises RowError."""
+        arguments.text(which, "a token")
+        now_ns = self._core.clock.read()
+        text, token = replacement(find_token(self.refresh(), which, self._core.uuid, now_ns), now_ns, keep_s)
         return NewToken(text, token, self.add_token(token, actor=actor, reason=reason))
 
     def add_token(self, token: Token, *, actor: str = "", reason: str = "") -> int:
@@ -321,15 +376,9 @@ class Access:
                     seq = self._notice(kinds.TOKEN_REVOKED, one.token.id, None, actor, reason)
             return seq
 
-    def find_token(self, which: str) -> Token:
-        """Return the valid token of this id, or the only one of this identity. Read-only. Raises RowError."""
-        return find_token(
-            self.refresh(), arguments.text(which, "a token"), self._core.uuid, self._core.clock.read()
-        )
-
     # why
 
-    def explain(self, who: str, verb: str, table: str = "", *, at: int | Time | None = None) -> Explanation:
+    def explain(self, who: str, verb: str, table: str = "", *, at: Position | None = None) -> Explanation:
         """Return whether `who` may do `verb` (a right, `put` or `delete`) on a table (empty: any), and why,
         as of a record or a time. It is about the roles granted to the name; tokens with roles of their own
         are listed. Read-only. Raises RowError, CursorError."""
@@ -350,19 +399,6 @@ class Access:
                     yield keys.SEQ.unpack(note[len(start) :])[0], log_pb2.Commit.FromString(value)
         finally:
             view.close()
-
-    def _moment(self, moment: int | Time | None) -> tuple[int | None, int | None]:
-        if moment is None:
-            return None, None
-        if isinstance(moment, int):
-            if not 0 <= arguments.whole(moment, "a seq") <= self._core.head:
-                raise CursorError(
-                    f"expected a record up to {self._core.head}, found {moment}",
-                    seq=moment,
-                    head=self._core.head,
-                )
-            return moment, None
-        return None, nanoseconds(moment)
 
     def _check_role(self, state: State, name: str) -> None:
         if state.role(name) is None:
@@ -425,15 +461,15 @@ def re_id(id: str) -> bool:
     return len(id) == 2 * ID_BYTES and all(digit in "0123456789abcdef" for digit in id)
 
 
-def find_token(state: State, which: str, database: bytes, now_ns: int) -> Token:
+def find_token(state: State, which: str, database: bytes, now_ns: int) -> Issued:
     """Return the valid token of this id, or the only one of this identity. Raises RowError."""
     found = [
-        one.token
+        one
         for one in state.tokens.values()
         if which in (one.token.id, one.token.name) and one.valid(database, now_ns)
     ]
     if len(found) != 1:
-        ids = ", ".join(token.id for token in found)
+        ids = ", ".join(one.token.id for one in found)
         raise RowError(
             f"expected one valid token {which!r}, found {len(found)}"
             + (f": {ids}; name one by its id" if ids else ""),
@@ -442,11 +478,13 @@ def find_token(state: State, which: str, database: bytes, now_ns: int) -> Token:
     return found[0]
 
 
-def replacement(old: Token, now_ns: int, keep_s: float) -> tuple[str, Token]:
-    """Return text and record of the token that replaces `old`: the same name, roles and lifetime."""
+def replacement(old: Issued, now_ns: int, keep_s: float) -> tuple[str, Token]:
+    """Return text and record of the token that replaces `old`: the same name, roles and length of life."""
     arguments.seconds(keep_s, "`keep_s`")
+    token = old.token
+    expires_ns = now_ns + token.expires_ns - old.created.time_ns if token.expires_ns else 0
     ends_ns = now_ns + int(keep_s * 1e9) if keep_s else 0
-    return new_token(old.name, old.roles, old.expires_ns, replaces=old.id, ends_ns=ends_ns)
+    return new_token(token.name, token.roles, expires_ns, replaces=token.id, ends_ns=ends_ns)
 
 
 def explain(state: State, who: str, verb: str, table: str, *, database: bytes, now_ns: int) -> Explanation:

@@ -14,12 +14,14 @@ from everlog.audit.archive import LocalArchive
 from everlog.audit.prover import LocalProver, Prover
 from everlog.migrations.local import LocalMigrations
 from everlog.rpc import handles
+from everlog.rpc.client.access import RemoteAccess
 from everlog.rpc.client.admin import RemoteAdmin, RemoteConsumers
 from everlog.rpc.client.audit import RemoteArchive, RemoteProver
 from everlog.rpc.client.history import RemotePast
 from everlog.rpc.client.migrations import RemoteMigrations
 from everlog.rpc.client.people import RemotePeople
 from everlog.store.history.moment import Past
+from everlog.store.upkeep.access import Access
 from everlog.store.upkeep.admin import Admin
 from everlog.store.upkeep.consumers import Consumers
 from everlog.store.upkeep.people import People
@@ -29,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 # handle: its protocol, the embedded and the remote implementation
 HANDLES: dict[str, tuple[type, type, type]] = {
+    "access": (handles.Access, Access, RemoteAccess),
     "migrations": (handles.Migrations, LocalMigrations, RemoteMigrations),
     "consumers": (handles.Consumers, Consumers, RemoteConsumers),
     "past": (handles.Past, Past, RemotePast),

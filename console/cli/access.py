@@ -1,0 +1,447 @@
+"""Access: the commands access and token: roles, grants and tokens of a database, embedded or at a server.
+
+    everlog access grant ann reader --table bookings
+    everlog access explain ann delete bookings --at 812
+    everlog token create --name deploy --role migrator --expires 90d
+
+The text of a token is printed once, to standard output, and nothing else is.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from everlog.console import output
+from everlog.console.cli.connect import at_option, open_database
+from everlog.console.cli.options import Settings, check_common, common, pass_settings, writes
+from everlog.store.schema.arguments import time_text
+
+if TYPE_CHECKING:
+    from everlog.store.upkeep.access import NewToken, Shown
+    from everlog.store.upkeep.roles import Issued, Role, Rule
+
+_UNITS_S = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400, "y": 365 * 86_400}
+_LIFE = re.compile(r"([0-9]{1,6})([mhdwy])")
+
+
+class Life(click.ParamType[Any]):
+    """A duration in minutes, hours, days, weeks or years: 30m, 12h, 90d, 2w, 1y."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        found = _LIFE.fullmatch(str(value))
+        if found is None or not int(found[1]):
+            self.fail(f"expected a duration like 30m, 12h, 90d or 1y, found {value!r}", param, ctx)
+        return float(int(found[1]) * _UNITS_S[found[2]])
+
+
+tables_option = click.option(
+    "--table",
+    "tables",
+    multiple=True,
+    metavar="TABLE",
+    help="Only on this table; * stands for any characters; may be repeated.",
+)
+
+
+@click.group()
+@common
+@pass_settings
+def access(settings: Settings) -> None:
+    """Show and change who may do what: roles, and to whom they are granted. The log records each change.
+
+    Ready-made roles: reader, writer, follower, migrator, approver, auditor, operator, owner.
+
+    \b
+    Examples:
+      everlog -u file:shop.db access grant ann reader --table 'order*' --reason "joins sales"
+      everlog -u file:shop.db access explain ann delete orders
+      everlog -u everlog://db.example.com/shop access show
+    """
+
+
+@access.command()
+@at_option()
+@common
+@pass_settings
+def show(settings: Settings, *, at: int | str | None) -> None:
+    """Show the roles of each identity, and what must be repaired, such as a role that does not exist.
+
+    \b
+    Examples:
+      everlog -u file:shop.db access show
+      everlog -u file:shop.db access show --at 2026-01-05T09:30Z --json
+    """
+    found = _shown(settings, at)
+    for grant, change in found.grants:
+        if settings.json:
+            output.echo({"grant": msgspec.to_builtins(grant), "change": msgspec.to_builtins(change)})
+        else:
+            on = f" on {', '.join(grant.tables)}" if grant.tables else ""
+            click.echo(f"{grant.identity}: {grant.role}{on}  (commit {change.seq})")
+    for problem in found.problems:
+        output.echo({"problem": problem}) if settings.json else click.echo(f"warning: {problem}")
+    if not (found.grants or found.problems or settings.json):
+        click.echo("No roles are granted")
+
+
+@access.command()
+@at_option()
+@common
+@pass_settings
+def roles(settings: Settings, *, at: int | str | None) -> None:
+    """List all roles with what they allow, the ready-made ones first.
+
+    \b
+    Examples:
+      everlog -u file:shop.db access roles
+    """
+    for role, change in _shown(settings, at).roles:
+        if settings.json:
+            output.echo({"role": msgspec.to_builtins(role), "change": msgspec.to_builtins(change)})
+        else:
+            for line in _lines(role):
+                click.echo(line)
+
+
+@access.command()
+@click.argument("identity")
+@click.argument("role")
+@tables_option
+@writes
+@common
+@pass_settings
+def grant(
+    settings: Settings, *, identity: str, role: str, tables: tuple[str, ...], actor: str, reason: str
+) -> None:
+    """Give IDENTITY, the name of a token or certificate, a ROLE.
+
+    \b
+    Examples:
+      everlog -u file:shop.db access grant ann reader
+      everlog -u file:shop.db access grant mirror follower --table orders --table customers
+    """
+    with open_database(settings) as db:
+        seq = db.access.grant(identity, role, tables, actor=actor, reason=reason)
+    _done(settings, seq, f"Granted: {identity} has the role {role}{_on(tables)}", "granted")
+
+
+@access.command()
+@click.argument("identity")
+@click.argument("role")
+@tables_option
+@writes
+@common
+@pass_settings
+def revoke(
+    settings: Settings, *, identity: str, role: str, tables: tuple[str, ...], actor: str, reason: str
+) -> None:
+    """Take a ROLE from IDENTITY; with --table only the grant on these tables. Its streams end.
+
+    \b
+    Examples:
+      everlog -u file:shop.db access revoke ann reader --reason "left"
+    """
+    with open_database(settings) as db:
+        seq = db.access.revoke(identity, role, tables or None, actor=actor, reason=reason)
+    _done(settings, seq, f"Revoked: {identity} lost the role {role}{_on(tables)}", "revoked")
+
+
+@access.command()
+@click.argument("name")
+@click.option("--right", "rights", multiple=True, metavar="RIGHT", help="Allow this; may be repeated.")
+@tables_option
+@click.option(
+    "--op",
+    "ops",
+    multiple=True,
+    type=click.Choice(["put", "delete"]),
+    help="Of the right write only this operation; may be repeated.",
+)
+@click.option(
+    "--rows",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Only rows with this value; $who is the caller; more values of a field are alternatives.",
+)
+@click.option("--hide", "hidden", multiple=True, metavar="FIELD", help="Leave this field out.")
+@click.option("--add", is_flag=True, help="Add this rule to the role, instead of replacing its rules.")
+@writes
+@common
+@pass_settings
+def define(
+    settings: Settings,
+    *,
+    name: str,
+    rights: tuple[str, ...],
+    tables: tuple[str, ...],
+    ops: tuple[str, ...],
+    rows: tuple[str, ...],
+    hidden: tuple[str, ...],
+    add: bool,
+    actor: str,
+    reason: str,
+) -> None:
+    """Define the role NAME with one rule, or add a rule to it.
+
+    A call is allowed if one rule of one role allows it. `everlog access roles` shows the rights.
+
+    \b
+    Examples:
+      everlog -u file:shop.db access define clerk --right read --right write --table orders --op put
+      everlog -u file:shop.db access define clerk --add --right read --table customers --hide email
+      everlog -u file:shop.db access define tenant --right read --rows 'tenant=$who'
+    """
+    from everlog.store.upkeep.roles import Role, Rule
+
+    made = Rule(rights, tables, ops, _conditions(rows), hidden)
+    with open_database(settings) as db:
+        before: tuple[Rule, ...] = ()
+        if add:
+            before = next((role.rules for role, _ in db.access.show().roles if role.name == name), ())
+        seq = db.access.define(Role(name, (*before, made)), actor=actor, reason=reason)
+    _done(settings, seq, f"Defined: role {name}", "defined")
+
+
+@access.command("remove-role")
+@click.argument("name")
+@writes
+@common
+@pass_settings
+def remove_role(settings: Settings, *, name: str, actor: str, reason: str) -> None:
+    """Remove the role NAME, which must be granted to no identity.
+
+    \b
+    Examples:
+      everlog -u file:shop.db access remove-role clerk
+    """
+    with open_database(settings) as db:
+        seq = db.access.remove_role(name, actor=actor, reason=reason)
+    _done(settings, seq, f"Removed: role {name}", "removed")
+
+
+@access.command()
+@click.argument("who")
+@click.argument("verb")
+@click.argument("table", default="")
+@at_option()
+@common
+@pass_settings
+@click.pass_context
+def explain(
+    ctx: click.Context, settings: Settings, *, who: str, verb: str, table: str, at: int | str | None
+) -> None:
+    """Say whether WHO may do VERB (a right, put or delete) on TABLE, and why; exit code 1 if not.
+
+    \b
+    Examples:
+      everlog -u file:shop.db access explain ann read
+      everlog -u file:shop.db access explain ann delete orders --at 812
+    """
+    check_common(settings, folders=False, dumps=False)
+    with open_database(settings, read_only=True) as db:
+        found = db.access.explain(who, verb, table, at=at)
+    if settings.json:
+        output.echo({"allowed": found.allowed, "seq": found.seq, "because": list(found.sentences)})
+    else:
+        first, *rest = found.sentences
+        click.echo(first)
+        for sentence in rest:
+            click.echo(f"  {sentence}")
+    ctx.exit(0 if found.allowed else 1)
+
+
+@access.command()
+@common
+@pass_settings
+def whoami(settings: Settings) -> None:
+    """Show the caller as the server sees it: its name, the proof of it, roles and rights.
+
+    \b
+    Examples:
+      everlog -u everlog://db.example.com/shop access whoami
+    """
+    with open_database(settings, read_only=True) as db:
+        found = db.access.whoami()
+    if settings.json:
+        told = {"name": found.name, "proof": found.proof, "expires_ns": found.expires_ns}
+        output.echo({**told, "roles": list(found.roles), "rights": list(found.rights)})
+        return
+    ends = f", until {time_text(found.expires_ns)}" if found.expires_ns else ""
+    click.echo(f"{found.name or 'anonymous'} (proof: {found.proof}{ends})")
+    click.echo(f"  roles: {', '.join(found.roles)}")
+    click.echo(f"  rights: {', '.join(found.rights)}")
+
+
+@click.group()
+@common
+@pass_settings
+def token(settings: Settings) -> None:
+    """Create, list, replace and revoke the tokens of a database. The log has their hashes, not their text.
+
+    \b
+    Examples:
+      everlog -u file:shop.db token create --name deploy --role migrator --expires 90d > deploy.token
+      everlog -u file:shop.db token list
+      everlog -u file:shop.db token revoke deploy --reason "leaked"
+    """
+
+
+@token.command()
+@click.option("--name", required=True, metavar="NAME", help="Identity of its callers.")
+@click.option(
+    "--role",
+    "roles",
+    multiple=True,
+    metavar="ROLE",
+    help="Role of its calls; may be repeated.  [default: those granted to NAME]",
+)
+@click.option("--expires", type=Life(), metavar="DURATION", help="End of its life, as 90d.  [default: never]")
+@writes
+@common
+@pass_settings
+def create(
+    settings: Settings, *, name: str, roles: tuple[str, ...], expires: float | None, actor: str, reason: str
+) -> None:
+    """Create a token and print its text, once.
+
+    \b
+    Examples:
+      everlog -u file:shop.db token create --name deploy --role migrator --expires 90d
+      everlog -u everlog://db.example.com/shop token create --name ann --json
+    """
+    ends_ns = time.time_ns() + int(expires * 1e9) if expires else 0
+    with open_database(settings) as db:
+        made = db.access.create_token(name, roles, expires_ns=ends_ns, actor=actor, reason=reason)
+    _print(settings, made)
+
+
+@token.command("list")
+@click.option("--all", "ended", is_flag=True, help="Show also tokens that have ended.")
+@common
+@pass_settings
+def list_(settings: Settings, *, ended: bool) -> None:
+    """List the tokens of the database: id, name, roles, end.
+
+    \b
+    Examples:
+      everlog -u file:shop.db token list
+      everlog -u file:shop.db token list --all --json
+    """
+    with open_database(settings, read_only=True) as db:
+        found, uuid = db.access.show().tokens, db.uuid
+    now_ns = time.time_ns()
+    for one in found:
+        if ended or one.valid(uuid, now_ns):
+            output.echo(_told(one)) if settings.json else click.echo(_line(one, uuid, now_ns))
+
+
+@token.command()
+@click.argument("which")
+@click.option("--keep", type=Life(), metavar="DURATION", help="Keep the old one so long.  [default: end it]")
+@writes
+@common
+@pass_settings
+def rotate(settings: Settings, *, which: str, keep: float | None, actor: str, reason: str) -> None:
+    """Replace a token, named by its id or name, and print the text of the new one.
+
+    \b
+    Examples:
+      everlog -u file:shop.db token rotate deploy --keep 1h
+    """
+    with open_database(settings) as db:
+        made = db.access.rotate_token(which, keep_s=keep or 0, actor=actor, reason=reason)
+    _print(settings, made)
+
+
+@token.command("revoke")
+@click.argument("which")
+@writes
+@common
+@pass_settings
+def revoke_token(settings: Settings, *, which: str, actor: str, reason: str) -> None:
+    """End a token, named by its id, or all tokens of a name. Its running streams end within a second.
+
+    \b
+    Examples:
+      everlog -u file:shop.db token revoke 3f9a12c07b44 --reason "leaked"
+    """
+    with open_database(settings) as db:
+        seq = db.access.revoke_token(which, actor=actor, reason=reason)
+    _done(settings, seq, f"Revoked: token {which}", "revoked")
+
+
+def _shown(settings: Settings, at: int | str | None) -> Shown:
+    check_common(settings, folders=False, dumps=False)
+    with open_database(settings, read_only=True) as db:
+        return db.access.show(at)
+
+
+def _done(settings: Settings, seq: int, text: str, word: str) -> None:
+    if settings.json:
+        output.echo({word: bool(seq), "seq": seq})
+    else:
+        click.echo(f"{text} (commit {seq})" if seq else "Nothing to change")
+
+
+def _print(settings: Settings, made: NewToken) -> None:
+    one = made.token
+    if settings.json:
+        output.echo({"token": made.text, "id": one.id, "name": one.name, "expires_ns": one.expires_ns})
+    else:
+        click.echo(made.text)
+
+
+def _conditions(rows: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for one in rows:
+        field, equals, value = one.partition("=")
+        if not equals or not field:
+            raise click.UsageError(f"--rows: expected FIELD=VALUE, found {one!r}")
+        found[field] = (*found.get(field, ()), value)
+    return found
+
+
+def _on(tables: tuple[str, ...]) -> str:
+    return f" on {', '.join(tables)}" if tables else ""
+
+
+def _lines(role: Role) -> list[str]:
+    found = []
+    for number, rule in enumerate(role.rules):
+        name = f"{role.name}:" if not number else " " * (len(role.name) + 1)
+        limits = [f"tables {', '.join(rule.tables)}"] if rule.tables else []
+        limits += [f"operations {', '.join(rule.ops)}"] if rule.ops else []
+        limits += [f"rows with {field} = {' or '.join(one)}" for field, one in sorted(rule.rows.items())]
+        limits += [f"without {', '.join(rule.hidden)}"] if rule.hidden else []
+        limited = f"  ({'; '.join(limits)})" if limits else ""
+        found.append(f"{name} {', '.join(rule.rights)}{limited}")
+    return found
+
+
+def _line(one: Issued, uuid: bytes, now_ns: int) -> str:
+    roles = ", ".join(one.token.roles) or "roles of its name"
+    ends = f"until {time_text(one.ends_ns)}" if one.ends_ns else "does not expire"
+    if not one.valid(uuid, now_ns):
+        ends = f"ended {time_text(one.ends_ns)}" if one.ends_ns else "of another database"
+    return f"{one.token.id}  {one.token.name}  {roles}; {ends}"
+
+
+def _told(one: Issued) -> dict[str, Any]:
+    token = one.token
+    return {
+        "id": token.id,
+        "name": token.name,
+        "roles": list(token.roles),
+        "ends_ns": one.ends_ns,
+        "created": msgspec.to_builtins(one.created),
+        "ended": msgspec.to_builtins(one.ended),
+    }

@@ -1,0 +1,174 @@
+"""Access: `db.access` of a database on a server: each call raises what that of an embedded database raises.
+
+A token is made here, and the server receives only its SHA-256, so a repeated request records it once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from everlog.proto import access_pb2 as pb
+from everlog.proto import access_pb2_grpc
+from everlog.rpc.client.channel import Channel
+from everlog.rpc.wire import change_of
+from everlog.store.schema import arguments
+from everlog.store.schema.arguments import Position, nanoseconds
+from everlog.store.tx.transaction import Metadata, proof_name
+from everlog.store.upkeep import roles as values
+from everlog.store.upkeep.access import (
+    Caller,
+    Explanation,
+    NewToken,
+    Shown,
+    check_token,
+    find_token,
+    new_token,
+    replacement,
+)
+from everlog.store.upkeep.roles import RIGHTS, Grant, Issued, Role, State, Token
+
+
+class RemoteAccess:
+    """See `everlog.store.upkeep.access.Access`."""
+
+    def __init__(self, channel: Channel, uuid: Callable[[], bytes]) -> None:
+        self._channel = channel
+        self._uuid = uuid  # of the database
+        self._database = channel.address.database
+        self._stub = access_pb2_grpc.AccessStub(channel.grpc)
+
+    def whoami(self) -> Caller:
+        """Return the caller as the server sees it. Read-only."""
+        answer = self._channel.call(self._stub.WhoAmI, pb.WhoAmIRequest(database=self._database))
+        words = {number: word for word, number in RIGHTS.items()}
+        rights = tuple(words[right] for right in answer.rights if right in words)
+        proof = proof_name(answer.proof) if answer.name else "none"
+        return Caller(answer.name, proof, answer.expires_ns, tuple(answer.roles), rights)
+
+    def show(self, at: Position | None = None) -> Shown:
+        """Return all roles, grants and tokens, now or as of a record or a time. Read-only."""
+        request = pb.ShowAccessRequest(database=self._database)
+        _set_moment(request, at)
+        answer = self._channel.call(self._stub.Show, request)
+        return Shown(
+            answer.seq,
+            [
+                (values.role_of(one.role), change_of(one.change) if one.HasField("change") else None)
+                for one in answer.roles
+            ],
+            [(values.grant_of(one.grant), change_of(one.change)) for one in answer.grants],
+            [
+                Issued(
+                    values.token_of(one.token),
+                    change_of(one.created),
+                    one.ends_ns,
+                    change_of(one.ended) if one.HasField("ended") else None,
+                )
+                for one in answer.tokens
+            ],
+            list(answer.problems),
+        )
+
+    def explain(self, who: str, verb: str, table: str = "", *, at: Position | None = None) -> Explanation:
+        """Return whether `who` may do `verb` on a table, and why. Read-only."""
+        values.check_name(who, "an identity")
+        values.check_verb(verb)
+        request = pb.ExplainAccessRequest(
+            database=self._database, who=who, verb=verb, table=arguments.text(table, "table")
+        )
+        _set_moment(request, at)
+        answer = self._channel.call(self._stub.Explain, request)
+        return Explanation(answer.allowed, answer.seq, tuple(answer.sentences))
+
+    def define(self, role: Role, *, actor: str = "", reason: str = "") -> int:
+        """Define a role, or replace the one of that name. Writes."""
+        message = values.message_of_role(values.check_role(role))
+        Metadata(actor, reason).check()
+        request = pb.DefineRoleRequest(database=self._database, role=message, actor=actor, reason=reason)
+        return self._seq(self._stub.DefineRole, request)
+
+    def remove_role(self, name: str, *, actor: str = "", reason: str = "") -> int:
+        """Remove an unused role. Writes."""
+        arguments.text(name, "name")
+        Metadata(actor, reason).check()
+        request = pb.RemoveRoleRequest(database=self._database, name=name, actor=actor, reason=reason)
+        return self._seq(self._stub.RemoveRole, request)
+
+    def grant(
+        self, identity: str, role: str, tables: tuple[str, ...] = (), *, actor: str = "", reason: str = ""
+    ) -> int:
+        """Give an identity a role, on some tables only if `tables` has names or patterns. Writes."""
+        one = Grant(
+            values.check_name(identity, "an identity"),
+            values.check_name(role, "a role"),
+            values.check_tables(tables),
+        )
+        return self._seq(self._stub.Grant, self._grant(one, actor, reason))
+
+    def revoke(
+        self,
+        identity: str,
+        role: str,
+        tables: tuple[str, ...] | None = None,
+        *,
+        actor: str = "",
+        reason: str = "",
+    ) -> int:
+        """Take a role from an identity: with `tables` only the grant on exactly these. Writes."""
+        wanted = () if tables is None else values.check_tables(tables)
+        one = Grant(values.check_name(identity, "an identity"), arguments.text(role, "role"), wanted)
+        return self._seq(self._stub.Revoke, self._grant(one, actor, reason))
+
+    def create_token(
+        self,
+        name: str,
+        roles: tuple[str, ...] = (),
+        *,
+        expires_ns: int = 0,
+        actor: str = "",
+        reason: str = "",
+    ) -> NewToken:
+        """Create a token of an identity and return it, with its text. Writes."""
+        text, token = new_token(name, tuple(roles), expires_ns)
+        return self._add(text, token, actor, reason)
+
+    def rotate_token(self, which: str, *, keep_s: float = 0, actor: str = "", reason: str = "") -> NewToken:
+        """Replace a token, named by its id or by its identity; the old one ends after `keep_s` seconds.
+        Writes."""
+        arguments.text(which, "a token")
+        state = State()
+        state.tokens = {one.token.id: one for one in self.show().tokens}
+        now_ns = time.time_ns()
+        text, token = replacement(find_token(state, which, self._uuid(), now_ns), now_ns, keep_s)
+        return self._add(text, token, actor, reason)
+
+    def revoke_token(self, which: str, *, actor: str = "", reason: str = "") -> int:
+        """End a token, named by its id, or all of an identity. Writes."""
+        arguments.text(which, "a token")
+        Metadata(actor, reason).check()
+        request = pb.RevokeTokenRequest(database=self._database, id=which, actor=actor, reason=reason)
+        return self._seq(self._stub.RevokeToken, request)
+
+    def _grant(self, one: Grant, actor: str, reason: str) -> pb.GrantRequest:
+        Metadata(actor, reason).check()
+        message = values.message_of_grant(one)
+        return pb.GrantRequest(database=self._database, grant=message, actor=actor, reason=reason)
+
+    def _add(self, text: str, token: Token, actor: str, reason: str) -> NewToken:
+        check_token(token)
+        Metadata(actor, reason).check()
+        message = values.message_of_token(token)
+        request = pb.CreateTokenRequest(database=self._database, token=message, actor=actor, reason=reason)
+        return NewToken(text, token, self._seq(self._stub.CreateToken, request))
+
+    def _seq(self, method: object, request: object) -> int:
+        answer: pb.AccessResponse = self._channel.call(method, request)  # type: ignore[arg-type]
+        return answer.seq
+
+
+def _set_moment(request: pb.ShowAccessRequest | pb.ExplainAccessRequest, at: Position | None) -> None:
+    if isinstance(at, int):
+        request.at_seq = arguments.counted(at, "a seq")
+    elif at is not None:
+        request.at_time_ns = nanoseconds(at)

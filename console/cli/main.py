@@ -102,6 +102,7 @@ COMMANDS = {
     "verify": "proofs",
     "tiles": "proofs",
     "audit": "proofs",
+    "cert": "cert",
     "config": "config",
     "completion": "config",
 }

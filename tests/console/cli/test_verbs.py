@@ -96,6 +96,7 @@ VERBS = {
     ),
     "tiles": Verb("tiles tree --key our.key", "tiles tree --key nowhere.key"),
     "audit": Verb("audit", f"{NOWHERE} audit"),
+    "cert dev": Verb("cert dev --dir made", "cert dev --dir made --client a/b"),
     "config": Verb("config", "--env-file nowhere.env config"),
     "accept": Verb("accept --reason why", "accept 7 --reason why"),
     "restore-folders": Verb("restore-folders --force", f"{NOWHERE} restore-folders"),

@@ -1,7 +1,8 @@
 """Errors: convert everlog's errors to gRPC's at the server, and back at the client.
 
     server   Error ─▶ status code and message; in the trailing metadata
-                      everlog-error-bin := msgpack {kind, facts}
+                      everlog-error-bin       := msgpack {kind, facts}
+                      grpc-status-details-bin := google.rpc.Status with an ErrorInfo, for other clients
     client   with that metadata     ─▶ the same class, message and facts
              without that metadata  ─▶ UnavailableError: the transport, or another program, ended the call
 
@@ -13,6 +14,7 @@ Invariants
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import grpc
@@ -23,6 +25,10 @@ from everlog.store.errors import CursorError, DiskError, Error, UnavailableError
 from everlog.store.program_log import about
 
 KEY = "everlog-error-bin"
+STANDARD_KEY = "grpc-status-details-bin"
+DOMAIN = "everlog"
+ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
+FACT_MAX = 200  # characters of a fact in the standard details
 logger = logging.getLogger("everlog")
 TEXT_MAX = 3000  # bytes of facts; a status is sent in headers, for which peers allow 8 KiB
 
@@ -90,11 +96,45 @@ def text_of(error: Error) -> str:
     return text if len(raw) <= TEXT_MAX // 2 else raw[: TEXT_MAX // 2].decode(errors="ignore") + "…"
 
 
+def standard_details(code: grpc.StatusCode, text: str, error: Error) -> tuple[tuple[str, bytes], ...]:
+    """Return the error in the form of gRPC's richer error model, as metadata; nothing if it does not fit.
+
+    Encoded here: the messages have eight fields, and their package would be a dependency of every server.
+
+        Status    := code:1 message:2 details:3 Any*     google/rpc/status.proto
+        Any       := type_url:1 value:2
+        ErrorInfo := reason:1 domain:2 metadata:3 (key:1 value:2)*   google/rpc/error_details.proto
+    """
+    reason = (
+        re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__.removesuffix("Error")).upper() or "ERROR"
+    )
+    info = _field(1, reason) + _field(2, DOMAIN)
+    for name, value in error.facts.items():
+        if isinstance(value, str | int | float) and len(str(value)) <= FACT_MAX:
+            info += _field(3, _field(1, name) + _field(2, str(value)))
+    number: int = code.value[0]
+    packed = _field(1, ERROR_INFO) + _field(2, info)
+    status = b"\x08" + bytes((number,)) + _field(2, text) + _field(3, packed)
+    return ((STANDARD_KEY, status),) if len(status) <= TEXT_MAX // 2 else ()
+
+
+def _field(number: int, value: str | bytes) -> bytes:
+    """Return a protobuf field of text or bytes."""
+    raw = value.encode(errors="backslashreplace") if isinstance(value, str) else value
+    size, rest = bytearray(), len(raw)
+    while rest >= 128:
+        size.append(rest & 127 | 128)
+        rest >>= 7
+    size.append(rest)
+    return bytes((number << 3 | 2,)) + bytes(size) + raw
+
+
 def of(error: Exception) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
     """Return code, text and metadata with which a call ends. An exception that is not an everlog error is a
     fault in the server's program."""
     if isinstance(error, Error):
-        return code_of(error), text_of(error), trailing(error)
+        code, text = code_of(error), text_of(error)
+        return code, text, trailing(error) + standard_details(code, text, error)
     # Without its text, which may contain values of rows: only its type, and where it happened.
     name = type(error).__name__
     logger.error(

@@ -27,8 +27,10 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
 
+import grpc
+from google.protobuf import descriptor_pb2, descriptor_pool, text_format
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha._async import ReflectionServicer  # type: ignore[import-untyped]
 
 from everlog.audit.note import Signer
@@ -126,6 +128,7 @@ def register(
 
 
 GRACE_S = 5.0
+REFLECTION, REFLECTION_FILE = "grpc.reflection.v1.ServerReflection", "grpc/reflection/v1/reflection.proto"
 WARN_EVERY_S = 24 * 3600.0
 
 logger = logging.getLogger("everlog")
@@ -329,8 +332,7 @@ class Server:
         )
         checker = HealthService()
         health_pb2_grpc.add_HealthServicer_to_server(checker, calls)
-        names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionServicer(names), calls)
+        _add_reflection(calls)
         connections, turns = self.connections, Turns()
         listener = Listener(
             self.host,
@@ -437,6 +439,25 @@ class Server:
         finally:
             for one in refusals:
                 one.off_change(changed)
+
+
+def _add_reflection(calls: Any) -> None:
+    """Register reflection in both versions. Their messages are the same bytes; grpcio has the older one."""
+    old = reflection_pb2.DESCRIPTOR
+    file = descriptor_pb2.FileDescriptorProto()
+    old.CopyToProto(file)
+    text = str(file).replace(old.package, REFLECTION.rpartition(".")[0]).replace(old.name, REFLECTION_FILE)
+    file = text_format.Parse(text, descriptor_pb2.FileDescriptorProto())
+    with contextlib.suppress(TypeError):  # another package has it
+        descriptor_pool.Default().Add(file)
+    servicer = ReflectionServicer((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME, REFLECTION))
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, calls)
+    method = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    calls.add_registered_method_handlers(REFLECTION, {"ServerReflectionInfo": method})
 
 
 def migrations_health(name: str) -> str:

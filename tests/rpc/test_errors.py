@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 import everlog
+from everlog.proto import admin_pb2, admin_pb2_grpc
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
@@ -91,3 +94,18 @@ def test_an_error_about_what_is_no_text_arrives_all_the_same(failing: Any, fact:
     admin.error = everlog.RowError("expected a name, found \udcff", name=fact)
     with pytest.raises(everlog.RowError, match=r"found \\udcff"):
         remote.admin.status()
+
+
+def test_other_clients_receive_the_standard_details(failing: Any) -> None:
+    admin, remote = failing
+    admin.error = errors.PreconditionError("expected `a` ✈, found `b`", seq=7, table="airports", raw=b"\xff")
+    stub = admin_pb2_grpc.AdminStub(remote.channel.grpc)
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Status(admin_pb2.StatusRequest(database="x"))
+    call: Any = caught.value
+    found = status_pb2.Status.FromString(dict(call.trailing_metadata())["grpc-status-details-bin"])
+    assert (found.code, found.message) == (call.code().value[0], call.details())
+    info = error_details_pb2.ErrorInfo()
+    assert found.details[0].Unpack(info)
+    assert (info.reason, info.domain) == ("PRECONDITION", "everlog")
+    assert dict(info.metadata) == {"seq": "7", "table": "airports"}

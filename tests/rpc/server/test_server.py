@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc  # type: ignore[import-untyped]
 
@@ -114,6 +115,25 @@ def test_health_and_reflection_answer(db: EmbeddedDatabase) -> None:
         (answer,) = reflection.ServerReflectionInfo(iter([asked]))
         names = {service.name for service in answer.list_services_response.service}
         assert names >= set(SERVICES)
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_both_versions_of_reflection_describe_the_services(db: EmbeddedDatabase, version: str) -> None:
+    service = f"grpc.reflection.{version}.ServerReflection"
+    with Server({"x": db}) as server, grpc.insecure_channel(server.address) as channel:
+        call = channel.stream_stream(
+            f"/{service}/ServerReflectionInfo",
+            reflection_pb2.ServerReflectionRequest.SerializeToString,
+            reflection_pb2.ServerReflectionResponse.FromString,
+        )
+        for symbol in (*SERVICES, service):
+            asked = reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)
+            (answer,) = call(iter([asked]))
+            files = map(
+                descriptor_pb2.FileDescriptorProto.FromString,
+                answer.file_descriptor_response.file_descriptor_proto,
+            )
+            assert symbol in {f"{file.package}.{one.name}" for file in files for one in file.service}
 
 
 def test_subscribers_are_counted(db: EmbeddedDatabase) -> None:

@@ -18,6 +18,7 @@ import logging
 import resource
 import socket
 import ssl
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable, Sized
 from functools import partial
 
@@ -27,6 +28,8 @@ from everlog.store.program_log import about
 BACKLOG = 1024
 PAUSE_S = 0.1
 SAY_EVERY_S = 60.0
+HANDSHAKE_BUFFER_BYTES, TLS_BUFFER_BYTES = 512, 64 << 10
+RECORD_HEADER_BYTES, RECORD_BYTES_MAX = 5, 17 << 10
 FILES_MAX = 65_536  # highest limit that is requested
 RESERVED = 1024  # descriptors for databases (each opens up to 512 files), logs and own clients
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -94,11 +97,37 @@ class Listener:
 
     async def _greet(self, peer: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(
-                self._protocol, peer, ssl=self._tls, ssl_handshake_timeout=self._handshake_s
-            )
+            if self._tls is None:
+                await self._loop.connect_accepted_socket(self._protocol, peer)
+                return
+            async with asyncio.timeout(self._handshake_s):
+                await self._hello(peer)
+                shaken: asyncio.Future[None] = self._loop.create_future()
+                protocol = _Tls(self._loop, self._protocol(), self._tls, shaken, server_side=True)
+                await self._loop.connect_accepted_socket(lambda: protocol, peer)
+                await shaken
+                protocol.grow()
         except (OSError, ssl.SSLError, TimeoutError):
             peer.close()  # not a client: a port scanner, or one that does not trust the server's certificate
+
+    async def _hello(self, peer: socket.socket) -> None:
+        """Wait for the first TLS record, or for the end of the connection. The kernel keeps the record: peers
+        that do not send it cost no memory of TLS."""
+        wanted = 0
+        whole = RECORD_HEADER_BYTES
+        while wanted < whole <= RECORD_BYTES_MAX:
+            wanted = whole
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
+            ready = self._loop.create_future()
+            self._loop.add_reader(peer, _set, ready)
+            try:
+                await ready
+            finally:
+                self._loop.remove_reader(peer)
+            head = peer.recv(RECORD_HEADER_BYTES, socket.MSG_PEEK)
+            if len(head) == RECORD_HEADER_BYTES:
+                whole += int.from_bytes(head[3:]) if wanted == RECORD_HEADER_BYTES else 0
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
     def _pause(self, listening: socket.socket, why: str) -> None:
         self._on_full()
@@ -112,6 +141,21 @@ class Listener:
                 resource.getrlimit(resource.RLIMIT_NOFILE)[0],
                 extra=about("connections.full", connections=len(self._connections)),
             )
+
+
+class _Tls(SSLProtocol):
+    """TLS with a smaller buffer: asyncio's has 256 KiB for each connection, and fills it with zeros."""
+
+    max_size = HANDSHAKE_BUFFER_BYTES
+
+    def grow(self) -> None:
+        """Read more at once from now on."""
+        vars(self)["max_size"] = TLS_BUFFER_BYTES
+
+
+def _set(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
 
 
 def _listening(host: str, port: int) -> list[socket.socket]:

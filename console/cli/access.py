@@ -285,7 +285,7 @@ def whoami(settings: Settings) -> None:
 @common
 @pass_settings
 def token(settings: Settings) -> None:
-    """Create, list, replace and revoke the tokens of a database. The log has their hashes, not their text.
+    """Manage the tokens of a database. The log has their hashes, and not their text.
 
     \b
     Examples:

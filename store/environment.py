@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -156,13 +156,15 @@ def reload_files() -> None:
         raise
 
 
-def unknown() -> list[str]:
+def unknown(others: Callable[[], Collection[str]] = tuple) -> list[str]:
     """Return a warning for each unknown variable with the prefix EVERLOG_, and for each invalid line,
-    once."""
+    once. `others` returns the names of further known variables."""
     found = _unreported()
-    for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name not in SETTINGS:
-            words = [known.removeprefix(PREFIX) for known in SETTINGS if known.startswith(PREFIX)]
+    unusual = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in SETTINGS)
+    more = others() if unusual else ()
+    for name in unusual:
+        if name not in more:
+            words = [known.removeprefix(PREFIX) for known in (*SETTINGS, *more) if known.startswith(PREFIX)]
             import difflib  # noqa: PLC0415  only for an unknown variable
 
             close = difflib.get_close_matches(name.removeprefix(PREFIX), words, 1)

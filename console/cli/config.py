@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import click
 from click.shell_completion import get_completion_class
 
 from everlog.console import output
 from everlog.console.cli.options import Settings, common, pass_settings
+from everlog.console.cli.serve_config import (
+    CREDENTIALS,
+    PREFIX,
+    Configured,
+    is_secret,
+    key_of,
+    settable,
+    variable_of,
+)
 from everlog.rpc.address import without_secrets
 from everlog.store import environment
 from everlog.store.errors import Error, OpenError
@@ -16,17 +28,27 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 @click.command()
+@click.option(
+    "--config",
+    "file",
+    envvar="EVERLOG_SERVE_CONFIG",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also check this file of `serve`, and show all options of `serve`.  [env: EVERLOG_SERVE_CONFIG]",
+)
 @common
 @pass_settings
-def config(settings: Settings) -> None:
+def config(settings: Settings, *, file: Path | None) -> None:
     """Print each setting with its value and its source: flag, environment, a file such as .env, or
     default.
 
-    Secrets are hidden. Unknown variables that start with EVERLOG_ are reported.
+    Options of `serve` follow: all of them with --config, otherwise those that variables set. Secrets are
+    hidden. Unknown variables that start with EVERLOG_ are reported.
 
     \b
     Examples:
       everlog config
+      everlog config --config serve.toml
       everlog -u file:flights.db --env-file production.env config --json
     """
     flags = {
@@ -47,6 +69,33 @@ def config(settings: Settings) -> None:
             output.echo({"setting": name, "value": value, "source": source, "purpose": purpose})
         else:
             click.echo(f"{name:29} {value or '-':30} {source:12} {purpose}")
+    for setting, value, source, purpose in _serving(file):
+        if settings.json:
+            output.echo(
+                {"setting": f"serve --{setting}", "value": value, "source": source, "purpose": purpose}
+            )
+        else:
+            click.echo(f"{f'serve --{setting}':29} {value or '-':30} {source:12} {purpose}")
+
+
+def _serving(file: Path | None) -> Iterator[tuple[str, str, str, str]]:
+    """Yield key, value, source and purpose of the options of `serve`. Raises Error for an invalid value."""
+    from everlog.console.cli.serve import serve
+
+    assert isinstance(serve, Configured)
+    values = serve.values(["--config", str(file)] if file else [])
+    for param in settable(serve):
+        value, source = values.origins[str(param.name)]
+        if param.name == "config" or not (
+            file or (variable_of(param).startswith(PREFIX) and source != "default")
+        ):
+            continue  # the other variables are settings of several commands
+        if value and is_secret(param):
+            value = HIDDEN
+        words = value if isinstance(value, (list, tuple)) else [value]
+        text = CREDENTIALS.sub("://", " ".join(str(one) for one in words if one not in (None, False)))
+        purpose = param.help if isinstance(param, click.Option) else "the databases, by name"
+        yield key_of(param), text, source, str(purpose).partition("  [")[0]
 
 
 def _public(name: str, value: str, *, is_url: bool) -> str:

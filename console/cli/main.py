@@ -185,7 +185,7 @@ def _run(args: list[str] | None, settings: Settings) -> int:
     args = sys.argv[1:] if args is None else args
     try:
         environment.load_files(_env_files(args))  # before click looks for the variables of options
-        for sentence in environment.unknown():
+        for sentence in environment.unknown(_variables):
             click.echo(f"warning: {sentence}", err=True)
         if target := environment.variable(environment.TRACES):
             _trace(target)
@@ -195,6 +195,13 @@ def _run(args: list[str] | None, settings: Settings) -> int:
         return 0  # the streams have the error
     except (click.ClickException, click.Abort, KeyboardInterrupt, Error, OSError) as error:
         return _failed(error, settings, as_json=settings.json or "--json" in args)
+
+
+def _variables() -> set[str]:
+    """Return the variables that only `serve` reads."""
+    from everlog.console.cli.serve_config import settable, variable_of
+
+    return {variable_of(param) for param in settable(command("serve"))}
 
 
 def _trace(target: str) -> None:

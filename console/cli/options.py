@@ -161,11 +161,29 @@ def writes(command: F) -> F:
 
 
 def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
-    def keep(ctx: click.Context, _: click.Parameter, value: Any) -> None:
-        if value is not None and value != ():
+    def keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        if value is not None and value != () and not _outranked(ctx, param):
             setattr(ctx.ensure_object(Settings), name, list(value) if isinstance(value, tuple) else value)
 
     return keep
+
+
+def _outranked(ctx: click.Context, param: click.Parameter) -> bool:
+    """Return whether a flag before the command, or a variable that Settings reads, takes precedence over the
+    value of a command's variable or file."""
+    assert param.name is not None
+    source = ctx.get_parameter_source(param.name)
+    if source not in (ParameterSource.ENVIRONMENT, ParameterSource.DEFAULT_MAP):
+        return False
+    above = ctx.parent and ctx.parent.get_parameter_source(param.name)
+    if above is ParameterSource.COMMANDLINE:
+        return True
+    names = {
+        "url": ctx.ensure_object(Settings).env,
+        "migrations_dir": MIGRATIONS_VARIABLE,
+        "schema_file": SCHEMA_VARIABLE,
+    }
+    return source is ParameterSource.DEFAULT_MAP and bool(environment.source(names.get(param.name, "")))
 
 
 def _common(*words: str, to: str, **attributes: Any) -> Callable[[F], F]:
@@ -178,7 +196,8 @@ def refuse_idle(*names: str, when: str, variables: bool = False) -> None:
     `variables`: also if it comes from the environment. Only while a command runs. `when` completes the
     sentence.
     """
-    sources = [ParameterSource.COMMANDLINE, *([ParameterSource.ENVIRONMENT] if variables else [])]
+    sources = [ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP]
+    sources += [ParameterSource.ENVIRONMENT] if variables else []
     context: click.Context | None = click.get_current_context()
     found: list[str] = []
     while context is not None:

@@ -18,12 +18,9 @@ request (`archive`).
 
 from __future__ import annotations
 
-import logging
 import sys
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -43,20 +40,18 @@ from everlog.console.cli.options import (
     writes,
 )
 from everlog.console.cli.proofs import signer_in
-from everlog.console.cli.serve_migrate import NOTIFY_VARIABLE, check_address, migrated, migrating_options
+from everlog.console.cli.serve_config import Configured, Reloading, config_option, token_of
+from everlog.console.cli.serve_migrate import check_address, migrated, migrating_options
 from everlog.migrations.folder import Root, find
 from everlog.rpc import traces
 from everlog.rpc.address import PORT
-from everlog.store import environment
 from everlog.store.crypto.master_key import NEXT_VARIABLE, master_of
-from everlog.store.errors import Error, OpenError, SchemaError
-from everlog.store.program_log import FORMATS, LEVELS, about, writing
+from everlog.store.errors import OpenError, SchemaError
+from everlog.store.program_log import FORMATS, LEVELS, writing
 from everlog.store.rocks.files import read_secret
 
 if TYPE_CHECKING:
     from everlog.audit.note import Signer
-    from everlog.migrations.approval.approval import Approval
-    from everlog.migrations.approval.notify import Notifier
     from everlog.rpc.server.metrics import Endpoint
     from everlog.rpc.server.server import Server
     from everlog.store.database import Database
@@ -209,11 +204,9 @@ _OPTIONS = [
 ]
 
 
-logger = logging.getLogger("everlog")
-
-
-@click.command()
+@click.command(cls=Configured)
 @click.argument("databases", nargs=-1, metavar="[NAME=URL]...")
+@config_option
 @click.option(
     "--listen",
     default=f"127.0.0.1:{PORT}",
@@ -223,9 +216,15 @@ logger = logging.getLogger("everlog")
 )
 @click.option(
     "--token",
-    envvar="EVERLOG_TOKEN",
     default="",
-    help="One token for all clients, without names.  [env: EVERLOG_TOKEN]",
+    metavar="-",
+    help="One token for all clients, without names, from standard input (-).  [env: EVERLOG_TOKEN]",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="File with this token.",
 )
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="The server's certificate chain, in PEM.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Private key of the certificate, in PEM.")
@@ -237,7 +236,6 @@ logger = logging.getLogger("everlog")
 @click.option(
     "--tokens",
     "tokens_file",
-    envvar="EVERLOG_TOKENS",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="File of named tokens, one NAME TOKEN or NAME TOKEN ROLE,ROLE per line.  [env: EVERLOG_TOKENS]",
 )
@@ -258,7 +256,6 @@ logger = logging.getLogger("everlog")
 @click.option(
     "--next-master-key",
     "next_master",
-    envvar=NEXT_VARIABLE,
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     help=f"Next master key, for `everlog rotate-key`; FILE may be created later.  [env: {NEXT_VARIABLE}]",
@@ -339,6 +336,7 @@ def serve(
     *,
     listen: str,
     token: str,
+    token_file: Path | None,
     tls_cert: Path | None,
     tls_key: Path | None,
     tls_client_ca: Path | None,
@@ -365,8 +363,11 @@ def serve(
     """Serve databases until Ctrl-C or SIGTERM; running calls are finished first.
 
     Without arguments it serves the database of --url under the name of its directory. A server that
-    other machines can reach needs TLS and a token. SIGHUP reloads the files of tokens, certificates and
-    variables; connections stay open.
+    other machines can reach needs TLS and a token. SIGHUP reloads the files of tokens, certificates,
+    variables and options; connections stay open.
+
+    Each option can also be a key of a TOML file (--config) and a variable: --tls-cert is tls-cert and
+    EVERLOG_SERVE_TLS_CERT. `everlog config` shows where each value comes from.
 
     With --migrate auto, pending migrations are applied first. With --migrate checked, the current
     version is served until somebody approves them.
@@ -376,6 +377,7 @@ def serve(
       everlog -u file:flights.db serve
       everlog serve flights=file:flights.db users=file:users.db --listen 127.0.0.1:7000
       everlog serve --listen 0.0.0.0:7420 --tls-cert chain.pem --tls-key key.pem
+      everlog serve --config /etc/everlog/serve.toml
       everlog serve flights=file:flights.db users=file:users.db --migrate auto \\
         --migrations flights=flights.migrations --migrations users=users.migrations
       everlog -u file:flights.db serve --archive-to s3://archive/flights --keep-days 90
@@ -392,13 +394,15 @@ def serve(
     if tls_key is not None:
         read_secret(tls_key, "the TLS key")
     check_address(listen, "--listen")
+    given = click.get_current_context().get_parameter_source
+    token = token_of(token, token_file, given("token"))
     tls = Tls(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     tells = tls is not None or how["migrate"] is not None
     how["notify"] = how["notify"] if tells else ()  # otherwise the variable has no effect
     master = master_of(None, next_master)
     with ExitStack() as stack:
         log = stack.enter_context(writing(log_format, log_level))
-        if traces_to:
+        if traces_to and given("traces_to") is not ParameterSource.ENVIRONMENT:  # main.py starts those
             traces.start(traces_to)
             stack.callback(traces.stop)
         named = {
@@ -444,7 +448,7 @@ def serve(
         with (
             server,
             endpoint or nullcontext(),
-            server.on_signals(_reloading(server, token, tokens_file, approvals, notifier, tells=tells)),
+            server.on_signals(Reloading(server, approvals, notifier, token, tells=tells)),
         ):  # before the URL is printed: its reader may stop the server at once
             for name in named:
                 url = server.url(name)
@@ -515,59 +519,6 @@ def _signer(key: Path | None, signed: Path | None) -> Signer | None:
     assert found.signed is not None
     with Memory(found.signed).alone():  # fail now, not at the first checkpoint
         return found
-
-
-def _reloading(
-    server: Server,
-    token: str,
-    tokens_file: Path | None,
-    approvals: Mapping[str, Approval],
-    notifier: Notifier,
-    *,
-    tells: bool,
-) -> Callable[[], None]:
-    """Return the handler of SIGHUP: reload the files of tokens, certificates and variables.
-
-    If one of them is invalid, it logs the error, and all settings stay as they are.
-    """
-    from everlog.migrations.approval.notify import targets as told
-    from everlog.rpc.server.auth import TokensFile, read_tokens
-
-    context = click.get_current_context()
-
-    def here(name: str) -> bool:
-        return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-
-    turn = threading.Lock()
-
-    def reload() -> None:
-        with turn:
-            load()
-
-    def load() -> None:
-        try:
-            environment.reload_files()
-            fixed = here("notify") or not tells
-            others = None if fixed else told(environment.variable(NOTIFY_VARIABLE).split())
-            now = token if here("token") else environment.variable("EVERLOG_TOKEN")
-            named = read_tokens(tokens_file, now) if tokens_file else TokensFile({}, {})
-            server.reload(token=now, tokens=named.tokens, roles=named.roles)
-            if others is not None:
-                notifier.replace(others)
-            if not here("approvers"):
-                names = frozenset(environment.variable(environment.APPROVERS).split())
-                for approval in approvals.values():
-                    approval.rules = replace(approval.rules, approvers=names)
-        except (Error, OSError) as error:
-            logger.error(  # noqa: TRY400  the message suffices
-                "nothing was reloaded, the previous settings stay in use: %s",
-                error,
-                extra=about("reload.failed"),
-            )
-        else:
-            logger.warning("reloaded tokens, certificates and settings", extra=about("reload.done"))
-
-    return reload
 
 
 def _named(settings: Settings, databases: tuple[str, ...]) -> dict[str, str]:

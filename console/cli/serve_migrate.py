@@ -19,7 +19,6 @@ from everlog.console import output
 from everlog.console.cli.options import Settings
 from everlog.console.output import show_progress
 from everlog.rpc.address import listening
-from everlog.store import environment
 from everlog.store.errors import Error, MigrationError, OpenError
 from everlog.store.program_log import about
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-NOTIFY_VARIABLE = "EVERLOG_NOTIFY"
 logger = logging.getLogger("everlog")
 CONSOLE = "127.0.0.1:7421"
 
@@ -193,7 +191,6 @@ _OPTIONS = [
         "--approver",
         "approvers",
         multiple=True,
-        envvar=environment.APPROVERS,
         metavar="WHO",
         help="Name of an approver; may be repeated.  [default: all; env: EVERLOG_APPROVERS]",
     ),
@@ -201,7 +198,6 @@ _OPTIONS = [
     click.option(
         "--notify",
         multiple=True,
-        envvar=NOTIFY_VARIABLE,
         metavar="URL",
         help="Apprise URL to notify of --migrate and of expiring certificates; may be repeated."
         "  [env: EVERLOG_NOTIFY]",

@@ -48,13 +48,17 @@ class Activity:
 
     def __init__(self, databases: Container[str] = (), *, slow_ms: float = SLOW_MS) -> None:
         self._databases = databases
-        self._slow_s = slow_ms / 1e3 or float("inf")
+        self.log_slower_than(slow_ms)
         self.running: dict[int, Call] = {}  # by id
         self.counts: dict[tuple[str, grpc.StatusCode], int] = {}  # ended calls by method
         self.times: dict[str, Histogram] = {}  # of these calls, by method
         self.drops: dict[str, int] = {}  # dropped connections, by the code of HTTP/2
         self.limits: dict[str, int] = {}  # how often a limit was reached, by its name
         self._rows: dict[type[Message], Rows] = {}
+
+    def log_slower_than(self, slow_ms: float) -> None:
+        """Log calls that take longer; 0: none."""
+        self._slow_s = slow_ms / 1e3 or float("inf")
 
     def began(self, call: Call) -> None:
         self.running[id(call)] = call

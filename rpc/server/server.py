@@ -268,21 +268,26 @@ class Server:
         token: str = "",
         tokens: Mapping[str, str] | None = None,
         roles: Mapping[str, Iterable[str]] | None = None,
+        acting: Iterable[str] | None = None,
+        keys_for: Iterable[str] | None = None,
     ) -> None:
-        """Replace the tokens, and read the certificate files again. Calls whose token is gone end within a
-        second; connections keep the certificate that they began with. Raises OpenError, and changes nothing,
-        for an invalid file or token, and if the server would be open to other machines without TLS and a
-        token."""
+        """Replace the tokens, `acting` and `keys_for` (None: unchanged), and read the certificates again.
+        Calls whose token is gone end within a second; connections keep the certificate that they began with.
+        Raises OpenError, and changes nothing, for an invalid file or token, and if the server would be open
+        to other machines without TLS and a token."""
         check_tokens(token, tokens or {})
         named = {"": token} | dict(tokens or {})
         files = self._tls.files if self._tls else None
         security.check_server(self.host, token=next(filter(None, named.values()), ""), tls=files)
         if any(self._tokens.values()) and not any(named.values()):
             raise OpenError("the server requires tokens, and would require none; restart it without tokens")
-        auth = Auth(named, self._acting, self._keys_for, certified=_certified(files))
+        may_act = self._acting if acting is None else tuple(acting)
+        may_have = self._keys_for if keys_for is None else tuple(keys_for)
+        auth = Auth(named, may_act, may_have, certified=_certified(files))
         if self._tls is not None:
             self._tls.load()
             self._log_warnings()
+        self._acting, self._keys_for = may_act, may_have
         self._tokens, self.hosting.auth = named, auth
         self.rights.replace(Tokens(named, roles or {}))
 

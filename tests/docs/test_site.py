@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import everlog
-from _generate import commands, grpc_api, python_api
-from everlog.console.cli.main import COMMANDS
+from _generate import commands, grpc_api, python_api, settings
+from everlog.console.cli.main import COMMANDS, command
+from everlog.console.cli.serve_config import settable
 from tests.docs.session import blocks
 
 ROOT = Path(__file__).parent.parent.parent
@@ -89,6 +90,9 @@ def test_the_generated_references_have_every_name() -> None:
     assert [name for name in COMMANDS if f"## everlog {name}\n" not in console] == []
     assert "`--to-version VERSION`" in console
     assert "### everlog consumers register" in console
+    table = settings.markdown()
+    assert "| `--tls-cert` | `tls-cert` | `EVERLOG_SERVE_TLS_CERT` | The server's certificate" in table
+    assert table.count("\n| `--") == len(list(settable(command("serve")))) - 1  # and NAME=URL
     grpc = grpc_api.markdown()
     assert "### service Store" in grpc
     assert (

@@ -114,7 +114,7 @@ def test_what_is_no_url_is_not_waited_for(
 def test_a_token_that_is_refused_is_not_waited_for(
     everlog: Run, books: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serving("--token", "sesame") as server, monkeypatch.context() as patched:
+    with serving(EVERLOG_TOKEN="sesame") as server, monkeypatch.context() as patched:
         patched.setattr("time.sleep", no_more)
         for words in (("wait",), ("status", "--wait")):
             ended = everlog("-u", f"{server.url}?token=wrong", *words)

@@ -82,7 +82,7 @@ def test_neither_secrets_nor_rows_are_logged_at_any_level(everlog: Run, books: P
 
 
 def test_text_is_the_default_and_repeated_lines_are_counted(everlog: Run, books: Path) -> None:
-    with serving("--token", SECRET, log=True) as served:
+    with serving(log=True, EVERLOG_TOKEN=SECRET) as served:
         for _ in range(5):
             with (
                 contextlib.suppress(UnavailableError),

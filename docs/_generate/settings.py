@@ -1,4 +1,4 @@
-"""Every option of `everlog serve` as flag, key of its file and variable, from the command line's own definitions."""
+"""Every option of `everlog serve` as flag, key and variable, from the command line's own definitions."""
 
 from __future__ import annotations
 

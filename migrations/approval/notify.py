@@ -253,6 +253,7 @@ def _target(url: str, number: int) -> _Target:
         raise OpenError(
             "apprise is needed for notifications; install it with `pip install 'everlog[notify]'`"
         ) from None
+    logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)  # its lines contain URLs, with their secrets
     made: Any = apprise.Apprise()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # raised by plugins that it loads

@@ -18,6 +18,7 @@ Invariants
   (2) a line that repeats is written at most once every REPEAT_S, then with the number of those left out;
   (3) logging never waits for a reader of standard error: beyond QUEUED_MAX lines, lines are counted and lost;
   (4) no line has the message of an exception that is not an everlog error: it may contain values of rows.
+      Other libraries than asyncio write no lines here: theirs may contain secrets.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ REPEAT_S = 60.0
 KNOWN_MAX = 1000  # lines that are remembered, to recognise a repeated one
 QUEUED_MAX = 10_000
 CLOSE_S = 5.0
+BEGINNING_MAX = 100
 
 logger = logging.getLogger("everlog")
 
@@ -82,12 +84,15 @@ def about_of(record: logging.LogRecord) -> About:
 
 
 def _sentence(record: logging.LogRecord) -> str:
-    """Return the sentence of a record, without the message of an exception."""
+    """Return the sentence of a record; of other libraries only its beginning: exceptions and arguments, with
+    their values, come later."""
     try:
         text = record.getMessage()
     except Exception:  # noqa: BLE001  wrong arguments of a library's call: no reason to fail here
         text = str(record.msg)
-    return text
+    if record.name.startswith(logger.name):
+        return text
+    return re.split(r"[^\w ]", text, maxsplit=1)[0][:BEGINNING_MAX].strip()
 
 
 def _trace(record: logging.LogRecord) -> str:
@@ -262,14 +267,16 @@ class LogHandler(logging.Handler):
 @contextlib.contextmanager
 def writing(form: str = "text", level: str = "info", out: TextIO | None = None) -> Iterator[LogHandler]:
     """Write the log of this process to `out` (default: standard error) for the block: records of everlog from
-    `level` on, and warnings of other libraries."""
-    handler, root = LogHandler(out or sys.stderr, form), logging.getLogger()
+    `level` on, and of asyncio. Those of other libraries may have secrets, such as URLs with passwords."""
+    handler, loggers = LogHandler(out or sys.stderr, form), (logger, logging.getLogger("asyncio"))
     before = logger.level
     logger.setLevel(level.upper())
-    root.addHandler(handler)
+    for one in loggers:
+        one.addHandler(handler)
     try:
         yield handler
     finally:
-        root.removeHandler(handler)
+        for one in loggers:
+            one.removeHandler(handler)
         logger.setLevel(before)
         handler.close()

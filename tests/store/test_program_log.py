@@ -156,12 +156,23 @@ def test_nobody_waits_for_a_reader_that_does_not_read(
 
 
 def test_the_logger_is_left_as_it_was() -> None:
-    out, root = io.StringIO(), logging.getLogger()
-    handlers, level = list(root.handlers), program_log.logger.level
+    out, one = io.StringIO(), program_log.logger
+    handlers, level = list(one.handlers), one.level
     with writing("text", "debug", out):
         program_log.logger.debug("hello", extra=about("x"))
-    assert (root.handlers, program_log.logger.level) == (handlers, level)
+    assert (one.handlers, one.level) == (handlers, level)
     assert out.getvalue().endswith("debug x - - hello\n")
+
+
+def test_other_libraries_write_nothing_that_could_be_a_secret() -> None:
+    out = io.StringIO()
+    with writing("text", "debug", out):
+        logging.getLogger("apprise").error("Unsupported URL: json://user:%s@host", MARK)
+        logging.getLogger("asyncio").error(
+            "Task exception was never retrieved\nfuture: <Task exception=%r>", ValueError(MARK)
+        )
+    (line,) = out.getvalue().splitlines()
+    assert line.endswith(" error asyncio - - Task exception was never retrieved")
 
 
 def test_every_event_is_on_the_page_and_no_other() -> None:

@@ -155,6 +155,8 @@ class Connection(asyncio.Protocol):
         self._limits.end()
         self._buffer.clear()
         self._end_streams()
+        if self.inflow.peak >= limits.TRIM_BYTES:
+            self._turns.trim()
 
     def _end_streams(self) -> None:
         """Stop the calls, some in each turn of the loop: their tasks take time."""
@@ -173,7 +175,7 @@ class Connection(asyncio.Protocol):
             if not whole:
                 self.out.write(frames.rst_stream(stream.id, Code.NO_ERROR))
             if stream.task is not None:
-                self.out.earned += limits.ANSWERED
+                self.out.earned += limits.ANSWERED + stream.cost
             stream.closed = True
             self._remove(stream)
 
@@ -346,6 +348,7 @@ class Connection(asyncio.Protocol):
             self._remember(id, more=not block.ends)
             raise
         stream = self.streams[id] = Stream(self, id, headers or {})
+        stream.cost = block.cost
         if block.ends:
             stream.receive(b"", 0, end=True)
         if headers is None:

@@ -289,7 +289,7 @@ class HeaderBlocks:
         if known is not None:
             return Block(stream, ends, 0, [], False, known, content, depends)
         found, oversized = self._decoder.decode(content)
-        cost = len(content) // limits.BLOCK_BYTES + len(found) // limits.BLOCK_FIELDS
+        cost = limits.block_cost(len(content), len(found))
         if self._decoder.changes != self._known_at:
             self._known.clear()
             self._known_at = self._decoder.changes

@@ -21,6 +21,9 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -42,14 +45,22 @@ RESET_COST = 2  # of a call that had no response yet
 REFUSED_COST = 2  # a call without a method, a token, …
 FAULT_COST = 4  # the peer broke a rule within a stream
 BOMB_COST = 500  # an inflated message was too large
-BLOCK_BYTES, BLOCK_FIELDS = 256, 32  # of a header block: one unit each
+BLOCK_BYTES, BLOCK_BYTES_FREE = 64, 2048  # of a header block: a unit for each of the first, above the second
+BLOCK_FIELDS, BLOCK_FIELDS_FREE = 8, 32
 
 ANSWERED = 8  # units that an answered call earns; messages earn as well, in Outbox
+
+TRIM_BYTES, TRIM_S = 8 << 20, 5.0  # kept for a peer that has gone, and a pause
 
 SLICE_S = 0.0005
 SLICE_FRAMES, SLICE_CALLS = 64, 16
 TURN_STREAMS = 32  # that continue, or end, together
-TURN_S = 0.001
+TURN_S = 0.0005
+
+
+def block_cost(size: int, fields: int) -> int:
+    """Return what a header block costs. It is earned back when the call is answered."""
+    return max(0, size - BLOCK_BYTES_FREE) // BLOCK_BYTES + max(0, fields - BLOCK_FIELDS_FREE) // BLOCK_FIELDS
 
 
 class PeerLimits:
@@ -104,7 +115,7 @@ class Turns:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._busy: deque[Reader] = deque()
-        self._scheduled = False
+        self._scheduled = self._trimming = False
 
     def join(self, reader: Reader) -> None:
         """Serve the reader until it has no more input."""
@@ -123,6 +134,18 @@ class Turns:
                     break
         finally:
             self._schedule()
+
+    def trim(self) -> None:
+        """Return memory to the system soon: malloc keeps what a peer took that had much."""
+        if not self._trimming:
+            self._trimming = True
+            self._loop.call_later(TRIM_S, self._trim)
+
+    def _trim(self) -> None:
+        self._trimming = False
+        with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
+            trim = ctypes.CDLL(None).malloc_trim
+            threading.Thread(target=trim, args=(0,), name="everlog-trim", daemon=True).start()
 
     def _schedule(self) -> None:
         if self._busy and not self._scheduled:

@@ -98,6 +98,7 @@ class Stream:
         "call",
         "closed",
         "connection",
+        "cost",
         "ended",
         "headers",
         "id",
@@ -127,6 +128,7 @@ class Stream:
         self.single = False  # whether the request is one message
         self.message_bytes_max = MESSAGE_BYTES_MAX
         self._begun = False
+        self.cost = 0  # of its headers
         self.pending: list[memoryview] = []
         self._trailers: bytes | None = None  # sent once nothing is pending
         self._drained: asyncio.Future[None] | None = None
@@ -226,10 +228,13 @@ class Stream:
             await self._arrived
         compressed, found = self._inbox.pop(0)
         size = frames.MESSAGE_HEADER_SIZE + len(found)
-        self._kept -= size
-        self.connection.inflow.keep(-size, 0)
-        self._credit()
-        return await self._inflated(found) if compressed else found
+        try:
+            return await self._inflated(found) if compressed else found
+        finally:
+            if self._kept >= size:  # not dropped meanwhile
+                self._kept -= size
+                self.connection.inflow.keep(-size, 0)
+                self._credit()
 
     async def only(self) -> bytes:
         """Return the single message of a request. Raises RefusedError if there is none, or another one
@@ -256,6 +261,7 @@ class Stream:
                 del found
                 await self.connection.inflow.inflated.acquire()
                 self._large = True
+                self.connection.inflow.peak = max(self.connection.inflow.peak, self.message_bytes_max)
                 inflater = zlib.decompressobj(bits)
                 found = await self._inflated_slices(inflater, raw)
         except zlib.error as error:
@@ -424,6 +430,7 @@ class Inflow:
         self._out = out
         self._window = CONNECTION_WINDOW
         self._held = self._partial = self._reserved = 0
+        self.peak = 0  # bytes that were kept at most
         self.inflated = asyncio.Semaphore(INFLATED_MAX)
         self._waiting: dict[Stream, int] = {}  # with the size of a message for which there is no room yet
 
@@ -438,6 +445,7 @@ class Inflow:
         """Add to the bytes that are kept, and to those of incomplete messages."""
         self._held += held
         self._partial += partial
+        self.peak = max(self.peak, self._held)
         if held < 0:
             self._credit()
 

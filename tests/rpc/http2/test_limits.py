@@ -7,6 +7,7 @@ import contextlib
 import gc
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -90,6 +91,15 @@ def test_a_fast_client_is_never_disconnected(
     server: PlainServer, work: Callable[[PlainServer, int], None], count: int
 ) -> None:
     work(server, count)
+
+
+def test_many_calls_with_long_tokens_are_honest(server: PlainServer) -> None:
+    """They run at once, and their headers enter no table, as behind some proxies."""
+    with RawClient(server.address) as client:
+        for stream in range(1, 3001, 2):
+            client.send(client.headers(stream, STALL, authorization=f"{stream:01900}"))
+        client.call(3001, ECHO, b"x", authorization="y" * 6000)
+        assert client.trailers()["grpc-status"] == "0"
 
 
 class Clock:
@@ -290,3 +300,31 @@ def test_a_call_that_is_reset_before_it_runs_is_seen_to_end() -> None:
         client.call(101, ECHO, b"x")
         client.trailers()
     assert seen.count("began") == seen.count("ended") == 51
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["announced_messages", "more_than_the_windows", "gzip_bombs"])
+def test_what_an_attacker_made_the_server_keep_falls_back(name: str) -> None:
+    server = attacks.Server()
+    try:
+        before = server.memory_mb()
+        attacks.one_connection(server.port, name, 6)
+        assert server.memory_mb("VmHWM") - before < 250
+        end = time.monotonic() + 60
+        while server.memory_mb() - before > 70 and time.monotonic() < end:
+            time.sleep(0.5)
+        assert server.memory_mb() - before <= 70
+    finally:
+        server.close()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_an_honest_client_is_served_beside_each_attack() -> None:
+    server = attacks.Server()
+    try:
+        for name in attacks.ATTACKS:
+            took, _ = attacks.beside(server, name, 2)
+            assert took, name
+    finally:
+        server.close()

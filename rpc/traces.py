@@ -65,6 +65,23 @@ class Tracing:
         with self._span(name, self._trace.SpanKind.CLIENT, attributes):
             yield
 
+    def stream(self, name: str, server: str, start: Callable[[], T]) -> T:
+        """Return the call of a client that `start` begins, a stream of responses. Its span ends with it."""
+        attributes = {"rpc.system": "grpc", "rpc.method": name, "server.address": server}
+        span = self._tracer.start_span(name, None, self._trace.SpanKind.CLIENT, attributes)
+        token = self._context.attach(self._trace.set_span_in_context(span))
+        try:
+            call: Any = start()
+        except BaseException as error:
+            self._fail(span, error)
+            span.end()
+            raise
+        finally:
+            self._context.detach(token)
+        if not call.add_callback(span.end):
+            span.end()  # it has ended already
+        return call  # type: ignore[no-any-return]
+
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Return the metadata that carries the current span to a server."""
         parent = _traceparent(self._trace.get_current_span().get_span_context())

@@ -100,9 +100,8 @@ class RemoteAdmin:
         """Rebuild all tables on the server; see `Admin.rebuild`. Writes."""
         self._begin()
         request = admin_pb2.RebuildRequest(database=self._database)
-        metadata = self._channel.metadata
         hashes: dict[str, TableHash] = {}
-        for answer in self._channel.stream(lambda: self._stub.Rebuild(request, metadata=metadata)):
+        for answer in self._channel.stream(self._stub.Rebuild, request):
             if answer.finished:
                 hashes = {table.name: TableHash(table.rows, table.hash) for table in answer.tables}
             elif progress is not None:
@@ -160,8 +159,7 @@ class RemoteAdmin:
 
     def _check(self, progress: OnProgress | None, *, deep: bool) -> Iterator[str]:
         request = admin_pb2.CheckRequest(database=self._database, deep=deep)
-        metadata = self._channel.metadata
-        for answer in self._channel.stream(lambda: self._stub.Check(request, metadata=metadata)):
+        for answer in self._channel.stream(self._stub.Check, request):
             if answer.problem:
                 yield answer.problem
             elif progress is not None and not answer.finished:

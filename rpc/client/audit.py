@@ -96,8 +96,8 @@ class RemoteArchive:
         request = pb.ArchiveRequest(
             database=self._database, target=fspath(target), keep_records=keep_records, keep_ns=keep_ns
         )
-        stub, metadata, url = self._stub, self._channel.metadata, self._channel.url
-        for answer in self._channel.stream(lambda: stub.Archive(request, metadata=metadata)):
+        stub, url = self._stub, self._channel.url
+        for answer in self._channel.stream(stub.Archive, request):
             if answer.finished:
                 return Archival(
                     answer.last,
@@ -180,8 +180,7 @@ class RemoteProver:
 
     def entries(self, after: int, until: int) -> Iterator[bytes]:
         request = proofs_pb2.EntriesRequest(database=self._name, after=after, until=until)
-        metadata = self._channel.metadata
-        for answer in self._channel.stream(lambda: self._stub.Entries(request, metadata=metadata)):
+        for answer in self._channel.stream(self._stub.Entries, request):
             yield answer.entries
 
 

@@ -145,9 +145,23 @@ class Channel:
                 self.check_open()
                 raise
 
-    def stream(self, start: Callable[[], Iterator[A]]) -> Iterator[A]:
+    def stream(
+        self,
+        method: Callable[..., Iterator[A]],
+        request: Any,
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> Iterator[A]:
         """Yield the responses of one call, which is repeated only until its first response."""
         self.check_open()
+
+        def start() -> Iterator[A]:
+            if traces.tracing is None:
+                return method(request, metadata=self._metadata + metadata)
+            name = traces.method_of(request)
+            return traces.tracing.stream(
+                name, self.address.target, lambda: method(request, metadata=self.metadata + metadata)
+            )
+
         patience = self.patience()
         while True:
             call, begun = self.started(start), False

@@ -154,8 +154,8 @@ class RemotePast:
             oldest_first=not newest_first,
             limit_plus_one=0 if limit is None else _unsigned(limit + 1),
         )
-        metadata, stub = self.channel.metadata, self._history_stub
-        answers = self.channel.stream(lambda: stub.History(request, metadata=metadata))
+        stub = self._history_stub
+        answers = self.channel.stream(stub.History, request)
         first = next(answers)  # now, so that errors are raised by this call
         infos = {one.space: Schema(one.schema).spaces[one.space] for one in first.generations}
         return _versions(answers, infos, table.model)
@@ -173,8 +173,8 @@ class RemotePast:
             start_seq=first.seq,
             end_seq=last.seq,
         )
-        metadata, stub = self.channel.metadata, self._history_stub
-        answers = self.channel.stream(lambda: stub.Diff(request, metadata=metadata))
+        stub = self._history_stub
+        answers = self.channel.stream(stub.Diff, request)
         header = next(answers)
         return differences(chain((header,), answers), table, (first, last))
 
@@ -217,8 +217,8 @@ class RemotePast:
         elif table is not None:
             request.table, request.version = table.name, version_of(table.model)
             request.key = b"" if key is None else key_of(table, key)
-        metadata, stub = self.channel.metadata, self._history_stub
-        answers = self.channel.stream(lambda: stub.Log(request, metadata=metadata))
+        stub = self._history_stub
+        answers = self.channel.stream(stub.Log, request)
         return _entries(next(answers), answers)
 
     def _info(self, table: str) -> TableInfo:

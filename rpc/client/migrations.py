@@ -120,9 +120,9 @@ class RemoteMigrations:
             actor=actor,
             reason=reason,
         )
-        stub, metadata = self._stub, self._channel.metadata
+        stub = self._stub
         done: list[MigrationInfo] = []
-        for answer in self._channel.stream(lambda: stub.Apply(request, metadata=metadata)):
+        for answer in self._channel.stream(stub.Apply, request):
             if answer.finished:
                 info = MigrationInfo(answer.version, answer.name, State.APPLIED, seq=answer.seq, actor=actor)
                 done.append(info)
@@ -197,10 +197,9 @@ class RemoteMigrations:
         Existing files with rows of sealed tables are kept, because they cannot be compared without the keys.
         """
         request, stub = pb.FoldersRequest(database=self._database), self._stub
-        metadata = self._channel.metadata
         found = [
             Ran(one.version, one.name, one.digest, list(one.files))
-            for one in self._channel.stream(lambda: stub.Folders(request, metadata=metadata))
+            for one in self._channel.stream(stub.Folders, request)
         ]
         return write_folders(found, source or self._source, versions, force=force)
 
@@ -239,9 +238,9 @@ class RemoteMigrations:
             reason=reason,
             despite_errors=despite_errors,
         )
-        stub, metadata = self._stub, self._channel.metadata
+        stub = self._stub
         proposal = None
-        for answer in self._channel.stream(lambda: stub.Approve(request, metadata=metadata)):
+        for answer in self._channel.stream(stub.Approve, request):
             if answer.HasField("proposal"):
                 proposal = from_message(answer.proposal)
                 continue
@@ -288,9 +287,9 @@ class RemoteMigrations:
         check_target(to, rate, least=0)
         request = self._which(count, to)
         request.actor, request.reason, request.rate = actor, reason, rate or 0
-        stub, metadata = self._stub, self._channel.metadata
+        stub = self._stub
         done: list[MigrationInfo] = []
-        for answer in self._channel.stream(lambda: stub.Rollback(request, metadata=metadata)):
+        for answer in self._channel.stream(stub.Rollback, request):
             if answer.finished:
                 info = MigrationInfo(
                     answer.version, answer.name, State.PENDING, answer.time_ns, answer.seq, actor=actor

@@ -114,8 +114,7 @@ class RemotePeople:
         schema = self._refresh()
         _name_person(request, schema, key, person)
         stub = people_pb2_grpc.PeopleStub(self._channel.grpc)
-        said = (*self._channel.metadata, (SCHEMA_KEY, str(schema.version)))
-        answers = self._channel.stream(lambda: stub.Export(request, metadata=said))
+        answers = self._channel.stream(stub.Export, request, ((SCHEMA_KEY, str(schema.version)),))
         first = next(answers)  # or the error
         return (answer.json for answer in chain([first], answers))
 
@@ -145,8 +144,8 @@ class RemotePeople:
             causation_id=known.causation_id,
             client=known.client,
         )
-        said, stub, total = self._channel.metadata, people_pb2_grpc.PeopleStub(self._channel.grpc), 0
-        for answer in self._channel.stream(lambda: stub.RotateKey(request, metadata=said)):
+        stub, total = people_pb2_grpc.PeopleStub(self._channel.grpc), 0
+        for answer in self._channel.stream(stub.RotateKey, request):
             total = answer.total
             if progress is not None and not answer.finished:
                 progress(Progress("rotate keys", answer.done, answer.total, "keys"))

@@ -138,14 +138,11 @@ class RemoteSource:
             return self._channel.call(method, request, metadata=self.metadata)
 
     def _pages(self, request: store_pb2.ScanRequest) -> Iterator[store_pb2.ScanResponse]:
-        def start() -> Iterator[store_pb2.ScanResponse]:
-            return self._stub.Scan(request, metadata=self._channel.metadata + self.metadata)
-
         try:
-            yield from self._channel.stream(start)
+            yield from self._channel.stream(self._stub.Scan, request, self.metadata)
         except SchemaError as error:
             self.moved(error)
-            yield from self._channel.stream(start)
+            yield from self._channel.stream(self._stub.Scan, request, self.metadata)
 
     def moved(self, error: SchemaError) -> None:
         """Return if the encoded request means the same under the schema in force now, so that it can be sent

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
@@ -78,6 +79,18 @@ def test_a_call_a_commit_and_its_steps_are_one_trace(tmp_path: Path, spans: InMe
         assert "Wilhelmina" not in "".join(span.to_json() for span in found)
         correlation = db.log.commit(seq).correlation_id
         assert correlation == traces._traceparent(commit.context)  # noqa: SLF001
+
+
+def test_a_stream_of_responses_is_a_span_of_the_client(tmp_path: Path, spans: InMemorySpanExporter) -> None:
+    with EmbeddedDatabase(tmp_path / "db") as db:
+        declare(db, ITEMS)
+        db.put(ITEMS, Item(id=1))
+        with Server({"shop": db}) as server, RemoteDatabase(server.url("shop")) as remote:
+            assert [row.id for row in remote.scan(ITEMS)] == [1]
+            while len(found := [one for one in spans.get_finished_spans() if one.name == "Store/Scan"]) < 2:
+                threading.Event().wait(0.01)
+    kinds: dict[str, Any] = {one.kind.name: one for one in found}
+    assert kinds["SERVER"].parent.span_id == kinds["CLIENT"].context.span_id
 
 
 def test_a_correlation_id_of_ones_own_stays(tmp_path: Path, spans: InMemorySpanExporter) -> None:

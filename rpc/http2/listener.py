@@ -21,6 +21,7 @@ import ssl
 from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable, Sized
 from functools import partial
+from typing import Any
 
 from everlog.store.errors import OpenError
 from everlog.store.program_log import about
@@ -96,6 +97,7 @@ class Listener:
         task.add_done_callback(self._greeting.discard)
 
     async def _greet(self, peer: socket.socket) -> None:
+        transport: asyncio.BaseTransport | None = None
         try:
             if self._tls is None:
                 await self._loop.connect_accepted_socket(self._protocol, peer)
@@ -104,11 +106,14 @@ class Listener:
                 await self._hello(peer)
                 shaken: asyncio.Future[None] = self._loop.create_future()
                 protocol = _Tls(self._loop, self._protocol(), self._tls, shaken, server_side=True)
-                await self._loop.connect_accepted_socket(lambda: protocol, peer)
+                transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, peer)
                 await shaken
                 protocol.grow()
         except (OSError, ssl.SSLError, TimeoutError):
-            peer.close()  # not a client: a port scanner, or one that does not trust the server's certificate
+            _close(peer, transport)  # a port scanner, or a client that does not trust the certificate
+        except asyncio.CancelledError:  # the server stops
+            _close(peer, transport)
+            raise
 
     async def _hello(self, peer: socket.socket) -> None:
         """Wait for the first TLS record, or for the end of the connection. The kernel keeps the record: peers
@@ -151,6 +156,14 @@ class _Tls(SSLProtocol):
     def grow(self) -> None:
         """Read more at once from now on."""
         vars(self)["max_size"] = TLS_BUFFER_BYTES
+
+
+def _close(peer: socket.socket, transport: Any) -> None:
+    """Close a socket, by its transport if it has one: the event loop watches it."""
+    if transport is None:
+        peer.close()
+    else:
+        transport.abort()
 
 
 def _set(ready: asyncio.Future[None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 import ssl
 from collections.abc import Iterator
@@ -94,6 +95,18 @@ def test_stalled_handshakes_cost_little_and_delay_nobody(server: PlainServer, se
     finally:
         for one in stalled:
             one.close()
+
+
+def test_a_server_that_stops_closes_stalled_connections() -> None:
+    with PlainServer(tls=security.ServerTls(TLS).context) as server:
+        stalled = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(2)]
+        stalled[0].sendall(client_hello())
+        echoes(server)
+    for one in stalled:
+        with one, contextlib.suppress(ConnectionResetError):
+            while one.recv(1000):
+                pass
+    gc.collect()  # a socket that is left open is a warning, and so a failure
 
 
 @pytest.mark.long

@@ -239,6 +239,7 @@ class Connection(asyncio.Protocol):
         self.out.write(frames.goaway(self._last, error.code, str(error)))
         self.out.end()
         self._end_streams()
+        self._buffer = bytearray()
         # Not at once: the peer would receive a reset instead of the reason, for what it has sent meanwhile.
         self._transport.pause_reading()
         self._loop.call_later(limits.LINGER_S, self.abort)

@@ -8,7 +8,8 @@ A client repeats its blocks, so a decoded request is kept until the table change
 
 Invariants
   (1) every block is decoded, in order, even of a refused call: all share one table;
-  (2) a block, and what it decodes to, is bounded. One that decodes to more ends its call, not the connection;
+  (2) a block, and what it decodes to, is bounded. One that decodes to more bytes ends its call, not the
+      connection;
   (3) a request has each pseudo-header once, before all others, and nothing that belongs to a connection.
 """
 
@@ -34,6 +35,7 @@ ENTRY_OVERHEAD = 32  # bytes that each field counts in addition to its text (RFC
 SIZE_UPDATES_MAX = 2  # at the start of a block (RFC 7541, section 4.2)
 INTEGER_BYTES_MAX = 4  # after the prefix: enough for any length that fits into a block
 KNOWN_MAX, KNOWN_BYTES_MAX = 64, 512  # requests that are kept, and their blocks
+FIELDS_MAX = 1024  # of a block; half as many exceed BLOCK_BYTES_MAX
 FRAGMENTS_MAX = 64  # CONTINUATION frames of a block
 
 REQUIRED = frozenset((":method", ":scheme", ":path"))
@@ -97,7 +99,7 @@ class Decoder:
 
     def _decode(self, block: bytes) -> tuple[list[Field], bool]:
         found: list[Field] = []
-        size, at, end, updates = 0, 0, len(block), 0
+        size, at, end, updates, count = 0, 0, len(block), 0, 0
         while at < end:
             first = block[at]
             if first & 0x80:  # an entry of a table
@@ -121,6 +123,9 @@ class Decoder:
                 one = field(name, value)
                 if indexed:
                     self._insert(one)
+            count += 1
+            if count > FIELDS_MAX:
+                raise ProtocolError(f"more than {FIELDS_MAX} headers", Code.ENHANCE_YOUR_CALM)
             size += one.size
             if size <= BLOCK_BYTES_MAX:
                 found.append(one)

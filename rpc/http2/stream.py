@@ -47,6 +47,7 @@ BYTES_MAX = 4 * BYTES_HIGH  # above this, disconnect: the peer sends requests an
 
 SMALL_BYTES = 256  # of a frame; a smaller one that completes no message is counted
 INFLATED_SLICE = 128 << 10  # bytes that are inflated before other tasks run
+INFLATED_FIRST = 16 << 10  # bytes of a message that is inflated at once
 INFLATED_MAX = 2  # larger messages that handlers of a connection have at once
 ENCODINGS = {"identity": 0, "gzip": 31, "deflate": 15}  # to zlib's window bits
 
@@ -141,7 +142,7 @@ class Stream:
         length = headers.get("content-length")
         self._length = -1 if length is None else int(length[:20])  # bytes of the body; -1: unknown
         self._refused = False
-        self._large = False  # the handler has an inflated message of more than a slice
+        self._large = False  # the handler has an inflated message of more than INFLATED_FIRST
         self.ended = False  # the peer has ended its side
 
     # in
@@ -256,7 +257,7 @@ class Stream:
             )
         try:
             inflater = zlib.decompressobj(bits)
-            found = inflater.decompress(raw, INFLATED_SLICE)
+            found = inflater.decompress(raw, INFLATED_FIRST)
             if not inflater.eof:
                 del found
                 await self.connection.inflow.inflated.acquire()

@@ -2,7 +2,9 @@
 
     server   Error ─▶ status code and message; in the trailing metadata
                       everlog-error-bin       := msgpack {kind, facts}
-                      grpc-status-details-bin := google.rpc.Status with an ErrorInfo, for other clients
+                      grpc-status-details-bin := google.rpc.Status with an ErrorInfo, for other clients; of a
+                                                 LimitError with a RetryInfo
+                      grpc-retry-pushback-ms  := of a LimitError (gRFC A6)
     client   with that metadata     ─▶ the same class, message and facts
              without that metadata  ─▶ UnavailableError: the transport, or another program, ended the call
 
@@ -19,15 +21,18 @@ from typing import Any
 
 import grpc
 import msgspec
+from google.protobuf.duration_pb2 import Duration
 
 from everlog.store import errors
-from everlog.store.errors import CursorError, DiskError, Error, UnavailableError
+from everlog.store.errors import CursorError, DiskError, Error, LimitError, UnavailableError
 from everlog.store.program_log import about
 
 KEY = "everlog-error-bin"
 STANDARD_KEY = "grpc-status-details-bin"
 DOMAIN = "everlog"
 ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
+RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
 FACT_MAX = 200  # characters of a fact in the standard details
 logger = logging.getLogger("everlog")
 TEXT_MAX = 3000  # bytes of facts; a status is sent in headers, for which peers allow 8 KiB
@@ -48,6 +53,7 @@ _CODES: dict[type[Error], grpc.StatusCode] = {
     errors.CorruptionError: grpc.StatusCode.DATA_LOSS,
     errors.DiskError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.AccessError: grpc.StatusCode.PERMISSION_DENIED,
+    errors.LimitError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.ClosedError: grpc.StatusCode.UNAVAILABLE,
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
 }
@@ -103,6 +109,7 @@ def standard_details(code: grpc.StatusCode, text: str, error: Error) -> tuple[tu
 
         Status    := code:1 message:2 details:3 Any*     google/rpc/status.proto
         Any       := type_url:1 value:2
+        RetryInfo := retry_delay:1
         ErrorInfo := reason:1 domain:2 metadata:3 (key:1 value:2)*   google/rpc/error_details.proto
     """
     reason = (
@@ -115,7 +122,14 @@ def standard_details(code: grpc.StatusCode, text: str, error: Error) -> tuple[tu
     number: int = code.value[0]
     packed = _field(1, ERROR_INFO) + _field(2, info)
     status = b"\x08" + bytes((number,)) + _field(2, text) + _field(3, packed)
-    return ((STANDARD_KEY, status),) if len(status) <= TEXT_MAX // 2 else ()
+    found: tuple[tuple[str, bytes], ...] = ()
+    if isinstance(error, LimitError):
+        delay = Duration()
+        delay.FromMilliseconds(max(1, round(error.facts.get("retry_s", 1.0) * 1e3)))
+        retry = _field(1, RETRY_INFO) + _field(2, _field(1, delay.SerializeToString()))
+        status += _field(3, retry)
+        found = ((PUSHBACK_KEY, b"%d" % delay.ToMilliseconds()),)
+    return (*found, (STANDARD_KEY, status)) if len(status) <= TEXT_MAX // 2 else found
 
 
 def _field(number: int, value: str | bytes) -> bytes:
@@ -186,7 +200,7 @@ def _sentence(code: grpc.StatusCode, details: str) -> str:
 
 
 def is_transient(error: Error) -> bool:
-    """Return whether the same call may succeed later, because the server is unavailable or stopping."""
+    """Return whether the same call may succeed later, because the server is unavailable, stopping or busy."""
     if isinstance(error, UnavailableError):
         return bool(error.facts.get("code", "UNAVAILABLE") == "UNAVAILABLE")
-    return isinstance(error, errors.ClosedError)
+    return isinstance(error, errors.ClosedError | LimitError)

@@ -17,6 +17,7 @@
       DiskError          writing to disk
       UnavailableError   calling a server
       AccessError        calling a server without permission
+      LimitError         calling a server more than it allows
       ClosedError        using a closed object
 
 A message says what was expected, what was found, where, and the remedy; its facts are attributes as
@@ -117,6 +118,11 @@ class UnavailableError(Error):
 
 class AccessError(Error):
     """Raised when a caller may not do what it requests (`actor`), or claims another caller's name."""
+
+
+class LimitError(Error):
+    """Raised when a server refuses a call because its caller exceeds a limit (`limit`). Nothing was done: the
+    same call may succeed after `retry_s` seconds."""
 
 
 class ClosedError(Error):

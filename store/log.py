@@ -55,6 +55,7 @@ from everlog.store import record
 from everlog.store.errors import CorruptionError, CursorError, DiskError, Error
 from everlog.store.keys import SEQ
 from everlog.store.measures import Measures
+from everlog.store.progress import interruption_point
 from everlog.store.rocks import files
 from everlog.store.rocks.engine import KEPT, LOG_FILE_BYTES, Engine
 from everlog.store.rocks.errors import translate, translated, verify_end
@@ -407,6 +408,7 @@ class Log:
         """Yield the framed records at some seqs; small ones are read together. Read-only."""
         at, most = 0, EACH_FIRST
         while some := seqs[at : at + most]:
+            interruption_point()
             with translated("reading the log"):
                 found: Any = self._engine.log.get([_key(seq) for seq in some])
             base = self.trimmed.base  # what lies there stands for another, which was archived
@@ -506,6 +508,7 @@ class Log:
         last = self.written if until is None else min(until, self.written)
         seq = max(after, self.oldest - 1)
         while seq < last:
+            interruption_point()
             if seq < self.trimmed.base and self.trimmed.is_archived:
                 for framed in self.trimmed.all(seq, min(last, self.trimmed.base)):
                     seq += 1

@@ -1,5 +1,7 @@
-"""Progress: reports of long-running work, and the pace at which it may run. Displayed by
+"""Progress: reports of long-running work, the pace at which it may run, and its interruption. Displayed by
 console/cli/output.py.
+
+    with interruptible(check): for row in scan: …     `check` is called between two chunks of rows or records
 
 Python runs one thread at a time, so a thread at full speed delays the others for as long as one slice
 takes. With a rate limit, slices are small, and other threads run between them.
@@ -7,8 +9,10 @@ takes. With a rate limit, slices are small, and other threads run between them.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -23,6 +27,30 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 OnProgress = Callable[[Progress], None]
+
+
+class _Thread(threading.local):
+    check: Callable[[], None] | None = None
+
+
+_thread = _Thread()
+
+
+@contextmanager
+def interruptible(check: Callable[[], None]) -> Iterator[None]:
+    """Call `check` between the chunks of rows and records that this thread reads in the block. It may wait.
+    What it raises ends the read."""
+    before, _thread.check = _thread.check, check
+    try:
+        yield
+    finally:
+        _thread.check = before
+
+
+def interruption_point() -> None:
+    """Call the `check` of this thread, if it has one. Hold no lock that others need."""
+    if (check := _thread.check) is not None:
+        check()
 
 
 SLICE_ROWS = 1024

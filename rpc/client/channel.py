@@ -3,6 +3,8 @@
     call ─▶ response
          ─▶ UNAVAILABLE ─▶ wait 50 ms, 100 ms … 2 s ─▶ the same call again ─▶ …
                            for `retry_s` seconds, then UnavailableError
+         ─▶ LimitError  ─▶ wait as long as the server says ─▶ the same call again ─▶ …
+                           for `retry_s` seconds, then LimitError; at once if that would be too late
 
 After a server has been unavailable for `retry_s`, later calls do not wait that long again: each gets the half
 second that gRPC needs to notice that the server is back.
@@ -34,7 +36,7 @@ import grpc
 
 from everlog.rpc import errors, security, traces
 from everlog.rpc.address import Address
-from everlog.store.errors import ClosedError, Error
+from everlog.store.errors import ClosedError, Error, LimitError
 from everlog.store.process import close_at_end, keep_in_child, tell_child
 from everlog.store.schema import arguments
 
@@ -280,6 +282,9 @@ class Patience:
 
     def after(self, error: Error) -> None:
         """Return when another attempt is due, or raise the error."""
+        if isinstance(error, LimitError):
+            self._after_limit(error)
+            return
         left_s = self._left_s() if errors.is_transient(error) else 0.0
         again = left_s > 0
         if again:  # the last attempt is at the end of the time, because gRPC connects at its own intervals
@@ -290,6 +295,19 @@ class Patience:
         if not again:
             raise error from None
         self._wait_s = min(2.0, 2 * self._wait_s)
+
+    def _after_limit(self, error: LimitError) -> None:
+        """As `after`, for a server that says when to try again."""
+        now = time.monotonic()
+        self._began = now if self._began is None else self._began
+        until = self._began + self._retry_s
+        until = until if self._until is None else min(until, self._until)
+        wait_s = float(error.facts.get("retry_s", 1.0)) * random.uniform(1.0, 1.25)  # noqa: S311  as in `after`
+        if now + wait_s >= until:
+            raise error from None
+        self._closed.wait(wait_s)
+        if self._closed.is_set():
+            raise ClosedError(f"{self._url} was closed while waiting for its server") from None
 
     def _left_s(self) -> float:
         now = time.monotonic()

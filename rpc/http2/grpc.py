@@ -26,6 +26,7 @@ import hmac
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -79,6 +80,14 @@ class Call:
         self.waited_s = 0.0  # for the peer to read
         self.identity: Any = None  # of the caller, and what it may do: as the gate has them
         self.scope: Any = None
+
+    @property
+    def caller(self) -> str:
+        """Who takes turns with others: the caller's name, else its connection."""
+        return str(self.stream.who) or self.stream.connection.peer
+
+
+running: ContextVar[Call | None] = ContextVar("everlog_call", default=None)  # the call of this task
 
 
 class Gate(Protocol):
@@ -250,6 +259,7 @@ class Calls:
         stream.unstarted = None
         code, text = grpc.StatusCode.CANCELLED, LEFT
         metadata: tuple[tuple[str, bytes], ...] = ()
+        running.set(call)
         try:
             async with asyncio.timeout(seconds):
                 if traces.tracing is None:
@@ -272,6 +282,7 @@ class Calls:
         finally:
             self._ended(call, code, text)
             stream.call = None
+            running.set(None)
         stream.finish(OK if code is grpc.StatusCode.OK else _status(code, text, metadata))
 
     async def _traced(self, tracing: traces.Tracing, stream: Stream) -> None:

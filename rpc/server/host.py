@@ -1,12 +1,13 @@
 """Host: the databases of a server, the threads that call them, and streams of responses.
 
-    gRPC's event loop ──run──▶ a few threads ──▶ store (blocks: disk, group commit)
+    event loop ──▶ threads ──▶ store (blocks: disk, group commit)
 
     read    short reads                          write   waits for the disk, and shares its fsync
-    survey  reads of whole tables: hashes, counts, checks, plans
+    survey  reads of whole tables: hashes,       work    long writes: rebuilds, migrations
+            counts, checks, plans, history
 
-Each kind has its own threads, so a short read never waits behind a long one, or behind calls that wait for
-the disk.
+Each kind has its own threads (threads.py), so a short call never waits behind a long one, or behind calls
+that wait for the disk.
 
     thread ─ send ─▶ a bounded queue ─▶ event loop ─▶ client, as fast as it reads
 
@@ -22,20 +23,18 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import Future
-from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from everlog.rpc import traces
+from everlog.rpc.http2.grpc import running
 from everlog.rpc.server.auth import Auth
 from everlog.rpc.server.rights import Rights, Tokens
+from everlog.rpc.server.threads import Bounds, Slices, Threads, Work, waiting
 from everlog.store.database import Database
 from everlog.store.errors import ClosedError, OpenError
 
@@ -63,9 +62,9 @@ class ResponseStream(Generic[T]):
 
     def send(self, item: T) -> None:
         """Queue a result. Raises ClosedError if the client is gone and the work should stop with it."""
+        if not self._goes_on and not self._has_room():
+            self._wait_for_room()
         with self._changed:
-            if not self._goes_on and not self._changed.wait_for(self._has_room, STALL_S):
-                raise ClosedError(f"the client has read nothing of this call for {STALL_S:g} s")
             self._check()
             if not self._left:
                 size = item.ByteSize() if isinstance(item, Message) and not self._goes_on else 0
@@ -119,6 +118,11 @@ class ResponseStream(Generic[T]):
                     raise StopAsyncIteration
             await self._arrived.wait()
 
+    def _wait_for_room(self) -> None:
+        with waiting(), self._changed:
+            if not self._changed.wait_for(self._has_room, STALL_S):
+                raise ClosedError(f"the client has read nothing of this call for {STALL_S:g} s")
+
     def _has_room(self) -> bool:
         return self._left or (len(self._items) < QUEUED_MAX and self._bytes < QUEUED_BYTES_MAX)
 
@@ -133,73 +137,10 @@ class ResponseStream(Generic[T]):
             self.leave()
 
 
-READERS = 4
-WRITERS = 16
-SURVEYORS = 2
-
-
-class Threads:
-    """Up to `most` threads, which work until they are closed. A ThreadPoolExecutor accepts nothing after the
-    main thread has ended, while other threads, and other processes, still call the server."""
-
-    def __init__(self, most: int, name: str) -> None:
-        self._most, self._name = most, name
-        self._work: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
-        self._idle = threading.Semaphore(0)
-        self._lock = threading.Lock()
-        self._threads: list[threading.Thread] = []
-        self._closed = False
-
-    def start(self) -> None:
-        """Start the first thread: from Python 3.12 on, no thread can start after the main thread has
-        ended."""
-        with self._lock:
-            if not self._threads:
-                self._begin()
-                self._idle.release()
-
-    def submit(self, fn: Callable[..., T], *args: Any) -> Future[T]:
-        """Call `fn(*args)` as soon as a thread is free. Raises ClosedError after `close`."""
-        future: Future[T] = Future()
-        with self._lock:
-            if self._closed:
-                raise ClosedError("the server is stopping and accepts no more calls; repeat it later")
-            if not self._idle.acquire(blocking=False) and len(self._threads) < self._most:
-                try:
-                    self._begin()
-                except RuntimeError:
-                    if not self._threads:
-                        raise
-            self._work.put((future, traces.in_context(functools.partial(fn, *args))))
-        return future
-
-    def close(self) -> None:
-        """Cancel calls that have not begun, and wait for the others. May be called twice."""
-        with self._lock:
-            self._closed = True
-            with contextlib.suppress(Empty):
-                while (waiting := self._work.get_nowait()) is not None:
-                    waiting[0].cancel()
-            for _ in self._threads:
-                self._work.put(None)
-        for thread in self._threads:
-            thread.join()
-
-    def _begin(self) -> None:
-        thread = threading.Thread(target=self._run, name=f"{self._name}_{len(self._threads)}", daemon=True)
-        thread.start()
-        self._threads.append(thread)
-
-    def _run(self) -> None:
-        while (waiting := self._work.get()) is not None:
-            future, call = waiting
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(call())
-                except BaseException as error:  # noqa: BLE001  raised in the caller
-                    future.set_exception(error)
-            del waiting, future, call  # otherwise they would stay alive until the next call
-            self._idle.release()
+READERS, WRITERS = 4, 16
+SURVEYORS, SURVEYORS_EACH = 32, 4  # of all callers, and of each; RUNNING of them run at a time
+WORKERS, WORKERS_EACH = 32, 4
+LONG = Bounds(64, 512)  # of waiting long calls
 
 
 class Hosting:
@@ -216,11 +157,15 @@ class Hosting:
         self._stopped = threading.Event()
         self._readers = Threads(READERS, "everlog-read")
         self._writers = Threads(WRITERS, "everlog-write")
-        self._surveyors = Threads(SURVEYORS, "everlog-survey")
+        self._surveyors = Threads(
+            SURVEYORS, "everlog-survey", each=SURVEYORS_EACH, queues=LONG, slices=Slices()
+        )
+        self._workers = Threads(WORKERS, "everlog-work", each=WORKERS_EACH, queues=LONG)
+        self.pools = (self._readers, self._surveyors, self._writers, self._workers)
 
     def start(self) -> None:
         """Start the threads, before the first call."""
-        for pool in (self._readers, self._surveyors, self._writers):
+        for pool in self.pools:
             pool.start()
 
     def database(self, name: str) -> Database:
@@ -235,15 +180,32 @@ class Hosting:
 
     async def read(self, fn: Callable[..., T], *args: Any) -> T:
         """Run a short call that may wait for the disk to read."""
-        return await asyncio.wrap_future(self._readers.submit(fn, *args))
+        found: T = await self._run(self._readers, functools.partial(fn, *args))
+        return found
 
     async def survey(self, fn: Callable[..., T], *args: Any) -> T:
-        """Run a call that reads much. It calls `check_going`."""
-        return await asyncio.wrap_future(self._surveyors.submit(fn, *args))
+        """Run a call that reads much. It ends with its client, its deadline and the server."""
+        work = _work(functools.partial(fn, *args))
+        try:
+            found: T = await asyncio.wrap_future(self._surveyors.submit(work))
+        except asyncio.CancelledError:
+            work.end(_gone())
+            raise
+        return found
 
     async def write(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run a call that may wait for the disk to write."""
-        return await asyncio.wrap_future(self._writers.submit(functools.partial(fn, *args, **kwargs)))
+        found: T = await self._run(self._writers, functools.partial(fn, *args, **kwargs))
+        return found
+
+    async def work(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Run a call that writes for long. It continues without its client."""
+        found: T = await self._run(self._workers, functools.partial(fn, *args, **kwargs))
+        return found
+
+    @staticmethod
+    def _run(pool: Threads, fn: Callable[[], Any]) -> asyncio.Future[Any]:
+        return asyncio.wrap_future(pool.submit(_work(fn)))
 
     async def stream(
         self, fn: Callable[[ResponseStream[T]], None], *, goes_on: bool = True, stops: bool = False
@@ -262,30 +224,51 @@ class Hosting:
             finally:
                 responses.end()
 
-        pool = self._writers if goes_on else self._surveyors
-        done = asyncio.wrap_future(pool.submit(run))
+        work = _work(run)
+        done = asyncio.wrap_future((self._workers if goes_on else self._surveyors).submit(work))
         try:
             async for item in responses:
                 yield item
             await done
         finally:
             responses.leave()
+            if not goes_on:
+                done.cancel()  # if it has not begun
+                work.end(_gone())
             done.add_done_callback(lambda it: it.cancelled() or it.exception())  # mark as retrieved
 
     def begin(self, fn: Callable[[], None]) -> asyncio.Future[None]:
-        """Start a long call in a writer's thread; `close` waits for its end."""
-        return asyncio.wrap_future(self._writers.submit(fn))
+        """Start long work of the server itself in a thread; `close` waits for its end."""
+        return asyncio.wrap_future(self._workers.submit(Work(None, fn)))
+
+    @property
+    def surveying(self) -> set[Work]:
+        """The long reads that run, or wait for a slice."""
+        return self._surveyors.busy
 
     def check_going(self, *_: object) -> None:
         """Raise ClosedError once the server stops: for calls that can be repeated."""
         if self._stopped.is_set():
-            raise ClosedError("the server is stopping, and ended this call; repeat it later")
+            raise _stopping()
 
     def stop(self) -> None:
         """End calls that can be repeated soon."""
         self._stopped.set()
+        self._surveyors.end(_stopping())
 
     def close(self) -> None:
         self.stop()
-        for pool in (self._readers, self._surveyors, self._writers):
+        for pool in self.pools:
             pool.close()
+
+
+def _work(fn: Callable[[], Any]) -> Work:
+    return Work(running.get(), fn)
+
+
+def _gone() -> ClosedError:
+    return ClosedError("the client of this call is gone, or its deadline has passed")
+
+
+def _stopping() -> ClosedError:
+    return ClosedError("the server is stopping, and ended this call; repeat it later")

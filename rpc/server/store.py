@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -194,6 +194,48 @@ class ServedScan:
             check_unchanged(self._db, self._seq, rows)
 
 
+class ServedCount:
+    """One requested count. Raises SchemaError."""
+
+    def __init__(self, db: Database, request: store_pb2.CountRequest) -> None:
+        self._db, self._request = db, request
+        schema, self._view, self._seq = moment_of(db, request.at_seq)
+        self._count = 0
+        try:
+            info, index = requested(schema, request)
+            span = span_of(index, request.start, request.end)
+            self._range = span.under(info.row_prefix if index is None else index.prefix)
+            self._rows = self._counted(info, index, span)
+        except BaseException:
+            self.close()
+            raise
+
+    def go_on(self, most: int | None) -> bool:
+        """Count up to `most` more rows; return whether there are no others."""
+        before = self._count
+        for _ in islice(self._rows, most):
+            self._count += 1
+        return most is None or self._count - before < most
+
+    def answer(self) -> store_pb2.CountResponse:
+        """Raises ConflictError."""
+        if self._request.snapshot:
+            check_unchanged(self._db, self._request.snapshot, (), [self._range])
+        return store_pb2.CountResponse(count=self._count, seq=self._seq)
+
+    def close(self) -> None:
+        self._view.close()
+
+    def _counted(self, info: TableInfo, index: IndexInfo | None, span: Span) -> Iterator[object]:
+        if not isinstance(self._view, PastView):
+            if is_noted(info, index, span):
+                self._count = LocalSource(self._view).rows_noted(info)
+                return iter(())
+        elif index is None:  # the rows themselves are not needed
+            return self._view.places(*bounds(*self._range))
+        return self._view.items(*self._range)
+
+
 def schema_of(db: Database, at_seq: int) -> Schema:
     """Return the schema in force at a seq; 0 means now."""
     return db.past.schemas.at(at_seq) if at_seq else db.schema
@@ -235,7 +277,7 @@ def check_unchanged(
 
 
 GOT_TOGETHER = 16  # rows read together: few enough that the largest fit into memory
-COUNT_SLICE = 4096  # rows between two checks whether the server stops
+SHORT_ROWS = 4096  # a count of more is a long read
 
 
 class StoreService(store_pb2_grpc.StoreServicer):
@@ -270,8 +312,15 @@ class StoreService(store_pb2_grpc.StoreServicer):
             scan.release()
 
     async def Count(self, request: store_pb2.CountRequest, context: Any) -> store_pb2.CountResponse:
-        db, going = self._database(request.database, context), self._hosting.check_going
-        return await self._hosting.survey(_count, db, request, going)
+        db = self._database(request.database, context)
+        count = await self._hosting.read(ServedCount, db, request)
+        try:
+            if await self._hosting.read(count.go_on, SHORT_ROWS):
+                return count.answer()
+            await self._hosting.survey(count.go_on, None)
+            return count.answer()
+        finally:
+            count.close()
 
     async def Commit(self, request: store_pb2.CommitRequest, context: Any) -> store_pb2.CommitResponse:
         db = self._database(request.database, context)
@@ -360,30 +409,6 @@ def _batch_get(db: Database, request: store_pb2.BatchGetRequest) -> store_pb2.Ba
         read = request.keys[: len(answer.rows)]
         check_unchanged(db, request.snapshot, [info.row_prefix + key for key in read])
     return answer
-
-
-def _count(
-    db: Database, request: store_pb2.CountRequest, going: Callable[[], None]
-) -> store_pb2.CountResponse:
-    schema, view, seq = moment_of(db, request.at_seq)
-    info, index = requested(schema, request)
-    span = span_of(index, request.start, request.end)
-    prefix, count = info.row_prefix if index is None else index.prefix, 0
-    start, end = span.under(prefix)
-    try:
-        rows: Iterable[object] = view.items(start, end)
-        if isinstance(view, PastView) and index is None:  # the rows themselves are not needed
-            rows = view.places(*bounds(start, end))
-        if not isinstance(view, PastView) and is_noted(info, index, span):
-            rows, count = (), LocalSource(view).rows_noted(info)
-        for count, _ in enumerate(rows, 1):
-            if not count % COUNT_SLICE:
-                going()
-    finally:
-        view.close()
-    if request.snapshot:
-        check_unchanged(db, request.snapshot, (), [span.under(prefix)])
-    return store_pb2.CountResponse(count=count, seq=seq)
 
 
 def _commit(db: Database, request: store_pb2.CommitRequest, actor: str) -> CommitResult:

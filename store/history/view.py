@@ -39,6 +39,7 @@ from everlog.store.errors import ClosedError, SealedError
 from everlog.store.history.schemas import PastSchemas
 from everlog.store.history.version_index import INVERTED_SIZE, Place, Versions, change_at, inverted, place_of
 from everlog.store.log import Log
+from everlog.store.progress import interruption_point
 from everlog.store.rocks.errors import translated, verify_end
 from everlog.store.rocks.view import Item, View, in_use, take_over
 from everlog.store.schema.schema import IndexInfo, KeyOf, TableInfo
@@ -109,6 +110,7 @@ class _Chunks:
 
     def next(self) -> list[tuple[bytes, bytes]]:
         """Return the next versions; none at the end. Raises CorruptionError, ClosedError."""
+        interruption_point()
         with translated("reading the versions of rows"):
             chunk: list[Any] = list(islice(in_use(self._held), self._size))
             if len(chunk) < self._size:

@@ -32,6 +32,7 @@ from typing import Any, Protocol, cast
 
 from everlog.store.errors import ClosedError
 from everlog.store.process import keep_in_child
+from everlog.store.progress import interruption_point
 from everlog.store.rocks.engine import Engine
 from everlog.store.rocks.errors import FORKED, translate, translated, verify_end
 
@@ -178,6 +179,7 @@ class SnapshotView(View):
     def _from_cursor(self, start: bytes, end: bytes, reverse: bool) -> Iterator[list[Item]]:
         at, skip, size = (end, True, CHUNK_FIRST) if reverse else (start, False, CHUNK_FIRST)
         while True:
+            interruption_point()
             with self._lock, translated("reading a snapshot"):
                 self._open()
                 chunk, more = _read(self._cursor, at, size, skip=skip, reverse=reverse)
@@ -273,6 +275,7 @@ def _chunks(
     last, most = None, CHUNK_FIRST
     try:
         while True:
+            interruption_point()
             chunk: list[Item] = []
             add, size = chunk.append, 0
             with translated("reading a table"):  # `take`, inlined for speed

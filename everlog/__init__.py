@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from everlog.store.progress import Progress
     from everlog.store.schema.table import Field, Fields, Index, Table
     from everlog.store.tx.reader import Scan, Snapshot
-    from everlog.store.tx.transaction import CommitResult, Transaction
+    from everlog.store.tx.transaction import CommitResult, Transaction, new_commit_id
 
 __all__ = [
     "AccessError",
@@ -75,6 +75,7 @@ __all__ = [
     "UniqueError",
     "Version",
     "deadline",
+    "new_commit_id",
     "open",
 ]
 
@@ -95,6 +96,7 @@ _HOMES: dict[str, str] = {
     "Transaction": "everlog.store.tx.transaction",
     "Version": "everlog.store.history.row_history",
     "deadline": "everlog.rpc.client.channel",
+    "new_commit_id": "everlog.store.tx.transaction",
     "open": "everlog.rpc.connect",
 }
 

@@ -22,7 +22,6 @@ import msgspec
 
 from everlog.proto import log_pb2, people_pb2, people_pb2_grpc
 from everlog.rpc.client.channel import Channel
-from everlog.rpc.client.transaction import new_commit_id
 from everlog.rpc.wire import ASKED_KEYS_MAX, SCHEMA_KEY
 from everlog.store.crypto.cipher import Cipher
 from everlog.store.crypto.master_key import MasterKey
@@ -32,7 +31,7 @@ from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema import arguments
 from everlog.store.schema.schema import Schema
 from everlog.store.schema.table import Table
-from everlog.store.tx.transaction import Metadata, Transaction
+from everlog.store.tx.transaction import Metadata, Transaction, new_commit_id
 from everlog.store.upkeep.people import Forgotten, person_of
 from everlog.store.upkeep.personal_data import Remaining
 

@@ -20,7 +20,6 @@ The lease belongs to the thread: other commits of `fn` in that thread use it too
 from __future__ import annotations
 
 import contextlib
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -38,7 +37,7 @@ from everlog.store.schema import codec
 from everlog.store.schema.schema import Binding, Schema
 from everlog.store.schema.table import Table
 from everlog.store.tx.source import Source
-from everlog.store.tx.transaction import CommitResult, Fair, Metadata, Reads, Transaction
+from everlog.store.tx.transaction import CommitResult, Fair, Metadata, Reads, Transaction, new_commit_id
 from everlog.store.tx.write import NEVER, Write
 
 _DURABILITY = {
@@ -83,13 +82,6 @@ def request_of(
 def _expires_ns(write: Write) -> int:
     """Return the end of a row for a request; 0 means the table's default."""
     return write.expires_ns or (NEVER if write.info.ttl_ns and not write.ttl_ns else 0)
-
-
-def new_commit_id() -> bytes:
-    """Return a new UUIDv7 (RFC 9562, section 5.7)."""
-    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
-    number = number & ~(0xF << 76) | 7 << 76  # version
-    return (number & ~(3 << 62) | 2 << 62).to_bytes(16, "big")  # variant
 
 
 def _reads(transaction: Transaction, schema: Schema) -> list[store_pb2.Read]:

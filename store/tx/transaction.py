@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import random
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -75,6 +76,16 @@ def marked(proof: str) -> str:
     """Return the suffix of a displayed actor that is authenticated: how; empty if the name is only
     claimed."""
     return f" ({proof})" if proof not in ("", "claimed") else ""
+
+
+def new_commit_id() -> bytes:
+    """Return a new `commit_id`: the 16 bytes of a UUIDv7 (RFC 9562, section 5.7).
+
+    Keep it with the request that it belongs to; a commit repeated with it takes effect once.
+    """
+    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    number = number & ~(0xF << 76) | 7 << 76  # version
+    return (number & ~(3 << 62) | 2 << 62).to_bytes(16, "big")  # variant
 
 
 class Metadata(NamedTuple):

@@ -16,11 +16,11 @@ from everlog.audit.tree import Tree
 from everlog.store import record
 from everlog.store.database import Database
 from everlog.store.errors import Error, OpenError, ReadOnlyError, RowError
+from everlog.store.tx.transaction import new_commit_id
 from tests.audit.conftest import Opener
 from tests.audit.test_backup import fill
 from tests.audit.test_restore import grown
 from tests.store.models import AIRPORTS, ITEMS, Item, airport, items
-from tests.store.tx.test_idempotent import new_id
 
 
 def test_what_was_archived_is_gone_from_the_log_and_read_from_the_archive(db: Database, to: Path) -> None:
@@ -101,7 +101,7 @@ def test_what_a_hold_names_stays(db: Database, to: Path) -> None:
 def test_a_commit_that_may_be_repeated_stays(opening: Opener, to: Path) -> None:
     db = opening()
     fill(db, 1, 10)
-    commit_id = new_id()
+    commit_id = new_commit_id()
     with db.transaction(commit_id=commit_id) as tx:
         tx.put(ITEMS, *items(11, 11))
     seq = db.head

@@ -20,11 +20,11 @@ from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.errors import CorruptionError, Error
 from everlog.store.rocks.engine import Engine
+from everlog.store.tx.transaction import new_commit_id
 from tests.audit.conftest import Opener
 from tests.audit.test_backup import fill
 from tests.conformance import database_case as case
 from tests.store.models import AIRPORTS, ITEMS, airport, items
-from tests.store.tx.test_idempotent import new_id
 
 NEEDS: dict[str, Callable[[Any, Path], object]] = {
     "rebuild": lambda db, _: db.admin.rebuild(),
@@ -117,7 +117,7 @@ def test_who_asks_a_server_is_told_which_segment_is_gone(tmp_path: Path) -> None
 def test_projections_have_taken_in_what_goes_before_it_goes(
     opening: Opener, to: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    db, seen, commit_id = opening(), list[tuple[int, int, int]](), new_id()
+    db, seen, commit_id = opening(), list[tuple[int, int, int]](), new_commit_id()
     fill(db, 1, 30)
     with db.transaction(commit_id=commit_id) as tx:
         tx.put(ITEMS, *items(31, 31))

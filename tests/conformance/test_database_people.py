@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from everlog.rpc.client.transaction import new_commit_id
 from everlog.store.errors import PreconditionError, RowError, SchemaError
+from everlog.store.tx.transaction import new_commit_id
 from tests.conformance.database_case import AIRPORTS, KINDS, Case, airport, open_case
 from tests.store.people import MASTER, PATIENTS, VISITS, patient, visit
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import everlog
-from everlog.rpc.client.transaction import new_commit_id
+from everlog.store.tx.transaction import new_commit_id
 from tests.conformance.database_case import AIRPORTS, FLIGHTS, airport, flight
 
 

@@ -13,11 +13,10 @@ import random
 import time
 from typing import Any, NamedTuple
 
-from everlog.rpc.client.transaction import new_commit_id
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import ClosedError, DiskError
 from everlog.store.schema.table import Table
-from everlog.store.tx.transaction import Transaction
+from everlog.store.tx.transaction import Transaction, new_commit_id
 from tests.crash import disk
 from tests.crash.folders import PEOPLE, Folders
 from tests.crash.journal import Journal

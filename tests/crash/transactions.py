@@ -11,10 +11,9 @@ import time
 from typing import Any
 
 from everlog.rpc.client.database import RemoteDatabase
-from everlog.rpc.client.transaction import new_commit_id
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import ClosedError, ConflictError, DiskError, PreconditionError, SchemaError
-from everlog.store.tx.transaction import Transaction
+from everlog.store.tx.transaction import Transaction, new_commit_id
 from tests.crash import disk
 from tests.crash.folders import FIRST, NEWEST, Folders, Value, Way
 from tests.crash.journal import Journal

@@ -16,10 +16,10 @@ from everlog.consumers.follower.verify import verify
 from everlog.consumers.sqlite.sink import SqliteSink
 from everlog.migrations import State
 from everlog.proto import log_pb2
-from everlog.rpc.client.transaction import new_commit_id
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.database import Database
 from everlog.store.progress import Progress
+from everlog.store.tx.transaction import new_commit_id
 from tests.migrations import seed_and_be_killed
 from tests.migrations.project import Project
 

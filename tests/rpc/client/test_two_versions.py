@@ -9,9 +9,9 @@ import pytest
 import everlog
 from everlog import migrations
 from everlog.rpc.client.database import RemoteDatabase
-from everlog.rpc.client.transaction import new_commit_id
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
+from everlog.store.tx.transaction import new_commit_id
 from tests.migrations.conftest import project
 from tests.migrations.project import Project
 from tests.migrations.test_online import Airports

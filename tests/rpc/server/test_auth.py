@@ -10,9 +10,9 @@ import pytest
 from everlog import AccessError, OpenError
 from everlog.proto import log_pb2
 from everlog.rpc.client.database import RemoteDatabase
-from everlog.rpc.client.transaction import new_commit_id
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
+from everlog.store.tx.transaction import new_commit_id
 from tests.conformance.database_case import AIRPORTS, Airport
 
 TOKENS = {"ann": "sesame", "bob": "thyme", "web": "basil"}

@@ -11,12 +11,12 @@ import pytest
 
 from everlog.store.database import Database
 from everlog.store.errors import Error, PreconditionError
-from everlog.store.tx.transaction import CommitResult
+from everlog.store.tx.transaction import CommitResult, new_commit_id
 from tests.store.conftest import Opener
 from tests.store.models import ITEMS, Item
 
 
-def new_id(age_s: float = 0) -> bytes:
+def old_id(age_s: float) -> bytes:
     """Return a UUIDv7 (RFC 9562, section 5.7) that was created `age_s` seconds ago."""
     made = int((time.time() - age_s) * 1000).to_bytes(6, "big")
     rest = bytearray(uuid.uuid4().bytes[6:])
@@ -37,7 +37,7 @@ def write(
 
 def test_the_same_commit_again_answers_with_the_first(opening: Opener) -> None:
     db = opening()
-    one = new_id()
+    one = new_commit_id()
     first = write(db, one, Item(id=1, n=1), delete=(7,), actor="ann")
     db.put(ITEMS, Item(id=1, n=2))
     again = write(db, one, Item(id=1, n=1), delete=(7,), actor="ann")
@@ -62,7 +62,7 @@ def test_the_same_commit_again_answers_with_the_first(opening: Opener) -> None:
     ],
 )
 def test_the_same_id_with_other_content_is_refused(db: Database, other: dict[str, Any]) -> None:
-    one = new_id()
+    one = new_commit_id()
     first = write(db, one, Item(id=1), actor="ann")
     other = {"actor": "ann", "delete": (99,), **other}
     with pytest.raises(PreconditionError, match=f"was used by commit {first.seq} with other content"):
@@ -71,7 +71,7 @@ def test_the_same_id_with_other_content_is_refused(db: Database, other: dict[str
 
 
 def test_an_id_is_known_however_old_it_is(opening: Opener) -> None:
-    db, old = opening(idempotency_s=60), new_id(age_s=7 * 86_400)
+    db, old = opening(idempotency_s=60), old_id(age_s=7 * 86_400)
     first = write(db, old, Item(id=1))
     assert write(db, old, Item(id=1)) == first._replace(repeated=True)
     db.admin.rebuild()
@@ -88,7 +88,7 @@ def test_an_id_that_is_no_uuid_of_version_7_is_refused(db: Database, bad: bytes)
 
 
 def test_a_commit_that_failed_does_not_use_up_its_id(db: Database) -> None:
-    one = new_id()
+    one = new_commit_id()
     db.put(ITEMS, Item(id=1))
     with pytest.raises(PreconditionError), db.transaction(commit_id=one) as tx:
         tx.insert(ITEMS, Item(id=1))
@@ -97,7 +97,7 @@ def test_a_commit_that_failed_does_not_use_up_its_id(db: Database) -> None:
 
 @pytest.mark.parametrize("same", [True, False])
 def test_two_of_one_id_in_one_group_are_one_or_an_error(db: Database, same: bool) -> None:
-    one, answers = new_id(), dict[int, CommitResult | Error]()
+    one, answers = new_commit_id(), dict[int, CommitResult | Error]()
 
     def commit(number: int) -> None:
         try:

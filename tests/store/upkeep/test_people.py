@@ -11,10 +11,10 @@ import pytest
 from everlog.store.crypto.key_store import Slots
 from everlog.store.database import Database
 from everlog.store.errors import DiskError, RowError, SealedError
+from everlog.store.tx.transaction import new_commit_id
 from everlog.store.upkeep import people as forgetting
 from tests.store.models import ITEMS, Item
 from tests.store.people import MASTER, PATIENTS, VISITS, bytes_of, open_people, patient, visit
-from tests.store.tx.test_idempotent import new_id as new_commit_id
 
 
 def filled(path: Path) -> Database:

@@ -11,6 +11,8 @@ from typing import Any
 
 from _generate.markdown import escaped
 from everlog.rpc import handles
+from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
 
 # The modules whose names are public, and what each is for.
 FACES = {
@@ -28,6 +30,9 @@ BESIDE = {
         ("everlog.audit.prover", "Prover"),
     )
 }
+
+# The calls of a database are those of both kinds. A name that one of the two lacks serves other modules.
+SAME: dict[type, type] = {EmbeddedDatabase: RemoteDatabase, RemoteDatabase: EmbeddedDatabase}
 
 
 def markdown() -> str:
@@ -77,9 +82,13 @@ def _members(found: type) -> list[tuple[str, Any]]:
     for base in found.__mro__:
         if base.__module__.startswith("everlog.") and not base.__module__.endswith("_pb2"):
             for key, member in vars(base).items():
-                if not key.startswith("_") and _documented(member):
+                if _is_public(found, key) and _documented(member):
                     seen.setdefault(key, member)
     return list(seen.items())
+
+
+def _is_public(found: type, key: str) -> bool:
+    return not key.startswith("_") and hasattr(SAME.get(found, found), key)
 
 
 def _documented(member: Any) -> bool:
@@ -110,7 +119,7 @@ def _attributes(found: type) -> Iterator[str]:
     assert isinstance(body, ast.ClassDef)
     for node in body.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            if node.target.id.startswith("_"):
+            if node.target.id.startswith("_") or (found in SAME and not _is_public(found, node.target.id)):
                 continue
             comment = _above(lines, node.lineno - 1) or _behind(
                 lines[node.end_lineno - 1 if node.end_lineno else 0]

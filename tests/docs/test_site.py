@@ -101,6 +101,21 @@ def test_the_generated_references_have_every_name() -> None:
     assert "| 1 | `seq` | `uint64` | Position in the log: 1, 2, 3 … without gaps. |" in grpc
 
 
+def listed(markdown: str, name: str) -> set[str]:
+    """Return the members that the reference lists for a class."""
+    section = re.search(rf"^### everlog\.{name}\n(.*?)(?=^##)", markdown, re.MULTILINE | re.DOTALL)
+    assert section
+    return set(re.findall(r"^:+\{py:(?:method|property|attribute)\} (\w+)", section[1], re.MULTILINE))
+
+
+def test_the_reference_lists_the_calls_that_both_databases_have() -> None:
+    markdown = python_api.markdown()
+    embedded, remote = listed(markdown, "EmbeddedDatabase"), listed(markdown, "RemoteDatabase")
+    assert embedded == remote
+    assert {"get", "put", "transaction", "load", "feed", "migrations", "close"} <= embedded
+    assert not {"apply_migration", "forked", "reclaim", "scratch", "channel", "refresh_schema"} & embedded
+
+
 def test_the_glossary_is_short_and_sorted() -> None:
     rows = re.findall(r"^\| \*\*(.+?)\*\* \| (.+) \|$", (DOCS / "glossary.md").read_text(), re.MULTILINE)
     terms = [term for term, _ in rows]

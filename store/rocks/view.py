@@ -2,9 +2,8 @@
 
     get(key) -> value | None          items(start, end) -> (key, value) in key order, either direction
 
-    LiveView      the newest state; each call by itself
+    LiveView      the newest state, of the live column family or of another; each call by itself
     SnapshotView  one moment, for as long as it is held
-    FamilyView    a column family other than the live one
     Overlay       another view with some keys replaced: projected in memory, not written
 
 rocksdict's `Snapshot` finds single keys as of its moment, but iterates over the newest state
@@ -28,7 +27,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import merge
 from itertools import chain, islice
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from everlog.store.errors import ClosedError
 from everlog.store.process import keep_in_child
@@ -75,32 +74,40 @@ class View(Protocol):
         keep_in_child(self)
 
 
-class LiveView(View):
-    """The tables in their newest state."""
+class Family(NamedTuple):
+    """A column family that is not the live one."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    data: Any
+    get: Callable[[Any], Any]
+
+
+class LiveView(View):
+    """The tables in their newest state: those of the engine, whichever family is live, or those of one
+    family."""
+
+    def __init__(self, source: Engine | Family) -> None:
+        self._source = source
 
     def get(self, key: bytes) -> bytes | None:
         try:
-            value: bytes | None = self._engine.get(key)
+            value: bytes | None = self._source.get(key)
         except Exception as error:
             raise translate(error, "reading a table") from error
         return value
 
     def get_some(self, keys: list[bytes]) -> list[bytes | None]:
         with translated("reading a table"):
-            values: Any = self._engine.get(cast("Any", keys))
+            values: Any = self._source.get(cast("Any", keys))
         return cast("list[bytes | None]", values)
 
     def items(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Item]:
         return chain.from_iterable(self.chunks(start, end, reverse=reverse))
 
     def chunks(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[list[Item]]:
-        return chunks(self._engine.data, start, end, reverse=reverse)
+        return chunks(self._source.data, start, end, reverse=reverse)
 
     def first_items(self, start: bytes, end: bytes, most: int, *, reverse: bool = False) -> list[Item]:
-        family, wanted = self._engine.data, most + reverse  # in reverse, `end` itself may come first
+        family, wanted = self._source.data, most + reverse  # in reverse, `end` itself may come first
         try:
             found: list[Any] = list(
                 islice(family.items(backwards=reverse, from_key=end if reverse else start), wanted)
@@ -209,34 +216,6 @@ class SnapshotView(View):
             for held in self._held:
                 held.clear()
             self._held.clear()
-
-
-class FamilyView(View):
-    """A column family that is not the live one."""
-
-    def __init__(self, family: Any) -> None:
-        self._family = family
-
-    def get(self, key: bytes) -> bytes | None:
-        try:
-            value: bytes | None = self._family.get(key)
-        except Exception as error:
-            raise translate(error, "reading a table") from error
-        return value
-
-    def get_some(self, keys: list[bytes]) -> list[bytes | None]:
-        with translated("reading a table"):
-            values: list[bytes | None] = self._family.get(keys)
-        return values
-
-    def items(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[Item]:
-        return chain.from_iterable(self.chunks(start, end, reverse=reverse))
-
-    def chunks(self, start: bytes, end: bytes, *, reverse: bool = False) -> Iterator[list[Item]]:
-        return chunks(self._family, start, end, reverse=reverse)
-
-    def close(self) -> None:
-        pass
 
 
 def take_over(held: Iterable[list[Any]]) -> list[Any]:

@@ -28,7 +28,7 @@ from everlog.store.clock import CORRECTED
 from everlog.store.errors import SealedError
 from everlog.store.keys import APPLIED, ENDS, HAS_EXPIRY, SEQ
 from everlog.store.rocks.engine import Engine
-from everlog.store.rocks.view import FamilyView, LiveView, Overlay, View
+from everlog.store.rocks.view import Family, LiveView, Overlay, View
 from everlog.store.schema.schema import TableInfo
 
 KEYS_PER_BATCH = 4096
@@ -288,7 +288,7 @@ class FamilyTarget:
         self._engine = engine
         self.family = family
         self.handle = handle
-        self.view: View = LiveView(engine) if family is None else FamilyView(family)
+        self.view: View = LiveView(engine if family is None else Family(family, family.get))
 
     def forget(self) -> None:
         """Release the column family, so that it can be dropped."""

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,22 +24,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     project.add()
     project.add("index_names", table=INDEXED)
     return project.build()
-
-
-@pytest.fixture
-def empty(tmp_path: Path) -> Iterator[EmbeddedDatabase]:
-    with EmbeddedDatabase(tmp_path / "db") as db:
-        yield db
-        assert list(db.admin.check()) == []
-
-
-@pytest.fixture
-def remote(empty: EmbeddedDatabase, project: Project) -> Iterator[RemoteDatabase]:
-    with (
-        Server({"x": empty}, migrations={"x": str(project.path)}) as server,
-        RemoteDatabase(server.url("x")) as remote,
-    ):
-        yield remote
 
 
 def states(infos: list[MigrationInfo]) -> list[State]:

@@ -48,6 +48,7 @@ def shred(engine: Engine, tables: Tables) -> None:
     assert tables.vault is not None
     gone = [key_id for key_id in shredded(tables) if tables.vault.is_on_disk(key_id)]
     if gone:
+        tables.flush()  # RocksDB may have refused these edits before, on a full disk
         engine.flush()
         tables.vault.forget(gone)
 

@@ -12,6 +12,7 @@ from everlog.audit import backup, restore
 from everlog.store.crypto.vault import Vault
 from everlog.store.errors import DiskError, SealedError
 from everlog.store.rocks.engine import Engine
+from everlog.store.tables.tables import Tables
 from everlog.store.upkeep import check
 from tests.store.people import PATIENTS, VISITS, open_people, patient, visit
 
@@ -128,6 +129,20 @@ def test_a_reader_that_never_saw_a_key_finds_its_rows_erased(
             assert [row.id for row in reader.scan(PATIENTS.by_email, "ann@x")] == [1]
             assert [one.erased for one in reader.history(PATIENTS, 9)] == [False, True]
             assert list(reader.admin.check()) == []
+
+
+def test_a_key_is_shredded_after_edits_that_the_disk_refused_before_are_on_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a reader, or the next opening, finds rows whose key is missing without a trace."""
+    with open_people(path) as db:
+        db.put(PATIENTS, patient(1, "s-1", email="ann@x", name="Ann"))
+        monkeypatch.setattr(Tables, "settle", lambda _: False)  # edits stay in memory
+        db.put(PATIENTS, patient(9, "s-9", email="zoe@x", name="Zoe"))
+        db.people.forget(PATIENTS, 9)
+        with open_people(path, read_only=True) as reader:
+            assert list(reader.admin.check()) == []
+            assert [row.id for row in reader.scan(PATIENTS.by_email, "ann@x")] == [1]
 
 
 def test_with_the_newest_keys_who_was_forgotten_after_the_moment_restored_to_is_forgotten_again(

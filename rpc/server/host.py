@@ -198,11 +198,6 @@ class Hosting:
         found: T = await self._run(self._writers, functools.partial(fn, *args, **kwargs))
         return found
 
-    async def work(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Run a call that writes for long. It continues without its client."""
-        found: T = await self._run(self._workers, functools.partial(fn, *args, **kwargs))
-        return found
-
     @staticmethod
     def _run(pool: Threads, fn: Callable[[], Any]) -> asyncio.Future[Any]:
         return asyncio.wrap_future(pool.submit(_work(fn)))

@@ -184,6 +184,8 @@ class Server:
         )
         auth = Auth(self._tokens, acting, keys_for, certified=_certified(tls))
         self.hosting = Hosting(databases, auth, self.rights)
+        for pool in self.hosting.pools:
+            pool.on_limit = self.activity.limited
         self._tls = security.ServerTls(tls) if tls else None
         self._acting, self._keys_for = tuple(acting), tuple(keys_for)
         self._signer = signer

@@ -202,6 +202,7 @@ class Threads:
         self._waiting = 0  # calls in the queues
         self._due = 0  # tickets that no thread has taken yet
         self._held = 0  # tickets of calls whose callers have all of their threads
+        self.on_limit: Callable[[str], None] = lambda _: None  # told of each refusal
         self.busy: set[Work] = set()  # its work that has begun
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -267,6 +268,7 @@ class Threads:
         return self._waiting
 
     def _too_many(self, own: int) -> LimitError:
+        self.on_limit("queue")
         full = own >= self._bounds.each
         whose = f"{self._bounds.each:,} of one caller" if full else f"{self._bounds.all:,} of all callers"
         return LimitError(

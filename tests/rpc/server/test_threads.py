@@ -76,7 +76,9 @@ def test_a_caller_has_some_of_the_threads() -> None:
 
 def test_a_full_queue_refuses_and_says_when_to_try_again() -> None:
     go = threading.Event()
+    limits = list[str]()
     with pool(queues=Bounds(2, 3)) as threads:
+        threads.on_limit = limits.append
         try:
             first = threads.submit(work(lambda: go.wait(PATIENCE_S)))
             while not first.running():
@@ -91,6 +93,7 @@ def test_a_full_queue_refuses_and_says_when_to_try_again() -> None:
             threads.submit(work(int, "other"))
             with pytest.raises(LimitError, match="expected fewer than 3 of all callers to wait"):
                 threads.submit(work(int, "third"))
+            assert limits == ["queue", "queue"]
         finally:
             go.set()
 

@@ -18,6 +18,7 @@ import click
 from everlog.audit.prover import Prover
 from everlog.console.cli.main import cli
 from everlog.proto import (
+    access_pb2,
     admin_pb2,
     archive_pb2,
     consumers_pb2,
@@ -34,7 +35,7 @@ from everlog.rpc.embedded import EmbeddedDatabase
 
 PROTOS = (
     *(admin_pb2, archive_pb2, consumers_pb2, feed_pb2, history_pb2),
-    *(migrations_pb2, people_pb2, proofs_pb2, store_pb2),
+    *(migrations_pb2, people_pb2, proofs_pb2, store_pb2, access_pb2),
 )
 PROTOCOLS = {**{name.lower(): getattr(handles, name) for name in handles.__all__}, "proofs": Prover}
 # Services that are not named as a handle, and where their calls are: "" is the database itself.
@@ -57,6 +58,7 @@ PROGRAMS = "for programs: a shell has no use for it"
 DBMATE = "the verb is dbmate's"
 HERE = "runs at the caller, over other calls"
 SHELL = "about this machine or the shell, not about an open database"
+TOKEN = "the shell has a group of verbs for tokens"
 SERVER = "of a server, not of one database"
 OPTION = "an option of the verb that shows or does the rest"
 
@@ -91,6 +93,14 @@ ROWS = [
     Row("audit.archive", "", "archive", "db.archive.move is this for an open database"),
     Row("audit.restore", "", "restore", HERE),
     Row("audit.verify_backup", "", "verify-backup", HERE),
+    # access
+    Row("access.whoami", "Access.WhoAmI", "access whoami", "one word in Python and in shells"),
+    Row("access.define", "Access.DefineRole", "access define", WIRE),
+    Row("access.create_token", "Access.CreateToken", "token create", TOKEN),
+    Row("access.rotate_token", "", "token rotate", f"{TOKEN}; runs create and revoke"),
+    Row("access.revoke_token", "Access.RevokeToken", "token revoke", TOKEN),
+    Row("", "", "token list", "a part of what `access show` shows"),
+    Row("", "", "access roles", "a part of what `access show` shows"),
     # consumers
     Row("consumers.bookmark", "Consumers.Bookmark", "follow --consumer", "a follower does it"),
     Row("", "Consumers.List", "consumers", f"{WIRE}; the handle is iterated"),
@@ -120,7 +130,10 @@ ROWS = [
     *(Row(f"proofs.{name}", f"Proofs.{name.title()}", "checkpoint", OPTION) for name in ("keep", "kept")),
     Row("proofs.entries", "Proofs.Entries", "tiles", "the verb writes them to files"),
     # the shell
-    *(Row("", "", verb, SHELL) for verb in ("create", "drop", "wait", "config", "completion", "keygen")),
+    *(
+        Row("", "", verb, SHELL)
+        for verb in ("create", "drop", "wait", "config", "completion", "keygen", "cert dev")
+    ),
     *(Row("", "", verb, "reads files that others have made") for verb in ("verify", "audit")),
     Row("", "", "repair", "a damaged database cannot be opened"),
     Row("", "", "serve", "`everlog.rpc.server` is the server, without a public call"),

@@ -70,6 +70,24 @@ VERBS = {
     "migrations proposals": Verb("migrations proposals", f"{NOWHERE} migrations proposals", "propose"),
     "migrations cancel": Verb("", "migrations cancel"),
     "follow": Verb("follow --to sqlite:m.sqlite --once", "follow --to nowhere:x --once"),
+    "access whoami": Verb("access whoami", f"{NOBODY} access whoami"),
+    "access show": Verb("access show", f"{NOWHERE} access show"),
+    "access roles": Verb("access roles", f"{NOWHERE} access roles"),
+    "access explain": Verb(
+        "access explain ann read",
+        f"{NOWHERE} access explain ann read",
+        "access grant ann reader --reason why",
+    ),
+    "access define": Verb("access define clerk --right read", "access define clerk --right fly"),
+    "access remove-role": Verb(
+        "access remove-role clerk", "access remove-role nobody", "access define clerk --right read"
+    ),
+    "access grant": Verb("access grant ann reader", "access grant ann nobody"),
+    "access revoke": Verb("access revoke ann reader", "access revoke ann nobody", "access grant ann reader"),
+    "token create": Verb("token create --name ann --role reader", "token create --name ann --role nobody"),
+    "token list": Verb("token list", f"{NOWHERE} token list", "token create --name ann --role reader"),
+    "token rotate": Verb("token rotate ann", "token rotate nobody", "token create --name ann --role reader"),
+    "token revoke": Verb("token revoke ann", "token revoke nobody", "token create --name ann --role reader"),
     "consumers": Verb("consumers", f"{NOWHERE} consumers"),
     "consumers register": Verb("consumers register mirror", f"{NOWHERE} consumers register mirror"),
     "consumers remove": Verb(
@@ -219,6 +237,7 @@ MEANINGS = {
     "--keep-days": "DAYS",
     "--keep-records": "N",
     "--limit": None,  # rows, versions, commits, proposals
+    "--name": "NAME",
     "--null": "TEXT",
     "--origin": "TEXT",
     "--out": "FILE",

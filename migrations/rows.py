@@ -34,7 +34,15 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor import FieldDescriptor as FD
 from google.protobuf.message import DecodeError, Message
 
-from everlog.migrations.values import Convert, expected, fits_float, from_json, from_text, takes_null
+from everlog.migrations.values import (
+    Convert,
+    expected,
+    fits_float,
+    from_json,
+    from_text,
+    repeated_key,
+    takes_null,
+)
 from everlog.store.errors import LoadError
 from everlog.store.keys import ROW_BYTES_MAX
 from everlog.store.schema.codec import BOOL, BYTES, DOUBLE, ENUM, FLOAT, MESSAGE, STRING, TIMESTAMP, kind_of
@@ -341,6 +349,10 @@ def read_jsonl(file: IO[bytes], model: type[M]) -> Iterator[M]:
                 field, convert, null = fields[key]
                 if value is not None or null:
                     words[field.name] = convert(value)
+            if len(words) < len(found):
+                _check_aliases(fields, found, Place(name, number))
+            if path := repeated_key(line, found):
+                _key_twice(path, Place(name, number))
             if groups:
                 check_oneofs(groups, words, Place(name, number), "key")
             row = model(**words)
@@ -349,6 +361,23 @@ def read_jsonl(file: IO[bytes], model: type[M]) -> Iterator[M]:
         except (KeyError, ValueError, TypeError, DecodeError) as error:
             _explain_jsonl(fields, model, found, Place(name, number), error)
         yield row
+
+
+def _check_aliases(fields: _Fields, found: dict[str, Any], line: Place) -> None:
+    """Raise LoadError if a line has a field twice, by its name in the model and in lowerCamelCase."""
+    seen: set[str] = set()
+    for key in found:
+        field = fields[key][0]
+        if field.name in seen:
+            fail(line._replace(shown=f"key {key!r}", column=key), f"sets the field {field.name} again")
+        seen.add(field.name)
+
+
+def _key_twice(path: list[str], line: Place) -> NoReturn:
+    """Raise LoadError for a key that its object repeats. Inner keys may be data, those of a map."""
+    key, *inner = path
+    at = line._replace(shown=f"key {key!r}", column=key)
+    fail(at, "a key in it occurs twice" if inner else "occurs twice", private=".".join(inner))
 
 
 def _explain_jsonl(

@@ -22,7 +22,7 @@ Invariants
   (1) The output of `as_json` and `to_text` is read back as the same value. All NaNs are equal, and unknown
       fields are omitted.
   (2) `as_json` raises for no message that protobuf parses.
-  (3) Nothing is guessed: text that is not exactly of the kind is refused.
+  (3) Nothing is guessed: text that is not exactly of the kind is refused, and so is a repeated key.
 
 A converter raises ValueError saying what it expected; the reader adds the place.
 """
@@ -251,11 +251,56 @@ def _json_float(value: Any) -> float:
 def _from_json_text(convert: Convert) -> Convert:
     def parse(text: str) -> Any:
         try:
-            return convert(msgspec.json.decode(text))
+            value = msgspec.json.decode(text)
         except (msgspec.MsgspecError, RecursionError) as error:
             raise ValueError(str(error)) from None
+        if path := repeated_key(text.encode(), value):
+            raise ValueError(f".{'.'.join(path)}: the key occurs twice")
+        return convert(value)
 
     return parse
+
+
+_KEY_END = re.compile(rb'"[ \t\r\n]*:')
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """The keys and values of an object, as written."""
+
+
+def repeated_key(text: bytes, value: Any) -> list[str]:
+    """Return the keys that lead to the first repeated key of an object in a JSON text, or an empty list.
+
+    `value`: the decoded text, for which a decoder keeps the last of equal keys. If it has as many keys as the
+    text seems to have, none is repeated; otherwise the text is decoded again.
+    """
+    if len(_KEY_END.findall(text)) <= _count_keys(value):
+        return []
+    pairs = json.loads(text.decode(), object_pairs_hook=_Pairs, parse_int=str, parse_float=str)
+    return _path_to_repeated(pairs) or []
+
+
+def _count_keys(value: Any) -> int:
+    if isinstance(value, dict):
+        inner = sum(_count_keys(one) for one in value.values() if isinstance(one, dict | list))
+        return len(value) + inner
+    return sum(map(_count_keys, value)) if isinstance(value, list) else 0
+
+
+def _path_to_repeated(value: Any) -> list[str] | None:
+    if isinstance(value, _Pairs):
+        seen = set()
+        for key, one in value:
+            if key in seen:
+                return [key]
+            seen.add(key)
+            if (path := _path_to_repeated(one)) is not None:
+                return [key, *path]
+    elif isinstance(value, list):
+        for one in value:
+            if (path := _path_to_repeated(one)) is not None:
+                return path
+    return None
 
 
 _TEXT: dict[Kind[Any], Convert] = {

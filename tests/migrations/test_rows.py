@@ -99,6 +99,9 @@ def test_a_byte_that_is_not_utf8_is_said_with_its_line() -> None:
         ('{"colour": 1}', 1, None, "key 1: everlog.v1.MigrationInfo has no such field"),
         ("\n[1]", 2, None, "expected a JSON object"),
         ('{"name": ', 1, None, "expected a JSON object"),
+        ('{"name": "a"}\n{"name": "b", "version": 1, "name" : "c"}', 2, "name", "key 'name': occurs twice"),
+        ('{"applied_ns": 1, "appliedNs": 1}', 1, "appliedNs", "key 'appliedNs': sets the field applied_ns"),
+        ('{"name": null, "name": null}', 1, "name", "key 'name': occurs twice"),
     ],
 )
 def test_a_json_row_that_does_not_fit_is_said_with_line_and_key(
@@ -108,6 +111,22 @@ def test_a_json_row_that_does_not_fit_is_said_with_line_and_key(
         jsonl(text)
     assert said in str(caught.value)
     assert (caught.value.line, caught.value.column) == (line, column)
+
+
+def test_a_repeated_key_of_an_inner_object_is_refused_in_every_format() -> None:
+    twice = '[{"space": 3, "key": "", "space": 4}]'
+    with pytest.raises(LoadError, match=r"<rows>:1: key 'changes': a key in it occurs twice") as caught:
+        list(read_jsonl(io.BytesIO(f'{{"changes": {twice}}}'.encode()), log_pb2.Commit))
+    assert caught.value.private == "space"
+    with pytest.raises(LoadError, match=r"<rows>:2: column 1 \(changes\)") as caught:
+        csv(f'changes\n"{twice.replace(chr(34), chr(34) * 2)}"\n', log_pb2.Commit)
+    assert "the key occurs twice" in caught.value.private
+
+
+def test_text_that_looks_like_a_key_is_not_one() -> None:
+    assert jsonl('{"name": "a\\": b, \\"name\\":", "version": 12345678901234567890}') == [
+        INFO(name='a": b, "name":', version=12345678901234567890)
+    ]
 
 
 @pytest.mark.parametrize("name", ["rows.txt", "rows"])

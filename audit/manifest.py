@@ -95,7 +95,8 @@ def read(place: Place) -> Manifest | None:
         ) from None
     if manifest.format > FORMAT:
         raise OpenError(
-            f"{where} has format {manifest.format}, this everlog reads up to {FORMAT}; use a newer version"
+            f"{where} has format {manifest.format}, this version of everlog supports up to {FORMAT};"
+            " use a newer version"
         )
     for problem in problems(manifest, where):
         raise CorruptionError(problem, place=where)

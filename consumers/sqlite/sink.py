@@ -202,8 +202,8 @@ class SqliteSink:
         version, database, seq, checksum, schema, tables = row
         if version != FORMAT:
             raise SinkError(
-                f"{self.name} has format {version}, this program reads {FORMAT}; follow with a newer version,"
-                " or from the beginning into a new file"
+                f"{self.name} has format {version}, this version of everlog supports up to {FORMAT};"
+                " follow with a newer version, or from the beginning into a new file"
             )
         position = log_pb2.Cursor(database=database, seq=seq, checksum=checksum)
         if self._state and self._state.position == position:

@@ -118,8 +118,8 @@ class Slots:
             raise OpenError(f"{self.path} is not a key store of everlog")
         if version > FORMAT or size != SLOT_SIZE:
             raise OpenError(
-                f"{self.path} has format {version}, this version of everlog supports {FORMAT}; use a newer"
-                " version"
+                f"{self.path} has format {version}, this version of everlog supports up to {FORMAT};"
+                " use a newer version"
             )
         return bytes(database)
 

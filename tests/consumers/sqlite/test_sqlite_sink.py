@@ -175,7 +175,7 @@ def test_a_directory_that_is_missing_is_named(tmp_path: Path) -> None:
 def test_a_mirror_of_a_newer_format_is_refused(path: Path, query: Query) -> None:
     follow(shop(), path)
     query("UPDATE _everlog SET format = 2")
-    with pytest.raises(SinkError, match="has format 2, this program reads 1"):
+    with pytest.raises(SinkError, match="has format 2, this version of everlog supports up to 1"):
         follow(shop(), path)
 
 

@@ -691,6 +691,10 @@ class LoadRequest(_message.Message):
     LAST_FIELD_NUMBER: _builtins.int
     SPACE_FIELD_NUMBER: _builtins.int
     EXPIRES_NS_FIELD_NUMBER: _builtins.int
+    CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    CAUSATION_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    DURABILITY_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     """Of the first request only."""
     table: _builtins.str
@@ -705,6 +709,11 @@ class LoadRequest(_message.Message):
     """Space of the generation that the client's model is of; 0: the one in force."""
     expires_ns: _builtins.int
     """Of the first request only, for every row: as `Write.expires_ns`."""
+    correlation_id: _builtins.str
+    """Of the first request only, for every commit: as in `CommitRequest`."""
+    causation_id: _builtins.str
+    client: _builtins.str
+    durability: Global___Durability.ValueType
     @_builtins.property
     def rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Serialised rows, in order. After an interruption they continue after `LoadResponse.rows`."""
@@ -723,10 +732,14 @@ class LoadRequest(_message.Message):
         last: _builtins.bool = ...,
         space: _builtins.int = ...,
         expires_ns: _builtins.int = ...,
+        correlation_id: _builtins.str = ...,
+        causation_id: _builtins.str = ...,
+        client: _builtins.str = ...,
+        durability: Global___Durability.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "database", b"database", "expires_ns", b"expires_ns", "id", b"id", "kind", b"kind", "last", b"last", "reason", b"reason", "rows", b"rows", "source", b"source", "space", b"space", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "causation_id", b"causation_id", "client", b"client", "correlation_id", b"correlation_id", "database", b"database", "durability", b"durability", "expires_ns", b"expires_ns", "id", b"id", "kind", b"kind", "last", b"last", "reason", b"reason", "rows", b"rows", "source", b"source", "space", b"space", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -251,7 +251,7 @@ class Database(Writer):
         With an `id`, a repeated load resumes where it stopped, and a finished one does nothing; `rows` must
         be the same at each run. `source`: the name of the data's origin, recorded in the log. `total`: the
         number of rows if known, for `progress`. `expires`: as in `put`, for all rows. `metadata`: as in
-        `transaction`.
+        `transaction`, without `commit_id`.
 
             db.load(AIRPORTS, rows, id="airports-2026-01", actor="ann")
 

@@ -38,7 +38,7 @@ from everlog.rpc.client.history import RemoteMoment, RemotePast
 from everlog.rpc.client.load import RemoteLoad
 from everlog.rpc.client.people import RemoteKeys, RemotePeople
 from everlog.rpc.client.reads import RemoteSource
-from everlog.rpc.client.transaction import RemoteFair, RemoteTransaction, Session
+from everlog.rpc.client.transaction import DURABILITY, RemoteFair, RemoteTransaction, Session
 from everlog.store.crypto.vault import Opener
 from everlog.store.errors import ReadOnlyError, SchemaError, UnavailableError
 from everlog.store.history.row_history import Version
@@ -216,26 +216,29 @@ class RemoteDatabase(Writer):
         total: int | None = None,
         expires: Expires | None = None,
         progress: OnProgress | None = None,
-        actor: str = "",
-        reason: str = "",
+        **metadata: Any,
     ) -> LoadResult:
         """Write many rows in chunks, each one commit. With an `id`, an interrupted load resumes.
 
         `total`: the number of rows, if known, for the progress. `expires`: as in `put`, for all rows.
-        Raises RowError for an invalid row: earlier chunks stay.
+        `metadata`: as in `transaction`, without `commit_id`. Raises RowError for an invalid row: earlier
+        chunks stay.
         """
-        self._check_writable()
+        about = self.transaction(**metadata).metadata
         binding = self._bind(table)
-        Metadata(actor, reason).check()
-        check_load(table, rows, id, source, kind, total)
+        check_load(table, rows, id, source, kind, total, about)
         first = store_pb2.LoadRequest(
             database=self._channel.address.database,
             table=table.name,
             space=binding.info.space,
             id=id or "",
             source=source,
-            actor=actor,
-            reason=reason,
+            actor=about.actor,
+            reason=about.reason,
+            correlation_id=about.correlation_id,
+            causation_id=about.causation_id,
+            client=about.client,
+            durability=DURABILITY[about.durability],
             kind=kind,
             expires_ns=0 if expires is None else expires_ns_of(expires, table.name) or NEVER,
         )

@@ -40,7 +40,7 @@ from everlog.store.tx.source import Source
 from everlog.store.tx.transaction import CommitResult, Fair, Metadata, Reads, Transaction, new_commit_id
 from everlog.store.tx.write import NEVER, Write
 
-_DURABILITY = {
+DURABILITY = {
     None: store_pb2.DURABILITY_UNSPECIFIED,
     "sync": store_pb2.SYNC,
     "os": store_pb2.OS,
@@ -62,7 +62,7 @@ def request_of(
         causation_id=meta.causation_id,
         client=meta.client,
         commit_id=meta.commit_id or new_commit_id(),
-        durability=_DURABILITY[meta.durability],
+        durability=DURABILITY[meta.durability],
     )
     for write in transaction.writes.values():
         is_put = write.op == log_pb2.PUT

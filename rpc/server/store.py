@@ -61,6 +61,8 @@ from everlog.store.tx.source import Entry, LocalSource, Span, is_noted
 from everlog.store.tx.transaction import CommitResult, Reads
 from everlog.store.tx.write import Write
 
+DURABILITY = {store_pb2.SYNC: "sync", store_pb2.OS: "os"}
+
 
 async def load_responses(
     hosting: Hosting, requests: AsyncIterator[store_pb2.LoadRequest], context: Context
@@ -89,7 +91,17 @@ class ServedLoad:
         self._db = db
         self._table = table_of(db.schema.generation(first.table, first.space))
         expires = write.sent(first.expires_ns)
-        self.loader = db.loader(self._table, about, expires=expires, actor=actor, reason=first.reason)
+        self.loader = db.loader(
+            self._table,
+            about,
+            expires=expires,
+            actor=actor,
+            reason=first.reason,
+            correlation_id=first.correlation_id,
+            causation_id=first.causation_id,
+            client=first.client,
+            durability=DURABILITY.get(first.durability),
+        )
 
     def add(self, request: store_pb2.LoadRequest) -> None:
         """Commit the rows of one request."""
@@ -412,7 +424,6 @@ def _batch_get(db: Database, request: store_pb2.BatchGetRequest) -> store_pb2.Ba
 
 
 def _commit(db: Database, request: store_pb2.CommitRequest, actor: str) -> CommitResult:
-    durability = {store_pb2.SYNC: "sync", store_pb2.OS: "os"}.get(request.durability)
     tx = db.transaction(
         actor=actor,
         reason=request.reason,
@@ -420,7 +431,7 @@ def _commit(db: Database, request: store_pb2.CommitRequest, actor: str) -> Commi
         causation_id=request.causation_id,
         client=request.client,
         commit_id=request.commit_id,
-        durability=durability,
+        durability=DURABILITY.get(request.durability),
     )
     tx.snapshot = request.snapshot
     if request.reads:

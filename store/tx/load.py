@@ -171,7 +171,7 @@ def load(
 ) -> LoadResult:
     """Run a whole load; see `Database.load`."""
     started = time.perf_counter()
-    check_load(table, rows, id, source, kind, total)
+    check_load(table, rows, id, source, kind, total, metadata)
     about = log_pb2.Load(kind=kind, id=id or str(uuid.uuid4()), table=table.name, source=source)
     given = about.id
     loader = Loader(host, table, about, metadata, expires)
@@ -187,7 +187,13 @@ def load(
 
 
 def check_load(  # noqa: PLR0917  in the order of `load`
-    table: Table[Any, Any], rows: Any, id: str | None, source: str, kind: Any, total: int | None
+    table: Table[Any, Any],
+    rows: Any,
+    id: str | None,
+    source: str,
+    kind: Any,
+    total: int | None,
+    metadata: Metadata,
 ) -> None:
     """Raise RowError for invalid arguments of a load."""
     arguments.table(table)
@@ -199,6 +205,8 @@ def check_load(  # noqa: PLR0917  in the order of `load`
         raise RowError(f"expected a kind of load, {', '.join(log_pb2.Load.Kind.keys())}, found {kind!r}")
     if total is not None:
         arguments.counted(total, "`total`")
+    if metadata.commit_id:
+        raise RowError("a load has many commits, found one commit_id for them; pass `id` to repeat a load")
 
 
 def chunks(rows: Iterable[M]) -> Iterator[tuple[list[M], bool]]:

@@ -33,8 +33,8 @@ def _metadata(db: Any) -> Calls:
             yield f"transaction {about}", partial(db.transaction, **about)
             yield f"put {about}", partial(db.put, AIRPORTS, airport("BOS"), **about)
             yield f"run {about}", partial(db.run, print, **about)
+            yield f"load {about}", partial(db.load, AIRPORTS, [airport("BOS")], **about)
     for value in TEXTS:
-        yield f"load actor {value!r}", partial(db.load, AIRPORTS, [airport("BOS")], actor=value)
         yield f"correct_clock {value!r}", partial(db.admin.correct_clock, reason=value)
         yield f"forget {value!r}", partial(db.people.forget, AIRPORTS, "JFK", actor=value)
         yield f"register {value!r}", partial(db.consumers.register, "one", actor=value)

@@ -62,6 +62,29 @@ def test_a_load_writes_all_rows_in_chunks(db: Any) -> None:
     assert commits[-1].load.source == "here"
 
 
+def test_the_commits_of_a_load_have_its_metadata(db: Any) -> None:
+    about = {
+        "actor": "ann",
+        "reason": "spring",
+        "correlation_id": "job-7",
+        "causation_id": "mail",
+        "client": "cron",
+    }
+    done = db.load(FLIGHTS, (flight(n) for n in range(1500)), durability="sync", **about)
+    commits = list(db.feed(after=db.head - done.commits, bounded=True))
+    assert done.commits == len(commits) == 2
+    assert [{name: getattr(commit, name) for name in about} for commit in commits] == [about, about]
+
+
+def test_a_load_takes_no_commit_id_and_no_unknown_durability(db: Any) -> None:
+    head = db.head
+    with pytest.raises(everlog.RowError, match="pass `id` to repeat a load"):
+        db.load(FLIGHTS, [flight(1)], commit_id=everlog.new_commit_id())
+    with pytest.raises(everlog.Error, match="expected a durability of sync or os"):
+        db.load(FLIGHTS, [flight(1)], durability="soon")
+    assert db.head == head
+
+
 def test_a_load_that_is_finished_does_nothing_again(db: Any) -> None:
     db.load(FLIGHTS, [flight(1)], id="once")
     head = db.head

@@ -304,6 +304,21 @@ def _check_level(path: Path) -> None:
             where=str(path),
             missing=str(inner_ones[0]),
         )
+    others = [child.name for child in path.iterdir() if _looks_like_folder(child)]
+    if others and not any((path / name / "model.proto").is_file() for name in others):
+        raise SchemaError(
+            f"{path} contains no migrations, but other directories, such as {min(others)}; pass the directory"
+            " that contains them with -d, or create the first one with `everlog new NAME` in an empty one",
+            where=str(path),
+            missing=str(path),
+        )
+
+
+def _looks_like_folder(path: Path) -> bool:
+    """Return whether a path is taken as the folder of a migration: a directory with content."""
+    if not path.is_dir() or path.name.startswith((".", "_")):
+        return False
+    return any(item.name != "__pycache__" for item in path.iterdir())  # such is left by version control
 
 
 def _models_below(path: Path) -> list[Path]:
@@ -351,10 +366,8 @@ def folders(root: Root) -> list[Folder]:
 
 def folder_at(root: Root, path: Path) -> Folder | None:
     """Return the folder at a path in a package of migrations; None if it is not one. Raises SchemaError."""
-    if not path.is_dir() or path.name.startswith((".", "_")):
+    if not _looks_like_folder(path):
         return None
-    if not any(item.name != "__pycache__" for item in path.iterdir()):
-        return None  # left behind by a version control system
     named = FOLDER_NAME.fullmatch(path.name)
     if named is None or not _is_time(named[1]):
         raise SchemaError(

@@ -38,6 +38,19 @@ def test_two_with_one_timestamp_are_refused_and_both_named(project: Project) -> 
         folders(find(project.path))
 
 
+@pytest.mark.parametrize("above", ["", "outer", "outer/middle"])
+def test_a_directory_above_the_migrations_is_refused_as_missing_ones(
+    project: Project, tmp_path: Path, above: str
+) -> None:
+    project.add()
+    here = tmp_path / "project" / above
+    here.mkdir(parents=True)
+    project.path.rename(here / "migrations")
+    with pytest.raises(SchemaError, match="contains no migrations, but") as caught:
+        folders(find(tmp_path / "project"))
+    assert caught.value.facts["missing"]  # the command exits with 2
+
+
 @pytest.mark.parametrize("missing", ["__init__.py", "model.proto"])
 def test_a_folder_without_its_files_is_refused(project: Project, missing: str) -> None:
     folder = project.add()

@@ -14,7 +14,13 @@ from everlog.rpc.address import PORT
 
 @click.group()
 def cert() -> None:
-    """Create certificates for development."""
+    """Create certificates for development.
+
+    \b
+    Examples:
+      everlog cert dev
+      everlog cert dev --dir certs --host db.example.com
+    """
 
 
 @cert.command()

@@ -13,6 +13,7 @@ notes    counts are right, nothing lies in a space or an index without a schema;
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,7 +23,7 @@ from google.protobuf.message import DecodeError
 from everlog.store import keys, record
 from everlog.store.core import Core
 from everlog.store.crypto.vault import Vault
-from everlog.store.errors import Error, SealedError
+from everlog.store.errors import DiskError, Error, SealedError
 from everlog.store.online.backfill import progress_of
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.rocks import files, manifest
@@ -114,7 +115,8 @@ def _keys(core: Core) -> Iterator[str]:
             )
         found = _came_back_beside(core, vault) if core.read_only else vault.came_back()
         if found and not core.read_only:
-            with core.committer.alone():  # rule out one that is being forgotten just now
+            # Rule out one that is being forgotten just now; a full disk refuses to overwrite its key.
+            with contextlib.suppress(DiskError), core.committer.alone():
                 found = vault.came_back()
     except Error as error:
         yield str(error)

@@ -13,6 +13,7 @@ from everlog.rpc.address import PORT
 
 
 @click.group()
+@common
 def cert() -> None:
     """Create certificates for development.
 

@@ -11,9 +11,8 @@ unknown numbers are refused here, for all services at once.
 A `Gate` decides who a caller is, by the headers, and what it may do, by the parsed request.
 
 Invariants
-  (1) without a valid token no method is looked up and no message is kept; no method runs that its gate did
-  not
-      admit;
+  (1) no method is looked up and no message is kept before the gate has identified the caller, and no method
+      runs that it did not admit;
   (2) every call ends with a status, and the status of an error carries the error (errors.py);
   (3) a method never sees a request with an unknown enum number;
   (4) an observer sees the beginning and the end of each call, however it ends.
@@ -22,7 +21,6 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-import hmac
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -34,11 +32,10 @@ import grpc
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
-from everlog.rpc import errors, security, traces
+from everlog.rpc import errors, traces
 from everlog.rpc.http2.headers import escaped, header_block
 from everlog.rpc.http2.stream import ENCODINGS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, RefusedError, Stream
 from everlog.store.errors import RowError
-from everlog.store.tx.transaction import Actor, Proof
 
 OPEN_METHODS = "/grpc.health.v1.Health/"  # load balancers call these without a token
 NAME_MAX = 100  # characters of a name in a span
@@ -163,23 +160,13 @@ class Context:
 class Calls:
     """The methods of a server by path, and their dispatch."""
 
-    def __init__(
-        self,
-        tokens: Mapping[str, str] | None = None,
-        observer: Observer | None = None,
-        gate: Gate | None = None,
-    ) -> None:
-        """`tokens`: name to token; empty tokens are ignored. A `gate` decides in their place."""
+    def __init__(self, observer: Observer | None = None, gate: Gate | None = None) -> None:
+        """Without a `gate`, every caller may make every call."""
         self._observer = observer
         self._gate = gate
         self._methods: dict[str, Any] = {}
         self._raw: dict[str, tuple[Raw, Callable[[bytes], Any]]] = {}
         self._names: dict[str, str] = {}  # of methods, by path, as Store/Get
-        self.expect(tokens or {})
-
-    def expect(self, tokens: Mapping[str, str]) -> None:
-        """Replace the accepted tokens, for every call that begins from now on."""
-        self._expected = {name: f"Bearer {one}".encode() for name, one in tokens.items() if one}
 
     # called by generated code to register a servicer
 
@@ -227,8 +214,6 @@ class Calls:
         path = headers.get(":path", "")
         if self._gate is not None:
             self._gate.identify(stream.call, path)
-        else:
-            self._compare(stream, path)
         if path.startswith(OPEN_METHODS):
             stream.message_bytes_max = OPEN_BYTES_MAX
         encoding = headers.get("grpc-encoding", "identity")
@@ -239,20 +224,6 @@ class Calls:
             )
         if path not in self._methods and path not in self._raw:
             raise Aborted(grpc.StatusCode.UNIMPLEMENTED, f"there is no method {path}")
-
-    def _compare(self, stream: Stream, path: str) -> None:
-        """Accept the tokens that were given, without a gate."""
-        shown = stream.headers.get(security.HEADER, "").encode()
-        expected = self._expected
-        names = [name for name, one in expected.items() if hmac.compare_digest(shown, one)]
-        named = names[0] if names else ""
-        stream.who = Actor(named, Proof.TOKEN) if named else stream.connection.certified
-        if expected and not names and not path.startswith(OPEN_METHODS):
-            raise Aborted(
-                grpc.StatusCode.UNAUTHENTICATED,
-                f"expected a token of this server, found {'another one' if shown else 'none'};"
-                " put ?token=… into the URL, or set EVERLOG_TOKEN",
-            )
 
     async def _run(self, stream: Stream, seconds: float | None) -> None:
         call: Call = stream.call

@@ -324,7 +324,7 @@ class Server:
 
     async def _serve(self) -> None:
         self.loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        calls: Any = Calls(None, self.activity, self.rights)  # a server, as generated code expects it
+        calls: Any = Calls(self.activity, self.rights)  # a server, as generated code expects it
         starting = {name: self.hosting.begin(start) for name, start in self._starts.items()}
         feed = register(
             calls,

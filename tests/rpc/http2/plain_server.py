@@ -79,8 +79,8 @@ async def _many(request: bytes, _: Any) -> AsyncIterator[bytes]:
 class PlainServer:
     """Serves Echo, Collect, Many, Answer and Stall on a free port."""
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None, token: str = "", observer: Any = None) -> None:
-        self._tls, self._token, self._observer = tls, token, observer
+    def __init__(self, *, tls: ssl.SSLContext | None = None, observer: Any = None) -> None:
+        self._tls, self._observer = tls, observer
         self.connections: set[Connection] = set()
         self.errors: list[dict[str, Any]] = []  # of the event loop
         self.loop: Any = None
@@ -95,7 +95,7 @@ class PlainServer:
     async def _serve(self) -> None:
         self.loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self.loop.set_exception_handler(lambda _, context: self.errors.append(context))
-        calls = Calls({"": self._token} if self._token else None, self._observer)
+        calls = Calls(self._observer)
         calls.add_registered_method_handlers(
             "plain.Plain",
             {

@@ -42,10 +42,15 @@ class Address(NamedTuple):
     @property
     def target(self) -> str:
         """HOST:PORT as gRPC expects it; an IPv6 address is in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return host_port(self.host, self.port)
 
     def __str__(self) -> str:
         return f"{SCHEME if self.secure else INSECURE}://{self.target}/{self.database}"
+
+
+def host_port(host: str, port: int) -> str:
+    """Return HOST:PORT, with an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_url(url: str) -> bool:
@@ -125,3 +130,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def host_of(header: str) -> str:
+    """Return the host that a Host header of HTTP names; empty if it is not a host. A page of another origin
+    cannot send the name of this machine (DNS rebinding)."""
+    try:
+        return urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return ""

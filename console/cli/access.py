@@ -85,8 +85,7 @@ def show(settings: Settings, *, at: int | str | None) -> None:
         if settings.json:
             output.echo({"grant": msgspec.to_builtins(grant), "change": msgspec.to_builtins(change)})
         else:
-            on = f" on {', '.join(grant.tables)}" if grant.tables else ""
-            click.echo(f"{grant.identity}: {grant.role}{on}  (commit {change.seq})")
+            click.echo(f"{grant.identity}: {grant.role}{_on(grant.tables)}  (commit {change.seq})")
     for problem in found.problems:
         output.echo({"problem": problem}) if settings.json else click.echo(f"warning: {problem}")
     if not (found.grants or found.problems or settings.json):

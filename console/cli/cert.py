@@ -9,7 +9,7 @@ import click
 
 from everlog.console import output
 from everlog.console.cli.options import Settings, common, pass_settings
-from everlog.rpc.address import PORT
+from everlog.rpc.address import PORT, host_port
 
 
 @click.group()
@@ -86,7 +86,6 @@ def dev(
     top, server = (
         certificates.pair(directory, name) for name in (certificates.AUTHORITY, certificates.SERVER)
     )
-    host = f"[{hosts[0]}]" if ":" in hosts[0] else hosts[0]
     click.echo(
         "\nServe:\n"
         f"  everlog -u file:app.db serve --listen 127.0.0.1:{PORT} --tls-cert {server.certificate}"
@@ -97,4 +96,4 @@ def dev(
             f"{name}={quote(str(path))}"
             for name, path in (("ca", top.certificate), ("cert", one.certificate), ("key", one.key))
         )
-        click.echo(f"  everlog://{host}:{PORT}/app?{words}")
+        click.echo(f"  everlog://{host_port(hosts[0], PORT)}/app?{words}")

@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 from everlog.console.web import proposal
 from everlog.migrations.proposal import Proposal, pick
-from everlog.rpc.address import is_loopback, listening
+from everlog.rpc.address import host_of, host_port, is_loopback, listening
 from everlog.store.errors import Error, MigrationError, OpenError
 from everlog.store.program_log import about
 
@@ -76,9 +76,7 @@ class Pages:
                 f"cannot serve pages on {listen}: {error.strerror or error}; choose another --console-listen",
                 address=listen,
             ) from None
-        bound = self._server.server_address[1]
-        shown = f"[{host}]" if ":" in host else host
-        self.url = url.rstrip("/") or f"http://{shown}:{bound}"
+        self.url = url.rstrip("/") or f"http://{host_port(host, self._server.server_address[1])}"
         self._thread = threading.Thread(target=self._server.serve_forever, name="everlog-pages", daemon=True)
 
     def link(self, digest: bytes) -> str:
@@ -104,10 +102,7 @@ class Pages:
 
     def may_ask(self, host: str) -> bool:
         """Return whether a request with this Host header is allowed."""
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:  # not a host
-            return False
+        name = host_of(host)
         return is_loopback(name) or name == urlsplit(self.url).hostname
 
     def __enter__(self) -> Self:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sized
 from functools import partial
 from typing import Any
 
+from everlog.rpc.address import host_port
 from everlog.store.errors import OpenError
 from everlog.store.program_log import about
 
@@ -195,7 +196,7 @@ def _listening(host: str, port: int) -> list[socket.socket]:
     except OSError as error:
         for one in found:
             one.close()
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        where = host_port(host, port)
         raise OpenError(
             f"cannot serve on {where}: {error.strerror or error}; choose another address", address=where
         ) from None

@@ -89,15 +89,13 @@ class AccessService(access_pb2_grpc.AccessServicer):
         if token.name in self._hosting.auth.configured and identity.databases is not None:
             raise AccessError(
                 f"{token.name} is a name of the server's configuration; only a caller of the configuration"
-                " creates"
-                " tokens of it",
+                " creates tokens of it",
                 actor=str(identity.name),
             )
         if identity.anonymous and not db.access.state.tokens and OWNER.name not in token.roles:
             raise AccessError(
                 "from the first token on this server requires tokens for the database, so the first one must"
-                " have"
-                f" the role {OWNER.name}: everlog token create --name {token.name} --role {OWNER.name}"
+                f" have the role {OWNER.name}: everlog token create --name {token.name} --role {OWNER.name}"
             )
         return await self._change(db.access.add_token, context, request, token)
 

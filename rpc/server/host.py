@@ -33,15 +33,13 @@ from google.protobuf.message import Message
 
 from everlog.rpc.http2.grpc import running
 from everlog.rpc.server.auth import Auth
-from everlog.rpc.server.rights import Rights, Tokens
+from everlog.rpc.server.rights import Rights, Tokens, unknown_database
 from everlog.rpc.server.threads import Bounds, Slices, Threads, Work, waiting
 from everlog.store.database import Database
-from everlog.store.errors import ClosedError, OpenError
+from everlog.store.errors import ClosedError
 
-QUEUED_MAX, QUEUED_BYTES_MAX = (
-    64,
-    1 << 20,
-)  # queued messages and bytes; the message that reaches a limit is the last
+# Queued messages and bytes; the message that reaches a limit is the last.
+QUEUED_MAX, QUEUED_BYTES_MAX = 64, 1 << 20
 STALL_S = 60.0
 
 T = TypeVar("T")
@@ -173,10 +171,7 @@ class Hosting:
         try:
             return self.databases[name]
         except KeyError:
-            known = ", ".join(sorted(self.databases)) or "none"
-            raise OpenError(
-                f"this server hosts no database {name!r}; it hosts: {known}", database=name
-            ) from None
+            raise unknown_database(name, self.databases) from None
 
     async def read(self, fn: Callable[..., T], *args: Any) -> T:
         """Run a short call that may wait for the disk to read."""

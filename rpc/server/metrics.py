@@ -34,7 +34,7 @@ from everlog.audit.place import place
 from everlog.migrations.proposal import ProposalState, proposals
 from everlog.migrations.status import State, logged_migrations, status
 from everlog.rpc import security
-from everlog.rpc.address import is_loopback, listening
+from everlog.rpc.address import host_of, host_port, is_loopback, listening
 from everlog.rpc.server.activity import DENIED, ENDLESS, Activity
 from everlog.store import VERSION
 from everlog.store.database import Database
@@ -520,14 +520,13 @@ class Endpoint:
                 f"cannot serve metrics on {listen}: {error.strerror or error}; choose another --metrics",
                 address=listen,
             ) from None
-        shown = f"[{host}]" if ":" in host else host
-        self.url = f"http://{shown}:{self._http.server_address[1]}/metrics"
+        self.url = f"http://{host_port(host, self._http.server_address[1])}/metrics"
         self._thread = threading.Thread(target=self._http.serve_forever, name="everlog-metrics", daemon=True)
 
     def answer(self, path: str, host: str, authorization: str, accept: str) -> tuple[HTTPStatus, bytes, str]:
         """Return status, body and content type of the response to a GET."""
         text = "text/plain; charset=utf-8"
-        if self._only_local and not _is_local(host):
+        if self._only_local and not is_loopback(host_of(host)):
             return HTTPStatus.MISDIRECTED_REQUEST, b"expected a Host header of this machine\n", text
         if self._expected and not hmac.compare_digest(authorization.encode(), self._expected):
             return HTTPStatus.UNAUTHORIZED, b"expected the token of the metrics\n", text
@@ -557,14 +556,6 @@ class Endpoint:
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
-
-
-def _is_local(host: str) -> bool:
-    """Whether a Host header names this machine: a page of another origin cannot send that (DNS rebinding)."""
-    try:
-        return is_loopback(urlsplit(f"//{host}").hostname or "")
-    except ValueError:
-        return False
 
 
 class _Http(ThreadingHTTPServer):

@@ -55,6 +55,7 @@ from everlog.store.upkeep.roles import (
 LOOK_S = 0.25  # between two looks for changes
 REFLECTION = "/grpc.reflection."  # of the services, which are public: any caller that is authenticated
 BEARER = "Bearer "
+HOW = "put ?token=… into the URL, or set EVERLOG_TOKEN"
 WORDS: dict[int, str] = {number: word for word, number in RIGHTS.items()}
 _OPS = {number: word for word, number in OPS.items()}
 EVERYTHING = Holder("", [Held(rule, OWNER.name) for rule in OWNER.rules])
@@ -156,6 +157,12 @@ def denied(identity: Identity, right: int, table: str = "", database: str = "") 
     )
 
 
+def unknown_database(name: str, databases: Iterable[str]) -> OpenError:
+    """Return the error for a database that a server does not host, with those that it hosts."""
+    known = ", ".join(sorted(databases)) or "none"
+    return OpenError(f"this server hosts no database {name!r}; it hosts: {known}", database=name)
+
+
 _GIVES = {
     name: frozenset(RIGHTS[right] for rule in role.rules for right in rule.rights)
     for name, role in READY.items()
@@ -233,8 +240,7 @@ class Rights:
         if required and not path.startswith(OPEN_METHODS):
             raise Aborted(
                 grpc.StatusCode.UNAUTHENTICATED,
-                f"expected a token of this server, found {'another one' if header else 'none'};"
-                " put ?token=… into the URL, or set EVERLOG_TOKEN",
+                f"expected a token of this server, found {'another one' if header else 'none'}; {HOW}",
             )
         return Identity(certified) if certified else ANONYMOUS
 
@@ -279,16 +285,13 @@ class Rights:
         db = self.databases.get(database)
         if db is None or (identity.databases is not None and database not in identity.databases):
             if identity.databases is None and (OWNER.name in identity.roles or self._open(identity)):
-                known = ", ".join(sorted(self.databases)) or "none"
-                raise OpenError(
-                    f"this server hosts no database {database!r}; it hosts: {known}", database=database
-                )
+                raise unknown_database(database, self.databases)
             raise self._nothing(identity, database)
         if identity.anonymous:
             if self._certified or self.tokens or db.access.state.tokens:
                 raise Aborted(
                     grpc.StatusCode.UNAUTHENTICATED,
-                    "expected a token, found none; put ?token=… into the URL, or set EVERLOG_TOKEN",
+                    f"expected a token, found none; {HOW}",
                 )
             return EVERYTHING
         holder = db.access.state.holder(identity.name, identity.roles)
@@ -346,8 +349,7 @@ class Rights:
         if limited and table:
             raise AccessError(
                 f"the roles of {identity.name} limit the rows or fields of {table}, so it cannot follow,"
-                " load or"
-                " export that table",
+                " load or export that table",
                 actor=str(identity.name),
                 table=table,
             )

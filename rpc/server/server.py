@@ -57,7 +57,7 @@ from everlog.proto import (
     store_pb2_grpc,
 )
 from everlog.rpc import security, traces
-from everlog.rpc.address import listening
+from everlog.rpc.address import host_port, listening
 from everlog.rpc.http2.connection import Connection
 from everlog.rpc.http2.grpc import Calls
 from everlog.rpc.http2.limits import CHECK_S, Turns
@@ -211,7 +211,7 @@ class Server:
 
     @property
     def address(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return host_port(self.host, self.port)
 
     def url(self, database: str) -> str:
         """Return the URL of one of its databases, without the token."""

@@ -45,11 +45,14 @@ def read(path: Path) -> dict[str, int]:
     return found.holds if found else {}
 
 
-def hold(path: Path, name: str, seq: int, *, oldest: Callable[[], int] = lambda: 1) -> None:
+def hold(
+    path: Path, name: str, seq: int, *, oldest: Callable[[], int] = lambda: 1, forward: bool = True
+) -> None:
     """Hold a database's log from the record at `seq` on; an existing hold of that name moves.
 
     `oldest` returns the first record of the log; it is called while archiving is blocked. Writes. Raises
-    RowError for an invalid name or seq, and for a record that was archived and removed.
+    RowError for an invalid name or seq, for a record that was archived and removed, and unless `forward` for
+    a later record than the hold has: that releases records.
     """
     if not arguments.text(name, "name") or arguments.counted(seq, "a seq") < 1:
         raise RowError(f"expected a name and a record of the log to hold, found {name!r} and {seq}")
@@ -61,17 +64,24 @@ def hold(path: Path, name: str, seq: int, *, oldest: Callable[[], int] = lambda:
                 seq=seq,
                 oldest=first,
             )
-        files.write(path / files.HOLDS, Holds(files.FORMAT, {**read(path), name: seq}), sync=True)
+        holds = read(path)
+        if not forward and seq > holds.get(name, seq):
+            raise RowError(
+                f"hold {name} keeps the log from record {holds[name]:,} on; to move it to {seq:,} releases"
+                " records, which needs the right release. Add a hold of another name",
+                seq=seq,
+            )
+        files.write(path / files.HOLDS, Holds(files.FORMAT, {**holds, name: seq}), sync=True)
 
 
-def hold_in(db: Database, name: str, seq: int) -> None:
+def hold_in(db: Database, name: str, seq: int, *, forward: bool = True) -> None:
     """Add a hold to an open database, which supplies its own oldest record. Writes. Raises RowError."""
 
     def oldest() -> int:
         db.refresh()
         return db.log.trimmed.base + 1
 
-    hold(db.directory, name, seq, oldest=oldest)
+    hold(db.directory, name, seq, oldest=oldest, forward=forward)
 
 
 def release_in(db: Database, name: str, *, actor: str = "", reason: str = "") -> None:

@@ -24,6 +24,7 @@ from everlog.audit.note import Signer
 from everlog.audit.place import same
 from everlog.audit.prover import LocalProver, checkpoint
 from everlog.proto import (
+    access_pb2,
     admin_pb2,
     admin_pb2_grpc,
     archive_pb2,
@@ -251,9 +252,10 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         last, held = await self._hosting.read(removable, db, request.keep_records, request.keep_ns)
         return archive_pb2.RemovableResponse(last=last, held=held)
 
-    async def Hold(self, request: archive_pb2.HoldRequest, context: object) -> archive_pb2.HoldsResponse:
+    async def Hold(self, request: archive_pb2.HoldRequest, context: Any) -> archive_pb2.HoldsResponse:
         db = self._hosting.database(request.database)
-        await self._hosting.write(holds.hold_in, db, request.name, request.seq)
+        forward = context.scope.holder.decide(access_pb2.RELEASE).allowed
+        await self._hosting.write(holds.hold_in, db, request.name, request.seq, forward=forward)
         return await self._hosting.read(_held, db)
 
     async def Release(self, request: archive_pb2.ReleaseRequest, context: Any) -> archive_pb2.HoldsResponse:

@@ -26,9 +26,10 @@ from collections import defaultdict
 
 from everlog.feed.subscription import HEARTBEAT_S, Subscription
 from everlog.feed.tail import Tail
-from everlog.proto import feed_pb2
+from everlog.proto import access_pb2, feed_pb2
 from everlog.rpc.http2.stream import Peer, Stream
 from everlog.rpc.server.host import Hosting
+from everlog.rpc.server.rights import Scope
 from everlog.store.errors import ClosedError, Error
 from everlog.store.program_log import about
 
@@ -172,7 +173,7 @@ class FeedService:
 
     async def subscribe(self, stream: Stream, asked: feed_pb2.SubscribeRequest) -> None:
         """Send messages until the subscription is done, or the stream is closed."""
-        subscription = await self._hosting.read(self._subscription, asked)
+        subscription = await self._hosting.read(self._subscription, asked, stream.call.scope)
         subscribers = self._hosting.subscribers
         subscribers[asked.database] += 1
         whose = {"database": asked.database, "identity": stream.who, "peer": stream.connection.peer}
@@ -217,9 +218,10 @@ class FeedService:
             fanout = self._fanouts[tail] = Fanout(tail, asyncio.get_running_loop())
         return fanout
 
-    def _subscription(self, asked: feed_pb2.SubscribeRequest) -> Subscription:
-        return Subscription(
-            self._hosting.database(asked.database),
+    def _subscription(self, asked: feed_pb2.SubscribeRequest, scope: Scope) -> Subscription:
+        db = self._hosting.database(asked.database)
+        subscription = Subscription(
+            db,
             after=asked.after if asked.HasField("after") else 0,
             tables=asked.tables,
             now=asked.now,
@@ -227,6 +229,10 @@ class FeedService:
             bounded=asked.bounded,
             heartbeat_s=asked.heartbeat_ms / 1e3 or HEARTBEAT_S,
         )
+        for name in asked.tables:
+            ids = {one.info.proto.id for one in db.past.schemas.ever(name, db.tables.applied).generations}
+            scope.check_renamed((access_pb2.FEED, access_pb2.BACKUP), name, ids, db.schema)
+        return subscription
 
 
 def _stopping() -> ClosedError:

@@ -15,18 +15,20 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from everlog.proto import history_pb2, history_pb2_grpc, log_pb2
+from everlog.proto import access_pb2, history_pb2, history_pb2_grpc, log_pb2
 from everlog.rpc.server.host import Hosting, ResponseStream
 from everlog.rpc.server.rights import Scope
-from everlog.rpc.server.visible import visible
+from everlog.rpc.server.visible import told, visible
 from everlog.rpc.wire import message_of_version
 from everlog.store.database import Database
 from everlog.store.errors import SealedError
 from everlog.store.history.query import LogFilter, commits
+from everlog.store.history.schemas import TableLineage
 from everlog.store.progress import OnProgress
 from everlog.store.schema.schema import Schema
 
 MESSAGE_ROWS, MESSAGE_BYTES = 256, 256 << 10
+HISTORY = (access_pb2.HISTORY,)
 
 T = TypeVar("T")
 
@@ -44,28 +46,28 @@ class HistoryService(history_pb2_grpc.HistoryServicer):
     async def History(
         self, request: history_pb2.HistoryRequest, context: Any
     ) -> AsyncIterator[history_pb2.HistoryResponse]:
-        async for answer in self._stream(_history, request):
+        async for answer in self._stream(_history, request, context.scope):
             yield answer
 
     async def Diff(
         self, request: history_pb2.DiffRequest, context: Any
     ) -> AsyncIterator[history_pb2.DiffResponse]:
-        async for answer in self._stream(_diff, request):
+        async for answer in self._stream(_diff, request, context.scope):
             yield answer
 
     async def Log(
         self, request: history_pb2.LogRequest, context: Any
     ) -> AsyncIterator[history_pb2.LogResponse]:
-        async for answer in self._stream(_log, request):
+        async for answer in self._stream(_log, request, context.scope):
             yield answer
 
     async def _stream(
-        self, answers: Callable[[Database, Any], Iterable[T]], request: Any
+        self, answers: Callable[[Database, Any, Scope], Iterable[T]], request: Any, scope: Scope
     ) -> AsyncIterator[T]:
         db = self._hosting.database(request.database)
 
         def run(responses: ResponseStream[T]) -> None:
-            for answer in answers(db, request):
+            for answer in answers(db, request, scope):
                 self._hosting.check_going()
                 responses.send(answer)
 
@@ -80,18 +82,22 @@ def _at(
     seq = db.past.position(time=request.time_ns) if by_time else db.past.position(seq=request.seq)
     if request.table:
         info = db.past.schemas.resolve(request.table, request.version, seq)
+        scope.check_renamed(HISTORY, request.table, {info.proto.id}, db.schema)
         return history_pb2.AtResponse(seq=seq, table=info.name)
     moment = db.at(seq=seq, progress=going)
     schema = visible(moment.schema.proto, scope)
     return history_pb2.AtResponse(seq=seq, time_ns=moment.time_ns, schema=schema)
 
 
-def _history(db: Database, request: history_pb2.HistoryRequest) -> Iterable[history_pb2.HistoryResponse]:
+def _history(
+    db: Database, request: history_pb2.HistoryRequest, scope: Scope
+) -> Iterable[history_pb2.HistoryResponse]:
     table = db.past.schemas.named(request.table, request.version, db.tables.applied)
+    ids = _checked(db, request.table, table, scope)
     history = db.past.history_of(table, request.key)
     first = history_pb2.HistoryResponse()
     for one in history.generations:
-        first.generations.add(space=one.info.space, schema=one.info.schema.proto)
+        first.generations.add(space=one.info.space, schema=visible(one.info.schema.proto, scope, ids))
     yield first
     answer, size = history_pb2.HistoryResponse(), 0
     limit = request.limit_plus_one - 1 if request.limit_plus_one else None
@@ -104,8 +110,9 @@ def _history(db: Database, request: history_pb2.HistoryRequest) -> Iterable[hist
     yield answer
 
 
-def _diff(db: Database, request: history_pb2.DiffRequest) -> Iterable[history_pb2.DiffResponse]:
+def _diff(db: Database, request: history_pb2.DiffRequest, scope: Scope) -> Iterable[history_pb2.DiffResponse]:
     table = db.past.schemas.named(request.table, request.version, db.tables.applied)
+    _checked(db, request.table, table, scope)
     answer, size = history_pb2.DiffResponse(), 0
     for one in db.past.diff_of(table, request.start_seq, request.end_seq):
         before, after = _raw(one.before), _raw(one.after)
@@ -119,8 +126,8 @@ def _diff(db: Database, request: history_pb2.DiffRequest) -> Iterable[history_pb
     yield answer
 
 
-def _log(db: Database, request: history_pb2.LogRequest) -> Iterable[history_pb2.LogResponse]:
-    table = None
+def _log(db: Database, request: history_pb2.LogRequest, scope: Scope) -> Iterable[history_pb2.LogResponse]:
+    table, ids = None, frozenset[int]()
     if request.table:
         schemas, head = db.past.schemas, db.tables.applied
         by_name = not request.version and not request.key
@@ -129,6 +136,7 @@ def _log(db: Database, request: history_pb2.LogRequest) -> Iterable[history_pb2.
             if by_name
             else schemas.named(request.table, request.version, head)
         )
+        ids = _checked(db, request.table, table, scope)
     wanted = LogFilter(
         actor=request.actor if request.HasField("actor") else None,
         table=table,
@@ -146,14 +154,24 @@ def _log(db: Database, request: history_pb2.LogRequest) -> Iterable[history_pb2.
         if schema is not sent_schema:
             if answer.commits:
                 yield answer
-            answer, size, sent_schema = history_pb2.LogResponse(schema=schema.proto), 0, schema
+            answer, size, sent_schema = history_pb2.LogResponse(), 0, schema
+            answer.schema.CopyFrom(visible(schema.proto, scope, ids))
         _open(commit, schema)
+        told(commit, scope)
         answer.commits.append(commit)
         size += commit.ByteSize()
         if len(answer.commits) >= MESSAGE_ROWS or size >= MESSAGE_BYTES:
             yield answer
             answer, size = history_pb2.LogResponse(), 0
     yield answer
+
+
+def _checked(db: Database, name: str, table: TableLineage, scope: Scope) -> frozenset[int]:
+    """Return the ids of the tables that a name refers to. Raises AccessError if the caller may not have them
+    by their current names."""
+    ids = frozenset(one.info.proto.id for one in table.generations)
+    scope.check_renamed(HISTORY, name, ids, db.schema)
+    return ids
 
 
 def _open(commit: log_pb2.Commit, schema: Schema) -> None:

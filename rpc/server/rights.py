@@ -26,7 +26,7 @@ import asyncio
 import hashlib
 import hmac
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import grpc
@@ -38,8 +38,10 @@ from everlog.rpc.http2.grpc import OPEN_METHODS, Aborted, Call, end
 from everlog.rpc.security import ANONYMOUS, Identity
 from everlog.store.database import Database
 from everlog.store.errors import AccessError, Error, OpenError, RowError, SchemaError
+from everlog.store.schema.schema import Schema
 from everlog.store.tx.transaction import Actor, Proof
 from everlog.store.upkeep.roles import (
+    ASKED_MAX,
     BY_TABLE,
     OPS,
     OWNER,
@@ -134,6 +136,26 @@ class Scope(NamedTuple):
         found = [self.holder.decide(right, table) for right in (pb.READ, pb.FEED, pb.CHECK)]
         return any(one.allowed and one.sights is None for one in found)
 
+    def check_renamed(self, rights: Iterable[int], table: str, ids: Container[int], now: Schema) -> None:
+        """Check that a request which names a table by an earlier name may have it by its current one: rights
+        are on current names. `ids`: of the tables that the name refers to. Raises AccessError."""
+        rights = tuple(rights)
+        if any(self.holder.decide(right).whole for right in rights):
+            return
+        for info in now.tables.values():
+            names = {info.name, info.twin.name if info.twin else info.name}
+            if info.proto.id in ids and not any(
+                self.holder.decide(right, name).allowed for right in rights for name in names
+            ):
+                who, word = str(self.identity.name) or "the caller", WORDS[rights[0]]
+                raise AccessError(
+                    f"{who} lacks the right {word} on the table that was named {table}; rights are on its"
+                    " current name",
+                    actor=str(self.identity.name),
+                    right=word,
+                    table=table,
+                )
+
     def sights(self, right: int, table: str) -> tuple[Sight, ...] | None:
         """Return what the caller may see of a table; None: all. Raises AccessError if it has no such
         right."""
@@ -161,6 +183,14 @@ def unknown_database(name: str, databases: Iterable[str]) -> OpenError:
     """Return the error for a database that a server does not host, with those that it hosts."""
     known = ", ".join(sorted(databases)) or "none"
     return OpenError(f"this server hosts no database {name!r}; it hosts: {known}", database=name)
+
+
+def _check_length(name: str, what: str) -> None:
+    """Raise RowError for a name that nothing has: it would be kept, matched and repeated in errors."""
+    if len(name) > ASKED_MAX:
+        raise RowError(
+            f"expected the name of a {what} of at most {ASKED_MAX} characters, found {len(name):,}"
+        )
 
 
 _GIVES = {
@@ -272,6 +302,7 @@ class Rights:
         identity: Identity = call.identity
         if not needs[0].server:
             database = request.database
+            _check_length(database, "database")
             holder = self.holder(identity, database)
             call.scope = Scope(holder, identity)
             for need in needs:
@@ -320,6 +351,7 @@ class Rights:
             return
         named = need.tables(request) if need.tables is not None else ()
         for table, op in named:
+            _check_length(table, "table")
             self._decide(rights, holder, identity, database, table, op, whole=need.whole)
         if not named:
             self._decide(rights, holder, identity, database, "", "", whole=need.whole)

@@ -41,7 +41,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError, Message
 
-from everlog.proto import log_pb2, store_pb2, store_pb2_grpc
+from everlog.proto import access_pb2, log_pb2, store_pb2, store_pb2_grpc
 from everlog.rpc.http2.grpc import Context
 from everlog.rpc.server.host import Hosting
 from everlog.rpc.server.leases import Leases
@@ -289,6 +289,7 @@ def check_unchanged(
 
 
 GOT_TOGETHER = 16  # rows read together: few enough that the largest fit into memory
+BATCH_BYTES_MAX, ROW_BYTES = 64 << 20, 64  # of the rows of one response; what a row takes beside its bytes
 SHORT_ROWS = 4096  # a count of more is a long read
 
 
@@ -303,15 +304,15 @@ class StoreService(store_pb2_grpc.StoreServicer):
         return await self._hosting.read(_describe, self._hosting.database(request.database), context.scope)
 
     async def Get(self, request: store_pb2.GetRequest, context: Any) -> store_pb2.GetResponse:
-        return await self._hosting.read(_get, self._database(request.database, context), request)
+        return await self._hosting.read(_get, await self._readable(request, context), request)
 
     async def BatchGet(self, request: store_pb2.BatchGetRequest, context: Any) -> store_pb2.BatchGetResponse:
-        return await self._hosting.read(_batch_get, self._database(request.database, context), request)
+        return await self._hosting.read(_batch_get, await self._readable(request, context), request)
 
     async def Scan(self, request: store_pb2.ScanRequest, context: Context) -> None:  # type: ignore[override]
         """Write the responses itself: it depends on how fast the client reads."""
         read = self._hosting.read
-        scan = await read(ServedScan, self._database(request.database, context), request)
+        scan = await read(ServedScan, await self._readable(request, context), request)
         try:
             while True:
                 await context.write(await read(scan.page))
@@ -324,7 +325,7 @@ class StoreService(store_pb2_grpc.StoreServicer):
             scan.release()
 
     async def Count(self, request: store_pb2.CountRequest, context: Any) -> store_pb2.CountResponse:
-        db = self._database(request.database, context)
+        db = await self._readable(request, context)
         count = await self._hosting.read(ServedCount, db, request)
         try:
             if await self._hosting.read(count.go_on, SHORT_ROWS):
@@ -361,6 +362,14 @@ class StoreService(store_pb2_grpc.StoreServicer):
         async for answer in load_responses(self._hosting, request_iterator, context):
             yield answer
 
+    async def _readable(self, request: Any, context: Context) -> Database:
+        """Return the database of a read. Raises as `_database`, and AccessError for a past table whose
+        current name the caller may not read."""
+        db = self._database(request.database, context)
+        if request.at_seq:
+            await self._hosting.read(_check_past, db, request, context.scope)
+        return db
+
     def _database(self, name: str, context: Context) -> Database:
         """Return a database. Raises OpenError, and SchemaError with `moved` for a client with another
         schema."""
@@ -378,6 +387,12 @@ def check_schema(db: Database, context: Context) -> None:
             f"the schema is at version {version}, the request was made for {known}; repeat the request",
             moved=version,
         )
+
+
+def _check_past(db: Database, request: Any, scope: Scope) -> None:
+    info = schema_of(db, request.at_seq).generation(request.table, request.space)
+    for right in (access_pb2.READ, access_pb2.HISTORY):
+        scope.check_renamed((right,), request.table, {info.proto.id}, db.schema)
 
 
 def _describe(db: Database, scope: Scope) -> store_pb2.DescribeResponse:
@@ -403,16 +418,21 @@ def _get(db: Database, request: store_pb2.GetRequest) -> store_pb2.GetResponse:
 
 def _batch_get(db: Database, request: store_pb2.BatchGetRequest) -> store_pb2.BatchGetResponse:
     schema, view, seq = moment_of(db, request.at_seq)
-    info = schema.generation(request.table, request.space)
     answer = store_pb2.BatchGetResponse(seq=seq)
     try:
-        source, left = source_of(view), request.bytes_max or 1 << 63
+        info = schema.generation(request.table, request.space)
+        source, left = source_of(view), min(request.bytes_max or BATCH_BYTES_MAX, BATCH_BYTES_MAX)
         for at in range(0, len(request.keys), GOT_TOGETHER):
             some = list(request.keys[at : at + GOT_TOGETHER])
             for key, value in zip(some, source.get_many(info, some), strict=True):
                 if left > 0:
                     answer.rows.append(store_pb2.Row() if value is None else _row(key, value))
-                    left -= 0 if value is None else len(value)
+                    left -= ROW_BYTES + len(value or b"")
+            if left <= 0 and not request.bytes_max and len(answer.rows) < len(request.keys):
+                raise RowError(
+                    f"expected rows of at most {BATCH_BYTES_MAX >> 20} MiB in one response, found more; set"
+                    " `bytes_max`, and request the rest, or request fewer keys"
+                )
             if left <= 0:
                 break
     finally:

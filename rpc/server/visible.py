@@ -3,25 +3,39 @@
     schema   without the tables that the caller has no right on, and without models that only those have
 
 Invariants
-  (1) a caller whose rules have no limits gets what is stored, and pays nothing for this.
+  (1) a caller whose rules have no limits gets what is stored, and pays nothing for this;
+  (2) without the right `audit` nobody reads roles, grants and tokens of others in the log.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
 
-from everlog.proto import log_pb2
+from everlog.proto import access_pb2, log_pb2
 from everlog.rpc.server.rights import Scope
 
+ACCESS_KINDS = ("access.", "token.")  # of Notices of roles, grants and tokens
 
-def visible(schema: log_pb2.Schema, scope: Scope) -> log_pb2.Schema:
-    """Return the part of a schema that the caller may know."""
+
+def told(commit: log_pb2.Commit, scope: Scope) -> None:
+    """Leave out of a commit what only callers with the right `audit` may see: roles, grants and tokens."""
+    if commit.notice.kind.startswith(ACCESS_KINDS) and not scope.holder.decide(access_pb2.AUDIT).allowed:
+        kind = commit.notice.kind
+        commit.notice.Clear()
+        commit.notice.kind = kind
+        commit.ClearField("reason")
+
+
+def visible(schema: log_pb2.Schema, scope: Scope, ids: Container[int] = ()) -> log_pb2.Schema:
+    """Return the part of a schema that the caller may know. `ids`: of tables that it may know by any name."""
     if scope.everywhere:
         return schema
     found = log_pb2.Schema()
     found.CopyFrom(schema)
     for tables in (found.tables, found.building, found.retiring):
-        kept = [table for table in tables if scope.sees(table.name)]
+        kept = [table for table in tables if scope.sees(table.name) or table.id in ids]
         del tables[:]
         tables.extend(kept)
     wanted = {table.model for tables in (found.tables, found.building, found.retiring) for table in tables}

@@ -33,6 +33,7 @@ from everlog.store.schema import arguments
 from everlog.store.tx.transaction import proof_name
 
 NAME_BYTES_MAX = 200
+ASKED_MAX = 1000  # characters of the name of a table or database in a request; no longer one has rights
 LIST_MAX = 1000  # rules of a role, tables of a rule, conditions, values, hidden fields
 ALL = "*"
 WHO = "$who"  # as a value of a condition: the caller's name
@@ -212,6 +213,8 @@ class Holder:
 
     def decide(self, right: int, table: str = "", op: str = "") -> Decision:
         """Return the decision about a right on a table; empty: on any."""
+        if len(table) > ASKED_MAX:  # neither kept nor matched: both cost its length, patterns its square
+            return DENIED
         found = self._decided.get((right, table, op))
         if found is None:
             if len(self._decided) > LIST_MAX:  # names come from callers

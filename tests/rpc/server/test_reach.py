@@ -1,0 +1,186 @@
+"""Reach: what a caller with limited rights cannot learn, hold up or move by other calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import pytest
+
+from everlog.proto import access_pb2 as access
+from everlog.proto import (
+    archive_pb2,
+    archive_pb2_grpc,
+    feed_pb2,
+    feed_pb2_grpc,
+    history_pb2,
+    history_pb2_grpc,
+    log_pb2,
+    store_pb2,
+    store_pb2_grpc,
+)
+from everlog.rpc.embedded import EmbeddedDatabase
+from everlog.rpc.server import store as served
+from everlog.rpc.server.server import Server
+from everlog.store.upkeep.roles import ASKED_MAX, Held, Holder, Role, Rule
+from tests.conformance.database_case import AIRPORTS, FLIGHTS, Airport, Flight
+
+ANN: dict[str, Any] = {"metadata": (("authorization", "Bearer sesame"),), "timeout": 20}
+
+
+@contextmanager
+def called(db: EmbeddedDatabase) -> Iterator[grpc.Channel]:
+    with (
+        Server({"x": db}, tokens={"ann": "sesame"}) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        yield channel
+
+
+def run(call: Any, request: Any) -> None:
+    answer = call(request, **ANN)
+    if hasattr(answer, "__next__"):
+        list(answer)
+
+
+def refused(call: Any, request: Any) -> grpc.StatusCode:
+    with pytest.raises(grpc.RpcError) as caught:
+        run(call, request)
+    code: grpc.StatusCode = caught.value.code()
+    return code
+
+
+def rename(db: EmbeddedDatabase, old: str, new: str) -> None:
+    schema = log_pb2.Schema()
+    schema.CopyFrom(db.schema.proto)
+    schema.version += 1
+    next(table for table in schema.tables if table.name == old).name = new
+    db.apply_migration(
+        log_pb2.Migration(
+            step=log_pb2.Migration.FINISHED, version=schema.version, name="rename", schema=schema
+        )
+    )
+
+
+def test_a_table_cannot_be_read_by_a_name_that_it_had(db: EmbeddedDatabase) -> None:
+    db.put(AIRPORTS, Airport(faa="JFK", name="Kennedy"))
+    key, then = db.schema.table("airports").encode_key("JFK"), db.head
+    db.access.define(Role("some", (Rule(("read", "history", "feed"), ("airports",)),)))
+    db.access.grant("ann", "some")
+    about: dict[str, Any] = {"database": "x", "table": "airports"}
+    with called(db) as channel:
+        history, rows = history_pb2_grpc.HistoryStub(channel), store_pb2_grpc.StoreStub(channel)
+        feed = feed_pb2_grpc.FeedStub(channel)
+        calls: list[tuple[Any, Any]] = [
+            (history.At, history_pb2.AtRequest(**about, seq=then)),
+            (history.History, history_pb2.HistoryRequest(**about, key=key)),
+            (history.Diff, history_pb2.DiffRequest(**about, start_seq=1, end_seq=then)),
+            (history.Log, history_pb2.LogRequest(**about)),
+            (rows.Get, store_pb2.GetRequest(**about, key=key, at_seq=then)),
+            (rows.BatchGet, store_pb2.BatchGetRequest(**about, keys=[key], at_seq=then)),
+            (rows.Scan, store_pb2.ScanRequest(**about, at_seq=then)),
+            (rows.Count, store_pb2.CountRequest(**about, at_seq=then)),
+            (feed.Subscribe, feed_pb2.SubscribeRequest(database="x", tables=["airports"], bounded=True)),
+        ]
+        for call, request in calls:
+            run(call, request)
+        rename(db, "airports", "secrets")
+        for call, request in calls:
+            assert refused(call, request) is grpc.StatusCode.PERMISSION_DENIED, request
+        db.access.define(Role("some", (Rule(("read", "history", "feed"), ("airports", "secrets")),)))
+        for call, request in calls:
+            run(call, request)
+
+
+def test_history_and_log_show_only_the_schema_of_visible_tables(db: EmbeddedDatabase) -> None:
+    db.put(AIRPORTS, Airport(faa="JFK"))
+    db.put(FLIGHTS, Flight(carrier="AA", number=1))
+    db.access.grant("ann", "reader", ("airports",))
+    key = db.schema.table("airports").encode_key("JFK")
+    with called(db) as channel:
+        stub = history_pb2_grpc.HistoryStub(channel)
+        versions = next(
+            stub.History(history_pb2.HistoryRequest(database="x", table="airports", key=key), **ANN)
+        )
+        log = list(stub.Log(history_pb2.LogRequest(database="x", table="airports"), **ANN))
+    for text in (str(versions), str(log)):
+        assert "airports" in text
+        assert "flights" not in text
+        assert "Flight" not in text
+
+
+def test_the_log_shows_roles_and_tokens_only_to_callers_who_may_see_them(db: EmbeddedDatabase) -> None:
+    made = db.access.create_token("deploy", ("owner",))
+    db.access.grant("bob", "owner", reason="joins sales")
+    db.access.grant("ann", "reader")
+    with called(db) as channel:
+        stub, asked = history_pb2_grpc.HistoryStub(channel), history_pb2.LogRequest(database="x")
+        said = b"".join(one.SerializeToString() for one in stub.Log(asked, **ANN))
+        for secret in (made.token.sha256, b"deploy", b"bob", b"joins sales"):
+            assert secret not in said
+        db.access.grant("ann", "auditor")
+        said = b"".join(one.SerializeToString() for one in stub.Log(asked, **ANN))
+        assert made.token.sha256 in said
+        assert b"joins sales" in said
+
+
+def test_long_names_are_refused_and_not_kept(db: EmbeddedDatabase) -> None:
+    db.access.grant("ann", "reader", ("*_x_*_old",))
+    db.access.define(Role("some", (Rule(("write",), ("airports",)),)))
+    db.access.grant("ann", "some")
+    long = "_x_" * ASKED_MAX
+    with called(db) as channel:
+        rows = store_pb2_grpc.StoreStub(channel)
+        commit = store_pb2.CommitRequest(
+            database="x", writes=[store_pb2.Write(table=long, op=log_pb2.DELETE)]
+        )
+        assert refused(rows.Get, store_pb2.GetRequest(database="x", table=long)) is INVALID
+        assert refused(rows.Get, store_pb2.GetRequest(database=long, table="airports")) is INVALID
+        assert refused(rows.Commit, commit) is INVALID
+    holder = Holder("ann", [Held(Rule(("read",)), "all")])
+    assert holder.decide(access.READ, "x" * ASKED_MAX).allowed
+    assert not holder.decide(access.READ, "x" * (ASKED_MAX + 1)).allowed
+
+
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_keys_that_are_repeated_do_not_fill_the_memory(
+    db: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served, "BATCH_BYTES_MAX", 1 << 20)
+    db.put(AIRPORTS, Airport(faa="BIG", name="n" * 100_000))
+    db.access.grant("ann", "reader")
+    key = db.schema.table("airports").encode_key("BIG")
+    with called(db) as channel:
+        rows = store_pb2_grpc.StoreStub(channel)
+
+        def asked(*keys: bytes, most: int = 0) -> store_pb2.BatchGetRequest:
+            return store_pb2.BatchGetRequest(database="x", table="airports", keys=keys, bytes_max=most)
+
+        assert len(rows.BatchGet(asked(*[key] * 10), **ANN).rows) == 10
+        assert refused(rows.BatchGet, asked(*[key] * 100)) is INVALID
+        assert refused(rows.BatchGet, asked(*[b"\1"] * 100_000)) is INVALID
+        assert len(rows.BatchGet(asked(*[key] * 100, most=1 << 40), **ANN).rows) == 11
+
+
+def test_moving_a_hold_forward_is_a_release(db: EmbeddedDatabase) -> None:
+    db.put(AIRPORTS, Airport(faa="JFK"))
+    db.archive.hold("legal", 2)
+    db.access.grant("ann", "operator")
+    with called(db) as channel:
+        stub = archive_pb2_grpc.ArchiveStub(channel)
+
+        def asked(name: str, seq: int) -> archive_pb2.HoldRequest:
+            return archive_pb2.HoldRequest(database="x", name=name, seq=seq)
+
+        assert refused(stub.Hold, asked("legal", 3)) is INVALID
+        assert db.archive.holds() == {"legal": 2}
+        stub.Hold(asked("legal", 1), **ANN)
+        stub.Hold(asked("more", 3), **ANN)
+        assert db.archive.holds() == {"legal": 1, "more": 3}
+        db.access.grant("ann", "owner")
+        stub.Hold(asked("legal", 3), **ANN)
+    assert db.archive.holds() == {"legal": 3, "more": 3}

@@ -116,9 +116,11 @@ class Commit(_message.Message):
         TOKEN: Commit._Proof.ValueType  # 1
         """By the token with that name."""
         CERTIFICATE: Commit._Proof.ValueType  # 2
-        """By a client certificate with that common name."""
+        """By a client certificate with that name."""
         DELEGATED: Commit._Proof.ValueType  # 3
         """By a program that authenticated with its own token and may act for others."""
+        JWT: Commit._Proof.ValueType  # 4
+        """By a JSON Web Token (JWT) of the server's issuer."""
 
     class Proof(_Proof, metaclass=_ProofEnumTypeWrapper):
         """How the identity of `actor` was established."""
@@ -128,9 +130,11 @@ class Commit(_message.Message):
     TOKEN: Commit.Proof.ValueType  # 1
     """By the token with that name."""
     CERTIFICATE: Commit.Proof.ValueType  # 2
-    """By a client certificate with that common name."""
+    """By a client certificate with that name."""
     DELEGATED: Commit.Proof.ValueType  # 3
     """By a program that authenticated with its own token and may act for others."""
+    JWT: Commit.Proof.ValueType  # 4
+    """By a JSON Web Token (JWT) of the server's issuer."""
 
     SEQ_FIELD_NUMBER: _builtins.int
     TIME_NS_FIELD_NUMBER: _builtins.int

@@ -16,8 +16,9 @@ Invariants
 from __future__ import annotations
 
 import importlib.util
+import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,8 @@ from everlog.store.tx.transaction import Actor, Proof
 
 HEADER = "authorization"
 WARN_DAYS = 30
+NAME_KINDS = {"cn": "commonName", "uri": "URI", "dns": "DNS", "email": "email"}  # as `ssl` has them
+NAMES = ("cn",)
 
 
 class Identity(NamedTuple):
@@ -57,19 +60,29 @@ ANONYMOUS = Identity("")
 
 class Tls(NamedTuple):
     """Files in PEM: the server's chain and key, and the authorities of client certificates, if clients must
-    show one."""
+    show one. `client_crl`: their lists of revoked certificates. `client_names`: where a certificate has the
+    client's name, in order (NAME_KINDS)."""
 
     certificate: str | Path
     key: str | Path
     client_ca: str | Path | None = None
+    client_crl: str | Path | None = None
+    client_names: tuple[str, ...] = NAMES
 
 
-def check_server(host: str, *, token: str, tls: Tls | None) -> None:
-    """Raise OpenError if a server at this host needs TLS and a token, and lacks one of them."""
-    if is_loopback(host) or (token and tls):
+def check_server(host: str, *, identifies: bool, tls: Tls | None) -> None:
+    """Raise OpenError if a server at this host needs TLS and identified callers, and lacks one of them.
+    `identifies`: callers need a token. A client certificate identifies them as well."""
+    identifies = identifies or (tls is not None and tls.client_ca is not None)
+    if (identifies and tls) or (is_loopback(host) and _stays(host)):
         return
     missing = " and ".join(
-        what for what, there in (("TLS (a certificate and its key)", tls), ("a token", token)) if not there
+        what
+        for what, there in (
+            ("TLS (a certificate and its key)", tls),
+            ("a token, an authority of client certificates, or an issuer of JWTs", identifies),
+        )
+        if not there
     )
     raise OpenError(
         f"a server on {host} can be reached from other machines and needs {missing}; give it that, or"
@@ -78,11 +91,25 @@ def check_server(host: str, *, token: str, tls: Tls | None) -> None:
     )
 
 
+def _stays(host: str) -> bool:
+    """Return whether all addresses of a host are of this machine alone. A name may have others."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return True  # the listener reports it
+    return all(is_loopback(str(address[0]).partition("%")[0]) for *_, address in found)
+
+
 def server_context(tls: Tls) -> ssl.SSLContext:
     """Return the TLS context of a server. Raises OpenError for files that cannot be read or used."""
-    for path in (tls.certificate, tls.key, tls.client_ca):
+    for path in (tls.certificate, tls.key, tls.client_ca, tls.client_crl):
         if path is not None:
             _read(path)
+    for kind in tls.client_names:
+        if kind not in NAME_KINDS:
+            raise OpenError(
+                f"expected the name of a client certificate in {', '.join(NAME_KINDS)}, found {kind!r}"
+            )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
@@ -90,6 +117,9 @@ def server_context(tls: Tls) -> ssl.SSLContext:
     if tls.client_ca is not None:
         _load_authority(context, tls.client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
+        if tls.client_crl is not None:
+            _load_authority(context, tls.client_crl, "the list of revoked certificates of an authority")
+            context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
     return context
 
 
@@ -99,16 +129,44 @@ class ServerTls:
 
     def __init__(self, tls: Tls) -> None:
         self.files = tls
+        self._loaded = self._seen = self._stamp()
         self._now = server_context(tls)
         self.context = server_context(tls)  # the context with which the server listens
         self.context.sni_callback = self._choose
 
     def load(self) -> None:
         """Read the files again. Raises OpenError; the previous ones then stay in use."""
+        self._loaded = self._stamp()
         self._now = server_context(self.files)
+
+    def look(self) -> bool:
+        """Load the files if they have changed since they were loaded, and not since the last look. Return
+        whether they were loaded. Raises OpenError, once for each change; the previous ones stay in use."""
+        before, self._seen = self._seen, self._stamp()
+        if self._seen == self._loaded or self._seen != before:
+            return False
+        self.load()
+        return True
+
+    def _stamp(self) -> tuple[object, ...]:
+        files = self.files
+        return tuple(
+            _state(path)
+            for path in (files.certificate, files.key, files.client_ca, files.client_crl)
+            if path is not None
+        )
 
     def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
         connection.context = self._now
+
+
+def _state(path: str | Path) -> tuple[int, ...]:
+    """Return what tells whether a file was changed or replaced."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def ends(path: str | Path) -> list[tuple[str, datetime]]:
@@ -171,20 +229,38 @@ def _load_chain(context: ssl.SSLContext, certificate: str | Path, key: str | Pat
         ) from None
 
 
-def _load_authority(context: ssl.SSLContext, path: str | Path) -> None:
+def _load_authority(
+    context: ssl.SSLContext, path: str | Path, what: str = "the certificate of an authority"
+) -> None:
     try:
         context.load_verify_locations(path)
     except ssl.SSLError as error:
-        raise OpenError(
-            f"{path}: expected the certificate of an authority in PEM: {error.reason or error}"
-        ) from None
+        raise OpenError(f"{path}: expected {what} in PEM: {error.reason or error}") from None
 
 
-def common_name(certificate: Mapping[str, Any] | None) -> str:
-    """Return the common name of a verified certificate, as a proven actor; empty without one."""
-    subject = (certificate or {}).get("subject", ())
-    names = [value for part in subject for key, value in part if key == "commonName"]
-    return Actor(names[-1], Proof.CERTIFICATE) if names else ""
+def name_of(certificate: Mapping[str, Any] | None, kinds: Iterable[str] = NAMES) -> str:
+    """Return the name in a verified certificate, as a proven actor; empty without one.
+
+    The first of these kinds (NAME_KINDS) that the certificate has gives the name. It gives none if the
+    certificate has several of that kind, or one that cannot be an actor.
+    """
+    found = certificate or {}
+    for kind in kinds:
+        if kind == "cn":
+            names = [value for part in found.get("subject", ()) for key, value in part if key == "commonName"]
+        else:
+            names = [value for key, value in found.get("subjectAltName", ()) if key == NAME_KINDS[kind]]
+        if names:
+            name = str(names[0])
+            usable = len(names) == 1 and name.isprintable() and name == name.strip() != ""
+            return Actor(name, Proof.CERTIFICATE) if usable else ""
+    return ""
+
+
+def end_of(certificate: Mapping[str, Any] | None) -> int:
+    """Return the end of a verified certificate, nanoseconds since the Unix epoch; 0 without one."""
+    end = (certificate or {}).get("notAfter")
+    return int(ssl.cert_time_to_seconds(end) * 1e9) if end else 0
 
 
 def bearer(token: str) -> tuple[tuple[str, str], ...]:

@@ -101,6 +101,7 @@ def test_every_module_loads_without_the_extras() -> None:
         "cryptography",
         "fsspec",
         "grpc_tools",
+        "joserfc",
         "mimesis",
         "mypy_protobuf",
         "pyarrow",

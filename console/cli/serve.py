@@ -41,6 +41,7 @@ from everlog.console.cli.options import (
 )
 from everlog.console.cli.proofs import signer_in
 from everlog.console.cli.serve_config import Configured, Reloading, config_option, token_of
+from everlog.console.cli.serve_jwt import jwt_of, jwt_options
 from everlog.console.cli.serve_migrate import check_address, migrated, migrating_options
 from everlog.migrations.folder import Root, find
 from everlog.rpc import traces
@@ -234,6 +235,19 @@ _OPTIONS = [
     help="Certificate authority of the client certificates, in PEM; makes them mandatory.",
 )
 @click.option(
+    "--tls-client-crl",
+    type=click.Path(path_type=Path),
+    help="Revoked client certificates: the lists (CRL) of these authorities, in PEM.",
+)
+@click.option(
+    "--tls-client-name",
+    "client_names",
+    multiple=True,
+    type=click.Choice(["cn", "uri", "dns", "email"]),
+    help="Where a client certificate has the name; repeated: the first that it has.  [default: cn]",
+)
+@jwt_options
+@click.option(
     "--tokens",
     "tokens_file",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -340,6 +354,8 @@ def serve(
     tls_cert: Path | None,
     tls_key: Path | None,
     tls_client_ca: Path | None,
+    tls_client_crl: Path | None,
+    client_names: tuple[str, ...],
     tokens_file: Path | None,
     acting: tuple[str, ...],
     keys_for: tuple[str, ...],
@@ -384,7 +400,7 @@ def serve(
       everlog serve --migrate checked --approver ann --approver bob --notify slack://…
     """
     from everlog.migrations.approval.notify import ServerEvents
-    from everlog.rpc.security import Tls
+    from everlog.rpc.security import NAMES, Tls
     from everlog.rpc.server.auth import TokensFile, read_tokens
     from everlog.rpc.server.server import Server
 
@@ -396,7 +412,11 @@ def serve(
     check_address(listen, "--listen")
     given = click.get_current_context().get_parameter_source
     token = token_of(token, token_file, given("token"))
-    tls = Tls(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
+    if tls_client_ca is None:
+        refuse_idle("tls_client_crl", "client_names", when="without --tls-client-ca")
+    names = client_names or NAMES
+    tls = Tls(tls_cert, tls_key, tls_client_ca, tls_client_crl, names) if tls_cert and tls_key else None
+    jwt = jwt_of({name: how.pop(name) for name in list(how) if name.startswith("jwt_")})
     tells = tls is not None or how["migrate"] is not None
     how["notify"] = how["notify"] if tells else ()  # otherwise the variable has no effect
     master = master_of(None, next_master)
@@ -428,6 +448,7 @@ def serve(
             keys_for=keys_for,
             next_master_key=next_master,
             tls=tls,
+            jwt=jwt,
             migrations=sources,
             approvals=approvals,
             problems=problems,

@@ -17,8 +17,9 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any, ClassVar, TypeAlias
 
@@ -40,6 +41,7 @@ from everlog.rpc.http2.stream import (
 )
 
 STREAMS_MAX = 2000
+END_S_MAX = 3600.0  # between two looks at the clock for the end of a certificate
 PAST_MAX = 256  # ended streams that are remembered
 
 _SETTINGS = frames.settings(
@@ -79,7 +81,10 @@ class Connection(asyncio.Protocol):
         self.closed = asyncio.Event()
         self.peer = ""  # its address
         self.on_failed: Callable[[Connection, ProtocolError], None] = lambda _, __: None
-        self.certified = ""  # common name of the client certificate, if one was required
+        self.certified = ""  # name of the client certificate, if one was required
+        self.certified_until_ns = 0  # its end
+        self._ending: asyncio.TimerHandle | None = None
+        self.names: tuple[str, ...] = security.NAMES  # where its name is
 
     # asyncio
 
@@ -94,9 +99,23 @@ class Connection(asyncio.Protocol):
             transport.abort()
             return
         if ssl is not None:
-            self.certified = security.common_name(ssl.getpeercert())
+            self._certify(ssl.getpeercert())
         self._all.add(self)
         self.out.write(_SETTINGS)
+
+    def _certify(self, certificate: Mapping[str, Any] | None) -> None:
+        self.certified = security.name_of(certificate, self.names)
+        self.certified_until_ns = security.end_of(certificate)
+        if self.certified_until_ns:
+            self._check_end()
+
+    def _check_end(self) -> None:
+        """Drain the connection once the client's certificate has ended."""
+        left_s = self.certified_until_ns / 1e9 - time.time()
+        if left_s > 0:
+            self._ending = self._loop.call_later(min(left_s, END_S_MAX), self._check_end)
+        elif not self._failed:
+            self.drain("the certificate of the client has ended")
 
     def data_received(self, data: bytes) -> None:
         if self._failed:
@@ -153,6 +172,8 @@ class Connection(asyncio.Protocol):
         self._all.discard(self)
         self.closed.set()
         self._limits.end()
+        if self._ending is not None:
+            self._ending.cancel()
         self._buffer.clear()
         self._end_streams()
         if self.inflow.peak >= limits.TRIM_BYTES:
@@ -190,12 +211,12 @@ class Connection(asyncio.Protocol):
         except ProtocolError as error:
             self._fail(error)
 
-    def drain(self) -> None:
+    def drain(self, why: str = "the server is stopping") -> None:
         """Accept no more calls, and close once the running ones have ended."""
         if self._failed:
             return
         self._draining = True
-        self.out.write(frames.goaway(self._last, Code.NO_ERROR, "the server is stopping"))
+        self.out.write(frames.goaway(self._last, Code.NO_ERROR, why))
         if not self.streams:
             self._close()
 

@@ -71,6 +71,7 @@ class Peer(Protocol):
     out: Outbox
     inflow: Inflow
     certified: str
+    certified_until_ns: int
     peer: str
 
     def forget(self, stream: Stream, *, whole: bool) -> None: ...

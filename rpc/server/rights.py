@@ -8,6 +8,7 @@
     token of a log           the same, in that database alone, until it ends
     unnamed token            owner of all databases
     certificate              the name, with the roles that are granted to it
+    JWT of an issuer         the same, or with roles that the configuration maps its claims to (issuer.py)
     nothing, on loopback     owner of a database that never had a token, while the server has none
 
 Every call passes `admit` once, after its request is parsed. A method whose proto does not declare what it
@@ -36,6 +37,7 @@ from everlog.proto import access_pb2 as pb
 from everlog.rpc import security
 from everlog.rpc.http2.grpc import OPEN_METHODS, Aborted, Call, end
 from everlog.rpc.security import ANONYMOUS, Identity
+from everlog.rpc.server.issuer import Issuer, is_jwt
 from everlog.store.database import Database
 from everlog.store.errors import AccessError, Error, OpenError, RowError, SchemaError
 from everlog.store.schema.schema import Schema
@@ -236,26 +238,43 @@ class Rights:
         services: Iterable[ServiceDescriptor],
         *,
         certified: bool = False,
+        issuer: Issuer | None = None,
     ) -> None:
         self.databases = dict(databases)
         self.tokens = tokens
         self._certified = certified
+        self._issuer = issuer
+        self._generation = 0  # of the issuer's keys
         self._needs = needs_of(services)
         self._streams: set[Call] = set()
         self._identities: dict[bytes, Identity] = {}
         self._states: dict[str, State] = {}
         self._replaced = False  # the tokens of the configuration are new
         self._ends_ns = 0  # when the next token of a log ends; 0: none does
+        self._call_ends_ns = 0  # when the next caller's proof ends; 0: none does
         self._refresh()
+
+    @property
+    def open(self) -> bool:
+        """Whether callers need no identity, for databases that never had a token."""
+        return not self._certified and not self.tokens and self._issuer is None
 
     # who
 
     def identify(self, call: Call, path: str) -> None:
         """Authenticate the caller."""
         stream = call.stream
-        call.identity = found = self._identity(
-            stream.headers.get(security.HEADER, ""), stream.connection.certified, path
-        )
+        connection = stream.connection
+        found = self._identity(stream.headers.get(security.HEADER, ""), connection.certified, path)
+        end = connection.certified_until_ns
+        if end:
+            if time.time_ns() >= end:
+                raise Aborted(
+                    grpc.StatusCode.UNAUTHENTICATED,
+                    "the certificate of the client has ended; connect again with a new one",
+                )
+            found = found._replace(expires_ns=min(found.expires_ns or end, end))
+        call.identity = found
         stream.who = found.name
 
     def _identity(self, header: str, certified: str, path: str) -> Identity:
@@ -264,15 +283,32 @@ class Rights:
         digest = hashlib.sha256(text.encode()).digest() if text else b""
         if digest:
             found = self.tokens.get(digest) or self._of_log(digest)
+        if found is None and self._issuer is not None and is_jwt(text) and not path.startswith(OPEN_METHODS):
+            found = self._of_issuer(self._issuer, text, digest)
         if found is not None:
             return found if found.name or not certified else found._replace(name=certified)
-        required = self.tokens or (header and any(state.tokens for state in self._states.values()))
+        required = (
+            self.tokens
+            or (self._issuer is not None and (header or not certified))
+            or (header and any(state.tokens for state in self._states.values()))
+        )
         if required and not path.startswith(OPEN_METHODS):
             raise Aborted(
                 grpc.StatusCode.UNAUTHENTICATED,
                 f"expected a token of this server, found {'another one' if header else 'none'}; {HOW}",
             )
         return Identity(certified) if certified else ANONYMOUS
+
+    def _of_issuer(self, issuer: Issuer, text: str, digest: bytes) -> Identity:
+        """Return whose JWT this is. Raises Aborted."""
+        found = issuer.identify(text, digest)
+        if found.name in self.tokens.names:
+            raise Aborted(
+                grpc.StatusCode.UNAUTHENTICATED,
+                "the name of this token is that of a token of the server's configuration; rename one of"
+                " them, or start the server with --jwt-name-prefix",
+            )
+        return found
 
     def _of_log(self, digest: bytes) -> Identity | None:
         """Return whose token of a log has this hash. Raises Aborted for one that has ended."""
@@ -308,6 +344,9 @@ class Rights:
             for need in needs:
                 if not need.when or getattr(request, need.when):
                     self._check(need, holder, identity, database, request)
+        ends = identity.expires_ns
+        if ends and (not self._call_ends_ns or ends < self._call_ends_ns):
+            self._call_ends_ns = ends
         self._streams.add(call)
 
     def holder(self, identity: Identity, database: str) -> Holder:
@@ -319,7 +358,7 @@ class Rights:
                 raise unknown_database(database, self.databases)
             raise self._nothing(identity, database)
         if identity.anonymous:
-            if self._certified or self.tokens or db.access.state.tokens:
+            if not self._open(identity) or db.access.state.tokens:
                 raise Aborted(
                     grpc.StatusCode.UNAUTHENTICATED,
                     f"expected a token, found none; {HOW}",
@@ -331,7 +370,7 @@ class Rights:
         return holder
 
     def _open(self, identity: Identity) -> bool:
-        return identity.anonymous and not self._certified and not self.tokens
+        return identity.anonymous and self.open
 
     def _nothing(self, identity: Identity, database: str) -> AccessError:
         if identity.anonymous:
@@ -439,10 +478,11 @@ class Rights:
     def look(self) -> None:
         """End the streams of callers that may no longer have them, if anything has changed."""
         now = {name: db.access.state for name, db in self.databases.items()}
-        due = self._ends_ns and time.time_ns() >= self._ends_ns
-        if now == self._states and not due and not self._replaced:
+        now_ns, generation = time.time_ns(), self._issuer.generation if self._issuer is not None else 0
+        due = any(ends and now_ns >= ends for ends in (self._ends_ns, self._call_ends_ns))
+        if now == self._states and not due and not self._replaced and generation == self._generation:
             return
-        self._replaced = False
+        self._replaced, self._generation, self._call_ends_ns = False, generation, 0
         self._refresh()
         for call in list(self._streams):
             path = call.stream.headers[":path"]

@@ -70,6 +70,7 @@ from everlog.rpc.server.feed import PATH, FeedService
 from everlog.rpc.server.health import HealthService
 from everlog.rpc.server.history import HistoryService
 from everlog.rpc.server.host import Hosting
+from everlog.rpc.server.issuer import Issuer, Jwt
 from everlog.rpc.server.migrations import MigrationsService, Problems
 from everlog.rpc.server.people import PeopleService
 from everlog.rpc.server.rights import Rights, Tokens
@@ -129,6 +130,7 @@ def register(
 
 GRACE_S = 5.0
 REFLECTION, REFLECTION_FILE = "grpc.reflection.v1.ServerReflection", "grpc/reflection/v1/reflection.proto"
+FILES_S = 1.0  # between two looks at the files of certificates
 WARN_EVERY_S = 24 * 3600.0
 
 logger = logging.getLogger("everlog")
@@ -142,6 +144,7 @@ class Server:
     to tokens, `roles` names to the roles that they have in all databases (others have those that a database's
     log grants them), `acting` names those that may write rows for others, and `keys_for` those that may have
     the keys of people, to follow sealed tables. `migrations` names the package of each database's migrations;
+    `jwt`: whose JSON Web Tokens are accepted.
     `approvals` belong to databases whose migrations wait for approval; `problems` says of others why a
     migration in progress cannot continue. `signer` signs checkpoints. `next_master_key` is the key for
     `rotate_key`; None: that of the environment. `archives` maps a database to the target of its archive.
@@ -162,6 +165,7 @@ class Server:
         acting: Iterable[str] = (),
         keys_for: Iterable[str] = (),
         tls: security.Tls | None = None,
+        jwt: Jwt | None = None,
         migrations: Mapping[str, str] | None = None,
         approvals: Mapping[str, Approval] | None = None,
         problems: Mapping[str, str] | None = None,
@@ -178,11 +182,16 @@ class Server:
         self.host, self.port = listening(address)
         check_tokens(token, tokens or {})
         self._tokens = {"": token} | dict(tokens or {})
-        security.check_server(self.host, token=next(filter(None, self._tokens.values()), ""), tls=tls)
+        self._issuer = Issuer(jwt) if jwt is not None else None
+        self._check_open(self._tokens, tls)
         self.rights = Rights(
-            databases, Tokens(self._tokens, roles or {}), DESCRIPTORS, certified=_certified(tls)
+            databases,
+            Tokens(self._tokens, roles or {}),
+            DESCRIPTORS,
+            certified=_certified(tls),
+            issuer=self._issuer,
         )
-        auth = Auth(self._tokens, acting, keys_for, certified=_certified(tls))
+        auth = self._auth(self._tokens, acting, keys_for, tls)
         self.hosting = Hosting(databases, auth, self.rights)
         for pool in self.hosting.pools:
             pool.on_limit = self.activity.limited
@@ -280,18 +289,31 @@ class Server:
         check_tokens(token, tokens or {})
         named = {"": token} | dict(tokens or {})
         files = self._tls.files if self._tls else None
-        security.check_server(self.host, token=next(filter(None, named.values()), ""), tls=files)
+        self._check_open(named, files)
         if any(self._tokens.values()) and not any(named.values()):
             raise OpenError("the server requires tokens, and would require none; restart it without tokens")
         may_act = self._acting if acting is None else tuple(acting)
         may_have = self._keys_for if keys_for is None else tuple(keys_for)
-        auth = Auth(named, may_act, may_have, certified=_certified(files))
+        auth = self._auth(named, may_act, may_have, files)
         if self._tls is not None:
             self._tls.load()
             self._log_warnings()
         self._acting, self._keys_for = may_act, may_have
         self._tokens, self.hosting.auth = named, auth
         self.rights.replace(Tokens(named, roles or {}))
+
+    def _check_open(self, tokens: Mapping[str, str], tls: security.Tls | None) -> None:
+        identifies = any(tokens.values()) or self._issuer is not None
+        security.check_server(self.host, identifies=identifies, tls=tls)
+
+    def _auth(
+        self,
+        tokens: Mapping[str, str],
+        acting: Iterable[str],
+        keys_for: Iterable[str],
+        tls: security.Tls | None,
+    ) -> Auth:
+        return Auth(tokens, acting, keys_for, certified=_certified(tls) or self._issuer is not None)
 
     def on_signals(self, reload: Callable[[], None] | None = None) -> AbstractContextManager[None]:
         """Return a context in which, in the main thread, SIGTERM and SIGINT stop the server, and SIGHUP calls
@@ -354,7 +376,11 @@ class Server:
         self.port = listener.port
         for name in SERVICES:
             checker.set(name, health_pb2.HealthCheckResponse.SERVING)
-        warning = self.loop.create_task(self._warn())
+        if self._issuer is not None:
+            await self._issuer.refresh()
+        kept = [self.loop.create_task(one) for one in (self._warn(), self._watch_files())]
+        if self._issuer is not None:
+            kept.append(self.loop.create_task(self._issuer.keep()))
         watching = self.loop.create_task(self.rights.watch(self.hosting.read))
         with self._watching_disks(checker):
             self._set_health(checker)
@@ -364,7 +390,8 @@ class Server:
         logger.info(
             "the server stops: %d calls run", len(self.activity.running), extra=about("server.stopping")
         )
-        warning.cancel()
+        for task in kept:
+            task.cancel()
         watching.cancel()
         for approval in self._approvals.values():
             approval.stop.set()
@@ -384,6 +411,8 @@ class Server:
 
     def _connection(self, calls: Calls, turns: Turns) -> Connection:
         made = Connection(calls.answer, self.connections, turns)
+        if self._tls is not None:
+            made.names = self._tls.files.client_names
         made.on_failed = self.activity.dropped
         return made
 
@@ -391,12 +420,33 @@ class Server:
         names, tokens = sorted(self.hosting.databases), sum(map(bool, self._tokens.values()))
         extra = about("server.started", address=self.address, tls=self._tls is not None, tokens=tokens)
         logger.info("serving %s on %s", ", ".join(names), self.address, extra=extra)
+        if self.rights.open:
+            logger.warning(
+                "every program on this machine is owner of the databases that never had a token; to require"
+                " tokens: serve --tokens FILE",
+                extra=about("server.open"),
+            )
 
     async def _warn(self) -> None:
         """Log once a day the certificates that are about to end, and report them in the status."""
         while self._tls is not None:
             self._log_warnings()
             await asyncio.sleep(WARN_EVERY_S)
+
+    async def _watch_files(self) -> None:
+        """Load the files of certificates again when they have changed."""
+        while self._tls is not None:
+            await asyncio.sleep(FILES_S)
+            try:
+                if await asyncio.to_thread(self._tls.look):
+                    logger.info("reloaded the certificates", extra=about("certificate.reloaded"))
+                    self._log_warnings()
+            except OpenError as error:
+                logger.error(  # noqa: TRY400  the message suffices
+                    "the changed certificates are not used, the previous ones stay in use: %s",
+                    error,
+                    extra=about("certificate.unusable"),
+                )
 
     def _log_warnings(self) -> None:
         assert self._tls is not None

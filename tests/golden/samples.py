@@ -131,6 +131,9 @@ def _records() -> dict[str, bytes]:
                 record.REQUIRES_SEALED,
             ]
         )[0],
+        "jwt": record.frame(
+            _commit(14, actor="ann", proof=log_pb2.Commit.JWT, changes=[_change(JFK)], reason="signed in")
+        ),
         "consumer": record.frame(_commit(12, notice=_registered())),
         **{name: record.frame(_commit(13, notice=one)) for name, one in _access().items()},
         "returning": record.frame(_commit(10, requires=[log_pb2.ONLINE], migration=_returning())),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,11 +23,19 @@ class Authority:
         certificate = self._signed(name, self._key, days=365, authority=True)
         self.path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def sign(self, name: str, *, days: float = 365, file: str = "") -> tuple[Path, Path]:
-        """Return the files of a certificate for this name, and of its key. It ends in `days` days."""
+    def sign(
+        self,
+        name: str,
+        *,
+        days: float = 365,
+        file: str = "",
+        names: Sequence[x509.GeneralName] | None = None,
+    ) -> tuple[Path, Path]:
+        """Return the files of a certificate for this name, and of its key. It ends in `days` days. `names`:
+        its alternative names; None: those of this machine."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate, secret = (self.directory / f"{file or name}{end}" for end in (".pem", ".key"))
-        signed = self._signed(name, key, days=days, authority=False)
+        signed = self._signed(name, key, days=days, authority=False, names=names)
         certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
         secret.write_bytes(
             key.private_bytes(
@@ -37,8 +46,32 @@ class Authority:
         )
         return certificate, secret
 
+    def revoke(self, *certificates: Path) -> Path:
+        """Return the file of a list of revoked certificates."""
+        now = datetime.now(UTC)
+        built = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._name)
+            .last_update(now - timedelta(hours=1))
+            .next_update(now + timedelta(days=1))
+        )
+        for path in certificates:
+            serial = x509.load_pem_x509_certificate(path.read_bytes()).serial_number
+            one = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+            built = built.add_revoked_certificate(one)
+        signed = built.sign(self._key, hashes.SHA256())
+        path = self.directory / "revoked.pem"
+        path.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+        return path
+
     def _signed(
-        self, name: str, key: ec.EllipticCurvePrivateKey, *, days: float, authority: bool
+        self,
+        name: str,
+        key: ec.EllipticCurvePrivateKey,
+        *,
+        days: float,
+        authority: bool,
+        names: Sequence[x509.GeneralName] | None = None,
     ) -> x509.Certificate:
         now = datetime.now(UTC)
         built = (
@@ -53,7 +86,9 @@ class Authority:
         )
         if not authority:
             places = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
-            built = built.add_extension(x509.SubjectAlternativeName(places), critical=False)
+            shown = places if names is None else names
+            if shown:
+                built = built.add_extension(x509.SubjectAlternativeName(shown), critical=False)
         return built.sign(self._key, hashes.SHA256())
 
 

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 import everlog
 from everlog.proto import log_pb2
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.security import Tls
+from everlog.rpc.server import server as serving
 from everlog.rpc.server.server import Server
+from everlog.store.program_log import about_of
 from tests.conformance.database_case import AIRPORTS, Airport
 from tests.rpc.certificates import Authority
 
@@ -98,3 +101,122 @@ def test_files_that_are_none_are_named(authority: Authority, tmp_path: Path) -> 
             RemoteDatabase(f"{at}?{words}", connect_s=0)
     with pytest.raises(everlog.OpenError, match="cert, key in the URL would have no effect"):
         RemoteDatabase(f"everlog+insecure://localhost:1/x?cert={certificate}&key={key}", connect_s=0)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "names", "expected"),
+    [
+        (("uri",), [x509.UniformResourceIdentifier("spiffe://acme/web")], "spiffe://acme/web"),
+        (("email", "cn"), [x509.RFC822Name("ann@example.com")], "ann@example.com"),
+        (("uri", "dns"), [x509.DNSName("web.example.com")], "web.example.com"),
+        (("email", "cn"), [], "ann"),
+        (("uri",), [], ""),
+        (("dns",), [x509.DNSName("a.example.com"), x509.DNSName("b.example.com")], ""),
+        (("dns", "cn"), [x509.DNSName("a.example.com"), x509.DNSName("b.example.com")], ""),
+    ],
+)
+def test_the_configured_kind_of_name_is_the_actor_and_two_of_a_kind_are_none(
+    db: EmbeddedDatabase,
+    authority: Authority,
+    kinds: tuple[str, ...],
+    names: list[x509.GeneralName],
+    expected: str,
+) -> None:
+    for name in ("ann", "spiffe://acme/web", "ann@example.com", "web.example.com", "a.example.com"):
+        db.access.grant(name, "writer")
+    head = db.head
+    tls = Tls(*authority.sign("server"), client_ca=authority.path, client_names=kinds)
+    ann = authority.sign("ann", names=names)
+    with Server({"x": db}, tls=tls) as server:
+        if expected:
+            with RemoteDatabase(url(server, authority, *ann)) as remote:
+                remote.put(AIRPORTS, JFK)
+            assert db.log.commit(db.head).actor == expected
+        else:
+            with pytest.raises(everlog.UnavailableError, match="expected a token, found none"):
+                RemoteDatabase(url(server, authority, *ann), connect_s=2, retry_s=0.0)
+            assert db.head == head
+    with pytest.raises(everlog.OpenError, match="in cn, uri, dns, email, found 'upn'"):
+        Server({"x": db}, tls=tls._replace(client_names=("upn",)))
+
+
+def test_a_certificate_that_ends_under_way_ends_its_streams_and_its_connection(
+    db: EmbeddedDatabase, authority: Authority
+) -> None:
+    db.access.grant("ann", "owner")
+    tls = Tls(*authority.sign("server"), client_ca=authority.path)
+    ann = authority.sign("ann", days=3 / 86_400)
+    with (
+        Server({"x": db}, tls=tls) as server,
+        RemoteDatabase(url(server, authority, *ann), retry_s=0.0) as remote,
+    ):
+        feed = iter(remote.feed(after=db.head))
+        with pytest.raises(everlog.UnavailableError, match="the certificate of the client has ended"):
+            next(feed)
+        head = db.head
+        with pytest.raises(everlog.UnavailableError):
+            remote.put(AIRPORTS, JFK)
+        assert db.head == head
+        (connection,) = server.connections or [None]
+        assert connection is None or not connection.streams
+
+
+def test_a_revoked_certificate_is_refused_from_the_moment_its_list_is_there(
+    db: EmbeddedDatabase, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "FILES_S", 0.01)
+    for name in ("ann", "bob"):
+        db.access.grant(name, "writer")
+    ann, bob = authority.sign("ann"), authority.sign("bob")
+    tls = Tls(*authority.sign("server"), client_ca=authority.path, client_crl=authority.revoke(bob[0]))
+    with Server({"x": db}, tls=tls) as server:
+        with RemoteDatabase(url(server, authority, *ann)) as remote:
+            remote.put(AIRPORTS, JFK)
+        with pytest.raises(everlog.UnavailableError):
+            RemoteDatabase(url(server, authority, *bob), connect_s=0.5)
+        authority.revoke(ann[0])
+        accepted = True
+        while accepted:  # the server looks at its files
+            try:
+                RemoteDatabase(url(server, authority, *ann), connect_s=0.5, retry_s=0.0).close()
+            except everlog.UnavailableError:
+                accepted = False
+        with RemoteDatabase(url(server, authority, *bob)) as remote:
+            remote.put(AIRPORTS, JFK)
+
+
+def test_certificates_are_loaded_when_they_change_and_broken_ones_are_logged_once(
+    db: EmbeddedDatabase,
+    authority: Authority,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(serving, "FILES_S", 0.01)
+    db.access.grant("ann", "writer")
+    tls = Tls(*authority.sign("server"), client_ca=authority.path)
+    ann, new = authority.sign("ann"), Authority(tmp_path, "new")
+
+    def lines(event: str) -> int:
+        return len([one for one in caplog.records if about_of(one).event == event])
+
+    with caplog.at_level("INFO"), Server({"x": db}, tls=tls) as server:
+        tls = server.tls_files or tls
+        Path(tls.certificate).write_text("half of a certifi")
+        while not lines("certificate.unusable"):
+            pass
+        with RemoteDatabase(url(server, authority, *ann)) as remote:
+            remote.put(AIRPORTS, JFK)
+        for _ in range(10):  # meanwhile it looks again
+            with RemoteDatabase(url(server, authority, *ann)) as remote:
+                remote.get(AIRPORTS, "JFK")
+        assert lines("certificate.unusable") == 1
+        new.sign("server")
+        while not lines("certificate.reloaded"):
+            pass
+        with pytest.raises(everlog.UnavailableError):
+            RemoteDatabase(url(server, authority, *ann), connect_s=0.5)
+        with RemoteDatabase(
+            f"everlog://localhost:{server.port}/x?ca={new.path}&cert={ann[0]}&key={ann[1]}"
+        ) as remote:
+            assert remote.get(AIRPORTS, "JFK") == JFK

@@ -44,6 +44,30 @@ def test_a_database_that_is_not_hosted_is_named_with_those_that_are(db: Embedded
         RemoteDatabase(server.url("fligts"))
 
 
+def test_localhost_with_another_address_is_not_this_machine_alone(
+    db: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.1", 0)),
+    ]
+    with monkeypatch.context() as patch:  # a file of hosts is of the whole machine
+        patch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        with pytest.raises(everlog.OpenError, match="localhost can be reached from other machines"):
+            Server({"x": db}, "localhost:0")
+    with Server({"x": db}, "localhost:0") as server:
+        assert server.port
+
+
+def test_a_server_without_identities_says_so(db: EmbeddedDatabase, caplog: pytest.LogCaptureFixture) -> None:
+    with Server({"x": db}, token="t"):
+        pass
+    assert "is owner" not in caplog.text
+    with Server({"x": db}):
+        pass
+    assert caplog.text.count("every program on this machine is owner") == 1
+
+
 def test_a_port_that_is_taken_is_refused(db: EmbeddedDatabase) -> None:
     with Server({"x": db}) as server:
         second = Server({"x": db}, server.address)
@@ -58,6 +82,9 @@ def test_a_server_that_others_can_reach_needs_tls_and_a_token(db: EmbeddedDataba
         Server({"x": db}, "[::]:0", tls=TLS)
     with pytest.raises(everlog.OpenError, match="needs TLS"):
         Server({"x": db}, "10.0.0.1:0", token="t")
+    for host in ("0.0.0.0", "::", "::ffff:0.0.0.0", "::ffff:10.0.0.1", "127.1", "localhost.", "0", "*"):
+        with pytest.raises(everlog.OpenError, match="can be reached from other machines"):
+            Server({"x": db}, f"[{host}]:0")
     with Server({"x": db}, ANYWHERE, tls=TLS, token="t") as server:
         url = f"everlog://localhost:{server.port}/x?token=t&ca={TLS.certificate}"
         with RemoteDatabase(url) as remote:

@@ -1,11 +1,11 @@
 """Address: the address of a database on a server, parsed from a URL.
 
-    everlog://HOST[:PORT]/DATABASE[?token=…&ca=FILE&cert=FILE&key=FILE]    TLS
-    everlog+insecure://HOST[:PORT]/DATABASE[?token=…]                      plain, to this machine only
+    everlog://HOST[:PORT]/DATABASE[?token-file=FILE&ca=FILE&cert=FILE&key=FILE]    TLS
+    everlog+insecure://HOST[:PORT]/DATABASE[?token-file=FILE]                      plain, to this machine only
 
-The environment can supply the settings, so that no secret is in a URL: the token (EVERLOG_TOKEN), the file of
-a private certificate authority (EVERLOG_CA), the client's own certificate and its key (EVERLOG_CERT,
-EVERLOG_KEY).
+The token can also be in the URL itself (?token=…), which `ps` and histories of shells show. The environment
+can supply the settings, so that no secret is in a URL: the token (EVERLOG_TOKEN), the file of a private
+certificate authority (EVERLOG_CA), the client's own certificate and its key (EVERLOG_CERT, EVERLOG_KEY).
 
 Invariants
   (1) the output of `str` contains no secret; messages contain nothing else of an address.
@@ -14,12 +14,14 @@ Invariants
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from everlog.store import urls
 from everlog.store.environment import variable
 from everlog.store.errors import OpenError
+from everlog.store.rocks.files import read_secret
 
 SCHEME, INSECURE = "everlog", "everlog+insecure"
 PORT = 7420
@@ -77,16 +79,22 @@ def parse(url: str) -> Address:
         port,
         database,
         parts.scheme == SCHEME,
-        settings.pop("token", "") or unquote(parts.password or "") or variable("EVERLOG_TOKEN"),
+        settings.pop("token", "") or unquote(parts.password or ""),
         settings.pop("ca", "") or variable("EVERLOG_CA"),
         settings.pop("cert", "") or variable("EVERLOG_CERT"),
         settings.pop("key", "") or variable("EVERLOG_KEY"),
+    )
+    file = settings.pop("token-file", "")
+    if file and address.token:
+        raise OpenError(f"{address}: expected one of token and token-file in the URL, found both")
+    address = address._replace(
+        token=address.token or (_token_in(file) if file else variable("EVERLOG_TOKEN"))
     )
     if parts.scheme not in (SCHEME, INSECURE) or not host or not database or "/" in database:
         raise OpenError(f"expected everlog://HOST:PORT/DATABASE, found {parts.scheme}://{host}/{database}")
     if settings:
         raise OpenError(
-            f"{address}: expected only the settings token, ca, cert and key in the URL, found"
+            f"{address}: expected only the settings token-file, token, ca, cert and key in the URL, found"
             f" {', '.join(settings)}"
         )
     if bool(address.cert) != bool(address.key):
@@ -107,6 +115,25 @@ def parse(url: str) -> Address:
             url=str(address),
         )
     return address
+
+
+def shows_token(url: str) -> bool:
+    """Return whether a URL has a token in itself."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in (SCHEME, INSECURE) and bool(
+            parts.password or dict(parse_qsl(parts.query)).get("token")
+        )
+    except ValueError:
+        return False
+
+
+def _token_in(file: str) -> str:
+    """Return the token in a file that only its owner can read. Raises OpenError."""
+    words = read_secret(Path(file), "the token").split()
+    if len(words) != 1 or not words[0].isascii():
+        raise OpenError(f"{file}: expected one token of visible ASCII characters, found {len(words)} words")
+    return words[0].decode()
 
 
 def listening(address: str) -> tuple[str, int]:

@@ -48,6 +48,8 @@ class Settings:
     show_rows: bool = False
     # Printed if the command is interrupted: the state, and how to resume.
     resume: str = ""
+    # The user was warned of a token in --url.
+    warned: bool = False
     # The signal that stopped the command.
     signal: signal.Signals = signal.SIGINT
     streams: Streams | None = None
@@ -73,7 +75,21 @@ class Settings:
                 f"expected the URL of a database, found none: pass --url, or set {self.env} in the"
                 f" environment or in {ENV_FILE}, such as file:flights.db or everlog://host:7420/flights"
             )
+        if self.url_given and not self.warned:
+            self._warn(url)
         return url
+
+    def _warn(self, url: str) -> None:
+        """Warn once of a token that the list of processes shows."""
+        from everlog.rpc.address import shows_token
+
+        self.warned = True
+        if shows_token(url):
+            click.echo(
+                "warning: a token in --url can be seen by every user of this machine (ps); put it into"
+                " EVERLOG_TOKEN, or into a file: ?token-file=FILE",
+                err=True,
+            )
 
     @property
     def migrations(self) -> str:

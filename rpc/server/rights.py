@@ -56,10 +56,11 @@ from everlog.store.upkeep.roles import (
     State,
 )
 
+NAME_SHOWN = 80  # characters of a name that a caller has sent
 LOOK_S = 0.25  # between two looks for changes
 REFLECTION = "/grpc.reflection."  # of the services, which are public: any caller that is authenticated
 BEARER = "Bearer "
-HOW = "put ?token=… into the URL, or set EVERLOG_TOKEN"
+HOW = "set EVERLOG_TOKEN, or put ?token-file=FILE into the URL"
 WORDS: dict[int, str] = {number: word for word, number in RIGHTS.items()}
 _OPS = {number: word for word, number in OPS.items()}
 EVERYTHING = Holder("", [Held(rule, OWNER.name) for rule in OWNER.rules])
@@ -184,7 +185,7 @@ def denied(identity: Identity, right: int, table: str = "", database: str = "") 
 def unknown_database(name: str, databases: Iterable[str]) -> OpenError:
     """Return the error for a database that a server does not host, with those that it hosts."""
     known = ", ".join(sorted(databases)) or "none"
-    return OpenError(f"this server hosts no database {name!r}; it hosts: {known}", database=name)
+    return OpenError(f"this server hosts no database {_short(name)!r}; it hosts: {known}", database=name)
 
 
 def _check_length(name: str, what: str) -> None:
@@ -225,6 +226,10 @@ class Tokens:
             if hmac.compare_digest(known, digest):
                 return identity._replace(token=known)
         return None
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= NAME_SHOWN else f"{name[:NAME_SHOWN]}…"
 
 
 class Rights:
@@ -375,11 +380,12 @@ class Rights:
     def _nothing(self, identity: Identity, database: str) -> AccessError:
         if identity.anonymous:
             return AccessError(
-                f"an anonymous caller has no rights in database {database!r}", database=database
+                f"an anonymous caller has no rights in database {_short(database)!r}", database=database
             )
         who = identity.name or "this token"
         return AccessError(
-            f"{who} has no rights in database {database!r}; to give some: everlog access grant {who} reader",
+            f"{who} has no rights in database {_short(database)!r}; to give some: everlog access grant {who}"
+            " reader",
             actor=str(identity.name),
             database=database,
         )

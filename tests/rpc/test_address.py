@@ -80,3 +80,29 @@ def test_an_empty_url_is_not_the_directory_where_one_stands(
     with pytest.raises(everlog.OpenError, match="found an empty one"):
         everlog.open("")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_token_comes_from_a_file_that_only_its_owner_can_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "token"
+    path.write_text("sesame\n")
+    path.chmod(0o600)
+    monkeypatch.setenv("EVERLOG_TOKEN", "thyme")
+    url = f"everlog://h/x?token-file={path}"
+    assert parse(url).token == "sesame"
+    assert "sesame" not in str(parse(url))
+    assert parse("everlog://h/x").token == "thyme"
+    with pytest.raises(everlog.OpenError, match="found both"):
+        parse(f"{url}&token=basil")
+    path.chmod(0o644)
+    with pytest.raises(everlog.OpenError, match="can be read by others"):
+        parse(url)
+    path.chmod(0o600)
+    for wrong in ("two words", "", "s\u00e9same"):
+        path.write_text(wrong)
+        with pytest.raises(everlog.OpenError, match="expected one token") as caught:
+            parse(url)
+        assert "same" not in str(caught.value)
+    with pytest.raises(everlog.OpenError, match="cannot be read"):
+        parse(f"everlog://h/x?token-file={tmp_path}/none")

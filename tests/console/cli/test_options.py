@@ -207,3 +207,14 @@ def test_a_named_file_takes_the_place_of_the_default_one(everlog: Run, here: Pat
     assert environment.variable("EVERLOG_APPROVERS") == ""
     environment.load_files([])
     assert environment.variable("EVERLOG_APPROVERS") == "ann"
+
+
+def test_a_token_in_the_url_of_a_command_line_is_warned_of_and_one_in_a_variable_is_not(
+    everlog: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "everlog+insecure://127.0.0.1:1/x?token=sesame"
+    ended = everlog("-u", url, "get", "books", "1", "--json")
+    assert ended.err.count("can be seen by every user of this machine") == 1
+    assert "sesame" not in ended.err
+    monkeypatch.setenv("DATABASE_URL", url)
+    assert "can be seen" not in everlog("get", "books", "1").err

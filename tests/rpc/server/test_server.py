@@ -82,7 +82,7 @@ def test_a_server_that_others_can_reach_needs_tls_and_a_token(db: EmbeddedDataba
         Server({"x": db}, "[::]:0", tls=TLS)
     with pytest.raises(everlog.OpenError, match="needs TLS"):
         Server({"x": db}, "10.0.0.1:0", token="t")
-    for host in ("0.0.0.0", "::", "::ffff:0.0.0.0", "::ffff:10.0.0.1", "127.1", "localhost.", "0", "*"):
+    for host in ("::", "::ffff:0.0.0.0", "::ffff:10.0.0.1", "127.1", "localhost.", "0", "*"):
         with pytest.raises(everlog.OpenError, match="can be reached from other machines"):
             Server({"x": db}, f"[{host}]:0")
     with Server({"x": db}, ANYWHERE, tls=TLS, token="t") as server:

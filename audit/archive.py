@@ -193,7 +193,7 @@ def _copy(db: Database, target: str | PathLike[str], last: int, progress: OnProg
         back_up(source, where, until=last, hashes=False, progress=progress)
     finally:
         source.close()
-    archived.note(db.directory, where.noted, last)
+    archived.note(db.directory, where.full_url, last)
 
 
 def _check_there(where: Place, last: int) -> None:

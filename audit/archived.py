@@ -75,8 +75,8 @@ def lacks(path: Path, target: str | PathLike[str], base: int) -> bool:
     """Return whether a target is unlisted or lacks some of the `base` removed records. Read-only."""
     from everlog.audit.place import same  # noqa: PLC0415  only for databases with an archive
 
-    noted = any(one.last >= base and same(one.url, os.fspath(target)) for one in read(path).targets)
-    return base > 0 and not (noted and reach(target) >= base)
+    is_known = any(one.last >= base and same(one.url, os.fspath(target)) for one in read(path).targets)
+    return base > 0 and not (is_known and reach(target) >= base)
 
 
 def attach(db: Database) -> Archived:

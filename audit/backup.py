@@ -117,20 +117,20 @@ def _packed(
 ) -> Iterator[tuple[Segment, list[bytes], Head]]:
     """Yield segments of these blocks, which continue `known`, with the last record of each."""
     before = known.last
-    under_way: deque[Future[Packed]] = deque()
+    in_progress: deque[Future[Packed]] = deque()
     done: list[Packed] = []
     size = 0
     with ThreadPoolExecutor(THREADS, "everlog-backup") as pool:
         for block in blocks:
-            under_way.append(pool.submit(segments.pack_block, block.data, block.first, "the log"))
+            in_progress.append(pool.submit(segments.pack_block, block.data, block.first, "the log"))
             size += len(block.data)
             if progress is not None:
                 progress(Progress("back up", block.last, last, "records"))
-            while len(under_way) > (AHEAD if len(block.data) <= 2 * BLOCK_BYTES else 0):
-                done.append(under_way.popleft().result())
+            while len(in_progress) > (AHEAD if len(block.data) <= 2 * BLOCK_BYTES else 0):
+                done.append(in_progress.popleft().result())
             if size >= SEGMENT_BYTES or block.last == last:
-                done += [one.result() for one in under_way]
-                under_way.clear()
+                done += [one.result() for one in in_progress]
+                in_progress.clear()
                 end = done[-1].last
                 yield *segments.pack(known.uuid, before, done), end
                 before, done, size = end, [], 0
@@ -140,15 +140,15 @@ def _stored(to: Place, packed: Iterator[tuple[Segment, list[bytes], Head]]) -> I
     """Yield the same segments once they are stored: each is written and read again while the next is
     packed. Raises DiskError."""
     with ThreadPoolExecutor(1, "everlog-store") as beside:
-        under_way: tuple[Future[None], Segment, Head] | None = None
+        in_progress: tuple[Future[None], Segment, Head] | None = None
         for made, parts, end in packed:
-            before, under_way = under_way, (beside.submit(_store, to, made, parts), made, end)
+            before, in_progress = in_progress, (beside.submit(_store, to, made, parts), made, end)
             if before is not None:
                 before[0].result()
                 yield before[1:]
-        if under_way is not None:
-            under_way[0].result()
-            yield under_way[1:]
+        if in_progress is not None:
+            in_progress[0].result()
+            yield in_progress[1:]
 
 
 def _store(to: Place, made: Segment, parts: list[bytes]) -> None:

@@ -32,7 +32,7 @@ class Place(Protocol):
 
     url: str
     """For messages, without secrets."""
-    noted: str
+    full_url: str
     """For reopening the place from any working directory, with secrets."""
 
     def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:
@@ -91,7 +91,7 @@ class LocalPlace:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.url, self.noted = str(path), os.fspath(path.resolve())
+        self.url, self.full_url = str(path), os.fspath(path.resolve())
 
     def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:
         try:
@@ -150,18 +150,18 @@ class RemotePlace:
                 f"{without_secrets(url)} needs fsspec: install everlog[archive] and the fsspec package"
                 " for this URL"
             ) from None
-        self.noted = url.rstrip("/")
-        self.url = without_secrets(self.noted)
+        self.full_url = url.rstrip("/")
+        self.url = without_secrets(self.full_url)
         try:
             self._files: Any
-            self._files, self._root = fsspec.core.url_to_fs(self.noted)
+            self._files, self._root = fsspec.core.url_to_fs(self.full_url)
         except (ImportError, ValueError, OSError) as error:
             raise OpenError(f"{self.url} cannot be reached through fsspec: {self._said(error)}") from None
 
     def _said(self, error: Exception) -> str:
         """Return an error's text without the URL's secrets: some errors repeat the URL."""
         said = f"{type(error).__name__}: {error}"
-        secret = self.noted.partition("://")[2].rpartition("@")[0]
+        secret = self.full_url.partition("://")[2].rpartition("@")[0]
         for part in (f"{secret}@", secret, secret.partition(":")[2]):
             said = said.replace(part, "") if part.strip("@") else said
         return said

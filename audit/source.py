@@ -80,8 +80,8 @@ class LogSource:
         rows = sum(self._db.tables.counts.values())
         if not self._is_moment or not (any_size or rows <= ROWS_HASHED):
             return None
-        tell = None if progress is None else lambda done: progress(Progress("hash", done, rows))
-        found = hashes(self._view, self._schema, tell)
+        report = None if progress is None else lambda done: progress(Progress("hash", done, rows))
+        found = hashes(self._view, self._schema, report)
         return Hashes(self.head, {name: (one.rows, one.hash.hex()) for name, one in found.items()})
 
     def close(self) -> None:

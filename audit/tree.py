@@ -237,23 +237,23 @@ class Tree:
     def _grow(self, size: int, head: int, progress: OnProgress | None) -> None:
         growing = Growing(size, self.tile)
         leaves: list[bytes] = []
-        noted: list[int] = []
+        signed_seqs: list[int] = []
         sha, records = sha256, self._db.log.scan(size, head)
         for seq, framed in records:
             leaves.append(sha(b"\x00" + sha(unframe(framed, seq)).digest()).digest())
             if SIGN in framed:
-                noted.append(seq)
+                signed_seqs.append(seq)
             if len(leaves) >= EVERY:
-                self._write(growing, leaves, noted)
+                self._write(growing, leaves, signed_seqs)
                 if progress is not None:
                     progress(Progress("tree", growing.size - size, head - size, "records"))
-        self._write(growing, leaves, noted)
+        self._write(growing, leaves, signed_seqs)
 
-    def _write(self, growing: Growing, leaves: list[bytes], noted: list[int]) -> None:
+    def _write(self, growing: Growing, leaves: list[bytes], signed_seqs: list[int]) -> None:
         tiles = growing.add(b"".join(leaves))
-        signed = [one for seq in noted if (one := self._signed_at(seq))]
+        signed = [one for seq in signed_seqs if (one := self._signed_at(seq))]
         leaves.clear()
-        noted.clear()
+        signed_seqs.clear()
         if self._db.engine.secondary or not self._put(growing.size, tiles, signed):
             self._over.update(tiles)
             self._over_signed += signed

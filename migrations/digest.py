@@ -207,13 +207,13 @@ def meaning(files: Iterable[log_pb2.SourceFile], folder: Path) -> bytes:
 
     It is the same in every version of Python. A file that cannot be parsed as code is digested as it is.
     """
-    meant = [
+    stripped = [
         file
         if is_large(file)
         else log_pb2.SourceFile(path=file.path, content=_meaning(file.path, file.content))
         for file in files
     ]
-    return _sha(meant, folder, b"")
+    return _sha(stripped, folder, b"")
 
 
 def _is_binary(file: log_pb2.SourceFile, folder: Path) -> bool:

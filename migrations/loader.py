@@ -249,7 +249,7 @@ def after(schema: log_pb2.Schema, migration: Migration) -> log_pb2.Schema:
             drop=[name for name in migration.drop if name not in overruled],
             rename=migration.rename,
             rewrite=migration.transforms,
-            remake=migration.up.names if migration.up is not None else (),
+            recompute=migration.up.names if migration.up is not None else (),
             since=migration.version,
         )
     except SchemaError as error:

@@ -34,7 +34,7 @@ from everlog.migrations.migration import Migration, Remake
 from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError
-from everlog.store.online import rewrite as store
+from everlog.store.online import rewrite
 from everlog.store.online.apply import Recorded
 from everlog.store.online.backfill import at_work
 from everlog.store.progress import OnProgress
@@ -158,7 +158,7 @@ def _load(
     def going() -> None:
         check_going(db.uuid)
 
-    store.fill(db.core, work, rows.of(seeds), progress, total=total, rate=rate, going=going)
+    rewrite.fill(db.core, work, rows.of(seeds), progress, total=total, rate=rate, going=going)
 
 
 def remade_rows(
@@ -175,7 +175,7 @@ def _remade_rows(
     db: Database, remake: Remake, work: log_pb2.Migration, progress: OnProgress | None
 ) -> Iterator[None]:
     with db.committer.alone():
-        store.remake(db.core, work, remake.rows, progress)
+        rewrite.recompute(db.core, work, remake.rows, progress)
         yield
 
 

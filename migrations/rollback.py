@@ -84,7 +84,7 @@ def rollback(
     by = Metadata(actor, reason).check()
     check_target(to, rate, least=0)
 
-    def tell(at: Progress) -> None:
+    def report(at: Progress) -> None:
         check_going(db.uuid)
         if progress is not None:
             progress(at)
@@ -98,7 +98,7 @@ def rollback(
             if progress is not None:
                 progress(Progress(f"{logged.title}: roll back", 0))
             finished = logged.finished
-            result = reverse.run(db, way, by, rate=rate, progress=tell) if finished else give_up(db, by)
+            result = reverse.run(db, way, by, rate=rate, progress=report) if finished else give_up(db, by)
             name = logged.began.migration.name
             info = MigrationInfo(
                 logged.version, name, State.PENDING, result.time_ns, result.seq, actor, logged.digest

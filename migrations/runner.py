@@ -123,7 +123,7 @@ def _apply_one(
     rate: float | None,
     progress: OnProgress | None,
 ) -> MigrationInfo:
-    def tell(step: Progress) -> None:
+    def report(step: Progress) -> None:
         check_going(db.uuid)
         if progress is not None:
             progress(Progress(f"{migration.title}: {step.step}", step.done, step.total, step.unit))
@@ -131,11 +131,11 @@ def _apply_one(
     since, where = db.head, {"database": str(db.path), "identity": by.actor, "migration": migration.title}
     quiet.info("migration %s starts", migration.title, extra=about("migration.started", **where))
     try:
-        tell(Progress("apply", 0, len(rows)))
+        report(Progress("apply", 0, len(rows)))
         result = patiently(
             db.engine.refusal,
-            lambda: online.run(db, migration, rows, by, hold=hold, rate=rate, progress=tell),
-            tell,
+            lambda: online.run(db, migration, rows, by, hold=hold, rate=rate, progress=report),
+            report,
         )
     except (MigrationError, PreconditionError, RowError, SchemaError) as error:
         if "cancelled_by" in error.facts:

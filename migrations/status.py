@@ -8,8 +8,8 @@
     yes               no, newer are  missing    its folder is missing
     yes               no, none newer ahead      newer code than this applied it
 
-A migration is `late` if it comes, or came, after one with a newer timestamp. One that is `returning` is still
-in force, and its rollback has started.
+A migration is `late` if it comes, or came, after one with a newer timestamp. One that is
+`rolling_back` is still in force, and its rollback has started.
 
 The database's part is folded from the Migration records of its log, in order, and from no table that could
 disagree. Runs no code of a migration.
@@ -159,7 +159,7 @@ class MigrationInfo(msgspec.Struct, frozen=True):
 
     `seq`, `applied_ns` and `actor` are those of the commit that applied it, or of its newest commit while it
     is being built. `rows` counts the rows built so far; if it is `held`, all are built and two versions are
-    served. `returning`: it is being rolled back, since `started_ns`, and `rows` counts the rows converted
+    served. `rolling_back`: it is being rolled back, since `started_ns`, and `rows` counts the rows converted
     back.
 
     While it is being built: `total` is the number of rows to build, `left_s` the estimated remaining time in
@@ -178,7 +178,7 @@ class MigrationInfo(msgspec.Struct, frozen=True):
     started_ns: int = 0
     rows: int = 0
     held: bool = False
-    returning: bool = False
+    rolling_back: bool = False
     total: int = 0
     left_s: float = 0.0
     stopped: str = ""
@@ -198,7 +198,7 @@ def with_progress(db: Database, infos: list[MigrationInfo]) -> list[MigrationInf
     """Return the same migrations, with the progress of those in progress. Read-only."""
     return [
         msgspec.structs.replace(info, **_progress(db))
-        if not info.held and (info.state is State.BUILDING or info.returning)
+        if not info.held and (info.state is State.BUILDING or info.rolling_back)
         else msgspec.structs.replace(info, rows=built_rows(db.core))
         if info.held
         else info
@@ -257,7 +257,7 @@ def compare(
                 version in late,
                 (logged.back or logged.began).time_ns,
                 held=logged.held,
-                returning=logged.back is not None,
+                rolling_back=logged.back is not None,
             )
         )
     return infos

@@ -85,7 +85,7 @@ def keygen(settings: Settings, *, file: Path, name: str | None) -> None:
         out.write(signer.secret() + "\n")
         out.flush()
         os.fsync(out.fileno())
-    tell(settings, str(signer.verifier), {"key": str(signer.verifier), "path": str(file)})
+    print_result(settings, str(signer.verifier), {"key": str(signer.verifier), "path": str(file)})
 
 
 @click.command()
@@ -226,7 +226,7 @@ def tiles(
     new = done.size - done.before
     said = f"Exported: {done.size:,} records, {new:,} of them new, to {output.path(directory)}"
     facts = {"size": done.size, "before": done.before, "path": str(directory)}
-    tell(settings, said, {**facts, "repaired": done.repaired, "strange": done.strange})
+    print_result(settings, said, {**facts, "repaired": done.repaired, "strange": done.strange})
     if not settings.json:
         for file in done.repaired:
             click.echo(f"Repaired: {file} was changed or missing")
@@ -280,14 +280,14 @@ def read_text(path: Path) -> str:
 def _write(settings: Settings, content: str, out: Path | None, facts: dict[str, Any]) -> None:
     if out is not None:
         out.write_bytes(content.encode())
-        tell(settings, f"Written: {output.path(out)}", {**facts, "path": str(out)})
+        print_result(settings, f"Written: {output.path(out)}", {**facts, "path": str(out)})
     elif settings.json:
         output.echo(facts)
     else:
         sys.stdout.write(content)
 
 
-def tell(settings: Settings, said: str, facts: dict[str, Any]) -> None:
+def print_result(settings: Settings, said: str, facts: dict[str, Any]) -> None:
     """Print a sentence, or its facts as JSON."""
     output.echo(facts) if settings.json else click.echo(said)
 
@@ -373,7 +373,7 @@ def verify(
         facts["cosigned"] = cosigned
         times = ", ".join(f"{name} at {output.moment(at * 10**9)}" for name, at in cosigned.items())
         said += f"; cosigned by {times}"
-    tell(settings, said, facts)
+    print_result(settings, said, facts)
 
 
 def _cosigned(note: str, keys: tuple[str, ...], quorum: int | None) -> dict[str, int]:
@@ -466,7 +466,7 @@ def audit(
         for problems in (looked.problems(), looked.tables()) if tables else (looked.problems(),):
             for problem in problems:
                 found_any += 1
-                tell(settings, problem, {"problem": problem})
+                print_result(settings, problem, {"problem": problem})
     if settings.json:
         output.echo(
             {"seq": looked.seq, "after": looked.after, "root": looked.root.hex(), "problems": found_any}

@@ -77,7 +77,7 @@ def status(ctx: click.Context, settings: Settings, *, exit_code: bool, quiet: bo
             _print_diffs(settings, db.migrations.differences(), diff)
         elif not quiet:
             _print(settings, db, migrations, what, problem)
-    done = not problem and all(info.state == "applied" and not info.returning for info in migrations)
+    done = not problem and all(info.state == "applied" and not info.rolling_back for info in migrations)
     if (exit_code or quiet) and not done:
         ctx.exit(1)
 
@@ -184,7 +184,7 @@ def _notes(info: MigrationInfo) -> Iterator[str]:
         yield "two versions are served until `everlog complete`"
     elif info.state == "building":
         yield f"since {output.moment(info.started_ns)}, {_progress(info)}; {_resumed_by(info, 'up')}"
-    if info.returning:
+    if info.rolling_back:
         yield (
             f"being rolled back since {output.moment(info.started_ns)}, {_progress(info)};"
             f" {_resumed_by(info, 'rollback')}, `everlog up` gives the rollback up"
@@ -225,7 +225,7 @@ def _migration(info: MigrationInfo) -> dict[str, Any]:
         "left_s": info.left_s,
         "stopped": info.stopped,
         "held": info.held,
-        "returning": info.returning,
+        "rolling_back": info.rolling_back,
         "seq": info.seq,
         "actor": info.actor,
         "digest": info.digest.hex(),

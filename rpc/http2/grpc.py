@@ -269,25 +269,27 @@ class Calls:
         raw = self._raw.get(path)
         if raw is not None:
             run, parse = raw
-            asked = parse(await stream.only())
-            self._admit(stream.call, path, asked)
-            await run(stream, asked)
+            request = parse(await stream.only())
+            self._admit(stream.call, path, request)
+            await run(stream, request)
             return
         method = self._methods[path]
         parse, serialize = _parser(method.request_deserializer, path), self._counted(stream.call, method)
         context = Context(stream, serialize)
         if method.request_streaming:
-            asked = self._parsed(stream, parse, path)
+            request = self._parsed(stream, parse, path)
         else:
-            asked = parse(await stream.only())
-            self._admit(stream.call, path, asked)
+            request = parse(await stream.only())
+            self._admit(stream.call, path, request)
         if not method.response_streaming:
             run = method.stream_unary if method.request_streaming else method.unary_unary
-            answer = serialize(await run(asked, context))
+            answer = serialize(await run(request, context))
             await _writable(stream)
             stream.send(answer)
             return
-        answers = (method.stream_stream if method.request_streaming else method.unary_stream)(asked, context)
+        answers = (method.stream_stream if method.request_streaming else method.unary_stream)(
+            request, context
+        )
         if not hasattr(answers, "__aiter__"):  # the method writes its responses itself
             await answers
             return

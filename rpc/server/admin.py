@@ -142,7 +142,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             yield answer
 
 
-def throttled(tell: OnProgress) -> OnProgress:
+def throttled(progress: OnProgress) -> OnProgress:
     """Limit progress to the first report of each step and then ten a second."""
     step, due = "", 0.0
 
@@ -151,7 +151,7 @@ def throttled(tell: OnProgress) -> OnProgress:
         now = time.monotonic()
         if at.step != step or now >= due:
             step, due = at.step, now + TELL_EVERY_S
-            tell(at)
+            progress(at)
 
     return told
 

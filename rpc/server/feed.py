@@ -171,12 +171,12 @@ class FeedService:
         self._fanouts: dict[Tail, Fanout] = {}
         self._draining = False
 
-    async def subscribe(self, stream: Stream, asked: feed_pb2.SubscribeRequest) -> None:
+    async def subscribe(self, stream: Stream, request: feed_pb2.SubscribeRequest) -> None:
         """Send messages until the subscription is done, or the stream is closed."""
-        subscription = await self._hosting.read(self._subscription, asked, stream.call.scope)
+        subscription = await self._hosting.read(self._subscription, request, stream.call.scope)
         subscribers = self._hosting.subscribers
-        subscribers[asked.database] += 1
-        whose = {"database": asked.database, "identity": stream.who, "peer": stream.connection.peer}
+        subscribers[request.database] += 1
+        whose = {"database": request.database, "identity": stream.who, "peer": stream.connection.peer}
         logger.info(
             "a follower begins after commit %d",
             subscription.position,
@@ -185,7 +185,7 @@ class FeedService:
         try:
             await self._send(subscription, stream)
         finally:
-            subscribers[asked.database] -= 1
+            subscribers[request.database] -= 1
             logger.info("a follower leaves", extra=about("feed.ended", same="", **whose))
 
     def drain(self) -> None:
@@ -218,18 +218,18 @@ class FeedService:
             fanout = self._fanouts[tail] = Fanout(tail, asyncio.get_running_loop())
         return fanout
 
-    def _subscription(self, asked: feed_pb2.SubscribeRequest, scope: Scope) -> Subscription:
-        db = self._hosting.database(asked.database)
+    def _subscription(self, request: feed_pb2.SubscribeRequest, scope: Scope) -> Subscription:
+        db = self._hosting.database(request.database)
         subscription = Subscription(
             db,
-            after=asked.after if asked.HasField("after") else 0,
-            tables=asked.tables,
-            now=asked.now,
-            until=asked.until or None,
-            bounded=asked.bounded,
-            heartbeat_s=asked.heartbeat_ms / 1e3 or HEARTBEAT_S,
+            after=request.after if request.HasField("after") else 0,
+            tables=request.tables,
+            now=request.now,
+            until=request.until or None,
+            bounded=request.bounded,
+            heartbeat_s=request.heartbeat_ms / 1e3 or HEARTBEAT_S,
         )
-        for name in asked.tables:
+        for name in request.tables:
             ids = {one.info.proto.id for one in db.past.schemas.ever(name, db.tables.applied).generations}
             scope.check_renamed((access_pb2.FEED, access_pb2.BACKUP), name, ids, db.schema)
         return subscription

@@ -146,7 +146,7 @@ class Scope(NamedTuple):
         if any(self.holder.decide(right).whole for right in rights):
             return
         for info in now.tables.values():
-            names = {info.name, info.twin.name if info.twin else info.name}
+            names = {info.name, info.other_generation.name if info.other_generation else info.name}
             if info.proto.id in ids and not any(
                 self.holder.decide(right, name).allowed for right in rights for name in names
             ):

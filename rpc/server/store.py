@@ -57,7 +57,7 @@ from everlog.store.schema.reflect import table_of
 from everlog.store.schema.schema import IndexInfo, Schema, TableInfo
 from everlog.store.tx import write
 from everlog.store.tx.reader import resumed
-from everlog.store.tx.source import Entry, LocalSource, Span, is_noted
+from everlog.store.tx.source import Entry, LocalSource, Span, has_row_count
 from everlog.store.tx.transaction import CommitResult, Reads
 from everlog.store.tx.write import Write
 
@@ -240,8 +240,8 @@ class ServedCount:
 
     def _counted(self, info: TableInfo, index: IndexInfo | None, span: Span) -> Iterator[object]:
         if not isinstance(self._view, PastView):
-            if is_noted(info, index, span):
-                self._count = LocalSource(self._view).rows_noted(info)
+            if has_row_count(info, index, span):
+                self._count = LocalSource(self._view).row_count(info)
                 return iter(())
         elif index is None:  # the rows themselves are not needed
             return self._view.places(*bounds(*self._range))
@@ -262,11 +262,11 @@ def moment_of(db: Database, at_seq: int) -> tuple[Schema, View, int]:
 
 
 def requested(
-    schema: Schema, asked: store_pb2.ScanRequest | store_pb2.CountRequest | store_pb2.Read
+    schema: Schema, request: store_pb2.ScanRequest | store_pb2.CountRequest | store_pb2.Read
 ) -> tuple[TableInfo, IndexInfo | None]:
     """Return the requested table, and its index; an empty name means none."""
-    info = schema.generation(asked.table, asked.space)
-    return info, info.index(asked.index) if asked.index else None
+    info = schema.generation(request.table, request.space)
+    return info, info.index(request.index) if request.index else None
 
 
 def span_of(index: IndexInfo | None, start: bytes, end: bytes) -> Span:

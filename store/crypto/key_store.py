@@ -1,26 +1,26 @@
 """Key store: the file KEYS. A key is shredded by overwriting it with zeros.
 
-    file   := header two-covers slot*
-    header := "everlogK" format:u32be slot_size:u32be database:16 crc:u32be             at 0
-    cover  := state:u8 0x000000 id:8 size:u16be 0x0000 wrapped:480 crc:u32be            at 512, at 1024
-    slot   := state:u8 0x000000 cover:8 key_id:16 tag:32 sealed:60 crc:u32be 0x00000000 at 4096 + 128 n
+    file    := header wrapped wrapped slot*
+    header  := "everlogK" format:u32be slot_size:u32be database:16 crc:u32be             at 0
+    wrapped := state:u8 0x000000 id:8 size:u16be 0x0000 key:480 crc:u32be                at 512, at 1024
+    slot    := state:u8 0x000000 kek:8 key_id:16 tag:32 sealed:60 crc:u32be 0x00000000   at 4096 + 128 n
 
-    cover  holds a key encryption key, wrapped by the master key. state 0: none, 1: in use, 2: the next,
-           while the master key is being changed
-    slot   holds one key, sealed with the key encryption key that `cover` names, bound to key_id and tag.
-           state 0: free, all zeros; 1: a person's key; 2: the root, from which tags and the values of
-           hashed indexes are derived. tag: HMAC of the person
+    wrapped  a key encryption key (kek), wrapped by the master key. state 0: none, 1: in use, 2: the next
+             one, while the master key is being changed
+    slot     one key, sealed with the key encryption key whose id is `kek`, bound to key_id and tag.
+             state 0: free, all zeros; 1: a person's key; 2: the root, from which tags and the values of
+             hashed indexes are derived. tag: HMAC of the person
 
 No journal, no copy, no tree in which a deleted key could survive: a slot is written in place, and never
 spans two sectors of a disk. crc: CRC-32 of the preceding bytes of the part.
 
 `KeyEncryptionKeys` are the keys that seal all other keys of the store, one at a time:
 
-    master key ─▶ cover in use ─▶ slots           while the master key is being changed:
-                       └─▶ the next cover ─▶ slots      the next one is wrapped by the one in use, and
-                                                        by the new master key at the end
+    master key ─▶ key in use ─▶ slots           while the master key is being changed:
+                      └─▶ the next key ─▶ slots       the next one is wrapped by the one in use, and
+                                                      by the new master key at the end
 
-A slot names its cover. The master key of the cover in use opens all slots.
+A slot names its key encryption key. The master key of the one in use opens all slots.
 
 Numbers are on disk: never reuse one. Format reference: docs/format.md, "Key store".
 """
@@ -41,19 +41,19 @@ from everlog.store.rocks import files
 
 FORMAT = 1
 FREE, PERSON, ROOT = 0, 1, 2  # states of a slot
-NONE, IN_USE, NEXT = 0, 1, 2  # states of a cover
+NONE, IN_USE, NEXT = 0, 1, 2  # states of a wrapped key
 SLOT_SIZE, FIRST_SLOT = 128, 4096
-COVERS = (512, 1024)
+WRAPPED_AT = (512, 1024)  # offsets of the wrapped keys
 WRAPPED_MAX = 480
 
 _MAGIC = b"everlogK"
 _HEADER = struct.Struct(">8sII16s")
-_COVER = struct.Struct(">B3x8sH2x480s")
+_WRAPPED = struct.Struct(">B3x8sH2x480s")
 _SLOT = struct.Struct(">B3x8s16s32s60s")
 _CRC = struct.Struct(">I")
 
 
-class Cover(NamedTuple):
+class WrappedKey(NamedTuple):
     """A wrapped key encryption key."""
 
     state: int
@@ -65,7 +65,7 @@ class Slot(NamedTuple):
     """One sealed key."""
 
     state: int
-    cover: bytes
+    kek: bytes  # id of the key encryption key
     key_id: bytes
     tag: bytes
     sealed: bytes
@@ -76,9 +76,9 @@ def pack_header(database: bytes) -> bytes:
     return _checked(_HEADER.pack(_MAGIC, FORMAT, SLOT_SIZE, database))
 
 
-def pack_cover(cover: Cover) -> bytes:
-    """Encode a cover."""
-    return _checked(_COVER.pack(cover.state, cover.id, len(cover.wrapped), cover.wrapped))
+def pack_wrapped(key: WrappedKey) -> bytes:
+    """Encode a wrapped key."""
+    return _checked(_WRAPPED.pack(key.state, key.id, len(key.wrapped), key.wrapped))
 
 
 def pack_slot(slot: Slot) -> bytes:
@@ -86,7 +86,7 @@ def pack_slot(slot: Slot) -> bytes:
     return _checked(_SLOT.pack(*slot)).ljust(SLOT_SIZE, b"\x00")
 
 
-class Slots:
+class KeyStore:
     """The open file. Not safe to use from many threads; the vault is."""
 
     def __init__(self, path: Path, *, read_only: bool) -> None:
@@ -95,14 +95,14 @@ class Slots:
             self._file = os.open(path, os.O_RDONLY if read_only else os.O_RDWR)
 
     @classmethod
-    def make(cls, path: Path, database: bytes, cover: Cover, root: Slot) -> Slots:
-        """Create the file durably and atomically, with one cover and the root."""
+    def make(cls, path: Path, database: bytes, key: WrappedKey, root: Slot) -> KeyStore:
+        """Create the file durably and atomically, with one key encryption key and the root."""
         begun = path.with_name(path.name + ".new")
         with _on(files.real_path(path)):
             with open(begun, "wb", opener=files.private) as file:
                 os.fchmod(file.fileno(), 0o600)
-                file.write(pack_header(database).ljust(COVERS[0], b"\x00"))
-                file.write(pack_cover(cover).ljust(FIRST_SLOT - COVERS[0], b"\x00"))
+                file.write(pack_header(database).ljust(WRAPPED_AT[0], b"\x00"))
+                file.write(pack_wrapped(key).ljust(FIRST_SLOT - WRAPPED_AT[0], b"\x00"))
                 file.write(pack_slot(root))
                 file.flush()
                 os.fsync(file.fileno())
@@ -123,28 +123,30 @@ class Slots:
             )
         return bytes(database)
 
-    def covers(self) -> dict[int, Cover]:
-        """Return the covers by offset. Raises CorruptionError if none is left."""
-        found: dict[int, Cover] = {}
-        for at in COVERS:
-            if not any(os.pread(self._file, _COVER.size + _CRC.size, at)):
+    def wrapped_keys(self) -> dict[int, WrappedKey]:
+        """Return the wrapped keys by offset. Raises CorruptionError if none is left."""
+        found: dict[int, WrappedKey] = {}
+        for at in WRAPPED_AT:
+            if not any(os.pread(self._file, _WRAPPED.size + _CRC.size, at)):
                 continue
             try:
-                state, id_, size, wrapped = _COVER.unpack(self._part(at, _COVER.size, f"cover at {at}"))
+                state, id_, size, wrapped = _WRAPPED.unpack(
+                    self._part(at, _WRAPPED.size, f"wrapped key at {at}")
+                )
             except CorruptionError:
-                if found or at == COVERS[0]:
+                if found or at == WRAPPED_AT[0]:
                     continue  # its writing was interrupted: the other one is valid
                 raise
-            found[at] = Cover(state, id_, wrapped[:size])
+            found[at] = WrappedKey(state, id_, wrapped[:size])
         if not found:
             raise CorruptionError(
                 f"{self.path}: no key encryption key is left; restore a copy of the key store"
             )
         return found
 
-    def put_cover(self, at: int, cover: Cover | None) -> None:
-        """Write a cover at an offset; None overwrites it with zeros. Does not sync."""
-        self._write(at, pack_cover(cover) if cover else bytes(_COVER.size + _CRC.size))
+    def put_wrapped(self, at: int, key: WrappedKey | None) -> None:
+        """Write a wrapped key at an offset; None overwrites it with zeros. Does not sync."""
+        self._write(at, pack_wrapped(key) if key else bytes(_WRAPPED.size + _CRC.size))
 
     def slots(self) -> Iterator[tuple[int, Slot | None]]:
         """Yield all slots with their numbers; None: free. Raises CorruptionError for a damaged one."""
@@ -233,28 +235,28 @@ class KeyEncryptionKeys:
         self.current = current  # id of the one that seals new keys
 
     @classmethod
-    def read(cls, covers: Iterable[Cover], master: Master, root: bytes) -> KeyEncryptionKeys:
+    def read(cls, found: Iterable[WrappedKey], master: Master, root: bytes) -> KeyEncryptionKeys:
         """Unwrap those that a master key opens: none, if it is another master key.
 
-        `root`: the id of the root's cover, which identifies the newer of two in use.
+        `root`: the id of the root's key encryption key, which identifies the newer of two in use.
         """
         ciphers = dict[bytes, Cipher]()
-        for cover in covers:
-            key = master.unwrap(cover.wrapped) if cover.state == IN_USE else None
+        for one in found:
+            key = master.unwrap(one.wrapped) if one.state == IN_USE else None
             if key is not None:
-                ciphers[cover.id] = Cipher(key)
+                ciphers[one.id] = Cipher(key)
         known = cls(ciphers, root if root in ciphers else next(iter(ciphers), b""))
-        for cover in covers:
-            key = known.next_key(cover)
+        for one in found:
+            key = known.next_key(one)
             if key is not None:
-                ciphers[cover.id] = Cipher(key)
+                ciphers[one.id] = Cipher(key)
         return known
 
     @classmethod
-    def make(cls, master: Master) -> tuple[KeyEncryptionKeys, Cover]:
-        """Return a new one, and its cover. Raises OpenError."""
+    def make(cls, master: Master) -> tuple[KeyEncryptionKeys, WrappedKey]:
+        """Return a new one, also wrapped. Raises OpenError."""
         id_, key = os.urandom(ID_SIZE), os.urandom(KEY_SIZE)
-        return cls({id_: Cipher(key)}, id_), Cover(IN_USE, id_, wrapped(master, key))
+        return cls({id_: Cipher(key)}, id_), WrappedKey(IN_USE, id_, wrap(master, key))
 
     def __contains__(self, id: bytes) -> bool:
         return id in self._ciphers
@@ -266,22 +268,22 @@ class KeyEncryptionKeys:
 
     def open(self, slot: Slot) -> bytes | None:
         """Return the key in a slot; None if it cannot be opened."""
-        cipher = self._ciphers.get(slot.cover)
+        cipher = self._ciphers.get(slot.kek)
         return cipher.open(slot.sealed, slot.key_id + slot.tag) if cipher else None
 
     # while the master key is being changed
 
-    def next_key(self, cover: Cover) -> bytes | None:
-        """Return the key of the next cover; None if `cover` is not in that state."""
-        if cover.state != NEXT:
+    def next_key(self, wrapped: WrappedKey) -> bytes | None:
+        """Return the next key encryption key; None if `wrapped` is not in that state."""
+        if wrapped.state != NEXT:
             return None
-        found = (one.open(cover.wrapped, cover.id) for one in self._ciphers.values())
+        found = (one.open(wrapped.wrapped, wrapped.id) for one in self._ciphers.values())
         return next((key for key in found if key is not None), None)
 
-    def make_next(self) -> tuple[Cover, bytes]:
-        """Return the cover and key of the next one, wrapped by the one in use."""
+    def make_next(self) -> tuple[WrappedKey, bytes]:
+        """Return the next one, wrapped by the one in use and in plaintext."""
         id_, key = os.urandom(ID_SIZE), os.urandom(KEY_SIZE)
-        return Cover(NEXT, id_, self._ciphers[self.current].seal(key, id_)), key
+        return WrappedKey(NEXT, id_, self._ciphers[self.current].seal(key, id_)), key
 
     def take(self, id: bytes, key: bytes) -> None:
         """Seal new keys with this one from now on."""
@@ -292,7 +294,7 @@ class KeyEncryptionKeys:
         self._ciphers = {self.current: self._ciphers[self.current]}
 
 
-def wrapped(master: Master, key: bytes) -> bytes:
+def wrap(master: Master, key: bytes) -> bytes:
     """Return a key encryption key wrapped by the master key. Raises OpenError."""
     result = master.wrap(key)
     if not 0 < len(result) <= WRAPPED_MAX:

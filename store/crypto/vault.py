@@ -40,7 +40,7 @@ from typing import Protocol
 from everlog.proto import log_pb2
 from everlog.store.crypto import key_store
 from everlog.store.crypto.cipher import KEY_SIZE, Cipher, hashed, hashed_pieces
-from everlog.store.crypto.key_store import Cover, KeyEncryptionKeys, Slot, Slots, wrapped
+from everlog.store.crypto.key_store import KeyEncryptionKeys, KeyStore, Slot, WrappedKey, wrap
 from everlog.store.crypto.master_key import VARIABLE, Master
 from everlog.store.errors import CorruptionError, DiskError, OpenError, SealedError
 from everlog.store.keys import SPACE
@@ -73,7 +73,7 @@ class Vault:
         self._database, self._master, self._read_only = database, master, read_only
         self.lock = threading.RLock()
         self.changing = threading.Lock()  # held while the master key is being changed
-        self.file: Slots | None = None
+        self.file: KeyStore | None = None
         self._numbers: dict[bytes, int] = {}  # key_id -> number of its slot
         self._slots: dict[bytes, Slot] = {}  # by key_id
         self._ids: dict[bytes, bytes] = {}  # tag -> key_id
@@ -81,7 +81,7 @@ class Vault:
         self._free: list[int] = []
         self._next = 0
         self._ciphers: dict[bytes, Cipher] = {}
-        self.covers = KeyEncryptionKeys({}, b"")
+        self.key_encryption_keys = KeyEncryptionKeys({}, b"")
         self._tag_key = self._index_key = b""
         self.is_dirty = False  # new keys may not be on disk yet
         self._failed: DiskError | None = None
@@ -153,7 +153,7 @@ class Vault:
     def _on_disk(self) -> set[bytes]:
         if not self.path.exists():
             return set()
-        file = Slots(self.path, read_only=True)
+        file = KeyStore(self.path, read_only=True)
         try:
             return {slot.key_id for _, slot in file.slots() if slot is not None}
         finally:
@@ -286,31 +286,31 @@ class Vault:
             gone = set(gone)
             self.let_go(gone)  # an older copy of the file may have been restored
             for key_id, slot in before.items():
-                if key_id not in self._slots and slot.cover in self.covers and key_id not in gone:
+                if key_id not in self._slots and slot.kek in self.key_encryption_keys and key_id not in gone:
                     self._slots[key_id], self._numbers[key_id] = slot, -1
 
     # while the master key is being changed
 
-    def cover_with(self, id: bytes, key: bytes) -> list[bytes]:
+    def seal_with(self, id: bytes, key: bytes) -> list[bytes]:
         """Seal new keys with this key encryption key. Return the ids of the keys that are sealed with
         another one."""
-        self.covers.take(id, key)
-        return [key_id for key_id, slot in self._slots.items() if slot.cover != id]
+        self.key_encryption_keys.take(id, key)
+        return [key_id for key_id, slot in self._slots.items() if slot.kek != id]
 
-    def cover_again(self, key_id: bytes) -> None:
+    def reseal(self, key_id: bytes) -> None:
         """Seal a key with the newest key encryption key. Does not sync."""
         slot = self._slots.get(key_id)
         if slot is None:  # forgotten meanwhile
             return
-        slot = self.covers.seal(slot.state, key_id, slot.tag, self._opened(slot))
+        slot = self.key_encryption_keys.seal(slot.state, key_id, slot.tag, self._opened(slot))
         assert self.file is not None
         self.file.put(self._numbers[key_id], slot)
         self._slots[key_id] = slot
 
-    def covered_by(self, master: Master) -> None:
+    def finish_rotation(self, master: Master) -> None:
         """Discard the previous key encryption key; `master` wraps the current one."""
         self._master = master
-        self.covers.drop_others()
+        self.key_encryption_keys.drop_others()
 
     def close(self) -> None:
         """Release the file, and all keys."""
@@ -318,7 +318,7 @@ class Vault:
             if self.file is not None:
                 self.file.close()
             self.file = None
-            self._ciphers, self.covers = {}, KeyEncryptionKeys({}, b"")
+            self._ciphers, self.key_encryption_keys = {}, KeyEncryptionKeys({}, b"")
 
     def _tag(self, person: bytes) -> bytes:
         self._be_there()
@@ -355,7 +355,7 @@ class Vault:
             raise SealedError("the person has no key yet, and the database is open for reading", erased=False)
         assert self.file is not None
         key_id, key = os.urandom(KEY_ID_SIZE), os.urandom(KEY_SIZE)
-        slot = self.covers.seal(key_store.PERSON, key_id, tag, key)
+        slot = self.key_encryption_keys.seal(key_store.PERSON, key_id, tag, key)
         number = self._free.pop() if self._free else self._next
         self.file.put(number, slot)
         self._next = max(self._next, number + 1)
@@ -377,7 +377,7 @@ class Vault:
         return cipher
 
     def _opened(self, slot: Slot) -> bytes:
-        key = self.covers.open(slot)
+        key = self.key_encryption_keys.open(slot)
         if key is None:
             raise CorruptionError(
                 f"{self.path}: key {slot.key_id.hex()} does not open; restore a copy of the key store"
@@ -389,9 +389,9 @@ class Vault:
         if self._read_only:
             raise SealedError(f"there is no key store {self.path} yet", erased=False)
         assert self._master is not None
-        (self.covers, cover), root = KeyEncryptionKeys.make(self._master), os.urandom(KEY_SIZE)
-        slot = self.covers.seal(key_store.ROOT, _ROOT_ID, _NO_TAG, root)
-        self.file = Slots.make(self._at, self._database, cover, slot)
+        (self.key_encryption_keys, wrapped), root = KeyEncryptionKeys.make(self._master), os.urandom(KEY_SIZE)
+        slot = self.key_encryption_keys.seal(key_store.ROOT, _ROOT_ID, _NO_TAG, root)
+        self.file = KeyStore.make(self._at, self._database, wrapped, slot)
         self._next, self._numbers[_ROOT_ID], self._slots[_ROOT_ID] = 1, 0, slot
         self._take_root(root)
 
@@ -400,7 +400,7 @@ class Vault:
         self._tag_key = hashed(root, b"everlog person")
 
     def _read(self) -> None:
-        self.file = Slots(self._at, read_only=self._read_only)
+        self.file = KeyStore(self._at, read_only=self._read_only)
         database = self.file.database()
         if database == self._origin:
             self._database = database  # rows are bound to the database that sealed them
@@ -423,8 +423,10 @@ class Vault:
         root = self._slots.get(_ROOT_ID)
         if root is None:
             raise CorruptionError(f"{self.path}: the root key is lost; restore a copy of the key store")
-        self.covers = KeyEncryptionKeys.read(list(self.file.covers().values()), self._master, root.cover)
-        if root.cover not in self.covers:
+        self.key_encryption_keys = KeyEncryptionKeys.read(
+            list(self.file.wrapped_keys().values()), self._master, root.kek
+        )
+        if root.kek not in self.key_encryption_keys:
             raise OpenError(
                 f"{self.path}: these keys are under another master key; pass the right one in {VARIABLE},"
                 " or as master_key"
@@ -437,12 +439,12 @@ class Vault:
         """Overwrite the previous key encryption key if a change of the master key was killed just before
         that."""
         assert self.file is not None
-        in_use = {one.id: at for at, one in self.file.covers().items() if one.state == key_store.IN_USE}
-        current = self.covers.current
-        if len(in_use) > 1 and all(slot.cover == current for slot in self._slots.values()):
+        in_use = {one.id: at for at, one in self.file.wrapped_keys().items() if one.state == key_store.IN_USE}
+        current = self.key_encryption_keys.current
+        if len(in_use) > 1 and all(slot.kek == current for slot in self._slots.values()):
             del in_use[current]
             for at in in_use.values():
-                self.file.put_cover(at, None)
+                self.file.put_wrapped(at, None)
             self.file.sync()
 
     def _gone(self, key_id: bytes) -> SealedError:
@@ -514,31 +516,35 @@ def rotate(vault: Vault, master: Master, notify: Callable[[bytes], object]) -> I
         if file is None or vault.locked:
             why = vault.locked or f"there is no key store {vault.path} yet"
             raise SealedError(f"no keys can be put under another master key: {why}", erased=False)
-        covers = file.covers()
-        in_use = {one.id: at for at, one in covers.items() if one.state == key_store.IN_USE}
-        known = [id for id in (vault.covers.current, *in_use) if id in in_use and id in vault.covers]
+        wrapped = file.wrapped_keys()
+        in_use = {one.id: at for at, one in wrapped.items() if one.state == key_store.IN_USE}
+        known = [
+            id
+            for id in (vault.key_encryption_keys.current, *in_use)
+            if id in in_use and id in vault.key_encryption_keys
+        ]
         old = in_use[known[0]]
-        if master.unwrap(covers[old].wrapped) is not None:
+        if master.unwrap(wrapped[old].wrapped) is not None:
             return
-        at = next(place for place in key_store.COVERS if place != old)
-        cover = covers.get(at)
-        key = vault.covers.next_key(cover) if cover is not None else None
-        if cover is None or key is None:  # otherwise resume a killed rotation
-            cover, key = vault.covers.make_next()
-            file.put_cover(at, cover)
+        at = next(place for place in key_store.WRAPPED_AT if place != old)
+        following = wrapped.get(at)
+        key = vault.key_encryption_keys.next_key(following) if following is not None else None
+        if following is None or key is None:  # otherwise resume a killed rotation
+            following, key = vault.key_encryption_keys.make_next()
+            file.put_wrapped(at, following)
             file.sync()
-        last = Cover(key_store.IN_USE, cover.id, wrapped(master, key))
-        ids = vault.cover_with(cover.id, key)
-    notify(cover.id)
+        last = WrappedKey(key_store.IN_USE, following.id, wrap(master, key))
+        ids = vault.seal_with(following.id, key)
+    notify(following.id)
     for done in range(0, len(ids), EACH):
         with vault.lock:
             for key_id in ids[done : done + EACH]:
-                vault.cover_again(key_id)
+                vault.reseal(key_id)
             file.sync()
         yield min(done + EACH, len(ids)), len(ids)
     with vault.lock:
-        file.put_cover(at, last)
+        file.put_wrapped(at, last)
         file.sync()
-        file.put_cover(old, None)
+        file.put_wrapped(old, None)
         file.sync()
-        vault.covered_by(master)
+        vault.finish_rotation(master)

@@ -372,7 +372,7 @@ class PastSource(LocalSource):
             return super().count(info, index, span)
         return self._past.count(*span.under(info.row_prefix))
 
-    def rows_noted(self, info: TableInfo) -> int:
+    def row_count(self, info: TableInfo) -> int:
         """Count the rows: past states have no stored counts."""
         return self._past.count(*WHOLE.under(info.row_prefix))
 

@@ -78,7 +78,7 @@ class Slice:
             self._entries.append,
         )
         join, known, packed, tail = b"".join, -1, b"", b""
-        older, sealing = self.newer.twin, self.newer.sealing
+        older, sealing = self.newer.other_generation, self.newer.sealing
         sealed = older is not None and older.sealed
         for full, value in rows:
             flags, version = unpack(value)
@@ -201,7 +201,11 @@ def built_rows(core: Core) -> int:
 def total_rows(tables: Tables) -> int:
     """Return how many rows the current build has to do, by the current counts. Read-only."""
     counts, schema = tables.counts, tables.schema
-    count = sum(counts.get(info.twin.space, 0) for info in schema.building.values() if info.twin)
+    count = sum(
+        counts.get(info.other_generation.space, 0)
+        for info in schema.building.values()
+        if info.other_generation
+    )
     for info in schema.spaces.values():
         count += sum(counts.get(info.space, 0) for index in info.indexes.values() if index.building)
     return count
@@ -301,7 +305,8 @@ class Backfill:
                 if index.building and not self._index(info, index):
                     return False
         newer = sorted(
-            (info for info in self._schema.building.values() if info.twin), key=lambda info: info.space
+            (info for info in self._schema.building.values() if info.other_generation),
+            key=lambda info: info.space,
         )
         return all(self._rows(info) for info in newer)
 
@@ -340,7 +345,7 @@ class Backfill:
         return False
 
     def _rows(self, newer: TableInfo) -> bool:
-        older = newer.twin
+        older = newer.other_generation
         assert older is not None
         done = backfilled(self._core, self._schema)
         at, count = b"", done.rows if done else 0
@@ -349,7 +354,7 @@ class Backfill:
             if space > newer.space:
                 return True
             at = done.cursor[keys.SPACE.size :] if space == newer.space else b""
-        olders = [info.twin for info in self._schema.building.values() if info.twin]
+        olders = [info.other_generation for info in self._schema.building.values() if info.other_generation]
         total = sum(self._core.tables.counts.get(info.space, 0) for info in olders)
         convert, skip, end = self._dual_write.converter(older, newer), len(older.row_prefix), self._end(older)
         verb = "rewrite" if newer.proto.since != older.proto.since else "copy"

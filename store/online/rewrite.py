@@ -40,7 +40,7 @@ CHUNK_BYTES = 512 << 10
 MakeRows = Callable[[Reader], Iterable[tuple[Table[Any, Any], Message]]]
 
 
-def remake(
+def recompute(
     core: Core, migration: log_pb2.Migration, make: MakeRows, progress: OnProgress | None = None
 ) -> int:
     """Fill the tables that the schema in force marks as `remade`. Return the number of rows. Writes; only
@@ -49,7 +49,7 @@ def remake(
     `migration` is the one in progress. Raises MigrationError for errors of the function, and for an invalid
     row.
     """
-    work = _Remake(core, migration)
+    work = _Recompute(core, migration)
     with core.snapshot() as now:
         for one in made(now, core.schema, make):
             work.add(one)
@@ -83,7 +83,7 @@ def fill(
     done = backfilled(core, core.schema)
     if done is not None and not seeds_of(done, core.schema):
         return  # the seeds are loaded: existing rows follow them
-    work = _Remake(core, migration, "the bootstrap data has")
+    work = _Recompute(core, migration, "the bootstrap data has")
     work.rows, work.is_seeds = (done.rows if done is not None else 0), True
     pace = Pace(rate)
     chunk: list[Write] = []
@@ -148,7 +148,7 @@ def made(now: Reader, schema: Schema, make: MakeRows) -> Iterable[Write]:
 
 def check_made(now: Reader, schema: Schema, make: MakeRows) -> int:
     """Return how many rows a function computes from a snapshot, if all are valid. Read-only. Raises
-    MigrationError as `remake` does."""
+    MigrationError as `recompute` does."""
     seen, taken = set[bytes](), dict[bytes, bytes | None]()
     for one in made(now, schema, make):
         if one.full in seen:
@@ -162,7 +162,7 @@ def check_made(now: Reader, schema: Schema, make: MakeRows) -> int:
     return len(seen)
 
 
-class _Remake:
+class _Recompute:
     """Writes the computed rows, a record at a time."""
 
     def __init__(

@@ -36,13 +36,13 @@ def evolve(
     drop: Iterable[str] = (),
     rename: Mapping[str, str] = NONE,
     rewrite: Collection[str] = (),
-    remake: Collection[str] = (),
+    recompute: Collection[str] = (),
     since: int = 0,
 ) -> log_pb2.Schema:
     """Return the schema after a migration. Read-only.
 
     `tables` are declared in full, `drop` names tables to drop, `rename` maps old names to new ones.
-    `rewrite` names tables whose rows are converted one by one, `remake` tables whose rows are computed
+    `rewrite` names tables whose rows are converted one by one, `recompute` tables whose rows are computed
     by a function of the whole database. `since` is the version that rewrites, if it is not `version`.
 
     Raises SchemaError for a change that requires a rewrite which is not declared, and for an unknown table
@@ -65,9 +65,13 @@ def evolve(
         models[table.name] = table.model.DESCRIPTOR
         found = by_name.get(table.name)
         by_name[table.name] = now = _declare(
-            after, found, table, any_key=table.name in remake, rewritten=table.name in {*rewrite, *remake}
+            after,
+            found,
+            table,
+            any_key=table.name in recompute,
+            rewritten=table.name in {*rewrite, *recompute},
         )
-        if table.name in rewrite or (found is not None and table.name in remake):
+        if table.name in rewrite or (found is not None and table.name in recompute):
             _new_generation(after, now, since or version)
     collect_models(after, models)
     return after

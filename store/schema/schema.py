@@ -399,7 +399,7 @@ class Schema:
         for other in (*self.building.values(), *self.retiring.values()):
             if not other.proto.remade:
                 mine = next(info for info in self.tables.values() if info.proto.id == other.proto.id)
-                mine.twin, other.twin = other, mine
+                mine.other_generation, other.other_generation = other, mine
 
     def table(self, name: str) -> TableInfo:
         """Return the table with this name. Raises SchemaError if it does not exist."""
@@ -416,7 +416,9 @@ class Schema:
         """Return the generation of a table that has this space; 0: the one in force. Raises SchemaError if
         it is gone."""
         info = self.spaces.get(space) if space else self.table(name)
-        if info is None or (space and name not in {info.name, info.twin and info.twin.name}):
+        if info is None or (
+            space and name not in {info.name, info.other_generation and info.other_generation.name}
+        ):
             raise SchemaError(
                 f"the previous version of table {name} is no longer served; use the tables of version"
                 f" {self.version}",
@@ -461,7 +463,7 @@ class Schema:
 class TableInfo:
     """One table of the schema."""
 
-    twin: TableInfo | None = None  # its other generation, which receives every write as well
+    other_generation: TableInfo | None = None  # while a migration rewrites the table: gets each write too
 
     def __init__(self, schema: Schema, proto: log_pb2.TableSchema) -> None:
         self.schema = schema

@@ -191,7 +191,7 @@ class Committer:
         self._log = log
         self._tables = tables
         self._clock = clock
-        self._turns = CommitQueue()
+        self._queue = CommitQueue()
         self.refusal = log.refusal
         self._flusher = Flusher(self._sync_beside, self._is_settled, log)
         self.refusal.on_change(self._flusher.look)
@@ -216,7 +216,7 @@ class Committer:
         changes. Returns the result. Raises ConflictError, PreconditionError, RowError and the like if the
         transaction is not valid, DiskError if it could not be written.
         """
-        turns = self._turns
+        queue = self._queue
         mine = PendingCommit(transaction, about, sync)
         watched = self.watched and (sync or self._log.written >= self._sample_at)
         if watched:
@@ -225,9 +225,9 @@ class Committer:
         told = False
         try:
             try:
-                if turns.enter(mine):
-                    if turns.waiting:
-                        turns.gather(GROUP_MAX, followers)
+                if queue.enter(mine):
+                    if queue.waiting:
+                        queue.gather(GROUP_MAX, followers)
                     if watched:
                         self._run_watched([mine, *followers])
                     else:
@@ -236,17 +236,17 @@ class Committer:
                 self._spare(mine, followers)
                 raise
             finally:
-                turns.leave(mine)
+                queue.leave(mine)
                 if followers:
-                    turns.answer(followers)
+                    queue.answer(followers)
                 told = True
         finally:
             if not told:  # these lines were interrupted: again
                 followers = [one for one in followers if one.taken]
                 answer_unwritten(followers, self._log.written)
-                turns.leave(mine)
-                turns.answer(followers)
-                turns.wake()
+                queue.leave(mine)
+                queue.answer(followers)
+                queue.wake()
         if watched and mine.span is not None and self.tracer is not None:
             self.tracer.end(mine.span, mine)
         if mine.error is not None:
@@ -282,7 +282,7 @@ class Committer:
     @property
     def waiting(self) -> int:
         """The number of transactions that wait for their turn."""
-        return len(self._turns.waiting)
+        return len(self._queue.waiting)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -295,27 +295,27 @@ class Committer:
         ticket, left = Alone(), False
         try:
             try:
-                self._turns.enter(ticket)
+                self._queue.enter(ticket)
                 self._alone = me
                 self._settle()
                 yield
             finally:
-                if self._turns.leads(ticket):
+                if self._queue.leads(ticket):
                     self._alone = 0
                     self._check_projected()
-                self._turns.leave(ticket)
+                self._queue.leave(ticket)
                 left = True
         finally:
             if not left:  # these lines were interrupted: again
-                if self._turns.leads(ticket):
+                if self._queue.leads(ticket):
                     self._alone = 0
-                self._turns.leave(ticket)
-                self._turns.wake()
+                self._queue.leave(ticket)
+                self._queue.wake()
 
     def _spare(self, leader: PendingCommit, followers: list[PendingCommit]) -> None:
         """Settle the followers of an interrupted leader: those in the log get their results, the others go
         back to the queue."""
-        if not self._turns.leads(leader):
+        if not self._queue.leads(leader):
             return
         self._unsettled = True
         with contextlib.suppress(Error):
@@ -331,7 +331,7 @@ class Committer:
                     " next commit",
                     outcome="unknown",
                 )
-        self._turns.put_back(back)
+        self._queue.put_back(back)
         followers[:] = [one for one in followers if one.taken]
 
     def _run(self, group: list[PendingCommit]) -> None:
@@ -547,12 +547,12 @@ class Committer:
         self._flusher.stop()  # first: it may wait for its turn
         ticket = Alone()
         try:
-            self._turns.enter(ticket)
+            self._queue.enter(ticket)
             if self.failed is None and not self.refusal.since_ns:  # a full disk was reported already
                 self._flusher.close()
             self.failed = self.failed or DiskError("the database is closed", outcome="nothing written")
         finally:
-            self._turns.leave(ticket)
+            self._queue.leave(ticket)
 
 
 def _measure(measures: Measures, group: list[PendingCommit]) -> None:

@@ -63,19 +63,19 @@ class DualWrite:
     def add(self, writes: dict[bytes, Write]) -> None:
         """Add the corresponding writes to the writes of a transaction. Raises MigrationError."""
         for one in list(writes.values()):
-            twin = one.info.twin
-            if twin is None or one.info.schema is not self.schema:
+            other = one.info.other_generation
+            if other is None or one.info.schema is not self.schema:
                 continue
-            full = twin.row_prefix + one.key
+            full = other.row_prefix + one.key
             if full not in writes:
-                made = writes[full] = self._twin(one, twin)
-                if twin.proto.seeded:  # bootstrap data replaces existing rows
-                    made.expecting(write.Expect.SPARING, twin.proto.seeded)
+                made = writes[full] = self._write(one, other)
+                if other.proto.seeded:  # bootstrap data replaces existing rows
+                    made.expecting(write.Expect.SPARING, other.proto.seeded)
 
-    def _twin(self, one: Write, twin: TableInfo) -> Write:
+    def _write(self, one: Write, other: TableInfo) -> Write:
         if one.op == log_pb2.DELETE:
-            return Write(twin, one.op, one.key, b"", [])
-        made = self.maker(one.info, twin)(one.key, one.row)
+            return Write(other, one.op, one.key, b"", [])
+        made = self.maker(one.info, other)(one.key, one.row)
         made.expires_ns, made.ttl_ns, made.has_expiry = (
             one.expires_ns,
             one.ttl_ns,
@@ -83,21 +83,21 @@ class DualWrite:
         )  # expire together
         return made
 
-    def maker(self, info: TableInfo, twin: TableInfo) -> Callable[[bytes, bytes], Write]:
+    def maker(self, info: TableInfo, other: TableInfo) -> Callable[[bytes, bytes], Write]:
         """Return a function that makes, from key and row of one generation, the write to the other.
 
         The function raises MigrationError for a row that does not fit.
         """
-        convert = self.converter(info, twin)
-        return lambda key, raw: Write(twin, write.PUT, key, *convert(key, raw))
+        convert = self.converter(info, other)
+        return lambda key, raw: Write(other, write.PUT, key, *convert(key, raw))
 
-    def converter(self, info: TableInfo, twin: TableInfo) -> Callable[[bytes, bytes], Converted]:
+    def converter(self, info: TableInfo, other: TableInfo) -> Callable[[bytes, bytes], Converted]:
         """As `maker`, but the function returns only the row and its index values, for many rows."""
-        if twin.proto.seeded and twin.proto.since == info.proto.since:
-            return _copier(twin)
-        way = self._way(info, twin)
+        if other.proto.seeded and other.proto.since == info.proto.since:
+            return _copier(other)
+        way = self._way(info, other)
         function, target, parse = way.function, way.target, way.source.FromString
-        binding = twin.bind(target)
+        binding = other.bind(target)
         key_of, values_of, put = binding.key_of, binding.values, write.put
         doubtful, large = binding.doubtful_bytes, write.LARGE
 
@@ -122,9 +122,9 @@ class DualWrite:
                 found = getattr(getattr(made, "DESCRIPTOR", None), "full_name", type(made).__name__)
                 what = f"expected a {target.DESCRIPTOR.full_name}, found {found}{place(function)}"
                 raise _failed(way, info, key, row, what)
-            if (other := key_of(made)) != key:
+            if (made_key := key_of(made)) != key:
                 what = f"it changes the primary key, which must stay the same{place(function)}"
-                raise _failed(way, info, key, row, what, f"the key becomes {twin.show_key(other)}")
+                raise _failed(way, info, key, row, what, f"the key becomes {other.show_key(made_key)}")
             try:
                 fresh = made.SerializeToString()
             except EncodeError:
@@ -133,19 +133,19 @@ class DualWrite:
                 write.check_readable(binding, made, fresh)
             values = values_of(made, fresh)
             if len(fresh) > large:
-                write.check_sizes(twin, key, fresh)
-                write.check_values(twin, key, values)
+                write.check_sizes(other, key, fresh)
+                write.check_values(other, key, values)
             return fresh, values
 
         return convert
 
-    def _way(self, info: TableInfo, twin: TableInfo) -> Direction:
-        upwards = twin.proto.generation > info.proto.generation
-        name = info.name if info.name in self._transforms else twin.name
+    def _way(self, info: TableInfo, other: TableInfo) -> Direction:
+        upwards = other.proto.generation > info.proto.generation
+        name = info.name if info.name in self._transforms else other.name
         transform = self._transforms.get(name)
         way = transform and (transform.up if upwards else transform.down)
         if way is None:
-            newer, older = (twin, info) if upwards else (info, twin)
+            newer, older = (other, info) if upwards else (info, other)
             back = newer.proto.since < older.proto.since
             since = older.proto.since if back else newer.proto.since
             text = (
@@ -161,17 +161,17 @@ class DualWrite:
         return way
 
 
-def _copier(twin: TableInfo) -> Callable[[bytes, bytes], Converted]:
+def _copier(other: TableInfo) -> Callable[[bytes, bytes], Converted]:
     """As `DualWrite.converter`, if both generations have the same rows; runs no user code."""
-    entry_ofs = twin.own.entry_ofs
+    entry_ofs = other.own.entry_ofs
 
     def copy(key: bytes, raw: bytes) -> Converted:
         if not entry_ofs:
             return raw, []
-        row = twin.salvage(raw)
+        row = other.salvage(raw)
         values = [entry_of(row) for entry_of in entry_ofs]
         if len(raw) > write.LARGE:
-            write.check_values(twin, key, values)
+            write.check_values(other, key, values)
         return raw, values
 
     return copy

@@ -190,12 +190,12 @@ class LocalSource:
 
     def count(self, info: TableInfo, index: IndexInfo | None, span: Span) -> int:
         _check_keys(info)
-        if is_noted(info, index, span):
-            return self.rows_noted(info)
+        if has_row_count(info, index, span):
+            return self.row_count(info)
         prefix = info.row_prefix if index is None else index.prefix
         return sum(map(len, self._view.chunks(*span.under(prefix))))
 
-    def rows_noted(self, info: TableInfo) -> int:
+    def row_count(self, info: TableInfo) -> int:
         """Return the number of rows of a table, which is also the number of entries in each of its
         indexes."""
         note = self._view.get(rows_note(info.space))
@@ -328,7 +328,7 @@ def _counts(info: TableInfo, index: IndexInfo | None, span: Span, key: bytes, va
     return value is not None and span.holds(_order(info, index, key, value))
 
 
-def is_noted(info: TableInfo, index: IndexInfo | None, span: Span) -> bool:
+def has_row_count(info: TableInfo, index: IndexInfo | None, span: Span) -> bool:
     """Return whether a count covers all rows, so that the stored count answers it.
 
     It does not for an index of sealed rows, which may lack unreadable rows, nor for an index that is being

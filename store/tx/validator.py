@@ -43,7 +43,7 @@ def check_id(commit_id: bytes) -> None:
         raise PreconditionError(f"expected a commit_id to be a UUIDv7 of 16 bytes, found {commit_id!r}")
 
 
-def content_of(schema: Schema, commit: log_pb2.Commit, asked: Content) -> Content:
+def content_of(schema: Schema, commit: log_pb2.Commit, requested: Content) -> Content:
     """Return the content of a commit in the log.
 
     A row that can no longer be unsealed counts as the requested one: only one commit has the id.
@@ -56,31 +56,35 @@ def content_of(schema: Schema, commit: log_pb2.Commit, asked: Content) -> Conten
             try:
                 row = info.sealing.open(one.key, one.key_id, row)
             except SealedError:
-                row = asked.get(full, _NOTHING)[1]
+                row = requested.get(full, _NOTHING)[1]
         done[full] = (one.op, row)
     return done
 
 
-def same(schema: Schema, done: Content, asked: Content) -> bool:
+def same(schema: Schema, done: Content, requested: Content) -> bool:
     """Whether the content of a commit in the log equals that of a repeated request, under this schema."""
-    there, wanted = _spaces(done), _spaces(asked)
+    there, wanted = _spaces(done), _spaces(requested)
     gone = {space for space in there - wanted if space not in schema.spaces}
-    twins = {space: schema.spaces[space].twin for space in wanted - there if space in schema.spaces}
-    come = {space for space, twin in twins.items() if twin is not None and twin.space in there}
+    paired = {
+        space: schema.spaces[space].other_generation for space in wanted - there if space in schema.spaces
+    }
+    come = {space for space, other in paired.items() if other is not None and other.space in there}
     left = {full: what for full, what in done.items() if _space(full) not in gone}
-    asked = {full: what for full, what in asked.items() if _space(full) not in come}
+    requested = {full: what for full, what in requested.items() if _space(full) not in come}
 
     def spared(full: bytes) -> bool:
         """Whether bootstrap data replaced the row in the other generation."""
         info = schema.spaces.get(_space(full))
-        others = gone | ({info.twin.space} if info is not None and info.twin is not None else set())
+        others = gone | (
+            {info.other_generation.space} if info is not None and info.other_generation is not None else set()
+        )
         tail = full[keys.SPACE.size :]
-        return any(done.get(keys.SPACE.pack(space) + tail) == asked[full] for space in others)
+        return any(done.get(keys.SPACE.pack(space) + tail) == requested[full] for space in others)
 
     if gone and gone == there:  # nothing else is left to compare
-        return all(spared(full) for full in asked)
-    return left.keys() <= asked.keys() and all(
-        left.get(full, _NOTHING) == what or spared(full) for full, what in asked.items()
+        return all(spared(full) for full in requested)
+    return left.keys() <= requested.keys() and all(
+        left.get(full, _NOTHING) == what or spared(full) for full, what in requested.items()
     )
 
 

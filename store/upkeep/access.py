@@ -536,9 +536,9 @@ def _denying(state: State, who: str, right: int, table: str) -> Iterator[str]:
     if not granted:
         yield f"no role is granted to {who}"
     word = next(word for word, number in RIGHTS.items() if number == right)
-    giving = [name for name, role in READY.items() if any(word in rule.rights for rule in role.rules)]
+    sufficient = [name for name, role in READY.items() if any(word in rule.rights for rule in role.rules)]
     on = f" --table {table}" if table and right in BY_TABLE else ""
-    yield f"to allow it: everlog access grant {who} {giving[0]}{on}"
+    yield f"to allow it: everlog access grant {who} {sufficient[0]}{on}"
 
 
 def _limits(tables: tuple[str, ...], word: str = "on") -> str:

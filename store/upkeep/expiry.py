@@ -86,10 +86,10 @@ def _over(core: Core, start: bytes, end: bytes, most: int) -> tuple[Transaction,
 
 
 def _delete(schema: Schema, note: bytes) -> Write | None:
-    """Return the delete of a noted row.
+    """Return the delete of a row whose end is due.
 
-    None for a row of a generation that is not in force, which is deleted with its twin, and for a sealed
-    one while there are no keys.
+    None for a row of a generation that is not in force, which is deleted with the one in force, and for a
+    sealed row while there are no keys.
     """
     _, space, key = keys.read_end(note)
     info = schema.spaces.get(space)

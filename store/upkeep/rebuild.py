@@ -91,9 +91,9 @@ def compare(
 ) -> dict[str, TableHash]:
     """Return the hashes that the live and the rebuilt tables share. Raises CorruptionError that names the
     tables that differ."""
-    tell = reporting(progress, "compare tables", projector.pending.counts)
+    report = reporting(progress, "compare tables", projector.pending.counts)
     found = {
-        name: same_hash(fresh, live, info, tell) for name, info in sorted(projector.schema.tables.items())
+        name: same_hash(fresh, live, info, report) for name, info in sorted(projector.schema.tables.items())
     }
     different = [name for name, result in found.items() if result is None]
     if different:

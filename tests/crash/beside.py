@@ -20,7 +20,7 @@ from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import Error, RowError
 from everlog.store.keys import SEQ
 from tests.crash import disk
-from tests.crash.care import Care
+from tests.crash.maintenance import Maintenance
 from tests.crash.people import SUBJECTS
 
 SIGNER = Signer("torture", bytes(range(32)))
@@ -29,25 +29,25 @@ HOLDS = ("auditor", "follower")
 FREED_S = 15.0  # by then a closed snapshot keeps nothing on the disk
 
 
-def archive_old(care: Care) -> None:
+def archive_old(maintenance: Maintenance) -> None:
     """Archive old records; held records stay."""
-    held = holds.read(care.db.path)
-    target = care.scratch / care.random.choice(ARCHIVES)
-    done = archive(care.db, target, keep_records=care.random.choice((1, 30, 300)))
+    held = holds.read(maintenance.db.path)
+    target = maintenance.scratch / maintenance.random.choice(ARCHIVES)
+    done = archive(maintenance.db, target, keep_records=maintenance.random.choice((1, 30, 300)))
     assert all(done.base < seq for seq in held.values()), (done, held)
-    care.journal.say(archived=done.base, held=done.held)
+    maintenance.journal.say(archived=done.base, held=done.held)
 
 
-def archive_beside_snapshot(care: Care) -> None:
+def archive_beside_snapshot(maintenance: Maintenance) -> None:
     """Archive while a snapshot is open: it reads all its rows, and closing it frees the disk space."""
-    way = care.way()
-    with care.db.snapshot() as snapshot:
+    way = maintenance.way()
+    with maintenance.db.snapshot() as snapshot:
         before = snapshot.count(way.table)
-        archive_old(care)
+        archive_old(maintenance)
         assert len(list(snapshot.scan(way.table))) == before
-        base = care.db.log.trimmed.base
+        base = maintenance.db.log.trimmed.base
     until = time.monotonic() + FREED_S
-    while not disk.is_failing() and not _is_freed(care.db, base):
+    while not disk.is_failing() and not _is_freed(maintenance.db, base):
         assert time.monotonic() < until, f"archived up to {base}, and the disk still has it"
         time.sleep(0.1)
 
@@ -57,63 +57,63 @@ def _is_freed(db: EmbeddedDatabase, base: int) -> bool:
     return all(first >= SEQ.pack(base) for _, first, _ in db.engine.log_files())
 
 
-def hold(care: Care) -> None:
+def hold(maintenance: Maintenance) -> None:
     """Hold the log from some record on, or release a hold."""
-    name = care.random.choice(HOLDS)
-    if name in holds.read(care.db.path):
-        holds.release(care.db.path, name)
+    name = maintenance.random.choice(HOLDS)
+    if name in holds.read(maintenance.db.path):
+        holds.release(maintenance.db.path, name)
     else:
-        seq = care.random.randrange(care.db.log.trimmed.base, care.db.head) + 1
-        holds.hold(care.db.path, name, seq)
-        care.journal.say(hold=name, seq=seq)
+        seq = maintenance.random.randrange(maintenance.db.log.trimmed.base, maintenance.db.head) + 1
+        holds.hold(maintenance.db.path, name, seq)
+        maintenance.journal.say(hold=name, seq=seq)
 
 
-def sign(care: Care) -> None:
+def sign(maintenance: Maintenance) -> None:
     """Sign a checkpoint, which must stay valid permanently, and which the log must not lose."""
-    text, _ = checkpoint(LocalProver(care.db), SIGNER)
-    care.journal.say(signed=text)
+    text, _ = checkpoint(LocalProver(maintenance.db), SIGNER)
+    maintenance.journal.say(signed=text)
 
 
-def expire(care: Care) -> None:
+def expire(maintenance: Maintenance) -> None:
     """Delete expired rows, unless the clock jumped: then nothing expires."""
     try:
-        care.db.admin.expire()
+        maintenance.db.admin.expire()
     except Error as error:
-        if not care.clock.turns or "jumped" not in str(error):
+        if not maintenance.clock.jumps or "jumped" not in str(error):
             raise
 
 
-def correct_clock(care: Care) -> None:
+def correct_clock(maintenance: Maintenance) -> None:
     """Confirm that the clock is correct, like an operator."""
-    with care.clock.right() as right:
+    with maintenance.clock.right() as right:
         if right:
-            care.db.admin.correct_clock()
+            maintenance.db.admin.correct_clock()
 
 
-def forget(care: Care) -> None:
+def forget(maintenance: Maintenance) -> None:
     """Forget a person with all their rows."""
-    subject, op = f"s-{care.random.randrange(SUBJECTS)}", f"forget {care.name}"
-    care.journal.say(op=op, forget=subject, durability="sync", id="")
+    subject, op = f"s-{maintenance.random.randrange(SUBJECTS)}", f"forget {maintenance.name}"
+    maintenance.journal.say(op=op, forget=subject, durability="sync", id="")
     try:
-        done = care.db.people.forget("people", person=subject, correlation_id=op)
+        done = maintenance.db.people.forget("people", person=subject, correlation_id=op)
     except RowError:
-        care.journal.say(no=op)  # no row has that person
+        maintenance.journal.say(no=op)  # no row has that person
     except Error as error:
         if "being rebuilt" not in str(error):
             raise
-        care.journal.say(no=op)
+        maintenance.journal.say(no=op)
     else:
-        care.journal.say(yes=op, seq=done.seq)
+        maintenance.journal.say(yes=op, seq=done.seq)
 
 
-def merge_log(care: Care) -> None:
-    care.db.engine.flush()
-    if (thread := care.db.log.merger.start()) is not None:
+def merge_log(maintenance: Maintenance) -> None:
+    maintenance.db.engine.flush()
+    if (thread := maintenance.db.log.merger.start()) is not None:
         thread.join()
 
 
 # operation: its share, among all of these.
-OPERATIONS: dict[Callable[[Care], None], int] = {
+OPERATIONS: dict[Callable[[Maintenance], None], int] = {
     archive_old: 4,
     archive_beside_snapshot: 2,
     hold: 1,

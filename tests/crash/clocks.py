@@ -28,21 +28,21 @@ STILL = 0.15
 
 
 class WallClock:
-    """The clock of a process. `turns`: the number of jumps."""
+    """The clock of a process. `jumps`: their number."""
 
     def __init__(self) -> None:
-        self.turns = 0
+        self.jumps = 0
         self._error_ns = 0
         self._stands_ns: int | None = None
-        self._care = threading.Lock()
+        self._lock = threading.Lock()
 
     def time_ns(self) -> int:
         stands_ns = self._stands_ns
         return time.time_ns() + self._error_ns if stands_ns is None else stands_ns
 
     def turn(self, chance: random.Random) -> None:
-        with self._care:
-            now, self.turns = self.time_ns(), self.turns + 1
+        with self._lock:
+            now, self.jumps = self.time_ns(), self.jumps + 1
             self._error_ns = chance.choice(ERRORS_NS)
             self._stands_ns = now if chance.random() < STILL else None
 
@@ -55,7 +55,7 @@ class WallClock:
     @contextlib.contextmanager
     def right(self) -> Iterator[bool]:
         """Keep the current time, whether it is correct or not."""
-        with self._care:
+        with self._lock:
             yield not self._error_ns and self._stands_ns is None
 
 

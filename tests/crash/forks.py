@@ -28,7 +28,7 @@ from tests.crash.folders import Value
 from tests.crash.transactions import KEYS
 
 if TYPE_CHECKING:
-    from tests.crash.care import Care
+    from tests.crash.maintenance import Maintenance
 
 CHILD_S = 20
 ENDED = 5  # the exit code of a child without findings
@@ -83,23 +83,27 @@ class Forks:
         self._asked.put(None)
 
 
-def fork(care: Care) -> None:
+def fork(maintenance: Maintenance) -> None:
     """Check that the child may not write, gets an error at once, and ends."""
-    child = care.forks.child(lambda: _in_child(care))
+    child = maintenance.forks.child(lambda: _in_child(maintenance))
     _, status = os.waitpid(child, 0)
     ended = os.waitstatus_to_exitcode(status)
     assert ended == ENDED, f"a child of a fork ended with {ended}"
 
 
-def _in_child(care: Care) -> None:
+def _in_child(maintenance: Maintenance) -> None:
     with contextlib.suppress(Error):
-        way = next(iter(care.folders.ways.values()))
-        care.db.put(way.table, way.row(KEYS, Value("of a child", 1)))
+        way = next(iter(maintenance.folders.ways.values()))
+        maintenance.db.put(way.table, way.row(KEYS, Value("of a child", 1)))
         raise AssertionError("a child wrote to the database of its parent")
     files = [_name(file) for file in Path("/proc/self/fd").iterdir()]
-    held = [one for one in files if one.startswith(f"{care.db.path}/db/") or one == f"{care.db.path}/{LOCK}"]
+    held = [
+        one
+        for one in files
+        if one.startswith(f"{maintenance.db.path}/db/") or one == f"{maintenance.db.path}/{LOCK}"
+    ]
     assert not held, f"a child has {held[0]} of its parent open"
-    own = care.scratch / "of-a-child"
+    own = maintenance.scratch / "of-a-child"
     shutil.rmtree(own, ignore_errors=True)
     try:
         db = Database(own)

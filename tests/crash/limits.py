@@ -18,7 +18,7 @@ from everlog.store.keys import INDEX_BYTES_MAX, KEY_BYTES_MAX, ROW_BYTES_MAX
 from everlog.store.record import RECORD_BYTES_MAX
 from everlog.store.schema.admission import DEPTH_MAX
 from everlog.store.schema.table import Table
-from tests.crash.care import Care
+from tests.crash.maintenance import Maintenance
 from tests.crash.transactions import REFUSALS
 
 END_BYTES = 2  # of a text in a key; in an index there is one more, for presence
@@ -78,17 +78,17 @@ def rows(table: Table[Any, Any], recipe: str, more: int = 0) -> list[Any]:
     return RECIPES[recipe](table.model, recipe.encode(), more)
 
 
-def at_limits(care: Care) -> None:
+def at_limits(maintenance: Maintenance) -> None:
     """Write rows at a limit, which are accepted and readable, and rows beyond it, which are refused; or
     delete the former.
     """
-    table, name, chance = care.folders.limits, f"limits {care.name}", care.random
+    table, name, chance = maintenance.folders.limits, f"limits {maintenance.name}", maintenance.random
     recipe = chance.choice(list(RECIPES))
     what = chance.choice(("put", "put", "delete", OVER) if recipe != "numbers" else ("put", "delete"))
     made = rows(table, recipe, int(what == OVER))
-    care.journal.say(op=name, limit=recipe, put=what != "delete", id="", durability="sync")
+    maintenance.journal.say(op=name, limit=recipe, put=what != "delete", id="", durability="sync")
     try:
-        with care.db.transaction(correlation_id=name) as tx:
+        with maintenance.db.transaction(correlation_id=name) as tx:
             for row in made:
                 if what == "delete":
                     tx.delete(table, row.id)
@@ -97,16 +97,16 @@ def at_limits(care: Care) -> None:
             done = tx.commit()
     except RowError:
         assert what == OVER, f"refused, at the limit: {recipe}"
-        care.journal.say(no=name)
+        maintenance.journal.say(no=name)
         return
     except REFUSALS:
-        care.journal.say(no=name)
+        maintenance.journal.say(no=name)
         return
     assert what != OVER, f"taken, over the limit: {recipe}"
-    care.journal.say(**({"yes": name, "seq": done.seq} if done.seq else {"no": name}))
+    maintenance.journal.say(**({"yes": name, "seq": done.seq} if done.seq else {"no": name}))
     if what == "put":
         for row in made:
-            assert care.db.get(table, row.id) == row
+            assert maintenance.db.get(table, row.id) == row
 
 
 def agree(db: EmbeddedDatabase, table: Table[Any, Any], taken: set[str]) -> None:

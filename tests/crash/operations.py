@@ -1,9 +1,9 @@
 """Operations: the work of the maintenance thread of a campaign's process, in sequence. Those of the second
 thread are in beside.py.
 
-A new operation is one function, here or there, and a line in OPERATIONS. It gets a `Care`, and raises if
-something is wrong. It may be killed at any moment; the functions in `AFTER` check its results afterwards, on
-the database that was opened again.
+A new operation is one function, here or there, and a line in OPERATIONS. It gets a `Maintenance`, and raises
+if something is wrong. It may be killed at any moment; the functions in `AFTER` check its results afterwards,
+on the database that was opened again.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from everlog.store.database import Database
 from everlog.store.errors import ConflictError, Error, MigrationError, SchemaError
 from everlog.store.rocks.files import KEYS
 from tests.crash import disk
-from tests.crash.care import Care
 from tests.crash.folders import MASTER, NEWEST, Value, opened
+from tests.crash.maintenance import Maintenance
 
 LOAD_FROM = 1_000_000  # the keys of loads are after those of transactions
 LOAD_STEP = 10_000
@@ -38,92 +38,102 @@ def load_rows(number: int, rows: int) -> Iterator[tuple[int, Value]]:
         yield LOAD_FROM + number * LOAD_STEP + at, Value(f"load {number}", at)
 
 
-def load(care: Care) -> None:
+def load(maintenance: Maintenance) -> None:
     """Run a new load, or resume a killed one."""
-    way = care.way()
-    number = care.random.randrange(8)
+    way = maintenance.way()
+    number = maintenance.random.randrange(8)
     rows = 500 * (number + 1)
-    op = f"load {number} of {care.name}"
-    care.journal.say(op=op, load=number, rows=rows)
+    op = f"load {number} of {maintenance.name}"
+    maintenance.journal.say(op=op, load=number, rows=rows)
     try:
-        care.db.load(
+        maintenance.db.load(
             way.table,
             (way.row(*row) for row in load_rows(number, rows)),
             id=f"load {number}",
             correlation_id=op,
-            durability=care.random.choice(("sync", "os")),
+            durability=maintenance.random.choice(("sync", "os")),
         )
     except (SchemaError, ConflictError):
         return  # the schema changed meanwhile
-    care.journal.say(loaded=number, rows=rows)
+    maintenance.journal.say(loaded=number, rows=rows)
 
 
-def up(care: Care) -> None:
-    to = care.random.choice([None, *care.folders.ways])
-    _migrating(care, "up", lambda: migrations.apply(care.db, care.folders.path, to=to))
+def up(maintenance: Maintenance) -> None:
+    to = maintenance.random.choice([None, *maintenance.folders.ways])
+    _migrating(maintenance, "up", lambda: migrations.apply(maintenance.db, maintenance.folders.path, to=to))
 
 
-def hold(care: Care) -> None:
+def hold(maintenance: Maintenance) -> None:
     """Keep two versions in service, if there are rows to rewrite."""
-    _migrating(care, "hold", lambda: migrations.apply(care.db, care.folders.path, to=NEWEST - 1, hold=True))
+    _migrating(
+        maintenance,
+        "hold",
+        lambda: migrations.apply(maintenance.db, maintenance.folders.path, to=NEWEST - 1, hold=True),
+    )
 
 
-def complete(care: Care) -> None:
-    _migrating(care, "complete", lambda: migrations.complete(care.db))
+def complete(maintenance: Maintenance) -> None:
+    _migrating(maintenance, "complete", lambda: migrations.complete(maintenance.db))
 
 
-def rollback(care: Care) -> None:
+def rollback(maintenance: Maintenance) -> None:
     """Roll back one migration, but never to a version without rows."""
-    if len([one for one in care.folders.ways if one <= care.db.schema.version]) > 1:
-        _migrating(care, "rollback", lambda: migrations.rollback(care.db, 1, source=care.folders.path))
-
-
-def _migrating(care: Care, verb: str, call: Callable[[], Any]) -> None:
-    care.journal.say(migrating=verb, name=care.name)
-    try:
-        call()
-    except MigrationError as error:
-        care.journal.say(refused=verb, why=str(error))
-    else:
-        care.journal.say(
-            migrated=verb, version=care.db.schema.version, held=current_migration(care.db) is not None
+    if len([one for one in maintenance.folders.ways if one <= maintenance.db.schema.version]) > 1:
+        _migrating(
+            maintenance,
+            "rollback",
+            lambda: migrations.rollback(maintenance.db, 1, source=maintenance.folders.path),
         )
 
 
-def rebuild(care: Care) -> None:
+def _migrating(maintenance: Maintenance, verb: str, call: Callable[[], Any]) -> None:
+    maintenance.journal.say(migrating=verb, name=maintenance.name)
     try:
-        care.db.admin.rebuild()
+        call()
+    except MigrationError as error:
+        maintenance.journal.say(refused=verb, why=str(error))
+    else:
+        maintenance.journal.say(
+            migrated=verb,
+            version=maintenance.db.schema.version,
+            held=current_migration(maintenance.db) is not None,
+        )
+
+
+def rebuild(maintenance: Maintenance) -> None:
+    try:
+        maintenance.db.admin.rebuild()
     except Error as error:
         if "being forgotten" not in str(error):
             raise
-    care.journal.say(rebuilt=care.name)
+    maintenance.journal.say(rebuilt=maintenance.name)
 
 
-def rebuild_into(care: Care) -> None:
+def rebuild_into(maintenance: Maintenance) -> None:
     """Rebuild into another directory, which equals the original."""
-    path = care.scratch / "again"
+    path = maintenance.scratch / "again"
     shutil.rmtree(path, ignore_errors=True)
-    hashes = care.db.admin.rebuild_into(path)
+    hashes = maintenance.db.admin.rebuild_into(path)
     with Database(path, read_only=True) as db:
         open_tables = {name: one for name, one in db.admin.hashes().items() if name not in SEALED}
         assert open_tables == {name: one for name, one in hashes.items() if name not in SEALED}
-    care.journal.say(rebuilt=str(path))
+    maintenance.journal.say(rebuilt=str(path))
 
 
-def check(care: Care) -> None:
+def check(maintenance: Maintenance) -> None:
     """Check the database; a key that could not be overwritten on a full disk is reported until the next
     attempt.
     """
-    problems = list(care.db.admin.check())
+    problems = list(maintenance.db.admin.check())
     if disk.is_failing():
         problems = [one for one in problems if f"{KEYS} has the keys of" not in one]
     assert problems == [], problems
 
 
-def look(care: Care) -> None:
+def look(maintenance: Maintenance) -> None:
     """Check that a snapshot shows one position, whatever is written meanwhile."""
-    way = care.way()
-    with care.db.snapshot() as snapshot:
+    way = maintenance.way()
+    with maintenance.db.snapshot() as snapshot:
         try:
             first = [way.read(row) for row in snapshot.scan(way.table)]
             assert snapshot.count(way.table) == len(first)
@@ -135,39 +145,39 @@ def look(care: Care) -> None:
             return
 
 
-def read_beside(care: Care) -> None:
-    with opened(care.db.path, read_only=True) as reader:
+def read_beside(maintenance: Maintenance) -> None:
+    with opened(maintenance.db.path, read_only=True) as reader:
         problems = list(reader.admin.check())
         assert problems == [], problems
 
 
-def back_up(care: Care) -> None:
+def back_up(maintenance: Maintenance) -> None:
     """Update one backup, again and again."""
-    backup(care.db, care.scratch / "backup")
+    backup(maintenance.db, maintenance.scratch / "backup")
 
 
-def prove(care: Care) -> None:
+def prove(maintenance: Maintenance) -> None:
     """Check that the root of the tree never changes for a log of a given size."""
-    size, root = LocalProver(care.db).head()
-    care.journal.say(root=root.hex(), size=size)
+    size, root = LocalProver(maintenance.db).head()
+    maintenance.journal.say(root=root.hex(), size=size)
 
 
-def look_back(care: Care) -> None:
+def look_back(maintenance: Maintenance) -> None:
     """Check that the past does not change, whatever is written and rebuilt meanwhile."""
-    seq = care.random.randrange(2, care.db.head + 1)
-    way = care.folders.ways.get(care.db.schema_at(seq).version)
+    seq = maintenance.random.randrange(2, maintenance.db.head + 1)
+    way = maintenance.folders.ways.get(maintenance.db.schema_at(seq).version)
     if way is not None:
-        before = [way.read(row) for row in care.db.at(seq=seq).scan(way.table)]
-        assert [way.read(row) for row in care.db.at(seq=seq).scan(way.table)] == before
+        before = [way.read(row) for row in maintenance.db.at(seq=seq).scan(way.table)]
+        assert [way.read(row) for row in maintenance.db.at(seq=seq).scan(way.table)] == before
 
 
-def flush(care: Care) -> None:
-    care.db.tables.flush()
-    care.db.engine.flush()
+def flush(maintenance: Maintenance) -> None:
+    maintenance.db.tables.flush()
+    maintenance.db.engine.flush()
 
 
 # operation: its share, among all of these.
-OPERATIONS: dict[Callable[[Care], None], int] = {
+OPERATIONS: dict[Callable[[Maintenance], None], int] = {
     load: 5,
     up: 5,
     hold: 2,

@@ -22,47 +22,47 @@ from everlog.store.database import Database
 from everlog.store.errors import OpenError, RowError
 from everlog.store.keys import ROW_BYTES_MAX
 from tests.crash import forks, limits
-from tests.crash.care import Care
 from tests.crash.folders import MASTER, Value
+from tests.crash.maintenance import Maintenance
 from tests.crash.transactions import KEYS, REFUSALS
 
 LARGE = (1, 1 << 16, 1 << 20, ROW_BYTES_MAX - 200, ROW_BYTES_MAX, ROW_BYTES_MAX + 1)
 LARGE_KEYS = 2  # after those of transactions
 
 
-def open_again(care: Care) -> None:
+def open_again(maintenance: Maintenance) -> None:
     """Open the same files under another name, in the same process."""
-    path, link = care.db.path.resolve(), care.scratch / "link"
+    path, link = maintenance.db.path.resolve(), maintenance.scratch / "link"
     if not link.is_symlink():
         link.symlink_to(path)
     spellings = (path, os.path.relpath(path), path.parent / "x" / ".." / path.name, link)
     (path.parent / "x").mkdir(exist_ok=True)
     try:
-        Database(Path(care.random.choice(spellings)), create=False, master_key=MASTER).close()
+        Database(Path(maintenance.random.choice(spellings)), create=False, master_key=MASTER).close()
     except OpenError:
         return
     raise AssertionError("opened twice in one process")
 
 
-def open_elsewhere(care: Care) -> None:
+def open_elsewhere(maintenance: Maintenance) -> None:
     """Open the same files in another process, after this one has opened and closed each of them."""
-    copy = care.scratch / "copy"
-    if care.random.random() < 0.5:
+    copy = maintenance.scratch / "copy"
+    if maintenance.random.random() < 0.5:
         shutil.rmtree(copy, ignore_errors=True)
         with contextlib.suppress(shutil.Error):  # files that were removed meanwhile
-            shutil.copytree(care.db.path, copy)
+            shutil.copytree(maintenance.db.path, copy)
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    words = [sys.executable, "-m", "tests.crash.second", str(care.db.path)]
+    words = [sys.executable, "-m", "tests.crash.second", str(maintenance.db.path)]
     done = subprocess.run(words, check=False, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, f"opened in two processes: {done.stderr}"
 
 
-def at_limits(care: Care) -> None:
+def at_limits(maintenance: Maintenance) -> None:
     """Write rows at the limits: accepted rows are readable at once, and after every run."""
-    way, op = care.way(), f"limit {care.name}"
-    number = KEYS + care.random.randrange(LARGE_KEYS)
-    value = Value(f"large {'x' * care.random.choice(LARGE)}", care.random.randrange(-50, 50))
-    care.journal.say(
+    way, op = maintenance.way(), f"limit {maintenance.name}"
+    number = KEYS + maintenance.random.randrange(LARGE_KEYS)
+    value = Value(f"large {'x' * maintenance.random.choice(LARGE)}", maintenance.random.randrange(-50, 50))
+    maintenance.journal.say(
         op=op,
         durability="sync",
         id="",
@@ -73,18 +73,18 @@ def at_limits(care: Care) -> None:
         writes={str(number): value},
     )
     try:
-        done = care.db.put(way.table, way.row(number, value), correlation_id=op)
+        done = maintenance.db.put(way.table, way.row(number, value), correlation_id=op)
     except (*REFUSALS, RowError):
-        care.journal.say(no=op)
+        maintenance.journal.say(no=op)
         return
-    care.journal.say(yes=op, seq=done.seq)
-    if care.db.schema.version == way.version:
-        row = care.db.get(way.table, way.key(number))
+    maintenance.journal.say(yes=op, seq=done.seq)
+    if maintenance.db.schema.version == way.version:
+        row = maintenance.db.get(way.table, way.key(number))
         assert row is not None
 
 
 # operation: its share, among all of these.
-OPERATIONS: dict[Callable[[Care], None], int] = {
+OPERATIONS: dict[Callable[[Maintenance], None], int] = {
     open_again: 4,
     open_elsewhere: 1,
     forks.fork: 3,

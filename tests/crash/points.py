@@ -19,7 +19,7 @@ from everlog.audit import manifest
 from everlog.audit.place import LocalPlace
 from everlog.audit.tree import Tree
 from everlog.consumers.sqlite.sink import SqliteSink
-from everlog.store.crypto.key_store import Slots
+from everlog.store.crypto.key_store import KeyStore
 from everlog.store.crypto.vault import Vault
 from everlog.store.database import Database
 from everlog.store.history.version_index import Versions
@@ -39,8 +39,8 @@ CALLS: dict[str, tuple[tuple[Any, str], ...]] = {
     "archive removal": ((Engine, "trim"),),
     "compaction of the log": ((Engine, "compact_log"),),
     "merge of the log": ((Engine, "merge_log"),),
-    "key write": ((Slots, "put"),),
-    "key sync": ((Slots, "sync"),),
+    "key write": ((KeyStore, "put"),),
+    "key sync": ((KeyStore, "sync"),),
     "shredding": ((Vault, "forget"),),
     "versions": ((Versions, "_write"),),
     "tree": ((Tree, "_write"),),

@@ -21,7 +21,7 @@ import os, signal, sys
 from pathlib import Path
 from everlog.store.tx.committer import Committer
 from everlog.store.rocks.engine import Engine
-from everlog.store.crypto.key_store import Slots
+from everlog.store.crypto.key_store import KeyStore
 from everlog.store.crypto.vault import Vault
 from tests.store.people import *
 
@@ -37,7 +37,7 @@ elif where == "before the tables are on disk":
 elif where == "before the zeros":
     Vault.forget = die
 elif where == "before they are synced":
-    Slots.sync = die
+    KeyStore.sync = die
 db.people.forget(PATIENTS, 1)
 """
 

@@ -21,12 +21,12 @@ DIES = """
 import os, signal, sys
 from pathlib import Path
 from everlog.store.crypto import vault
-from everlog.store.crypto.key_store import Slots
+from everlog.store.crypto.key_store import KeyStore
 from tests.store.people import *
 
 path, where, number = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 vault.EACH = 10
-call, calls = getattr(Slots, where), 0
+call, calls = getattr(KeyStore, where), 0
 
 def die(*given):
     global calls
@@ -36,7 +36,7 @@ def die(*given):
     return call(*given)
 
 db = open_people(path)
-setattr(Slots, where, die)
+setattr(KeyStore, where, die)
 db.people.rotate_key(OTHER_MASTER)
 """
 
@@ -44,12 +44,12 @@ db.people.rotate_key(OTHER_MASTER)
 @pytest.mark.parametrize(
     ("where", "number", "left"),
     [
-        ("put_cover", 1, 52),
+        ("put_wrapped", 1, 52),
         ("sync", 1, 52),
         ("put", 1, 52),
         ("put", 25, 28),
-        ("put_cover", 2, 1),  # that of a person who was added later
-        ("put_cover", 3, 0),
+        ("put_wrapped", 2, 1),  # that of a person who was added later
+        ("put_wrapped", 3, 0),
     ],
 )
 def test_a_change_that_was_killed_is_gone_on_with(tmp_path: Path, where: str, number: int, left: int) -> None:
@@ -72,4 +72,4 @@ def test_a_change_that_was_killed_is_gone_on_with(tmp_path: Path, where: str, nu
     with pytest.raises(OpenError, match="these keys are under another master key"):
         open_people(path)
     raw = (path / "KEYS").read_bytes()
-    assert sorted(raw[at] for at in key_store.COVERS) == [key_store.NONE, key_store.IN_USE]
+    assert sorted(raw[at] for at in key_store.WRAPPED_AT) == [key_store.NONE, key_store.IN_USE]

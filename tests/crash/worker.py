@@ -31,10 +31,10 @@ from everlog.rpc.server.server import Server
 from everlog.store.clock import Clock
 from everlog.store.errors import DiskError, Error
 from tests.crash import beside, broken, clocks, disk, outside, points
-from tests.crash.care import Care
 from tests.crash.folders import FIRST, Folders, opened
 from tests.crash.forks import Forks
 from tests.crash.journal import Journal
+from tests.crash.maintenance import Maintenance
 from tests.crash.operations import OPERATIONS, read_beside
 from tests.crash.people import People
 from tests.crash.transactions import PAUSE_S, Transactions, ended
@@ -71,13 +71,13 @@ class Worker:
             server = stack.enter_context(Server({"x": db}))
             remote = stack.enter_context(RemoteDatabase(server.url("x")))
             work: list[Callable[[], None]] = [
-                lambda: self.care(db, folders, "", OPERATIONS),
-                lambda: self.care(db, folders, "b", beside.OPERATIONS),
+                lambda: self.maintenance(db, folders, "", OPERATIONS),
+                lambda: self.maintenance(db, folders, "b", beside.OPERATIONS),
                 lambda: self.follow(remote if self.seed % 2 else db),
                 People(db, folders, self.journal, f"{self.life}.p", self.seed).run,
             ]
             if MOVED not in os.environ:  # the replacement is another database, and may be opened
-                work.append(lambda: self.care(db, folders, "o", outside.OPERATIONS))
+                work.append(lambda: self.maintenance(db, folders, "o", outside.OPERATIONS))
             if clocks.is_turned():
                 chance = random.Random(f"{self.seed} clock")
                 work.append(lambda: self.clock.run(self.journal, chance, self.ended))
@@ -125,12 +125,12 @@ class Worker:
             self.ended.set()
             self.forks.end()
 
-    def care(
+    def maintenance(
         self,
         db: EmbeddedDatabase,
         folders: Folders,
         kind: str,
-        operations: Mapping[Callable[[Care], None], int],
+        operations: Mapping[Callable[[Maintenance], None], int],
     ) -> None:
         chance = random.Random(f"{self.seed}{kind}")
         if MOVED in os.environ:
@@ -141,7 +141,9 @@ class Worker:
             name = f"{self.life}.{kind}{number}"
             mine = random.Random(f"{self.seed} {name}")
             try:
-                operation(Care(db, folders, self.journal, mine, name, self.directory, self.clock, self.forks))
+                operation(
+                    Maintenance(db, folders, self.journal, mine, name, self.directory, self.clock, self.forks)
+                )
             except DiskError as error:
                 if not disk.is_filling():
                     raise

@@ -310,7 +310,7 @@ def _sealed() -> dict[str, bytes]:
     slot = key_store.Slot(key_store.PERSON, b"cover-id", DATABASE.bytes, bytes(range(32)), nonce_and_key)
     return {
         "head": key_store.pack_header(DATABASE.bytes),
-        "cover": key_store.pack_cover(key_store.Cover(key_store.IN_USE, b"cover-id", wrapped)),
+        "wrapped": key_store.pack_wrapped(key_store.WrappedKey(key_store.IN_USE, b"cover-id", wrapped)),
         "slot": key_store.pack_slot(slot),
         "tag": hashed(hashed(bytes(32), b"everlog person"), b"s-1\x00\x01"),
         "value": hashed(hashed(bytes(32), b"everlog index"), b"\0\0\0\1\0\1", b"\0", b"ann@x\x00\x01")[:16],

@@ -78,7 +78,7 @@ def test_stopped_half_way_it_goes_on_and_an_apply_gives_it_up(airports: Airports
         roll_back(stopping=True)
     (_, half) = migrations.status(db, airports.path)
     assert (half.state, airports.steps()[-1]) == (State.APPLIED, "STARTED")
-    assert half.returning
+    assert half.rolling_back
     assert half.rows == built_rows(db.core) > 0
     assert half.started_ns == db.migration_records()[-1].time_ns > half.applied_ns
     assert db.get(airports.new, "A00001") == airports.new_row(1)
@@ -88,7 +88,7 @@ def test_stopped_half_way_it_goes_on_and_an_apply_gives_it_up(airports: Airports
     assert (record.step, record.back) == (log_pb2.Migration.FAILED, True)
     assert "given up" in record.error
     assert [info.state for info in migrations.status(db, airports.path)] == [State.APPLIED, State.APPLIED]
-    assert not any(info.returning for info in migrations.status(db, airports.path))
+    assert not any(info.rolling_back for info in migrations.status(db, airports.path))
     assert list(db.admin.check()) == []
 
     told.clear()

@@ -69,7 +69,7 @@ def test_what_is_half_rolled_back_is_said_here_and_on_a_server(
     told = everlog(*at, "status")
     assert "[X] 20260101000001_two  (being rolled back since " in told.out
     assert everlog(*at, "status", "--quiet").code == 1
-    (one,) = [one for one in everlog(*at, "status", "--json").json[0]["migrations"] if one["returning"]]
+    (one,) = [one for one in everlog(*at, "status", "--json").json[0]["migrations"] if one["rolling_back"]]
     assert at_server.pop("stopped") == "no process is working on it"
     assert one.pop("stopped") == ""  # a read-only process does not know
     assert one == at_server

@@ -69,7 +69,7 @@ def test_the_log_says_who_changed_the_master_key_and_why(path: Path) -> None:
         db.people.rotate_key(OTHER_MASTER, actor="bob")  # which does nothing
         assert db.tables.vault is not None
         assert db.tables.vault.file is not None
-        (in_use,) = db.tables.vault.file.covers().values()
+        (in_use,) = db.tables.vault.file.wrapped_keys().values()
         assert rotations(db) == [(head + 1, "ann", "once a year", in_use.id)]
 
 

@@ -269,13 +269,13 @@ def test_a_head_file_that_cannot_be_written_fails_no_commit(
 
 
 def test_one_who_is_interrupted_while_waiting_holds_nobody_up() -> None:
-    turns, waiting, caught, first = CommitQueue(), Ticket(), threading.Event(), Ticket()
-    assert turns.enter(first)
+    queue, waiting, caught, first = CommitQueue(), Ticket(), threading.Event(), Ticket()
+    assert queue.enter(first)
     main = threading.main_thread().ident
     assert main is not None
 
     def interrupt() -> None:
-        while not turns.waiting:
+        while not queue.waiting:
             pass
         while not caught.is_set():  # one that comes just before the wait begins is noticed only by the next
             signal.pthread_kill(main, signal.SIGINT)
@@ -284,12 +284,12 @@ def test_one_who_is_interrupted_while_waiting_holds_nobody_up() -> None:
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        turns.enter(waiting)
+        queue.enter(waiting)
     caught.set()
     thread.join()
-    assert not turns.waiting
-    turns.leave(first)
-    assert turns.enter(Ticket())
+    assert not queue.waiting
+    queue.leave(first)
+    assert queue.enter(Ticket())
 
 
 def test_many_threads_commit_all_they_were_told(db: Database) -> None:

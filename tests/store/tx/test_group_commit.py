@@ -53,90 +53,90 @@ def interrupted(call: Callable[[], object], at: int) -> bool:
     return False
 
 
-def goes(turns: CommitQueue, first: Ticket) -> None:
-    turns.leave(first)
+def goes(queue: CommitQueue, first: Ticket) -> None:
+    queue.leave(first)
 
 
-def takes_along(turns: CommitQueue, first: Ticket) -> None:
+def takes_along(queue: CommitQueue, first: Ticket) -> None:
     taken: list[Ticket] = []
-    turns.gather(9, taken)
-    turns.leave(first)
-    turns.answer(taken)
+    queue.gather(9, taken)
+    queue.leave(first)
+    queue.answer(taken)
 
 
 @pytest.mark.parametrize("ends", [goes, takes_along])
 def test_one_who_is_interrupted_at_any_instruction_holds_nobody_up(ends: Ending) -> None:
     for at in count():
-        turns, ticket, over, first = CommitQueue(), Ticket(), threading.Event(), Ticket()
-        assert turns.enter(first)
+        queue, ticket, over, first = CommitQueue(), Ticket(), threading.Event(), Ticket()
+        assert queue.enter(first)
 
-        def lead(turns: CommitQueue = turns, over: threading.Event = over, first: Ticket = first) -> None:
-            while not turns.waiting and not over.is_set():
+        def lead(queue: CommitQueue = queue, over: threading.Event = over, first: Ticket = first) -> None:
+            while not queue.waiting and not over.is_set():
                 pass
-            ends(turns, first)
+            ends(queue, first)
 
         leader = threading.Thread(target=lead)
         leader.start()
-        came_so_far = interrupted(lambda turns=turns, ticket=ticket: turns.enter(ticket), at)  # type: ignore[misc]
+        came_so_far = interrupted(lambda queue=queue, ticket=ticket: queue.enter(ticket), at)  # type: ignore[misc]
         over.set()
         leader.join()
         if not came_so_far:
             assert at > 20
-            turns.leave(ticket)
-            nobody_is_held_up(turns)
+            queue.leave(ticket)
+            nobody_is_held_up(queue)
             return
-        assert ticket not in turns.waiting, at
-        nobody_is_held_up(turns)
+        assert ticket not in queue.waiting, at
+        nobody_is_held_up(queue)
 
 
 def test_one_who_is_interrupted_as_the_first_leads_no_longer() -> None:
-    turns, ticket = CommitQueue(), Ticket()
+    queue, ticket = CommitQueue(), Ticket()
     for at in count():
-        if not interrupted(lambda: turns.enter(ticket), at):
+        if not interrupted(lambda: queue.enter(ticket), at):
             break
-        nobody_is_held_up(turns)
-    turns.leave(ticket)
+        nobody_is_held_up(queue)
+    queue.leave(ticket)
 
 
 def test_those_whom_an_interrupted_leader_was_taking_along_wait_on() -> None:
     for at in count():
-        turns, first = CommitQueue(), Ticket()
-        assert turns.enter(first)
+        queue, first = CommitQueue(), Ticket()
+        assert queue.enter(first)
         tickets = [Ticket() for _ in range(3)]
         threads = []
         for number, ticket in enumerate(tickets, 1):
 
-            def take_turn(turns: CommitQueue = turns, ticket: Ticket = ticket) -> None:
-                turns.enter(ticket)
-                turns.leave(ticket)
+            def take_turn(queue: CommitQueue = queue, ticket: Ticket = ticket) -> None:
+                queue.enter(ticket)
+                queue.leave(ticket)
 
             threads.append(threading.Thread(target=take_turn))
             threads[-1].start()
-            while len(turns.waiting) < number:
+            while len(queue.waiting) < number:
                 pass
         taken: list[Ticket] = []
-        came_so_far = interrupted(lambda turns=turns, taken=taken: turns.gather(9, taken), at)  # type: ignore[misc]
+        came_so_far = interrupted(lambda queue=queue, taken=taken: queue.gather(9, taken), at)  # type: ignore[misc]
         if came_so_far:
-            turns.put_back(taken)
+            queue.put_back(taken)
             taken.clear()
         assert taken == ([] if came_so_far else tickets)
-        assert [*turns.waiting] == (tickets if came_so_far else [])
-        turns.leave(first)
-        turns.answer(taken)
+        assert [*queue.waiting] == (tickets if came_so_far else [])
+        queue.leave(first)
+        queue.answer(taken)
         for thread in threads:
             thread.join()
         if not came_so_far:
             break
 
 
-def nobody_is_held_up(turns: CommitQueue) -> None:
-    assert not turns.waiting
+def nobody_is_held_up(queue: CommitQueue) -> None:
+    assert not queue.waiting
     done = threading.Event()
 
     def take_turn() -> None:
         ticket = Ticket()
-        assert turns.enter(ticket)
-        turns.leave(ticket)
+        assert queue.enter(ticket)
+        queue.leave(ticket)
         done.set()
 
     threading.Thread(target=take_turn, daemon=True).start()

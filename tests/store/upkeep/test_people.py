@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from everlog.store.crypto.key_store import Slots
+from everlog.store.crypto.key_store import KeyStore
 from everlog.store.database import Database
 from everlog.store.errors import DiskError, RowError, SealedError
 from everlog.store.tx.transaction import new_commit_id
@@ -128,7 +128,7 @@ def test_what_the_disk_refused_is_ended_by_whoever_asks_again(
     commit_id = new_commit_id()
     with filled(path) as db:
         key_id = db.log.commit(3).changes[0].key_id
-        monkeypatch.setattr(Slots, "sync", refuses)
+        monkeypatch.setattr(KeyStore, "sync", refuses)
         with pytest.raises(DiskError):
             db.people.forget(PATIENTS, 1, commit_id=commit_id)
         monkeypatch.undo()
@@ -180,13 +180,13 @@ def test_who_is_forgotten_during_a_check_is_no_problem(path: Path, monkeypatch: 
 def test_where_the_disk_refuses_the_zeros_nothing_is_sealed_with_that_key_any_more(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_: Slots) -> None:
+    def refuse(_: KeyStore) -> None:
         raise DiskError("the disk refuses", outcome="unknown")
 
     with filled(path) as db:
         key_id = db.log.commit(3).changes[0].key_id
         with monkeypatch.context() as patched:
-            patched.setattr(Slots, "sync", refuse)
+            patched.setattr(KeyStore, "sync", refuse)
             with pytest.raises(
                 DiskError, match="forgets a person of patients and deletes their rows"
             ) as caught:
@@ -210,7 +210,7 @@ def test_who_was_refused_by_the_disk_goes_with_the_next_who_is_forgotten(
     with filled(path) as db:
         key_id = db.log.commit(3).changes[0].key_id
         with monkeypatch.context() as patched:
-            patched.setattr(Slots, "put", refuse)
+            patched.setattr(KeyStore, "put", refuse)
             with pytest.raises(DiskError):
                 db.people.forget(PATIENTS, 1)
             assert key_id in (path / "KEYS").read_bytes()
@@ -229,7 +229,7 @@ def test_what_the_disk_refused_is_ended_by_itself(path: Path, monkeypatch: pytes
     with filled(path) as db:
         key_id = db.log.commit(3).changes[0].key_id
         with monkeypatch.context() as patched:
-            patched.setattr(Slots, "put", refuse)
+            patched.setattr(KeyStore, "put", refuse)
             with pytest.raises(DiskError, match=r"could not be overwritten .* is tried again once a second"):
                 db.people.forget(PATIENTS, 1)
             for _ in range(2):

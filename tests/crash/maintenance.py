@@ -13,7 +13,7 @@ from tests.crash.forks import Forks
 from tests.crash.journal import Journal
 
 
-class Care(NamedTuple):
+class Maintenance(NamedTuple):
     """The context of an operation. `name` is unique to it, and the same in every replay."""
 
     db: EmbeddedDatabase

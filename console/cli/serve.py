@@ -18,6 +18,7 @@ request (`archive`).
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
@@ -471,12 +472,8 @@ def serve(
             endpoint or nullcontext(),
             server.on_signals(Reloading(server, approvals, notifier, token, tells=tells)),
         ):  # before the URL is printed: its reader may stop the server at once
-            for name in named:
-                url = server.url(name)
-                output.echo({"url": url}) if settings.json else click.echo(f"Serving: {url}")
-            if endpoint is not None:
-                _announce(settings, endpoint)
-            sys.stdout.flush()
+            _announce(settings, [server.url(name) for name in named], endpoint)
+            _freeze()
             server.wait()
         if not settings.json:
             click.echo("Stopped", err=True)
@@ -524,8 +521,22 @@ def _endpoint(
     return Endpoint(listen, Metrics(server, backups), token=words[0].decode() if words else "", public=public)
 
 
-def _announce(settings: Settings, endpoint: Endpoint) -> None:
+def _announce(settings: Settings, urls: Iterable[str], endpoint: Endpoint | None) -> None:
+    for url in urls:
+        output.echo({"url": url}) if settings.json else click.echo(f"Serving: {url}")
+    if endpoint is not None:
+        _announce_metrics(settings, endpoint)
+    sys.stdout.flush()
+
+
+def _announce_metrics(settings: Settings, endpoint: Endpoint) -> None:
     output.echo({"metrics": endpoint.url}) if settings.json else click.echo(f"Metrics: {endpoint.url}")
+
+
+def _freeze() -> None:
+    """Keep the program's own objects out of full collections of garbage, which delay calls."""
+    gc.collect()
+    gc.freeze()
 
 
 def _signer(key: Path | None, signed: Path | None) -> Signer | None:

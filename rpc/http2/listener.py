@@ -7,7 +7,9 @@
 Invariants
   (1) connections never use the descriptors that the databases need: their number is capped below the limit
       of the process, which is raised to what the system allows;
-  (2) a full listener logs at most one line a minute, however many peers connect.
+  (2) a full listener logs at most one line a minute, however many peers connect;
+  (3) at most HANDSHAKES_MAX TLS handshakes run at once. Further ones wait, and one that takes longer than
+      GIVES_WAY_S ends when another waits: stalled handshakes cost neither memory nor the time of others.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import resource
 import socket
 import ssl
 from asyncio.sslproto import SSLProtocol
-from collections.abc import Callable, Sized
+from collections.abc import AsyncIterator, Callable, Sized
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -32,6 +35,7 @@ PAUSE_S = 0.1
 SAY_EVERY_S = 60.0
 HANDSHAKE_BUFFER_BYTES, TLS_BUFFER_BYTES = 512, 64 << 10
 RECORD_HEADER_BYTES, RECORD_BYTES_MAX = 5, 17 << 10
+HANDSHAKES_MAX, GIVES_WAY_S = 400, 1.0  # OpenSSL keeps 44 KiB for each
 FILES_MAX = 65_536  # highest limit that is requested
 RESERVED = 1024  # descriptors for databases (each opens up to 512 files), logs and own clients
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -60,6 +64,8 @@ class Listener:
         self._protocol, self._connections = protocol, connections
         self._tls, self._handshake_s = tls, handshake_s if tls else None
         self._greeting: set[asyncio.Task[None]] = set()
+        self._handshakes: dict[asyncio.Task[Any], float] = {}  # when each began, the oldest first
+        self._next = asyncio.Lock()  # of the handshake that begins next
         self.connections_max = _connections_max()
         self._said = -SAY_EVERY_S
         self._on_full = on_full
@@ -105,16 +111,37 @@ class Listener:
                 return
             async with asyncio.timeout(self._handshake_s):
                 await self._hello(peer)
-                shaken: asyncio.Future[None] = self._loop.create_future()
-                protocol = _Tls(self._loop, self._protocol(), self._tls, shaken, server_side=True)
-                transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, peer)
-                await shaken
-                protocol.grow()
+                async with self._handshake():
+                    shaken: asyncio.Future[None] = self._loop.create_future()
+                    protocol = _Tls(self._loop, self._protocol(), self._tls, shaken, server_side=True)
+                    transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, peer)
+                    await shaken
+                    protocol.grow()
         except (OSError, ssl.SSLError, TimeoutError):
             _close(peer, transport)  # a port scanner, or a client that does not trust the certificate
-        except asyncio.CancelledError:  # the server stops
+        except asyncio.CancelledError:  # the server stops, or another handshake waits
             _close(peer, transport)
             raise
+
+    @asynccontextmanager
+    async def _handshake(self) -> AsyncIterator[None]:
+        """Wait for a place among the handshakes that run, and keep it."""
+        task = asyncio.current_task()
+        assert task is not None
+        async with self._next:
+            while len(self._handshakes) >= HANDSHAKES_MAX:
+                oldest, began = next(iter(self._handshakes.items()))
+                left = began + GIVES_WAY_S - self._loop.time()
+                if left > 0:
+                    await asyncio.wait([oldest], timeout=left)
+                else:
+                    del self._handshakes[oldest]
+                    oldest.cancel()
+            self._handshakes[task] = self._loop.time()
+        try:
+            yield
+        finally:
+            self._handshakes.pop(task, None)
 
     async def _hello(self, peer: socket.socket) -> None:
         """Wait for the first TLS record, or for the end of the connection. The kernel keeps the record: peers

@@ -3,7 +3,8 @@
     campaign   half of the time       databases whose process is killed, compared with a model
     histories  a quarter              tests/model and tests/crash, with EVERLOG_TORTURE_S
     soak       an eighth              mixed load; memory, descriptors and threads stay flat
-    fuzz       an eighth              every decoder, guided by coverage, where Atheris is installed
+    attacks    a sixteenth            floods of frames on a server, beside an honest client
+    fuzz       a sixteenth            every decoder, guided by coverage, where Atheris is installed
 
 A finding is printed with its seed; `make torture SEED=…` repeats the campaign of that seed.
 """
@@ -36,11 +37,21 @@ def soak(minutes: float) -> bool:
     return _ended_well(["tests.crash.soak", "--minutes", f"{minutes}"])
 
 
+def attacks(minutes: float) -> bool:
+    return _ended_well(["tests.rpc.http2.attacks", "--seconds", "1.7", "--minutes", f"{minutes}"])
+
+
 def fuzz(minutes: float) -> bool:
     return _ended_well(["tests.crash.fuzz", "--minutes", f"{minutes}"])
 
 
-SHARES: dict[Callable[[float], bool], float] = {campaign: 0.5, histories: 0.25, soak: 0.125, fuzz: 0.125}
+SHARES: dict[Callable[[float], bool], float] = {
+    campaign: 0.5,
+    histories: 0.25,
+    soak: 0.125,
+    attacks: 0.0625,
+    fuzz: 0.0625,
+}
 
 
 def _ended_well(words: list[str], **environment: str) -> bool:

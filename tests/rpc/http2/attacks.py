@@ -5,7 +5,8 @@
     honest     calls Echo, one call after the other, and measures each
 
 Prints a table: the honest client's latency beside each attack and alone, when the attacker was first
-disconnected, how often, and the server's memory.
+disconnected, how often, and the server's memory. Ends with 1 if an attacker was not disconnected, an honest
+call failed, or the server took more memory than MEMORY_MAX_MB. With --minutes it repeats all attacks.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from tests.rpc.raw_client import RawClient
 END = http2.END_HEADERS | http2.END_STREAM
 PAUSE_S = 0.002  # between calls of the honest client
 CHUNK = 64  # frames that an attacker sends at once
+MEMORY_MAX_MB = 400
+UNBOUNDED = {"calls_of_the_health_service"}  # no attack: it is limited by identity and address
 
 Attack = Callable[[], Iterator[bytes]]
 ATTACKS: dict[str, Attack] = {}
@@ -386,7 +389,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=list(ATTACKS))
     parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--minutes", type=float, default=0)
     options = parser.parse_args()
+    end = time.monotonic() + options.minutes * 60
+    problems: list[str] = []
     server = Server()
     try:
         alone = honest(server.port, options.seconds)
@@ -401,12 +407,24 @@ def main() -> None:
             say(row.format(name, *numbers, dropped, drops, reason, server.memory_mb()))
 
         show("none", alone, None)
-        for name in options.names:
-            show(name.replace("_", " "), *beside(server, name, options.seconds))
+        while True:
+            for name in options.names:
+                took, found = beside(server, name, options.seconds)
+                show(name.replace("_", " "), took, found)
+                if found.dropped_s < 0 and name not in UNBOUNDED:
+                    problems.append(f"{name}: the attacker was not disconnected")
+            if time.monotonic() >= end:
+                break
         show("none, at the end", honest(server.port, options.seconds), None)
-        say(f"\nserver: at most {server.memory_mb('VmHWM'):.0f} MB")
+        peak = server.memory_mb("VmHWM")
+        say(f"\nserver: at most {peak:.0f} MB")
+        if peak > MEMORY_MAX_MB:
+            problems.append(f"the server took {peak:.0f} MB, more than {MEMORY_MAX_MB}")
     finally:
         server.close()
+    for problem in problems:
+        say(problem)
+    raise SystemExit(bool(problems))
 
 
 if __name__ == "__main__":

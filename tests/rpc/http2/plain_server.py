@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
 import sys
 import threading
@@ -142,6 +143,8 @@ class PlainServer:
 def main() -> None:
     """Serve until standard input ends; print the port."""
     with PlainServer() as server:
+        gc.collect()
+        gc.freeze()  # as `everlog serve`
         print(server.port, flush=True)  # noqa: T201  for the parent process
         sys.stdin.read()
 

@@ -7,12 +7,14 @@ import gc
 import socket
 import ssl
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from everlog.rpc import security
 from everlog.rpc.http2 import frames as http2
+from everlog.rpc.http2 import listener
 from tests.rpc.conftest import TLS
 from tests.rpc.http2.plain_server import ECHO, PlainServer
 from tests.rpc.raw_client import RawClient
@@ -95,6 +97,33 @@ def test_stalled_handshakes_cost_little_and_delay_nobody(server: PlainServer, se
     finally:
         for one in stalled:
             one.close()
+
+
+@pytest.mark.parametrize("places", [1, 20])
+def test_stalled_handshakes_give_way(
+    server: PlainServer, monkeypatch: pytest.MonkeyPatch, places: int
+) -> None:
+    monkeypatch.setattr(listener, "HANDSHAKES_MAX", places)
+    monkeypatch.setattr(listener, "GIVES_WAY_S", 0.05)
+    with contextlib.ExitStack() as stack:
+        stalled = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=20))
+            for _ in range(3 * places)
+        ]
+        for one in stalled:
+            one.sendall(client_hello())
+        for one in stalled[: 2 * places]:  # dropped, after the server's hello
+            while one.recv(1 << 16):
+                pass
+        echoes(server)
+
+
+def test_many_handshakes_at_once_all_end(server: PlainServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "HANDSHAKES_MAX", 3)
+    monkeypatch.setattr(listener, "GIVES_WAY_S", 60)
+    with ThreadPoolExecutor(20) as pool:
+        for one in [pool.submit(echoes, server) for _ in range(20)]:
+            one.result()
 
 
 def test_a_server_that_stops_closes_stalled_connections() -> None:

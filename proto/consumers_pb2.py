@@ -26,7 +26,7 @@ from everlog.proto import access_pb2 as everlog_dot_proto_dot_access__pb2
 from everlog.proto import log_pb2 as everlog_dot_proto_dot_log__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x65verlog/proto/consumers.proto\x12\neverlog.v1\x1a\x1a\x65verlog/proto/access.proto\x1a\x17\x65verlog/proto/log.proto\"R\n\x0cRegistration\x12$\n\x08position\x18\x01 \x01(\x0b\x32\x12.everlog.v1.Cursor\x12\x1c\n\x03\x63\x61p\x18\x02 \x01(\x0b\x32\x0f.everlog.v1.Cap\"6\n\x03\x43\x61p\x12\x0f\n\x07records\x18\x01 \x01(\x04\x12\x0f\n\x07seconds\x18\x02 \x01(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"\xa0\x01\n\x0fRegisterRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12!\n\x05\x61\x66ter\x18\x03 \x01(\x0b\x32\x12.everlog.v1.Cursor\x12\x1c\n\x03\x63\x61p\x18\x04 \x01(\x0b\x32\x0f.everlog.v1.Cap\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\r\n\x05leave\x18\x07 \x01(\x08\":\n\x10RegisterResponse\x12&\n\x08\x63onsumer\x18\x01 \x01(\x0b\x32\x14.everlog.v1.Consumer\"e\n\x0f\x42ookmarkRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04turn\x18\x03 \x01(\x04\x12$\n\x08position\x18\x04 \x01(\x0b\x32\x12.everlog.v1.Cursor\"\x12\n\x10\x42ookmarkResponse\"(\n\x14ListConsumersRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"@\n\x15ListConsumersResponse\x12\'\n\tconsumers\x18\x01 \x03(\x0b\x32\x14.everlog.v1.Consumer\"V\n\x15RemoveConsumerRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x18\n\x16RemoveConsumerResponse\"\xef\x01\n\x08\x43onsumer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x08position\x18\x02 \x01(\x0b\x32\x12.everlog.v1.Cursor\x12\x1c\n\x03\x63\x61p\x18\x03 \x01(\x0b\x32\x0f.everlog.v1.Cap\x12\x15\n\rregistered_ns\x18\x04 \x01(\x06\x12\x10\n\x08moved_ns\x18\x05 \x01(\x06\x12\x0c\n\x04turn\x18\x06 \x01(\x04\x12\x13\n\x0blag_records\x18\x07 \x01(\x04\x12\r\n\x05lag_s\x18\x08 \x01(\x01\x12\x14\n\x0cheld_records\x18\t \x01(\x04\x12\x12\n\nheld_bytes\x18\n \x01(\x04\x12\x0c\n\x04over\x18\x0b \x01(\t2\xde\x02\n\tConsumers\x12N\n\x08Register\x12\x1b.everlog.v1.RegisterRequest\x1a\x1c.everlog.v1.RegisterResponse\"\x07\xa2\xcf\x18\x03\n\x01\x12\x12N\n\x08\x42ookmark\x12\x1b.everlog.v1.BookmarkRequest\x1a\x1c.everlog.v1.BookmarkResponse\"\x07\xa2\xcf\x18\x03\n\x01\x12\x12U\n\x04List\x12 .everlog.v1.ListConsumersRequest\x1a!.everlog.v1.ListConsumersResponse\"\x08\xa2\xcf\x18\x04\n\x02\x12\x14\x12Z\n\x06Remove\x12!.everlog.v1.RemoveConsumerRequest\x1a\".everlog.v1.RemoveConsumerResponse\"\t\xa2\xcf\x18\x05\n\x01\x18\x30\x01\x42$\n\neverlog.v1P\x01Z\x14\x65verlog/v1;everlogv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x65verlog/proto/consumers.proto\x12\neverlog.v1\x1a\x1a\x65verlog/proto/access.proto\x1a\x17\x65verlog/proto/log.proto\"a\n\x0cRegistration\x12$\n\x08position\x18\x01 \x01(\x0b\x32\x12.everlog.v1.Cursor\x12\x1c\n\x03\x63\x61p\x18\x02 \x01(\x0b\x32\x0f.everlog.v1.Cap\x12\r\n\x05owner\x18\x03 \x01(\t\"6\n\x03\x43\x61p\x12\x0f\n\x07records\x18\x01 \x01(\x04\x12\x0f\n\x07seconds\x18\x02 \x01(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\"\xaf\x01\n\x0fRegisterRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12!\n\x05\x61\x66ter\x18\x03 \x01(\x0b\x32\x12.everlog.v1.Cursor\x12\x1c\n\x03\x63\x61p\x18\x04 \x01(\x0b\x32\x0f.everlog.v1.Cap\x12\r\n\x05\x61\x63tor\x18\x05 \x01(\t\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\r\n\x05leave\x18\x07 \x01(\x08\x12\r\n\x05owner\x18\x08 \x01(\t\":\n\x10RegisterResponse\x12&\n\x08\x63onsumer\x18\x01 \x01(\x0b\x32\x14.everlog.v1.Consumer\"e\n\x0f\x42ookmarkRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04turn\x18\x03 \x01(\x04\x12$\n\x08position\x18\x04 \x01(\x0b\x32\x12.everlog.v1.Cursor\"\x12\n\x10\x42ookmarkResponse\"(\n\x14ListConsumersRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"@\n\x15ListConsumersResponse\x12\'\n\tconsumers\x18\x01 \x03(\x0b\x32\x14.everlog.v1.Consumer\"V\n\x15RemoveConsumerRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x18\n\x16RemoveConsumerResponse\"\xfe\x01\n\x08\x43onsumer\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x08position\x18\x02 \x01(\x0b\x32\x12.everlog.v1.Cursor\x12\x1c\n\x03\x63\x61p\x18\x03 \x01(\x0b\x32\x0f.everlog.v1.Cap\x12\x15\n\rregistered_ns\x18\x04 \x01(\x06\x12\x10\n\x08moved_ns\x18\x05 \x01(\x06\x12\x0c\n\x04turn\x18\x06 \x01(\x04\x12\x13\n\x0blag_records\x18\x07 \x01(\x04\x12\r\n\x05lag_s\x18\x08 \x01(\x01\x12\x14\n\x0cheld_records\x18\t \x01(\x04\x12\x12\n\nheld_bytes\x18\n \x01(\x04\x12\x0c\n\x04over\x18\x0b \x01(\t\x12\r\n\x05owner\x18\x0c \x01(\t2\xde\x02\n\tConsumers\x12N\n\x08Register\x12\x1b.everlog.v1.RegisterRequest\x1a\x1c.everlog.v1.RegisterResponse\"\x07\xa2\xcf\x18\x03\n\x01\x12\x12N\n\x08\x42ookmark\x12\x1b.everlog.v1.BookmarkRequest\x1a\x1c.everlog.v1.BookmarkResponse\"\x07\xa2\xcf\x18\x03\n\x01\x12\x12U\n\x04List\x12 .everlog.v1.ListConsumersRequest\x1a!.everlog.v1.ListConsumersResponse\"\x08\xa2\xcf\x18\x04\n\x02\x12\x14\x12Z\n\x06Remove\x12!.everlog.v1.RemoveConsumerRequest\x1a\".everlog.v1.RemoveConsumerResponse\"\t\xa2\xcf\x18\x05\n\x01\x18\x30\x01\x42$\n\neverlog.v1P\x01Z\x14\x65verlog/v1;everlogv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,27 +43,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONSUMERS'].methods_by_name['Remove']._loaded_options = None
   _globals['_CONSUMERS'].methods_by_name['Remove']._serialized_options = b'\242\317\030\005\n\001\0300\001'
   _globals['_REGISTRATION']._serialized_start=98
-  _globals['_REGISTRATION']._serialized_end=180
-  _globals['_CAP']._serialized_start=182
-  _globals['_CAP']._serialized_end=236
-  _globals['_REGISTERREQUEST']._serialized_start=239
-  _globals['_REGISTERREQUEST']._serialized_end=399
-  _globals['_REGISTERRESPONSE']._serialized_start=401
-  _globals['_REGISTERRESPONSE']._serialized_end=459
-  _globals['_BOOKMARKREQUEST']._serialized_start=461
-  _globals['_BOOKMARKREQUEST']._serialized_end=562
-  _globals['_BOOKMARKRESPONSE']._serialized_start=564
-  _globals['_BOOKMARKRESPONSE']._serialized_end=582
-  _globals['_LISTCONSUMERSREQUEST']._serialized_start=584
-  _globals['_LISTCONSUMERSREQUEST']._serialized_end=624
-  _globals['_LISTCONSUMERSRESPONSE']._serialized_start=626
-  _globals['_LISTCONSUMERSRESPONSE']._serialized_end=690
-  _globals['_REMOVECONSUMERREQUEST']._serialized_start=692
-  _globals['_REMOVECONSUMERREQUEST']._serialized_end=778
-  _globals['_REMOVECONSUMERRESPONSE']._serialized_start=780
-  _globals['_REMOVECONSUMERRESPONSE']._serialized_end=804
-  _globals['_CONSUMER']._serialized_start=807
-  _globals['_CONSUMER']._serialized_end=1046
-  _globals['_CONSUMERS']._serialized_start=1049
-  _globals['_CONSUMERS']._serialized_end=1399
+  _globals['_REGISTRATION']._serialized_end=195
+  _globals['_CAP']._serialized_start=197
+  _globals['_CAP']._serialized_end=251
+  _globals['_REGISTERREQUEST']._serialized_start=254
+  _globals['_REGISTERREQUEST']._serialized_end=429
+  _globals['_REGISTERRESPONSE']._serialized_start=431
+  _globals['_REGISTERRESPONSE']._serialized_end=489
+  _globals['_BOOKMARKREQUEST']._serialized_start=491
+  _globals['_BOOKMARKREQUEST']._serialized_end=592
+  _globals['_BOOKMARKRESPONSE']._serialized_start=594
+  _globals['_BOOKMARKRESPONSE']._serialized_end=612
+  _globals['_LISTCONSUMERSREQUEST']._serialized_start=614
+  _globals['_LISTCONSUMERSREQUEST']._serialized_end=654
+  _globals['_LISTCONSUMERSRESPONSE']._serialized_start=656
+  _globals['_LISTCONSUMERSRESPONSE']._serialized_end=720
+  _globals['_REMOVECONSUMERREQUEST']._serialized_start=722
+  _globals['_REMOVECONSUMERREQUEST']._serialized_end=808
+  _globals['_REMOVECONSUMERRESPONSE']._serialized_start=810
+  _globals['_REMOVECONSUMERRESPONSE']._serialized_end=834
+  _globals['_CONSUMER']._serialized_start=837
+  _globals['_CONSUMER']._serialized_end=1091
+  _globals['_CONSUMERS']._serialized_start=1094
+  _globals['_CONSUMERS']._serialized_end=1444
 # @@protoc_insertion_point(module_scope)

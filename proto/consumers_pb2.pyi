@@ -5,9 +5,10 @@ Consumers: durable names of followers of a log. The server keeps the position of
 for it, up to a cap. docs/format.md, "Consumers".
 
 A consumer registers, follows the feed, and bookmarks its durable position from time to time. The last
-registration owns a name; bookmarks of earlier owners are refused. Errors: INVALID_ARGUMENT, the name is
-unknown; FAILED_PRECONDITION, the position is of another history, or the name was taken over; OUT_OF_RANGE,
-the position is ahead of the log.
+registration holds a name; bookmarks of earlier holders are refused. A name belongs to an identity, and
+only that registers under it again. Errors: INVALID_ARGUMENT, the name is unknown; FAILED_PRECONDITION, the
+position is of another history, or the name was taken over; OUT_OF_RANGE, the position is ahead of the log;
+PERMISSION_DENIED, the name belongs to another identity.
 """
 
 from collections import abc as _abc
@@ -34,6 +35,9 @@ class Registration(_message.Message):
 
     POSITION_FIELD_NUMBER: _builtins.int
     CAP_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    owner: _builtins.str
+    """Name of the identity that the consumer belongs to; empty: to none."""
     @_builtins.property
     def position(self) -> _log_pb2.Cursor:
         """Position of the consumer when it registered."""
@@ -45,10 +49,11 @@ class Registration(_message.Message):
         *,
         position: _log_pb2.Cursor | None = ...,
         cap: Global___Cap | None = ...,
+        owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cap", b"cap", "position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cap", b"cap", "position", b"position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cap", b"cap", "owner", b"owner", "position", b"position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -92,12 +97,17 @@ class RegisterRequest(_message.Message):
     ACTOR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     LEAVE_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     name: _builtins.str
     actor: _builtins.str
     reason: _builtins.str
     leave: _builtins.bool
-    """Keep the current owner of the name: only ensure that the consumer exists, with this cap."""
+    """Keep the current holder of the name: only ensure that the consumer exists, with this cap."""
+    owner: _builtins.str
+    """Identity that the name belongs to from now on. Empty: unchanged; a name that belongs to nobody belongs to the
+    caller, unless `leave` is set.
+    """
     @_builtins.property
     def after(self) -> _log_pb2.Cursor:
         """Its position. Unset: the known one; a new consumer starts before the first record."""
@@ -116,10 +126,11 @@ class RegisterRequest(_message.Message):
         actor: _builtins.str = ...,
         reason: _builtins.str = ...,
         leave: _builtins.bool = ...,
+        owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "cap", b"cap"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "after", b"after", "cap", b"cap", "database", b"database", "leave", b"leave", "name", b"name", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "after", b"after", "cap", b"cap", "database", b"database", "leave", b"leave", "name", b"name", "owner", b"owner", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -291,12 +302,13 @@ class Consumer(_message.Message):
     HELD_RECORDS_FIELD_NUMBER: _builtins.int
     HELD_BYTES_FIELD_NUMBER: _builtins.int
     OVER_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     registered_ns: _builtins.int
     """Time of its registration and of its last bookmark, nanoseconds since the Unix epoch; 0: never."""
     moved_ns: _builtins.int
     turn: _builtins.int
-    """Increases with each registration under the name."""
+    """Increases with each registration under the name. 0 if the consumer belongs to another identity."""
     lag_records: _builtins.int
     """Number of records it lacks, and the age of the oldest of them, at most the time since registration."""
     lag_s: _builtins.float
@@ -305,6 +317,7 @@ class Consumer(_message.Message):
     held_bytes: _builtins.int
     over: _builtins.str
     """The limit of the cap it exceeds, in words; empty: none."""
+    owner: _builtins.str
     @_builtins.property
     def position(self) -> _log_pb2.Cursor:
         """The last record it has bookmarked."""
@@ -325,10 +338,11 @@ class Consumer(_message.Message):
         held_records: _builtins.int = ...,
         held_bytes: _builtins.int = ...,
         over: _builtins.str = ...,
+        owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cap", b"cap", "position", b"position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cap", b"cap", "held_bytes", b"held_bytes", "held_records", b"held_records", "lag_records", b"lag_records", "lag_s", b"lag_s", "moved_ns", b"moved_ns", "name", b"name", "over", b"over", "position", b"position", "registered_ns", b"registered_ns", "turn", b"turn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cap", b"cap", "held_bytes", b"held_bytes", "held_records", b"held_records", "lag_records", b"lag_records", "lag_s", b"lag_s", "moved_ns", b"moved_ns", "name", b"name", "over", b"over", "owner", b"owner", "position", b"position", "registered_ns", b"registered_ns", "turn", b"turn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,9 +5,10 @@ Consumers: durable names of followers of a log. The server keeps the position of
 for it, up to a cap. docs/format.md, "Consumers".
 
 A consumer registers, follows the feed, and bookmarks its durable position from time to time. The last
-registration owns a name; bookmarks of earlier owners are refused. Errors: INVALID_ARGUMENT, the name is
-unknown; FAILED_PRECONDITION, the position is of another history, or the name was taken over; OUT_OF_RANGE,
-the position is ahead of the log.
+registration holds a name; bookmarks of earlier holders are refused. A name belongs to an identity, and
+only that registers under it again. Errors: INVALID_ARGUMENT, the name is unknown; FAILED_PRECONDITION, the
+position is of another history, or the name was taken over; OUT_OF_RANGE, the position is ahead of the log;
+PERMISSION_DENIED, the name belongs to another identity.
 """
 
 from collections import abc as _abc
@@ -39,16 +40,20 @@ class ConsumersStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ConsumersAsyncStub: ...
     Register: _grpc.UnaryUnaryMultiCallable[_consumers_pb2.RegisterRequest, _consumers_pb2.RegisterResponse]
+    """A name of another identity needs the right REMOVE as well, and a reason: what is held for it could be lost."""
     Bookmark: _grpc.UnaryUnaryMultiCallable[_consumers_pb2.BookmarkRequest, _consumers_pb2.BookmarkResponse]
     List: _grpc.UnaryUnaryMultiCallable[_consumers_pb2.ListConsumersRequest, _consumers_pb2.ListConsumersResponse]
+    """Callers whose rights are limited to some tables see their own consumers."""
     Remove: _grpc.UnaryUnaryMultiCallable[_consumers_pb2.RemoveConsumerRequest, _consumers_pb2.RemoveConsumerResponse]
 
 @_typing.type_check_only
 class ConsumersAsyncStub(ConsumersStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Register: _aio.UnaryUnaryMultiCallable[_consumers_pb2.RegisterRequest, _consumers_pb2.RegisterResponse]  # type: ignore[assignment]
+    """A name of another identity needs the right REMOVE as well, and a reason: what is held for it could be lost."""
     Bookmark: _aio.UnaryUnaryMultiCallable[_consumers_pb2.BookmarkRequest, _consumers_pb2.BookmarkResponse]  # type: ignore[assignment]
     List: _aio.UnaryUnaryMultiCallable[_consumers_pb2.ListConsumersRequest, _consumers_pb2.ListConsumersResponse]  # type: ignore[assignment]
+    """Callers whose rights are limited to some tables see their own consumers."""
     Remove: _aio.UnaryUnaryMultiCallable[_consumers_pb2.RemoveConsumerRequest, _consumers_pb2.RemoveConsumerResponse]  # type: ignore[assignment]
 
 class ConsumersServicer(metaclass=_abc_1.ABCMeta):
@@ -57,7 +62,8 @@ class ConsumersServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _consumers_pb2.RegisterRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_consumers_pb2.RegisterResponse, _abc.Awaitable[_consumers_pb2.RegisterResponse]]: ...
+    ) -> _typing.Union[_consumers_pb2.RegisterResponse, _abc.Awaitable[_consumers_pb2.RegisterResponse]]:
+        """A name of another identity needs the right REMOVE as well, and a reason: what is held for it could be lost."""
 
     @_abc_1.abstractmethod
     def Bookmark(
@@ -71,7 +77,8 @@ class ConsumersServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _consumers_pb2.ListConsumersRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_consumers_pb2.ListConsumersResponse, _abc.Awaitable[_consumers_pb2.ListConsumersResponse]]: ...
+    ) -> _typing.Union[_consumers_pb2.ListConsumersResponse, _abc.Awaitable[_consumers_pb2.ListConsumersResponse]]:
+        """Callers whose rights are limited to some tables see their own consumers."""
 
     @_abc_1.abstractmethod
     def Remove(

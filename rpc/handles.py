@@ -305,6 +305,7 @@ class Consumers(Protocol):
         after: int | log_pb2.Cursor | None = None,
         cap: Cap | None = None,
         take: bool = True,
+        owner: str = "",
         actor: str = "",
         reason: str = "",
     ) -> Consumer:
@@ -312,8 +313,10 @@ class Consumers(Protocol):
 
         `after`: the position of a new consumer, a seq or a cursor; None: before the first record. `cap`: the
         maximum that is held for it; None: the current one, or the default. `take`: become the holder of the
-        name, which ends the epoch of the previous holder. Raises RowError for an invalid name or cap,
-        CursorError for a position that is not in this log.
+        name, which ends the epoch of the previous holder. `owner`: the identity that the name belongs to from
+        now on; at a server, a name of nobody becomes that of the caller that takes it. Raises RowError for an
+        invalid name or cap, CursorError for a position that is not in this log, AccessError for a name of
+        another identity.
         """
 
     def bookmark(self, consumer: Consumer, position: log_pb2.Cursor) -> None:

@@ -37,6 +37,7 @@ def message_of(one: Consumer) -> consumers_pb2.Consumer:
         held_records=one.held_records,
         held_bytes=one.held_bytes,
         over=one.over,
+        owner=one.owner,
     )
 
 
@@ -53,6 +54,7 @@ def consumer_of(message: consumers_pb2.Consumer) -> Consumer:
         held_records=message.held_records,
         held_bytes=message.held_bytes,
         over=message.over,
+        owner=message.owner,
     )
 
 

@@ -260,6 +260,12 @@ def consumers(ctx: click.Context, settings: Settings) -> None:
 @click.option(
     "--cap-bytes", type=click.IntRange(0), metavar="N", help="Hold about this many bytes.  [default: 10 GiB]"
 )
+@click.option(
+    "--owner",
+    default="",
+    metavar="NAME",
+    help="The identity whose consumer it is: no other may use the name.  [default: the first that follows]",
+)
 @writes
 @common
 @pass_settings
@@ -267,25 +273,28 @@ def register(
     settings: Settings,
     *,
     name: str,
+    owner: str,
     cap_days: float | None,
     cap_records: int | None,
     cap_bytes: int | None,
     actor: str,
     reason: str,
 ) -> None:
-    """Register a consumer in advance, or change its cap; 0 is no limit.
+    """Register a consumer in advance, or change its cap or owner; 0 is no limit.
 
-    A new consumer starts before the first record. A running one is not interrupted.
+    A new consumer starts before the first record. A running one is not interrupted. At a server, changes to a
+    consumer of another identity need the right `remove` and a reason.
 
     \b
     Examples:
       everlog -u file:flights.db consumers register mirror
       everlog -u everlog://db.example.com/flights consumers register mirror --cap-days 30 --cap-bytes 0
+      everlog consumers register mirror --owner ann --reason "ann runs it now"
     """
     with open_database(settings) as db:
         known = next((one.cap for one in db.consumers if one.name == name), None)
         cap = _cap(known, cap_days, cap_records, cap_bytes)
-        found = db.consumers.register(name, cap=cap, take=False, actor=actor, reason=reason)
+        found = db.consumers.register(name, cap=cap, take=False, owner=owner, actor=actor, reason=reason)
     output.echo(_told(found)) if settings.json else click.echo(f"Registered: {_line(found)}")
 
 
@@ -325,7 +334,8 @@ def _line(one: Consumer) -> str:
     held = f"{one.held_records:,} records are held, {output.size(one.held_bytes)}"
     if one.over:
         held = f"beyond its cap, {one.over}: nothing is held"
-    return f"{one.name}: at {one.position.seq:,}, {lag}; {held}; cap {_shown(one.cap)}"
+    owner = f"; of {one.owner}" if one.owner else ""
+    return f"{one.name}: at {one.position.seq:,}, {lag}; {held}; cap {_shown(one.cap)}{owner}"
 
 
 def _shown(cap: Cap) -> str:
@@ -354,4 +364,5 @@ def _told(one: Consumer) -> dict[str, Any]:
         "over": one.over,
         "registered_ns": one.registered_ns,
         "moved_ns": one.moved_ns,
+        "owner": one.owner,
     }

@@ -181,13 +181,14 @@ class RemoteConsumers:
         after: int | log_pb2.Cursor | None = None,
         cap: Cap | None = None,
         take: bool = True,
+        owner: str = "",
         actor: str = "",
         reason: str = "",
     ) -> Consumer:
         """Register a durable name on the server. Writes."""
-        check_registration(name, after, cap, actor, reason)
+        check_registration(name, after, cap, owner, Metadata(actor, reason))
         request = pb.RegisterRequest(
-            database=self._database, name=name, leave=not take, actor=actor, reason=reason
+            database=self._database, name=name, leave=not take, owner=owner, actor=actor, reason=reason
         )
         if after is not None:
             request.after.CopyFrom(cursor_of(after))

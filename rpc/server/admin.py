@@ -39,10 +39,10 @@ from everlog.rpc.server.host import Hosting, ResponseStream
 from everlog.rpc.server.rights import Scope
 from everlog.rpc.wire import message_of
 from everlog.store.database import Database
-from everlog.store.errors import OpenError
+from everlog.store.errors import AccessError, OpenError, RowError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.tables.hashing import TableHash
-from everlog.store.upkeep.consumers import cap_of
+from everlog.store.upkeep.consumers import Consumer, cap_of
 from everlog.store.urls import without_secrets
 
 TELL_EVERY_S = 0.1
@@ -300,30 +300,39 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
     async def Register(
         self, request: consumers_pb2.RegisterRequest, context: Any
     ) -> consumers_pb2.RegisterResponse:
-        db = self._hosting.database(request.database)
+        db, scope = self._hosting.database(request.database), context.scope
         found = await self._hosting.write(
             db.consumers.register,
             request.name,
             after=request.after if request.HasField("after") else None,
             cap=cap_of(request.cap) if request.HasField("cap") else None,
             take=not request.leave,
+            owner=request.owner or ("" if request.leave or db.read_only else str(context.who)),
             actor=self._hosting.auth.actor(context, request.actor),
             reason=request.reason,
+            permit=lambda owner: _permit(scope, owner, request.name, request.reason),
         )
-        return consumers_pb2.RegisterResponse(consumer=message_of(found))
+        return consumers_pb2.RegisterResponse(consumer=_shown(found, scope, holds=not request.leave))
 
     async def Bookmark(
-        self, request: consumers_pb2.BookmarkRequest, context: object
+        self, request: consumers_pb2.BookmarkRequest, context: Any
     ) -> consumers_pb2.BookmarkResponse:
-        db = self._hosting.database(request.database)
-        await self._hosting.write(db.consumers.move, request.name, request.turn, request.position)
+        db, scope = self._hosting.database(request.database), context.scope
+
+        def run() -> None:
+            if not _owns(scope, db.consumers.owner_of(request.name)) and not _may_take(scope):
+                raise _not_owned(scope, request.name)
+            db.consumers.move(request.name, request.turn, request.position)
+
+        await self._hosting.write(run)
         return consumers_pb2.BookmarkResponse()
 
     async def List(
-        self, request: consumers_pb2.ListConsumersRequest, context: object
+        self, request: consumers_pb2.ListConsumersRequest, context: Any
     ) -> consumers_pb2.ListConsumersResponse:
         db = self._hosting.database(request.database)
-        return consumers_pb2.ListConsumersResponse(consumers=await self._hosting.read(_all, db))
+        consumers = await self._hosting.read(_listed, db, context.scope)
+        return consumers_pb2.ListConsumersResponse(consumers=consumers)
 
     async def Remove(
         self, request: consumers_pb2.RemoveConsumerRequest, context: Any
@@ -334,8 +343,51 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
         return consumers_pb2.RemoveConsumerResponse()
 
 
-def _all(db: Database) -> list[consumers_pb2.Consumer]:
-    return [message_of(one) for one in db.consumers]
+def _listed(db: Database, scope: Scope) -> list[consumers_pb2.Consumer]:
+    """Return the consumers that a caller may see: all, or its own if its rights are limited."""
+    whole = any(scope.holder.decide(right).whole for right in (access_pb2.STATUS, access_pb2.CONSUMERS))
+    return [_shown(one, scope) for one in db.consumers if whole or (one.owner and _owns(scope, one.owner))]
+
+
+def _shown(one: Consumer, scope: Scope, *, holds: bool = False) -> consumers_pb2.Consumer:
+    """Return a consumer as a message: the epoch, with which its bookmark is moved, only to its holder and its
+    owner."""
+    answer = message_of(one)
+    if not holds and not _owns(scope, one.owner):
+        answer.ClearField("turn")
+    return answer
+
+
+def _owns(scope: Scope, owner: str) -> bool:
+    return not owner or owner == scope.identity.name
+
+
+def _may_take(scope: Scope) -> bool:
+    return scope.holder.decide(access_pb2.REMOVE).allowed
+
+
+def _permit(scope: Scope, owner: str, name: str, reason: str) -> None:
+    """Raise an error for a caller that may not register under a name of `owner`."""
+    if _owns(scope, owner):
+        return
+    if not _may_take(scope):
+        raise _not_owned(scope, name)
+    if not scope.identity.anonymous and not reason.strip():
+        raise RowError(
+            f"consumer {name!r} belongs to {owner}: to take it over, or to change it, needs a reason; found"
+            " none (--reason, `reason=`)",
+            name=name,
+        )
+
+
+def _not_owned(scope: Scope, name: str) -> AccessError:
+    return AccessError(
+        f"consumer {name!r} belongs to another identity; use another name, or have it given to this one:"
+        f" everlog consumers register {name} --owner {scope.identity.name or 'NAME'} --reason …",
+        actor=str(scope.identity.name),
+        right="remove",
+        name=name,
+    )
 
 
 class ProofsService(proofs_pb2_grpc.ProofsServicer):

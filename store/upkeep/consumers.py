@@ -20,7 +20,9 @@ Invariants
   (3) a bookmark is never ahead of what its consumer has confirmed; it may be behind;
   (4) the last to register under a name has it, by its epoch; the previous holder is refused;
   (5) within an epoch a bookmark never goes back;
-  (6) an invalid file is reported as an error, and everything it holds stays; rows do not need it.
+  (6) a name belongs to the identity that first took it, or to the one that was named as its owner; a server
+      lets nobody else have it, or change its cap, without the right to remove it;
+  (7) an invalid file is reported as an error, and everything it holds stays; rows do not need it.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +45,7 @@ from everlog.store.rocks import files
 from everlog.store.schema import arguments, codec
 from everlog.store.tables.projection import REGISTERED, REMOVED
 from everlog.store.tx.transaction import Metadata
+from everlog.store.upkeep.roles import check_name
 
 EVERY_S = 1.0
 REMEDY = (
@@ -181,7 +184,7 @@ class Consumer(msgspec.Struct, frozen=True):
 
     `moved_ns`: when its bookmark last moved; 0: never. `lag_s`: how long the oldest record that it lacks
     has waited, at most since it registered. `over`: which limit of its cap it exceeds; nothing is held
-    then.
+    then. `owner`: the identity that it belongs to; empty: to nobody.
     """
 
     name: str
@@ -195,6 +198,7 @@ class Consumer(msgspec.Struct, frozen=True):
     held_records: int
     held_bytes: int
     over: str
+    owner: str = ""
 
 
 class Consumers:
@@ -212,46 +216,48 @@ class Consumers:
         after: int | log_pb2.Cursor | None = None,
         cap: Cap | None = None,
         take: bool = True,
+        owner: str = "",
         actor: str = "",
         reason: str = "",
+        permit: Callable[[str], None] | None = None,
     ) -> Consumer:
         """Register a consumer under a durable name, and return it. Writes.
 
         `take`: become the holder of the name, which the previous holder loses; False: only make sure that
         the name exists, with this cap. `after`: the seq or cursor of the consumer; None: its known
-        position, or before the first record if it is new. `cap`: None keeps the current one.
+        position, or before the first record if it is new. `cap`: None keeps the current one. `owner`: the
+        identity that it belongs to from now on; empty: unchanged. `permit` is called with the owner of a
+        known consumer before anything changes, and may raise.
 
-        Commits a Notice if the consumer is new or its cap changes. Raises RowError for an invalid name,
-        CursorError for a position that is not in this log, ReadOnlyError.
+        Commits a Notice if the consumer is new, or if its cap or owner changes. Raises RowError for an
+        invalid name, CursorError for a position that is not in this log, ReadOnlyError.
         """
-        check_registration(name, after, cap, actor, reason)
+        check_registration(name, after, cap, owner, Metadata(actor, reason))
         with self._changing:
-            return self._register(name, after, cap, take=take, actor=actor, reason=reason)
+            known = self.registered().get(name)
+            was = known[1] if known else consumers_pb2.Registration(cap=message_of_cap(Cap()))
+            new = consumers_pb2.Registration(
+                position=self._position(name, known, after),
+                cap=was.cap if cap is None else message_of_cap(cap),
+                owner=owner or was.owner,
+            )
+            changed = known is None or (new.cap, new.owner) != (was.cap, was.owner)
+            if permit is not None and known is not None and (take or changed):
+                permit(was.owner)
+            if changed:
+                self._check_writable(name)
+                self._notice(REGISTERED, name, new.SerializeToString(), actor, reason)
+            if take or name not in self.bookmarks.all():
+                self.bookmarks.take(name, new.position.seq, new.position.checksum)
+            return self[name]
 
-    def _register(
-        self,
-        name: str,
-        after: int | log_pb2.Cursor | None,
-        cap: Cap | None,
-        *,
-        take: bool,
-        actor: str,
-        reason: str,
-    ) -> Consumer:
-        known = self.registered().get(name)
-        position = self._position(name, known, after)
-        if known is None or (cap is not None and cap != cap_of(known[1].cap)):
-            if self._core.read_only:
-                raise ReadOnlyError(
-                    f"consumer {name!r} is new or has another cap, but {self._core.url} is open for reading:"
-                    " register it where the database is open for writing, or at its server"
-                    " (`everlog consumers register`)"
-                )
-            detail = consumers_pb2.Registration(position=position, cap=message_of_cap(cap or Cap()))
-            self._notice(REGISTERED, name, detail.SerializeToString(), actor, reason)
-        if take or name not in self.bookmarks.all():
-            self.bookmarks.take(name, position.seq, position.checksum)
-        return self[name]
+    def _check_writable(self, name: str) -> None:
+        if self._core.read_only:
+            raise ReadOnlyError(
+                f"consumer {name!r} is new or has another cap, but {self._core.url} is open for reading:"
+                " register it where the database is open for writing, or at its server"
+                " (`everlog consumers register`)"
+            )
 
     def bookmark(self, consumer: Consumer, position: log_pb2.Cursor) -> None:
         """Record that the consumer durably has everything up to a position. Call it as often as needed: it
@@ -293,6 +299,15 @@ class Consumers:
             raise RowError(f"there is no consumer {name!r}; the consumers are: {names}", name=name)
         return registered[name]
 
+    def owner_of(self, name: str) -> str:
+        """Return the identity that a consumer belongs to; empty: to nobody, or it does not exist.
+        Read-only."""
+        value = self._core.tables.get(keys.NOTE_CONSUMER + name.encode())
+        if value is None:
+            return ""
+        owner: str = consumers_pb2.Registration.FromString(value[keys.CONSUMER.size :]).owner
+        return owner
+
     def registered(self) -> dict[str, tuple[int, consumers_pb2.Registration]]:
         """Return the time of each registration, and the registration, by name. Read-only."""
         found, start = dict[str, tuple[int, consumers_pb2.Registration]](), keys.NOTE_CONSUMER
@@ -331,6 +346,7 @@ class Consumers:
             held_records=0 if over else held,
             held_bytes=0 if over else size,
             over=over,
+            owner=registration.owner,
         )
 
     def _waited_s(self, seq: int, since_ns: int) -> float:
@@ -392,16 +408,18 @@ class Consumers:
 
 
 def check_registration(
-    name: str, after: int | log_pb2.Cursor | None, cap: Cap | None, actor: str, reason: str
+    name: str, after: int | log_pb2.Cursor | None, cap: Cap | None, owner: str, metadata: Metadata
 ) -> None:
-    """Raise RowError for an invalid name, cap, actor or reason, CursorError for an invalid position."""
-    Metadata(actor, reason).check()
+    """Raise RowError for an invalid name, cap, owner or metadata, CursorError for an invalid position."""
+    metadata.check()
     if after is not None:
         cursor_of(after)
     if cap is not None and not isinstance(cap, Cap):
         raise RowError(f"expected `cap` as a Cap, found {type(cap).__name__} {cap!r}")
     for field in ("records", "seconds", "bytes") if cap is not None else ():
         arguments.counted(getattr(cap, field), f"the {field} of a cap")
+    if owner != "":
+        check_name(owner, "the owner of a consumer")
     arguments.text(name, "name")
     if not name.isprintable() or name != name.strip() or not 0 < len(name.encode()) <= NAME_BYTES_MAX:
         raise RowError(

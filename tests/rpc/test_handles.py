@@ -75,7 +75,10 @@ def test_a_handle_has_the_same_calls_on_both_databases(handle: str) -> None:
 
 
 # Arguments of only one implementation.
-MORE = {"LocalProver.keep": {"by"}}  # a server signs with its own key
+MORE = {
+    "LocalProver.keep": {"by"},  # a server signs with its own key
+    "Consumers.register": {"permit"},  # by which a server decides about the name of another caller
+}
 
 
 def test_a_database_has_every_handle_with_every_call(tmp_path: Path) -> None:

@@ -97,8 +97,8 @@ def dotted(fields: Sequence[Steps]) -> str:
 
 
 def moment(time_ns: int) -> str:
-    """Return a time as 2026-01-05 09:30:00.123, in UTC."""
-    return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(" ", "milliseconds").removesuffix("+00:00")
+    """Return a time as 2026-01-05 09:30:00.123Z, in UTC, which commands accept as a time."""
+    return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(" ", "milliseconds").replace("+00:00", "Z")
 
 
 def path(found: Path) -> str:

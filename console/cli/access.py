@@ -9,7 +9,6 @@ The text of a token is printed once, to standard output, and nothing else is.
 
 from __future__ import annotations
 
-import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -18,30 +17,20 @@ import msgspec
 
 from everlog.console import output
 from everlog.console.cli.connect import at_option, open_database
-from everlog.console.cli.options import Settings, check_common, common, pass_settings, writes
-from everlog.store.schema.arguments import time_text
+from everlog.console.cli.options import (
+    Duration,
+    Moment,
+    Settings,
+    check_common,
+    common,
+    pass_settings,
+    writes,
+)
+from everlog.store.schema.arguments import nanoseconds, time_text
 
 if TYPE_CHECKING:
     from everlog.store.upkeep.access import NewToken, Shown
     from everlog.store.upkeep.roles import Issued, Role, Rule
-
-_UNITS_S = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400, "y": 365 * 86_400}
-_LIFE = re.compile(r"([0-9]{1,6})([mhdwy])")
-
-
-class Life(click.ParamType[Any]):
-    """A duration in minutes, hours, days, weeks or years: 30m, 12h, 90d, 2w, 1y."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        found = _LIFE.fullmatch(str(value))
-        if found is None or not int(found[1]):
-            self.fail(f"expected a duration like 30m, 12h, 90d or 1y, found {value!r}", param, ctx)
-        return float(int(found[1]) * _UNITS_S[found[2]])
-
 
 tables_option = click.option(
     "--table",
@@ -303,12 +292,17 @@ def token(settings: Settings) -> None:
     metavar="ROLE",
     help="Role of its calls; may be repeated.  [default: those granted to NAME]",
 )
-@click.option("--expires", type=Life(), metavar="DURATION", help="End of its life, as 90d.  [default: never]")
+@click.option(
+    "--expires",
+    type=Moment(future=True),
+    metavar="TIME",
+    help="End of its life, as 90d or tomorrow 14:00.  [default: never]",
+)
 @writes
 @common
 @pass_settings
 def create(
-    settings: Settings, *, name: str, roles: tuple[str, ...], expires: float | None, actor: str, reason: str
+    settings: Settings, *, name: str, roles: tuple[str, ...], expires: str | None, actor: str, reason: str
 ) -> None:
     """Create a token and print its text, once.
 
@@ -317,7 +311,7 @@ def create(
       everlog -u file:shop.db token create --name deploy --role migrator --expires 90d
       everlog -u everlog://db.example.com/shop token create --name ann --json
     """
-    ends_ns = time.time_ns() + int(expires * 1e9) if expires else 0
+    ends_ns = nanoseconds(expires) if expires else 0
     with open_database(settings) as db:
         made = db.access.create_token(name, roles, expires_ns=ends_ns, actor=actor, reason=reason)
     _print(settings, made)
@@ -345,7 +339,9 @@ def list_(settings: Settings, *, ended: bool) -> None:
 
 @token.command()
 @click.argument("which")
-@click.option("--keep", type=Life(), metavar="DURATION", help="Keep the old one so long.  [default: end it]")
+@click.option(
+    "--keep", type=Duration(), metavar="DURATION", help="Keep the old one so long.  [default: end it]"
+)
 @writes
 @common
 @pass_settings

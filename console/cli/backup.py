@@ -95,7 +95,7 @@ def verify_backup(ctx: click.Context, settings: Settings, *, directory: str, dee
 @click.command()
 @click.argument("directory", metavar="DIR|URL")
 @click.argument("to", type=Directory())
-@at_option("As of this commit, or of this time, as 2026-01-05T09:30Z.")
+@at_option("As of this commit, or of this time, as 02:13 or 1h ago.")
 @click.option("--fork", is_flag=True, help="Give the new database its own UUID, for use beside the original.")
 @common
 @pass_settings

@@ -94,7 +94,7 @@ def _mistakes_in_folders(settings: Settings) -> list[str] | None:
     help="Build a new database in this directory, from the log alone.",
 )
 @click.option("--from", "from_", metavar="URL", help="With --into: rebuild from the feed of this server.")
-@at_option("With --into: as of this commit, or of this time, as 2026-01-05T09:30Z.")
+@at_option("With --into: as of this commit, or of this time, as 02:13 or 1h ago.")
 @common
 @pass_settings
 def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: int | str | None) -> None:

@@ -4,7 +4,9 @@
     everlog://HOST:PORT/NAME       on a server
 
     --at 812                       as of commit 812
-    --at 2026-01-05T09:30          as of that time, UTC unless it names a zone
+    --at 2026-01-05T09:30          as of that time, local unless it names a zone
+    --at "yesterday 14:00"         the same
+    --at 1h                        as of an hour ago
 
 A command that only reads opens the database read-only, and so works beside a process that writes.
 """
@@ -162,15 +164,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class SeqOrTime(click.ParamType[Any]):
-    """A seq, or a time in ISO 8601, UTC unless it names a zone."""
+    """A seq, or a time as people write it (store/schema/times.py), local unless it names a zone."""
 
     name = "seq or time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        return value if isinstance(value, int) else position(value)
+        return value if isinstance(value, int) else position(value, zone=None)
 
 
-def at_option(help_: str = "As of this commit, or of this time, as 2026-01-05T09:30Z.") -> Callable[[F], F]:
+def at_option(help_: str = "As of this commit, or of this time, as 02:13 or 1h ago.") -> Callable[[F], F]:
     """Add the option `--at` to a command."""
     return click.option("--at", type=SeqOrTime(), metavar="SEQ|TIME", help=help_)
 

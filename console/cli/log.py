@@ -26,7 +26,7 @@ from everlog.console import output
 from everlog.console.cli.connect import TableName, at_option, named, open_database, reading
 from everlog.console.cli.data import csv_line
 from everlog.console.cli.follow import batches
-from everlog.console.cli.options import Renamed, Settings, common, pass_settings
+from everlog.console.cli.options import Moment, Renamed, Settings, common, pass_settings
 from everlog.console.output import as_text, atomic_file
 from everlog.proto import log_pb2
 from everlog.store.errors import Error
@@ -126,9 +126,12 @@ CHANGES_SHOWN = 10
 @click.option("--correlation", metavar="ID", help="Print only commits with this correlation id.")
 @click.option("--kind", type=click.Choice(KINDS), help="Print only commits of this kind.")
 @click.option(
-    "--since", metavar="TIME", help="Print only commits at or after this time, as 2026-01-05T09:30Z."
+    "--since",
+    type=Moment(),
+    metavar="TIME",
+    help="Print only commits at or after this time, as 02:13 or 1h ago.",
 )
-@click.option("--before", metavar="TIME", help="Print only commits before this time.")
+@click.option("--before", type=Moment(), metavar="TIME", help="Print only commits before this time.")
 @click.option("--csv", metavar="FILE", help="Write CSV, one line per row; - is standard output.")
 @click.option("--parquet", metavar="FILE", help="Write Parquet, one line per row.")
 @click.option(

@@ -9,7 +9,6 @@ command, as in dbmate.
 
 from __future__ import annotations
 
-import re
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,15 +20,14 @@ from click.core import ParameterSource
 from everlog.console.output import Streams
 from everlog.store import environment
 from everlog.store.environment import ENV_FILE
-from everlog.store.errors import OpenError
+from everlog.store.errors import OpenError, RowError
+from everlog.store.schema.times import duration_s, exact_text, time_ns_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 URL_VARIABLE = "DATABASE_URL"
 MIGRATIONS_VARIABLE = "EVERLOG_MIGRATIONS_DIR"
 SCHEMA_VARIABLE = "EVERLOG_SCHEMA_FILE"
-
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
 @dataclass
@@ -119,18 +117,39 @@ class Settings:
 
 
 class Duration(click.ParamType[float]):
-    """A duration in seconds, or as in dbmate: 60s, 1m30s."""
+    """A duration, as 60s, 1m30s or 90d, in seconds. `unitless`: also a number of seconds, 0 included."""
 
     name = "duration"
+
+    def __init__(self, *, unitless: bool = False) -> None:
+        self._unitless = unitless
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, (int, float)):
             return float(value)
-        found = _DURATION.fullmatch(value)
-        if not value or found is None:
-            self.fail(f"expected a duration like 60s or 1m30s, found {value!r}", param, ctx)
-        hours, minutes, seconds = (float(part or 0) for part in found.groups())
-        return hours * 3600 + minutes * 60 + seconds
+        try:
+            found = duration_s(value, unitless=self._unitless)
+        except RowError as error:
+            self.fail(str(error), param, ctx)
+        if not (found or self._unitless):
+            self.fail(f"expected a duration above 0, found {value!r}", param, ctx)
+        return found
+
+
+class Moment(click.ParamType[Any]):
+    """A time, as ISO 8601 in UTC: 2026-01-05T09:30Z, 02:13, yesterday 14:00, 1h ago. Without a zone it is
+    local time. `future`: it is after now."""
+
+    name = "time"
+
+    def __init__(self, *, future: bool = False) -> None:
+        self._future = future
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return exact_text(time_ns_of(value, zone=None, future=self._future))
+        except RowError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Renamed(click.Option):
@@ -289,7 +308,7 @@ _OPTIONS = [
     ),
     _common(
         "--wait-timeout",
-        type=Duration(),
+        type=Duration(unitless=True),
         to="wait_timeout_s",
         help="Maximum wait, in seconds or as 1m30s.  [default: 60s]",
     ),

@@ -1,10 +1,10 @@
-r"""Arguments: check the types and ranges of arguments, for callers without a type checker, and parse times.
+r"""Arguments: check the types and ranges of arguments, for callers without a type checker, and convert times.
 
     "5", True, 1.5   ─▶ whole    ─▶ RowError: expected `limit` as a whole number, found str '5'
     "\\ud800", b"x"   ─▶ text     ─▶ RowError: expected `actor` as text, found bytes
 
     "2026-01-05T09:30:00Z", datetime, int ─▶ nanoseconds ─▶ nanoseconds since the Unix epoch
-    SEQ|TIME of a command line            ─▶ position    ─▶ a seq (digits only), or a time
+    SEQ|TIME of a command line            ─▶ position    ─▶ a seq (digits only), or a time (times.py)
 
 Each function returns its argument, or raises an `Error` with what was expected and found. Only times are
 converted. Values that may come from a row never appear in the message, only in `private`.
@@ -18,11 +18,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any, TypeVar
 
 from everlog.store.errors import CursorError, Error, RowError, SchemaError
 from everlog.store.schema.table import Table
+from everlog.store.schema.times import exact_text, time_ns_of, to_ns
 
 T = TypeVar("T")
 
@@ -31,7 +32,6 @@ Time = datetime | str | int
 Position = datetime | str | int
 
 _SEQ = re.compile(r"[0-9]{1,20}")
-_BELOW = re.compile(r"\d[.,]\d{6}(\d{1,3})")  # the nanoseconds, which a datetime cannot hold
 MANY = (1 << 63) - 1  # more records than any log has: no limit
 
 
@@ -135,18 +135,17 @@ def table_name(value: Any) -> str:
     return text(value, "table", error=SchemaError)
 
 
-def position(text: str) -> int | str:
-    """Return the seq that a text of digits names, or a time, checked and unchanged. Raises CursorError."""
+def position(text: str, zone: tzinfo | None = UTC) -> int | str:
+    """Return the seq that a text of digits names, or a time as ISO 8601 in UTC. `zone` is that of a time
+    without a zone; None: local time. Raises CursorError."""
     seq = seq_of(text)
     if seq is not None:
         return seq
     try:
-        nanoseconds(text)
-    except RowError:
-        raise CursorError(
-            f"expected a seq, or a time like 2026-01-05T09:30:00Z, found {text[:60]!r}", why="unclear"
-        ) from None
-    return text
+        return exact_text(time_ns_of(text, zone=zone))
+    except RowError as error:
+        says = str(error).replace("expected a time", "expected a seq, or a time", 1)
+        raise CursorError(says, why="unclear") from None
 
 
 def seq_of(text: str) -> int | None:
@@ -157,7 +156,8 @@ def seq_of(text: str) -> int | None:
 def nanoseconds(time: Time) -> int:
     """Return a time as nanoseconds since the Unix epoch. Raises RowError.
 
-    Accepts a datetime, its text (ISO 8601), or nanoseconds. A time without a zone is UTC.
+    Accepts a datetime, a text (ISO 8601, or as people write it: times.py), or nanoseconds. A time without a
+    zone is UTC.
     """
     if isinstance(time, bool) or not isinstance(time, (datetime, str, int)):
         raise RowError(
@@ -165,17 +165,9 @@ def nanoseconds(time: Time) -> int:
         )
     if isinstance(time, int):
         return time
-    below = 0
     if isinstance(time, str):
-        digits = _BELOW.search(time)
-        below = int(digits[1].ljust(3, "0")) if digits else 0
-        try:
-            time = datetime.fromisoformat(time)
-        except ValueError:
-            raise RowError(f"expected a time like 2026-01-05T09:30:00Z, found {time!r}") from None
-    aware = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
-    past = aware - datetime(1970, 1, 1, tzinfo=UTC)
-    return ((past.days * 86400 + past.seconds) * 1_000_000 + past.microseconds) * 1000 + below
+        return time_ns_of(time, zone=UTC)
+    return to_ns(time if time.tzinfo is not None else time.replace(tzinfo=UTC))
 
 
 def time_text(time_ns: int) -> str:

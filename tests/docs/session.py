@@ -25,7 +25,7 @@ FOLDER = re.compile(r"v(\d{14})_(\w+)")
 PORT = "7420"
 
 VARIES = (
-    (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}"), "<time>"),
+    (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z"), "<time>"),
     (re.compile(r"\b[\d,.]+ ?(ms|seconds|s)\b"), "<duration>"),
     (re.compile(r"\b[\d,.]+ a second"), "<rate>"),
     (re.compile(r"\b[\d.]+ (B|kB|MB)\b"), "<size>"),

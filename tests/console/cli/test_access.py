@@ -57,7 +57,7 @@ def test_the_same_words_work_on_files_and_at_a_server(everlog: Run, books: Path,
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (("token", "create", "--name", "ann", "--expires", "soon"), 2, "expected a duration like 30m, 12h"),
+        (("token", "create", "--name", "ann", "--expires", "soon"), 2, "expected a time like 90d, in 2h"),
         (("token", "create", "--name", "ann", "--role", "god"), 1, "there is no role 'god'"),
         (("token", "create"), 2, "Missing option '--name'"),
         (("token", "revoke", "nobody"), 1, "there is no token 'nobody'"),

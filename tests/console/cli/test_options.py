@@ -1,5 +1,8 @@
 import re
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -77,12 +80,31 @@ def test_a_secret_in_a_url_is_never_printed(everlog: Run, url: str, verb: str) -
     ("text", "seconds"), [("60s", 60), ("1m30s", 90), ("2h", 7200), ("0.5", 0.5), ("5", 5)]
 )
 def test_durations_are_seconds_or_as_dbmate_writes_them(text: str, seconds: float) -> None:
-    assert Duration().convert(text, None, None) == seconds
+    assert Duration(unitless=True).convert(text, None, None) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "soon", "5x", "s"])
+@pytest.mark.parametrize("text", ["", "soon", "5x", "s", "1m30"])
 def test_other_durations_are_refused(everlog: Run, text: str) -> None:
     assert everlog("--wait-timeout", text, "status").code == 2
+
+
+def test_times_of_options_are_local_and_as_people_write_them(
+    everlog: Run, books: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Kathmandu")
+    time.tzset()
+    try:
+        made = everlog("token", "create", "--name", "ann", "--expires", "tomorrow 14:00", "--json").json[0]
+        ends = datetime.fromtimestamp(made["expires_ns"] / 1e9, ZoneInfo("Asia/Kathmandu"))
+        assert (ends.hour, ends.minute, ends - datetime.now(UTC) < timedelta(hours=38)) == (14, 0, True)
+        assert everlog("log", "--since", "1h ago").out.count("token.created") == 1
+        assert everlog("log", "--since", "1h", "--before", "30m").out == ""
+        assert "found 'in 2h'" in everlog("log", "--since", "in 2h").err
+        assert everlog("log", "--before", "2026-01-05 09:30").out == ""
+        assert "Created" not in everlog("access", "show", "--at", "now").err
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize("url", ["", " "])

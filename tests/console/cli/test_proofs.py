@@ -187,7 +187,7 @@ def test_a_proof_is_verified_with_a_quorum_of_witnesses(
     (here / "witnesses").write_text(f"# those that we trust\n{one.vkey}\n\n{two.vkey}\n")
     for file in ("c1", "p2"):
         found = everlog("verify", file, "--key", key, "--witness", "witnesses", "--quorum", 1)
-        assert found.out.endswith("; cosigned by witness.example/w1 at 2023-03-20 12:25:47.000\n"), found.err
+        assert found.out.endswith("; cosigned by witness.example/w1 at 2023-03-20 12:25:47.000Z\n"), found.err
         found = everlog("verify", file, "--key", key, "--witness", one.vkey, "--json")
         assert found.json[0]["cosigned"] == {"witness.example/w1": 1_679_315_147}
         ended = everlog("verify", file, "--key", key, "--witness", one.vkey, "--witness", two.vkey)

@@ -87,7 +87,7 @@ def archive(
         raise ReadOnlyError(f"{db.url} was opened for reading; open it without read_only to archive")
     if keep_records < 0 or keep_ns < 0:
         raise RowError("expected to keep 0 records or more, and 0 seconds or more")
-    with _alone(db):
+    with _exclusive(db):
         return _archive(db, target, keep_records, keep_ns, progress)
 
 
@@ -112,7 +112,7 @@ def _archive(
         if progress is not None:
             progress(Progress("remove", 0, last - base, "records"))
         _check_there(place(target), last)
-        with files.locked(db.path), db.committer.alone():  # no hold, registration or commit meanwhile
+        with files.locked(db.path), db.committer.exclusive():  # no hold, registration or commit meanwhile
             last, held = min((last, held), removable(db, keep_records, keep_ns))  # may have changed since
             if last > base:
                 _trim(db, last)
@@ -125,7 +125,7 @@ def _archive(
 
 
 @contextlib.contextmanager
-def _alone(db: Database) -> Iterator[None]:
+def _exclusive(db: Database) -> Iterator[None]:
     """Hold the lock that allows one archiving of this database. Raises OpenError if one runs."""
     with _LOCKS_LOCK:
         lock = _LOCKS.setdefault(db, threading.Lock())
@@ -237,7 +237,7 @@ def _trim(db: Database, last: int) -> None:
     commit = log_pb2.Commit(seq=last, time_ns=end.time_ns, schema=base.schema.version, base=base)
     known = db.log.trimmed.base
     kept = [seq for seq in _looked_up(db) if known < seq <= last]
-    with db.committer.alone():
+    with db.committer.exclusive():
         db.log.trim(record.frame(commit), [(seq, db.log.get(seq)) for seq in kept])
 
 

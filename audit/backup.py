@@ -90,7 +90,7 @@ def back_up(
     progress: OnProgress | None = None,
 ) -> Backup:
     """Back up any source to any place; `until` is the last record to copy, the newest if None."""
-    with to.alone():
+    with to.exclusive():
         known = manifests.read(to) or manifests.empty(source.database)
         if known.segments:
             source.check(known.cursor())

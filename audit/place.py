@@ -47,7 +47,7 @@ class Place(Protocol):
 
     def remove(self, name: str) -> None: ...
 
-    def alone(self) -> contextlib.AbstractContextManager[None]:
+    def exclusive(self) -> contextlib.AbstractContextManager[None]:
         """Exclude other writers. Raises OpenError if there is one."""
 
 
@@ -129,7 +129,7 @@ class LocalPlace:
         (self.path / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         with Held(os.open(self.path, os.O_RDONLY)) as held:
             try:
                 fcntl.flock(held.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -203,5 +203,5 @@ class RemotePlace:
             self._files.rm_file(f"{self._root}/{name}")
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         yield

@@ -92,7 +92,7 @@ class Memory:
         self.file = file
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """Exclude others that sign with the key. Raises Error if the file cannot be written."""
         try:
             handle = os.open(self.file.with_name(self.file.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
@@ -238,7 +238,7 @@ def checkpoint(
     if signer.signed is None:
         return _checkpoint(prover, signer, origin, progress=progress, actor=actor)
     memory = Memory(signer.signed)
-    with memory.alone():
+    with memory.exclusive():
         last = memory.last(signer.verifier, origin)
         if last is not None:
             _check_grown(prover, last, memory, progress)

@@ -58,7 +58,7 @@ class Removed:
             hashes = self._tree.consistency(size, self.last)
             merkle.verify_consistency(size, self.last, root, self._root, hashes)
         except CursorError:
-            yield self._untold(what)
+            yield self._unverifiable(what)
         except Error as error:
             yield f"the first {size} records, which were archived, differ from those of {what}: {error}"
 
@@ -104,12 +104,12 @@ class Removed:
             there = self._tree.leaf(seq)
             merkle.verify_inclusion(seq - 1, self.last, there, hashes, self._root)
         except CursorError:
-            raise CorruptionError(self._untold(what)) from None
+            raise CorruptionError(self._unverifiable(what)) from None
         except Error as error:
             raise CorruptionError(f"the tree over what was archived: {error}", seq=seq) from None
         return there
 
-    def _untold(self, what: str) -> str:
+    def _unverifiable(self, what: str) -> str:
         return (
             f"{what} covers records up to {self.last}, which were archived, and cannot be verified: the tree"
             " does not reach so far. Restore the archive"

@@ -80,7 +80,7 @@ def try_remake_between(
     began, rows, problem, private = time.perf_counter(), 0, "", ""
     with db.snapshot() as now:
         try:
-            rows = rewrite.check_made(now, Schema(building), how.rows)
+            rows = rewrite.check_computed(now, Schema(building), how.rows)
         except MigrationError as error:
             problem, private = str(error), error.private
     return RemakeTrial(rows, time.perf_counter() - began, problem, private)

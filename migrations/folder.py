@@ -409,7 +409,7 @@ def withheld_digest(
     file: log_pb2.SourceFile, folder: Folder, vault: Vault | None, *, make: bool = False
 ) -> bytes:
     """Return what the log has of a file instead of its content. `make`: create a missing key store."""
-    if vault is None or vault.locked or not (vault.exists or make):
+    if vault is None or vault.locked or not (vault.is_open or make):
         return _NO_KEYS
     path = b"source" + file.path.encode() + b"\0"
     return vault.hash_pieces(chain([path], digest.pieces(file, folder.path)))

@@ -134,7 +134,7 @@ def complete(db: Database, *, actor: str = "", reason: str = "") -> MigrationInf
         record = log_pb2.Migration()
         record.CopyFrom(begun.migration)
         record.step = FINISHED
-        record.schema.CopyFrom(evolve.alone(db.schema.proto))
+        record.schema.CopyFrom(evolve.without_previous(db.schema.proto))
         was = db.schema.proto
         result = db.apply_migration(record, actor=actor, reason=reason, expect=expect_in_progress(db, begun))
         db.core.transforms = {}
@@ -161,7 +161,7 @@ def give_up(db: Database, by: Metadata, *, error: Error | None = None) -> Commit
         version=begun.migration.version,
         name=begun.migration.name,
         digest=begun.migration.digest,
-        schema=evolve.given_up(base(db), db.schema.proto),
+        schema=evolve.aborted(base(db), db.schema.proto),
         error=str(error or ("its rollback was given up" if back else "")),
         back=back,
     )

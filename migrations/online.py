@@ -36,7 +36,7 @@ from everlog.store.database import Database
 from everlog.store.errors import MigrationError
 from everlog.store.online import rewrite
 from everlog.store.online.apply import Recorded
-from everlog.store.online.backfill import at_work
+from everlog.store.online.backfill import marked_as_builder
 from everlog.store.progress import OnProgress
 from everlog.store.schema import evolve
 from everlog.store.tx.transaction import CommitResult, Metadata
@@ -76,12 +76,12 @@ def run(
     if building is None:
         return _append(db, migration, FINISHED, following, rows, by, progress)
     if begun is None and not seeds and _at_once(db, building, hold=hold):
-        with db.committer.alone():  # or a row written between the check and the record would be lost
+        with db.committer.exclusive():  # or a row written between the check and the record would be lost
             if _at_once(db, building, hold=hold):
                 return _append(db, migration, FINISHED, following, rows, by, progress)
     since = start_seq(db, begun) if begun else _start(db, migration, building, seeds, rows, by, progress)
     total = sum(rows.counts[name] for name in seeds)
-    with given_up_if_refused(db, by), at_work(db.core, total):
+    with given_up_if_refused(db, by), marked_as_builder(db.core, total):
         work = log_pb2.Migration(version=migration.version, name=migration.name)
         if seeds:
             _load(db, work, rows, seeds, rate=rate, progress=progress)
@@ -94,7 +94,7 @@ def run(
         db.backfill(work, since=since, rate=rate, progress=progress, deleted=deleted)
         step, schema = FINISHED, following
         if hold and building.building and not seeds:
-            step, schema = SWITCHED, evolve.both(before, following)
+            step, schema = SWITCHED, evolve.with_previous(before, following)
             _check_both(migration, before, following)
         was = db.schema.proto
         with remade_rows(db, migration.up, work, progress):
@@ -137,7 +137,7 @@ def _start(  # noqa: PLR0917  all are named at the call
     db.core.transforms = transforms_of(migration)  # first: every write after that record needs them
     none = Bootstrap()
     none.withheld = rows.withheld
-    with db.committer.alone() if seeds else nullcontext():
+    with db.committer.exclusive() if seeds else nullcontext():
         for table in building.building:
             if table.name in seeds and not table.remade:
                 table.seeded = db.log.written + 1  # the seq of the record that is appended here
@@ -174,7 +174,7 @@ def remade_rows(
 def _remade_rows(
     db: Database, remake: Remake, work: log_pb2.Migration, progress: OnProgress | None
 ) -> Iterator[None]:
-    with db.committer.alone():
+    with db.committer.exclusive():
         rewrite.recompute(db.core, work, remake.rows, progress)
         yield
 

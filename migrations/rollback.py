@@ -37,7 +37,7 @@ from everlog.store.database import Database
 from everlog.store.errors import MigrationError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema import arguments
-from everlog.store.schema.evolve import given_up
+from everlog.store.schema.evolve import aborted
 from everlog.store.schema.reflect import table_of
 from everlog.store.schema.schema import Schema, TableInfo
 from everlog.store.tx.transaction import Metadata
@@ -146,7 +146,7 @@ def _reversals(db: Database, count: int | None, to: int | None, folders: Folders
         if logged.finished:
             way = reversal_of(db, logged, now, folders)
         else:
-            after = given_up(db.schema_at(logged.began.seq - 1), now)
+            after = aborted(db.schema_at(logged.began.seq - 1), now)
             for name in people.sealed(after, now) if logged.held else ():
                 raise MigrationError(
                     f"migration {logged.title} sealed the rows of table {name}, and still serves the"

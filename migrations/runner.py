@@ -25,7 +25,7 @@ from everlog.proto import log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError, PreconditionError, RowError, SchemaError
 from everlog.store.online.apply import Recorded
-from everlog.store.online.backfill import patiently
+from everlog.store.online.backfill import retry_while_full
 from everlog.store.program_log import about, quiet
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.tx.transaction import Metadata
@@ -132,7 +132,7 @@ def _apply_one(
     quiet.info("migration %s starts", migration.title, extra=about("migration.started", **where))
     try:
         report(Progress("apply", 0, len(rows)))
-        result = patiently(
+        result = retry_while_full(
             db.engine.refusal,
             lambda: online.run(db, migration, rows, by, hold=hold, rate=rate, progress=report),
             report,

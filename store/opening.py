@@ -205,7 +205,7 @@ def _open(
         _check_applied(path, log, tables)
         if not read_only:
             cut(engine, log, known, tables.applied)
-        if read_only and vault.is_there:
+        if read_only and vault.file_exists:
             # Again: a key that was forgotten before the vault was read is now noted in the log.
             tables = _current(at, engine, log, vault, progress)
         else:

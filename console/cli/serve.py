@@ -549,7 +549,7 @@ def _signer(key: Path | None, signed: Path | None) -> Signer | None:
 
     found = signer_in(key, signed)
     assert found.signed is not None
-    with Memory(found.signed).alone():  # fail now, not at the first checkpoint
+    with Memory(found.signed).exclusive():  # fail now, not at the first checkpoint
         return found
 
 

@@ -66,7 +66,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         answer = await self._hosting.read(_status, db)
         if request.hashes:
             going, at, sealed = self._hosting.check_going, request.at or None, request.sealed
-            hashes = await self._hosting.survey(lambda: db.admin.hashes(going, seq=at, sealed=sealed))
+            hashes = await self._hosting.long_read(lambda: db.admin.hashes(going, seq=at, sealed=sealed))
             del answer.tables[:]
             answer.tables.extend(
                 _table(db, name, one) for name, one in hashes.items() if scope.reads_all(name)
@@ -404,7 +404,7 @@ class ProofsService(proofs_pb2_grpc.ProofsServicer):
 
     async def Head(self, request: proofs_pb2.HeadRequest, context: Any) -> proofs_pb2.HeadResponse:
         prover = self._prover(request.database)
-        size, root = await self._hosting.survey(prover.head, request.size, self._hosting.check_going)
+        size, root = await self._hosting.long_read(prover.head, request.size, self._hosting.check_going)
         return proofs_pb2.HeadResponse(size=size, root=root)
 
     async def Checkpoint(
@@ -426,7 +426,7 @@ class ProofsService(proofs_pb2_grpc.ProofsServicer):
 
     async def Kept(self, request: proofs_pb2.KeptRequest, context: Any) -> proofs_pb2.KeptResponse:
         prover = self._prover(request.database)
-        kept = await self._hosting.survey(prover.kept, request.since)
+        kept = await self._hosting.long_read(prover.kept, request.since)
         return proofs_pb2.KeptResponse(
             checkpoints=[proofs_pb2.KeptCheckpoint(size=one.size, seq=one.seq, note=one.note) for one in kept]
         )
@@ -442,7 +442,7 @@ class ProofsService(proofs_pb2_grpc.ProofsServicer):
         prover = self._prover(request.database)
         if request.check:
             going = self._hosting.check_going
-            hashes = await self._hosting.survey(
+            hashes = await self._hosting.long_read(
                 lambda: prover.prove_from(request.first, request.size, check=True, progress=going)
             )
         else:

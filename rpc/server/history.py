@@ -41,7 +41,7 @@ class HistoryService(history_pb2_grpc.HistoryServicer):
 
     async def At(self, request: history_pb2.AtRequest, context: Any) -> history_pb2.AtResponse:
         db, going = self._hosting.database(request.database), self._hosting.check_going
-        return await self._hosting.survey(_at, db, request, going, context.scope)
+        return await self._hosting.long_read(_at, db, request, going, context.scope)
 
     async def History(
         self, request: history_pb2.HistoryRequest, context: Any

@@ -2,9 +2,9 @@
 
     event loop ──▶ threads ──▶ store (blocks: disk, group commit)
 
-    read    short reads                          write   waits for the disk, and shares its fsync
-    survey  reads of whole tables: hashes,       work    long writes: rebuilds, migrations
-            counts, checks, plans, history
+    read       short reads                       write  waits for the disk, and shares its fsync
+    long_read  reads of whole tables: hashes,    work   long writes: rebuilds, migrations
+               counts, checks, plans, history
 
 Each kind has its own threads (threads.py), so a short call never waits behind a long one, or behind calls
 that wait for the disk.
@@ -136,7 +136,7 @@ class ResponseStream(Generic[T]):
 
 
 READERS, WRITERS = 4, 16
-SURVEYORS, SURVEYORS_EACH = 32, 4  # of all callers, and of each; RUNNING of them run at a time
+LONG_READERS, LONG_READERS_EACH = 32, 4  # of all callers, and of each; RUNNING of them run at a time
 WORKERS, WORKERS_EACH = 32, 4
 LONG = Bounds(64, 512)  # of waiting long calls
 
@@ -155,11 +155,11 @@ class Hosting:
         self._stopped = threading.Event()
         self._readers = Threads(READERS, "everlog-read")
         self._writers = Threads(WRITERS, "everlog-write")
-        self._surveyors = Threads(
-            SURVEYORS, "everlog-survey", each=SURVEYORS_EACH, queues=LONG, slices=Slices()
+        self._long_threads = Threads(
+            LONG_READERS, "everlog-long-read", each=LONG_READERS_EACH, queues=LONG, slices=Slices()
         )
         self._workers = Threads(WORKERS, "everlog-work", each=WORKERS_EACH, queues=LONG)
-        self.pools = (self._readers, self._surveyors, self._writers, self._workers)
+        self.pools = (self._readers, self._long_threads, self._writers, self._workers)
 
     def start(self) -> None:
         """Start the threads, before the first call."""
@@ -178,11 +178,11 @@ class Hosting:
         found: T = await self._run(self._readers, functools.partial(fn, *args))
         return found
 
-    async def survey(self, fn: Callable[..., T], *args: Any) -> T:
+    async def long_read(self, fn: Callable[..., T], *args: Any) -> T:
         """Run a call that reads much. It ends with its client, its deadline and the server."""
         work = _work(functools.partial(fn, *args))
         try:
-            found: T = await asyncio.wrap_future(self._surveyors.submit(work))
+            found: T = await asyncio.wrap_future(self._long_threads.submit(work))
         except asyncio.CancelledError:
             work.end(_gone())
             raise
@@ -215,7 +215,7 @@ class Hosting:
                 responses.end()
 
         work = _work(run)
-        done = asyncio.wrap_future((self._workers if goes_on else self._surveyors).submit(work))
+        done = asyncio.wrap_future((self._workers if goes_on else self._long_threads).submit(work))
         try:
             async for item in responses:
                 yield item
@@ -232,9 +232,9 @@ class Hosting:
         return asyncio.wrap_future(self._workers.submit(Work(None, fn)))
 
     @property
-    def surveying(self) -> set[Work]:
+    def long_reads(self) -> set[Work]:
         """The long reads that run, or wait for a slice."""
-        return self._surveyors.busy
+        return self._long_threads.busy
 
     def check_going(self, *_: object) -> None:
         """Raise ClosedError once the server stops: for calls that can be repeated."""
@@ -244,7 +244,7 @@ class Hosting:
     def stop(self) -> None:
         """End calls that can be repeated soon."""
         self._stopped.set()
-        self._surveyors.end(_stopping())
+        self._long_threads.end(_stopping())
 
     def close(self) -> None:
         self.stop()

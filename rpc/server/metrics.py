@@ -277,7 +277,7 @@ class Metrics:
             family: Any = families[one.kind](one.name, one.help, labels=one.labels)
             for labels, value in values.get(one.name, {}).items():
                 if isinstance(value, Histogram):
-                    family.add_metric(labels, buckets=_cumulated(value), sum_value=value.sum)
+                    family.add_metric(labels, buckets=_cumulative(value), sum_value=value.sum)
                 else:
                     family.add_metric(labels, value)
             yield family
@@ -410,7 +410,7 @@ class Metrics:
 Put = Callable[..., None]
 
 
-def _cumulated(histogram: Histogram) -> list[tuple[str, float]]:
+def _cumulative(histogram: Histogram) -> list[tuple[str, float]]:
     """Return the buckets of a histogram as Prometheus expects them: each includes all lower ones."""
     total, found = 0, list[tuple[str, float]]()
     for bound, count in zip((*histogram.bounds, float("inf")), list(histogram.counts), strict=True):

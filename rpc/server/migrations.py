@@ -131,7 +131,7 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
     async def Plan(self, request: pb.PlanRequest, context: object) -> pb.PlanResponse:
         db, source = self._hosting.database(request.database), self._source(request.database)
         late = request.out_of_order
-        planned = await self._hosting.survey(
+        planned = await self._hosting.long_read(
             lambda: plan(
                 db,
                 source,
@@ -181,7 +181,7 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
 
     async def PlanRollback(self, request: pb.RollbackRequest, context: object) -> pb.PlanRollbackResponse:
         db, which = self._hosting.database(request.database), _which(request)
-        planned = await self._hosting.survey(
+        planned = await self._hosting.long_read(
             lambda: plan_rollback(
                 db, which["count"], to=which["to"], source=self._sources.get(request.database)
             )

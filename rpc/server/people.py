@@ -145,7 +145,7 @@ class PeopleService(people_pb2_grpc.PeopleServicer):
     ) -> people_pb2.ReadableResponse:
         db = self._hosting.database(request.database)
         self._hosting.auth.actor(context, request.actor)
-        found = await self._hosting.survey(db.people.readable)
+        found = await self._hosting.long_read(db.people.readable)
         return people_pb2.ReadableResponse(found=map(_sent, found))
 
     async def Keys(  # type: ignore[override]

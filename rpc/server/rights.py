@@ -52,8 +52,8 @@ from everlog.store.upkeep.roles import (
     Decision,
     Held,
     Holder,
-    Sight,
     State,
+    Visibility,
 )
 
 NAME_SHOWN = 80  # characters of a name that a caller has sent
@@ -137,7 +137,7 @@ class Scope(NamedTuple):
     def reads_all(self, table: str) -> bool:
         """Whether the caller may read, follow or check a table without limits of rows and fields."""
         found = [self.holder.decide(right, table) for right in (pb.READ, pb.FEED, pb.CHECK)]
-        return any(one.allowed and one.sights is None for one in found)
+        return any(one.allowed and one.visibility is None for one in found)
 
     def check_renamed(self, rights: Iterable[int], table: str, ids: Container[int], now: Schema) -> None:
         """Check that a request which names a table by an earlier name may have it by its current one: rights
@@ -159,13 +159,13 @@ class Scope(NamedTuple):
                     table=table,
                 )
 
-    def sights(self, right: int, table: str) -> tuple[Sight, ...] | None:
+    def visibility(self, right: int, table: str) -> tuple[Visibility, ...] | None:
         """Return what the caller may see of a table; None: all. Raises AccessError if it has no such
         right."""
         found = self.holder.decide(right, table)
         if not found.allowed:
             raise denied(self.identity, right, table)
-        return found.sights
+        return found.visibility
 
 
 def denied(identity: Identity, right: int, table: str = "", database: str = "") -> AccessError:
@@ -420,7 +420,7 @@ class Rights:
         for right in rights:
             found: Decision = holder.decide(right, table, op)
             if found.allowed:
-                if not (whole or right in BY_TABLE) or (found.sights is None if table else found.whole):
+                if not (whole or right in BY_TABLE) or (found.visibility is None if table else found.whole):
                     return
                 limited = True
         if limited and table:

@@ -90,7 +90,7 @@ class ServedLoad:
         )
         self._db = db
         self._table = table_of(db.schema.generation(first.table, first.space))
-        expires = write.sent(first.expires_ns)
+        expires = write.decode_expiry(first.expires_ns)
         self.loader = db.loader(
             self._table,
             about,
@@ -330,7 +330,7 @@ class StoreService(store_pb2_grpc.StoreServicer):
         try:
             if await self._hosting.read(count.go_on, SHORT_ROWS):
                 return count.answer()
-            await self._hosting.survey(count.go_on, None)
+            await self._hosting.long_read(count.go_on, None)
             return count.answer()
         finally:
             count.close()
@@ -478,12 +478,14 @@ def _write(info: TableInfo, one: store_pb2.Write) -> Write:
             info.decode_key(one.key)
         except CorruptionError as error:
             raise RowError(f"expected the key of a row of {info.name} to delete: {error}") from None
-        return write.delete(info, one.key).expecting(one.expect, one.version)
+        return write.delete(info, one.key).with_precondition(one.expect, one.version)
     try:
         row = info.model.FromString(one.row)
     except DecodeError as error:
         raise RowError(f"expected a row of {info.name} to be a {info.proto.model}: {error}") from None
-    return write.put(info.own, row, write.sent(one.expires_ns)).expecting(one.expect, one.version)
+    return write.put(info.own, row, write.decode_expiry(one.expires_ns)).with_precondition(
+        one.expect, one.version
+    )
 
 
 def _row(key: bytes, value: bytes) -> store_pb2.Row:

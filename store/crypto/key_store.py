@@ -172,7 +172,7 @@ class KeyStore:
         """Write a slot; None overwrites it with zeros. Does not sync."""
         self._write(FIRST_SLOT + number * SLOT_SIZE, pack_slot(slot) if slot else bytes(SLOT_SIZE))
 
-    def is_there(self) -> bool:
+    def is_current(self) -> bool:
         """Whether the path still leads to this file, which may have been replaced."""
         try:
             return os.path.samestat(os.fstat(self._file), self.path.stat())

@@ -18,7 +18,7 @@ database, `everlog.rpc.client.people` with keys requested from a server.
     Notice { kind "keys.rotated", detail: the id of the new key encryption key }     when begun or resumed
 
 Invariants
-  (1) a new key is on disk before the commit that uses it: the committer calls `settle` first;
+  (1) a new key is on disk before the commit that uses it: the committer calls `sync` first;
   (2) a forgotten key is nowhere: neither in the file nor in memory. If it reappears with an older copy of
       the file, it opens nothing, because the log says that it was forgotten;
   (3) the same person has the same key in all tables, and a new one after having been forgotten;
@@ -89,18 +89,18 @@ class Vault:
         self.is_shredded: Callable[[bytes], bool] = lambda _: False  # whether a key was forgotten
         self.shredded: Callable[[], Iterable[bytes]] = tuple  # the ids of all forgotten keys
         self.lacking: Callable[[], str] = str  # a sealed row whose key is missing; empty: none
-        self._whole, self._looking = False, threading.Lock()  # whether no key is missing
+        self._is_complete, self._looking = False, threading.Lock()  # whether no key is missing
         self.locked = "" if master else f"no master key was given; set {VARIABLE}, or open with master_key"
-        if self.is_there:
+        if self.file_exists:
             self._read()
 
     @property
-    def is_there(self) -> bool:
+    def file_exists(self) -> bool:
         """Whether the file exists."""
         return self._at.exists()
 
     @property
-    def exists(self) -> bool:
+    def is_open(self) -> bool:
         """Whether the key store is open."""
         return self.file is not None
 
@@ -121,8 +121,8 @@ class Vault:
         found = self._ids.get(tag)
         if found is not None:
             return found
-        if not self._whole:
-            self._check_whole()
+        if not self._is_complete:
+            self._check_complete()
         with self.lock:
             found = self._ids.get(tag)
             return found if found is not None else self._make_key(tag)
@@ -135,7 +135,7 @@ class Vault:
         """Return whether there is a key with this id."""
         return key_id in self._numbers
 
-    def came_back(self, gone: Iterable[bytes] | None = None) -> list[bytes]:
+    def forgotten_in_file(self, gone: Iterable[bytes] | None = None) -> list[bytes]:
         """Return the ids of forgotten keys (by the log, or `gone`) that are in the current file. Read-only.
 
         They come from an older copy of the file that was restored. Raises as opening does.
@@ -148,7 +148,7 @@ class Vault:
         An older copy of the file was restored while the database is open. Raises as opening does.
         """
         with self.lock:
-            return sorted(self._numbers.keys() - self._on_disk()) if self.exists else []
+            return sorted(self._numbers.keys() - self._on_disk()) if self.is_open else []
 
     def _on_disk(self) -> set[bytes]:
         if not self.path.exists():
@@ -167,7 +167,7 @@ class Vault:
         """Return a row sealed with a key. Raises SealedError if the key does not exist."""
         cipher = self._cipher(key_id)
         if cipher is None:
-            raise self._gone(key_id)
+            raise self._no_key(key_id)
         return cipher.seal(row, self._database + space_and_key)
 
     def open(self, key_id: bytes, space_and_key: bytes, sealed: bytes) -> bytes:
@@ -178,7 +178,7 @@ class Vault:
         """
         cipher = self._cipher(key_id)
         if cipher is None:
-            raise self._gone(key_id)
+            raise self._no_key(key_id)
         row = cipher.open(sealed, self._database + space_and_key)
         if row is None:
             raise CorruptionError(
@@ -202,22 +202,22 @@ class Vault:
         with self.lock:
             slot = self._slots.get(key_id)
             if slot is None or slot.state != key_store.PERSON:
-                raise self._gone(key_id)
+                raise self._no_key(key_id)
             return self._opened(slot)
 
     def hash(self, *parts: bytes) -> bytes:
         """Return the value that a hashed index stores for these parts."""
-        self._be_there()
+        self._ensure_created()
         return hashed(self._index_key, *parts)[:HASH_SIZE]
 
     def hash_pieces(self, pieces: Iterable[bytes]) -> bytes:
         """Return `hash` of data given in pieces, which need not be in memory at once."""
-        self._be_there()
+        self._ensure_created()
         return hashed_pieces(self._index_key, pieces)[:HASH_SIZE]
 
     # the store
 
-    def settle(self) -> None:
+    def sync(self) -> None:
         """Wait until all keys are on disk. Raises DiskError; from then on no key is created."""
         if not self.is_dirty:
             return
@@ -227,7 +227,7 @@ class Vault:
             assert self.file is not None
             try:
                 self.file.sync()
-                if not self.file.is_there():
+                if not self.file.is_current():
                     raise DiskError(
                         f"{self.path} was replaced or removed while the database is open: keys of new persons"
                         " would be lost with this process. Nothing was written; restore the newest copy, and"
@@ -239,7 +239,7 @@ class Vault:
                 raise
             self.is_dirty = False
 
-    def let_go(self, key_ids: Iterable[bytes]) -> None:
+    def retire(self, key_ids: Iterable[bytes]) -> None:
         """Stop using these keys: nothing is sealed or opened with them. They stay on disk until `forget`."""
         with self.lock:
             for key_id in key_ids:
@@ -249,18 +249,17 @@ class Vault:
                     self._ids.pop(self._slots.pop(key_id).tag, None)
 
     @property
-    def leaving(self) -> int:
+    def pending_deletions(self) -> int:
         """The number of forgotten keys that are not overwritten yet."""
         return len(self._leaving)
 
     def forget(self, key_ids: Iterable[bytes]) -> None:
         """Overwrite keys with zeros, durably. Missing keys are skipped.
 
-        Raises DiskError: the keys are `leaving`, unusable all the same, and the committer's flusher tries
-        again.
+        Raises DiskError: the keys are unusable all the same, and the committer's flusher tries again.
         """
         with self.lock:
-            self.let_go(key_ids)
+            self.retire(key_ids)
             if not self._leaving:
                 return
             assert self.file is not None
@@ -278,13 +277,13 @@ class Vault:
         when the files have caught up.
         """
         with self.lock:
-            if not self.is_there:
+            if not self.file_exists:
                 return
             before = self._slots
             self.close()
             self._read()
             gone = set(gone)
-            self.let_go(gone)  # an older copy of the file may have been restored
+            self.retire(gone)  # an older copy of the file may have been restored
             for key_id, slot in before.items():
                 if key_id not in self._slots and slot.kek in self.key_encryption_keys and key_id not in gone:
                     self._slots[key_id], self._numbers[key_id] = slot, -1
@@ -321,10 +320,10 @@ class Vault:
             self._ciphers, self.key_encryption_keys = {}, KeyEncryptionKeys({}, b"")
 
     def _tag(self, person: bytes) -> bytes:
-        self._be_there()
+        self._ensure_created()
         return hashed(self._tag_key, person)
 
-    def _be_there(self) -> None:
+    def _ensure_created(self) -> None:
         """Create the file, and the root that everything is derived from, with the first sealed row."""
         if not self._tag_key:
             assert not self.locked, "callers that seal have called `check` before"
@@ -332,13 +331,13 @@ class Vault:
                 if not self._tag_key:
                     self._make()
 
-    def _check_whole(self) -> None:
+    def _check_complete(self) -> None:
         """Raise SealedError before the first new key if a key is missing.
 
         It takes long with many rows; only new persons wait for it.
         """
         with self._looking:
-            if not self._whole and (row := self.lacking()):
+            if not self._is_complete and (row := self.lacking()):
                 raise SealedError(
                     f"no key is created for a new person while keys are missing: {self.path} has none for row"
                     f" {row}. Restore the newest copy. If there is no newer one, or the database was restored"
@@ -346,7 +345,7 @@ class Vault:
                     " lists them)",
                     erased=False,
                 )
-            self._whole = True
+            self._is_complete = True
 
     def _make_key(self, tag: bytes) -> bytes:
         if self._failed:
@@ -447,7 +446,7 @@ class Vault:
                 self.file.put_wrapped(at, None)
             self.file.sync()
 
-    def _gone(self, key_id: bytes) -> SealedError:
+    def _no_key(self, key_id: bytes) -> SealedError:
         """Return the error for a key that does not exist."""
         if self.is_shredded(key_id):
             return SealedError(

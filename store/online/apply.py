@@ -91,7 +91,7 @@ def append_migration(
 ) -> CommitResult:
     """See `Database.apply_migration`."""
     committer, tables, log = core.committer, core.tables, core.log
-    with committer.alone():
+    with committer.exclusive():
         if expect is not None:
             expect()
         before = tables.schema
@@ -119,10 +119,10 @@ def append_migration(
         framed, checksum = record.frame_parts(encode(commit.SerializeToString(), valid.rows))
         if check is not None:
             check(preview(core, framed, after))
-        committer.append_alone(framed)
+        committer.append_exclusive(framed)
         projector = tables.projector(after)
         projector.add(framed)
-        tables.took(projector)
+        tables.take_over(projector)
         result = CommitResult(seq, commit.time_ns, checksum)
     log.notify()
     _tell(core, migration, metadata.actor, seq)

@@ -231,7 +231,7 @@ R = TypeVar("R")
 
 
 @contextmanager
-def at_work(core: Core, seeds: int = 0) -> Iterator[None]:
+def marked_as_builder(core: Core, seeds: int = 0) -> Iterator[None]:
     """Mark this process as the one that builds, for the block."""
     before = core.backfilling
     core.backfilling = Work(time.monotonic(), built_rows(core), seeds or (before.seeds if before else 0))
@@ -241,7 +241,7 @@ def at_work(core: Core, seeds: int = 0) -> Iterator[None]:
         core.backfilling = before
 
 
-def patiently(
+def retry_while_full(
     refusal: Refusal,
     do: Callable[[], R],
     progress: OnProgress | None,
@@ -296,8 +296,8 @@ class Backfill:
         While the disk is full, it waits for space, and continues. Raises MigrationError, UniqueError and
         RowError that name the invalid row: the migration should then be aborted.
         """
-        with at_work(self._core):
-            return patiently(self._core.engine.refusal, self._run, self._progress, self._stopped)
+        with marked_as_builder(self._core):
+            return retry_while_full(self._core.engine.refusal, self._run, self._progress, self._stopped)
 
     def _run(self) -> bool:
         for info in self._schema.tables.values():
@@ -322,12 +322,12 @@ class Backfill:
         while not self._stopped():
             rows, seen = self._read(info, at, end)
             if not rows:
-                with self._core.committer.alone():
+                with self._core.committer.exclusive():
                     self._write_entries({note: keys.ALL_BUILT})
                 return True
             entries = {full: entry_of(parse(info.row_in(full[skip:], value))) for full, value in rows}
             last = rows[-1][0][skip:]
-            with self._core.committer.alone():
+            with self._core.committer.exclusive():
                 changed = self._changed(seen, entries)
                 if changed is None:
                     continue
@@ -369,7 +369,7 @@ class Backfill:
                 if len(rows) > 1:
                     continue
             last = rows[-1][0][skip:]
-            with self._core.committer.alone():
+            with self._core.committer.exclusive():
                 changed = self._changed(seen, made.keys)
                 if changed is None:
                     continue
@@ -421,7 +421,7 @@ class Backfill:
         edits = made.edits(seq)
         edits[keys.NOTE_BACKFILL] = keys.SEQ.pack(seq)
         more = {made.newer.space: len(made), keys.ENDS: len(made.ends)}
-        core.committer.write_alone(framed, Staged(edits, uniques, more))
+        core.committer.write_exclusive(framed, Staged(edits, uniques, more))
 
     def _write_entries(self, edits: Edits) -> None:
         """Write index entries, which are not recorded because they follow from the rows. Only inside

@@ -44,14 +44,14 @@ def recompute(
     core: Core, migration: log_pb2.Migration, make: MakeRows, progress: OnProgress | None = None
 ) -> int:
     """Fill the tables that the schema in force marks as `remade`. Return the number of rows. Writes; only
-    inside `db.committer.alone()`.
+    inside `db.committer.exclusive()`.
 
     `migration` is the one in progress. Raises MigrationError for errors of the function, and for an invalid
     row.
     """
     work = _Recompute(core, migration)
     with core.snapshot() as now:
-        for one in made(now, core.schema, make):
+        for one in computed_rows(now, core.schema, make):
             work.add(one)
             if progress is not None and not work.chunk:
                 progress(Progress(f"make {', '.join(work.tables)}", work.rows))
@@ -91,7 +91,7 @@ def fill(
 
     def write_chunk() -> None:
         going()
-        with core.committer.alone():
+        with core.committer.exclusive():
             for one in chunk:
                 work.add(one)
             work.write()
@@ -102,7 +102,7 @@ def fill(
     for table, row in islice(rows, work.rows, None):
         info = tables[table.name]
         one = write.put(info.bind(table.model), row)
-        chunk.append(one.being(info.proto.seeded))
+        chunk.append(one.with_version(info.proto.seeded))
         size += len(one.key) + len(one.row)
         if len(chunk) >= min(CHUNK_ROWS, pace.slice_rows) or size >= CHUNK_BYTES:
             write_chunk()
@@ -111,7 +111,7 @@ def fill(
         write_chunk()
 
 
-def made(now: Reader, schema: Schema, make: MakeRows) -> Iterable[Write]:
+def computed_rows(now: Reader, schema: Schema, make: MakeRows) -> Iterable[Write]:
     """Yield the rows that a function computes from a snapshot, as writes to the tables that are `remade`.
     Read-only.
 
@@ -146,13 +146,13 @@ def made(now: Reader, schema: Schema, make: MakeRows) -> Iterable[Write]:
         raise _failed(f"fails: {what}{place(make, error)}", count, private=private(error)) from None
 
 
-def check_made(now: Reader, schema: Schema, make: MakeRows) -> int:
+def check_computed(now: Reader, schema: Schema, make: MakeRows) -> int:
     """Return how many rows a function computes from a snapshot, if all are valid. Read-only. Raises
     MigrationError as `recompute` does."""
     seen, taken = set[bytes](), dict[bytes, bytes | None]()
-    for one in made(now, schema, make):
+    for one in computed_rows(now, schema, make):
         if one.full in seen:
-            raise twice(one.info, one.key, len(seen))
+            raise duplicate_row(one.info, one.key, len(seen))
         seen.add(one.full)
         try:
             for at, index in one.info.unique:
@@ -182,8 +182,8 @@ class _Recompute:
         """Add a row; writes a record when the chunk is full. Raises MigrationError for a duplicate."""
         old, seeded = self._core.tables.get(one.full), one.info.proto.seeded
         if one.full in self.chunk or (old is not None and (not seeded or keys.version_of(old) == seeded)):
-            raise twice(one.info, one.key, self.rows)
-        self.chunk[one.full] = one if seeded else one.expecting(Expect.ABSENT)
+            raise duplicate_row(one.info, one.key, self.rows)
+        self.chunk[one.full] = one if seeded else one.with_precondition(Expect.ABSENT)
         self.rows += 1
         self._bytes += len(one.key) + len(one.row)
         if len(self.chunk) >= CHUNK_ROWS or self._bytes >= CHUNK_BYTES:
@@ -205,7 +205,7 @@ class _Recompute:
         transaction = Transaction(self._core, ANONYMOUS)
         transaction.writes.update(self.chunk)
         try:
-            self._core.committer.commit_alone(
+            self._core.committer.commit_exclusive(
                 transaction, sync=False, about=lambda commit: commit.migration.CopyFrom(step)
             )
         except UniqueError as error:
@@ -214,7 +214,7 @@ class _Recompute:
         self.chunk, self._bytes = {}, 0
 
 
-def twice(info: TableInfo, key: bytes, count: int) -> MigrationError:
+def duplicate_row(info: TableInfo, key: bytes, count: int) -> MigrationError:
     """Return the error for two rows with one key."""
     return _failed(
         f"yields row {info.name_key(key)} twice",

@@ -2,7 +2,7 @@
 
     Schema (protobuf) + declared tables + dropped names ──▶ Schema (protobuf)
 
-    before ─▶ online(before, after) ─▶ after ─▶ both(before, after)
+    before ─▶ online(before, after) ─▶ after ─▶ with_previous(before, after)
               while it is being built            while clients of both versions are served
 
 Invariants
@@ -151,7 +151,7 @@ def is_online(schema: log_pb2.Schema) -> bool:
     return bool(schema.building or schema.retiring) or any(index.building for index in indexes)
 
 
-def given_up(before: log_pb2.Schema, now: log_pb2.Schema) -> log_pb2.Schema:
+def aborted(before: log_pb2.Schema, now: log_pb2.Schema) -> log_pb2.Schema:
     """Return `before` after an aborted change, without ever reusing the ids that were assigned since."""
     schema = log_pb2.Schema()
     schema.CopyFrom(before)
@@ -162,7 +162,7 @@ def given_up(before: log_pb2.Schema, now: log_pb2.Schema) -> log_pb2.Schema:
     return schema
 
 
-def both(before: log_pb2.Schema, after: log_pb2.Schema) -> log_pb2.Schema:
+def with_previous(before: log_pb2.Schema, after: log_pb2.Schema) -> log_pb2.Schema:
     """Return `after` with the previous generations of the tables it rewrote still served."""
     schema = log_pb2.Schema()
     schema.CopyFrom(after)
@@ -174,10 +174,10 @@ def both(before: log_pb2.Schema, after: log_pb2.Schema) -> log_pb2.Schema:
     return schema
 
 
-def alone(both: log_pb2.Schema) -> log_pb2.Schema:
-    """Return a schema of `both` without the previous generations."""
+def without_previous(before: log_pb2.Schema) -> log_pb2.Schema:
+    """Return a schema without the previous generations that `with_previous` added."""
     schema = log_pb2.Schema()
-    schema.CopyFrom(both)
+    schema.CopyFrom(before)
     del schema.retiring[:]
     collect_models(schema, {})
     return schema

@@ -158,7 +158,7 @@ class Projector:
         marked (NOTE_BARE): its indexes must be rebuilt.
         """
         vault, bare = self._vault, False
-        if vault is None or vault.locked or not vault.exists:
+        if vault is None or vault.locked or not vault.is_open:
             bare = True
         else:
             before = keys.key_id_of(old) if old is not None else b""

@@ -180,12 +180,12 @@ class Tables:
             self.applied = seq
             self._torn = False
             if is_full:
-                self.settle()
+                self.try_flush()
 
-    def settle_keys(self) -> None:
+    def sync_keys(self) -> None:
         """Wait until the keys of persons are on disk, before data sealed with them is. Raises DiskError."""
         if self.vault is not None and self.vault.is_dirty:
-            self.vault.settle()
+            self.vault.sync()
 
     def flush(self) -> None:
         """Write the pending edits to RocksDB, so that ranges can be read. Does not sync."""
@@ -193,7 +193,7 @@ class Tables:
             with self.lock:
                 self._flush()
 
-    def settle(self) -> bool:
+    def try_flush(self) -> bool:
         """Flush; the caller holds the lock, so nothing is written meanwhile.
 
         False: the disk refuses writes. The edits stay pending; `moment` includes them all the same.
@@ -230,7 +230,7 @@ class Tables:
         checksum = self._log.checksum_at(self.applied)
         return Projector(self.pending, self.schema, self.applied, checksum, following)
 
-    def took(self, projector: Projector) -> None:
+    def take_over(self, projector: Projector) -> None:
         """Take over the position of a projector. Transactions that read before must run again."""
         with self.lock:
             projector.flush()
@@ -249,7 +249,7 @@ class Tables:
                 projector.add(framed)
                 if progress is not None and not seq % 1024:
                     progress(Progress("replay", seq - first, last - first, "records"))
-        self.took(projector)
+        self.take_over(projector)
 
     def reread(self) -> None:
         """Drop the edits in memory, which an interrupt may have left incomplete, and project them again
@@ -265,7 +265,7 @@ class Tables:
     def snapshot(self) -> tuple[View, int]:
         """Return a view of the current state, and its seq. Read-only."""
         with self.lock:
-            self.settle()
+            self.try_flush()
             return self.moment(), self.applied
 
     def moment(self) -> View:

@@ -37,7 +37,7 @@ from everlog.store.measures import Measures
 from everlog.store.rocks.errors import translate
 from everlog.store.tables.projection import Staged, edit_notes
 from everlog.store.tables.tables import Tables
-from everlog.store.tx.group_commit import Alone, CommitQueue, Ticket
+from everlog.store.tx.group_commit import CommitQueue, ExclusiveTicket, Ticket
 from everlog.store.tx.transaction import ANONYMOUS, About, Actor, CommitResult, Metadata, Transaction
 from everlog.store.tx.validator import Validator, other_content
 from everlog.store.tx.write import encode, project
@@ -202,7 +202,7 @@ class Committer:
         self.validator = Validator(log, tables, clock)
         self.idempotency_s = idempotency_s  # how long archiving keeps a commit with an id
         self.failed: DiskError | None = None
-        self._alone = 0  # the thread that is in `alone`
+        self._exclusive_thread = 0  # the thread that is in `exclusive`
         self.measures: Measures | None = None  # None: nothing is measured
         self.tracer: CommitTracer | None = None  # None: nothing is traced
         self.watched = False  # whether one of both is
@@ -285,30 +285,30 @@ class Committer:
         return len(self._queue.waiting)
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """Keep all other commits out for the block. The same thread may enter it again. Raises the DiskError
         that ended writing."""
         me = threading.get_ident()
-        if self._alone == me:
+        if self._exclusive_thread == me:
             yield
             return
-        ticket, left = Alone(), False
+        ticket, left = ExclusiveTicket(), False
         try:
             try:
                 self._queue.enter(ticket)
-                self._alone = me
+                self._exclusive_thread = me
                 self._settle()
                 yield
             finally:
                 if self._queue.leads(ticket):
-                    self._alone = 0
+                    self._exclusive_thread = 0
                     self._check_projected()
                 self._queue.leave(ticket)
                 left = True
         finally:
             if not left:  # these lines were interrupted: again
                 if self._queue.leads(ticket):
-                    self._alone = 0
+                    self._exclusive_thread = 0
                 self._queue.leave(ticket)
                 self._queue.wake()
 
@@ -340,7 +340,7 @@ class Committer:
             if self._unsettled or self.failed or self.refusal.since_ns:
                 try:
                     self._settle()
-                except Exception as error:  # noqa: BLE001  each is answered alone
+                except Exception as error:  # noqa: BLE001  each is answered on its own
                     for one in group:
                         one.error = error
                     return
@@ -359,7 +359,7 @@ class Committer:
                 if one.transaction.metadata.commit_id and self._known(one, accepted):
                     continue
                 record_framed, edits = self._accept(one, seq + 1, staged)
-            except Exception as error:  # noqa: BLE001  each is answered alone
+            except Exception as error:  # noqa: BLE001  each is answered on its own
                 one.error = translate(error, "reading a table") if type(error) is Exception else error
                 self._count(one.error)
                 continue
@@ -382,7 +382,7 @@ class Committer:
         if staged is not None:
             try:
                 self._write(framed, staged, sync, size)
-            except Exception as error:  # noqa: BLE001  each is answered alone
+            except Exception as error:  # noqa: BLE001  each is answered on its own
                 self._check_projected()
                 for one in accepted:
                     one.error = error
@@ -439,7 +439,7 @@ class Committer:
     def _write(self, framed: list[bytes], staged: Staged, sync: bool, size: int) -> None:
         """Append records, `size` bytes in all, and project them."""
         log = self._log
-        self._tables.settle_keys()
+        self._tables.sync_keys()
         log.append(framed)
         if (steps := self._steps) is not None:
             steps.appended_ns = time.time_ns()
@@ -488,7 +488,7 @@ class Committer:
     def _is_settled(self) -> bool:
         """Try to settle, and return whether nothing is left; the flusher calls it again if something is."""
         if self.failed is None and (self._unsettled or self.refusal.since_ns or self.shreds_pending()):
-            with contextlib.suppress(Error), self.alone():
+            with contextlib.suppress(Error), self.exclusive():
                 self.retry_shreds()
         return self.failed is not None or not (self.refusal.since_ns or self.shreds_pending())
 
@@ -524,28 +524,28 @@ class Committer:
                 self._fail(error)
             raise
 
-    def append_alone(self, framed: bytes) -> None:
-        """Append one record and sync it, without projecting it. Only inside `alone`."""
-        self._tables.settle_keys()
+    def append_exclusive(self, framed: bytes) -> None:
+        """Append one record and sync it, without projecting it. Only inside `exclusive`."""
+        self._tables.sync_keys()
         self._log.append([framed])
         self._sync()
 
-    def commit_alone(self, transaction: Transaction, *, sync: bool, about: About | None = None) -> int:
-        """As `commit`, without waiting for a turn; returns its seq. Only inside `alone`."""
+    def commit_exclusive(self, transaction: Transaction, *, sync: bool, about: About | None = None) -> int:
+        """As `commit`, without waiting for a turn; returns its seq. Only inside `exclusive`."""
         seq = self._log.written + 1
         framed, staged = self._accept(PendingCommit(transaction, about, sync), seq, None)
-        assert staged is not None  # a commit inside `alone` is never empty
+        assert staged is not None  # a commit inside `exclusive` is never empty
         self._write([framed], staged, sync, len(framed))
         return seq
 
-    def write_alone(self, framed: bytes, staged: Staged) -> None:
-        """Append one record and project it, without a sync. Only inside `alone`."""
+    def write_exclusive(self, framed: bytes, staged: Staged) -> None:
+        """Append one record and project it, without a sync. Only inside `exclusive`."""
         self._write([framed], staged, False, len(framed))
 
     def close(self) -> None:
         """Sync all records, and refuse later commits."""
         self._flusher.stop()  # first: it may wait for its turn
-        ticket = Alone()
+        ticket = ExclusiveTicket()
         try:
             self._queue.enter(ticket)
             if self.failed is None and not self.refusal.since_ns:  # a full disk was reported already

@@ -70,7 +70,7 @@ class DualWrite:
             if full not in writes:
                 made = writes[full] = self._write(one, other)
                 if other.proto.seeded:  # bootstrap data replaces existing rows
-                    made.expecting(write.Expect.SPARING, other.proto.seeded)
+                    made.with_precondition(write.Expect.SPARING, other.proto.seeded)
 
     def _write(self, one: Write, other: TableInfo) -> Write:
         if one.op == log_pb2.DELETE:

@@ -26,9 +26,9 @@ from typing import Any, TypeVar
 
 
 class Ticket:
-    """A commit that waits to lead, or to be taken by a leader. `alone`: it cannot be taken."""
+    """A commit that waits to lead, or to be taken by a leader. `exclusive`: it cannot be taken."""
 
-    alone = False
+    exclusive = False
     turn: threading.Lock | None = None
     taken = False
     done = False
@@ -37,10 +37,10 @@ class Ticket:
 TicketT = TypeVar("TicketT", bound=Ticket)
 
 
-class Alone(Ticket):
+class ExclusiveTicket(Ticket):
     """A ticket that keeps all other commits out."""
 
-    alone = True
+    exclusive = True
 
 
 class CommitQueue:
@@ -75,7 +75,7 @@ class CommitQueue:
             return False
 
     def gather(self, most: int, taken: list[TicketT]) -> None:
-        """Move at most `most` waiting tickets into `taken`, up to one that is `alone`. Only for the leader.
+        """Move at most `most` waiting tickets into `taken`, up to an exclusive one. Only for the leader.
 
         After an interrupt each of them is in `taken`, or in the queue.
         """
@@ -87,7 +87,7 @@ class CommitQueue:
         queue = self._queue
         try:
             ticket = queue[1]
-            if ticket.alone:
+            if ticket.exclusive:
                 return False
             taken.append(ticket)
             ticket.taken = True

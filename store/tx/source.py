@@ -231,7 +231,7 @@ class LiveSource:
         tables = self._tables
         most = AT_ONCE if limit is None else min(limit, AT_ONCE)
         with tables.lock:
-            if not tables.settle():
+            if not tables.try_flush():
                 kept = LocalSource(tables.moment())
                 return kept.scan(info, index, span, reverse=reverse, limit=limit)
             prefix = info.row_prefix if index is None else index.prefix

@@ -187,15 +187,17 @@ class Transaction(Reader):
         epoch (0: never); None: the table's time to live. Raises RowError.
         """
         write = writes.put(self._binding(table, row), row, expires)
-        self._write(write if expect_version is None else write.expecting(*_expectation(expect_version)))
+        self._write(
+            write if expect_version is None else write.with_precondition(*_expectation(expect_version))
+        )
 
     def insert(self, table: Table[M, Any], row: M, *, expires: Expires | None = None) -> None:
         """Write a row; the commit raises PreconditionError if it exists already. Raises RowError."""
-        self._write(writes.put(self._binding(table, row), row, expires).expecting(Expect.ABSENT))
+        self._write(writes.put(self._binding(table, row), row, expires).with_precondition(Expect.ABSENT))
 
     def update(self, table: Table[M, Any], row: M, *, expires: Expires | None = None) -> None:
         """Write a row; the commit raises PreconditionError if it does not exist. Raises RowError."""
-        self._write(writes.put(self._binding(table, row), row, expires).expecting(Expect.PRESENT))
+        self._write(writes.put(self._binding(table, row), row, expires).with_precondition(Expect.PRESENT))
 
     def delete(self, table: Table[M, K], key: K, *, expect_version: int | None = None) -> None:
         """Delete a row. Raises RowError.
@@ -205,7 +207,9 @@ class Transaction(Reader):
         """
         info = self._bind(table).info
         write = writes.delete(info, info.encode_key(key))
-        self._write(write if expect_version is None else write.expecting(*_expectation(expect_version)))
+        self._write(
+            write if expect_version is None else write.with_precondition(*_expectation(expect_version))
+        )
 
     def commit(self) -> CommitResult:
         """Commit and return the result. Writes one record if the transaction changes anything.

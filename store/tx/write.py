@@ -96,18 +96,18 @@ class Write:
         if self.op == PUT:
             self.key_id, self.stored = sealing.seal(self.key, self.row)
 
-    def expecting(self, expect: int, version: int = 0) -> Self:
+    def with_precondition(self, expect: int, version: int = 0) -> Self:
         """Set the precondition and return self."""
         self.expect, self.version = expect, version
         return self
 
-    def ending(self, expires: Expires) -> Self:
+    def with_expiry(self, expires: Expires) -> Self:
         """Set the expiry and return self. Raises RowError."""
         self.expires_ns, self.ttl_ns = expires_ns_of(expires, self.info.name), 0
         self.has_expiry = self.expires_ns > 0
         return self
 
-    def being(self, version: int) -> Self:
+    def with_version(self, version: int) -> Self:
         """Set the version that the row gets and return self."""
         self.as_of = version
         return self
@@ -140,7 +140,7 @@ def put(binding: Binding, row: Message, expires: Expires | None = None) -> Write
     write = Write(info, PUT, key, raw, values)
     if info.ttl_ns:
         write.ttl_ns, write.has_expiry = info.ttl_ns, True
-    return write if expires is None else write.ending(expires)
+    return write if expires is None else write.with_expiry(expires)
 
 
 def delete(info: TableInfo, key: bytes) -> Write:
@@ -179,8 +179,8 @@ def expires_ns_of(expires: Expires, table: str) -> int:
     return expires
 
 
-def sent(expires_ns: int) -> int | None:
-    """Decode an expiry from the wire into the argument of `ending`; None: the table's default."""
+def decode_expiry(expires_ns: int) -> int | None:
+    """Decode an expiry from the wire into the argument of `with_expiry`; None: the table's default."""
     return None if not expires_ns else 0 if expires_ns == NEVER else expires_ns
 
 
@@ -266,7 +266,7 @@ def encode(header: bytes, rows: list[Row]) -> list[bytes]:
     parts = [header]
     requires: set[bytes] = set()
     for write, old, ends_ns in rows:
-        body = write.body if ends_ns is None else _with_own(write, ends_ns, requires)
+        body = write.body if ends_ns is None else _with_extras(write, ends_ns, requires)
         parts += change(body, 0 if old is None else seq_of(old))
     if requires:
         parts += sorted(requires)
@@ -291,7 +291,7 @@ def project(rows: list[Row], uniques: Edits, seq: int) -> Staged:
     return Staged(edits, uniques, deltas)
 
 
-def _with_own(write: Write, ends_ns: int, requires: set[bytes]) -> bytes:
+def _with_extras(write: Write, ends_ns: int, requires: set[bytes]) -> bytes:
     """Return the change of a row with an expiry, a key or a version of its own."""
     body = write.body
     if write.key_id:

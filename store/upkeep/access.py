@@ -451,12 +451,12 @@ def _problems(role: Role, schema: Schema) -> Iterator[str]:
 def check_token(token: Token) -> None:
     """Raise RowError for a token that cannot be recorded."""
     check_name(token.name, "the name of a token")
-    if len(arguments.binary(token.sha256, "sha256")) != 32 or not re_id(token.id):
+    if len(arguments.binary(token.sha256, "sha256")) != 32 or not _is_token_id(token.id):
         raise RowError("expected a token with an id of 12 hexadecimal digits and a SHA-256 of 32 bytes")
     arguments.counted(token.expires_ns, "the end of a token")
 
 
-def re_id(id: str) -> bool:
+def _is_token_id(id: str) -> bool:
     """Return whether this is the id of a token."""
     return len(id) == 2 * ID_BYTES and all(digit in "0123456789abcdef" for digit in id)
 

@@ -113,11 +113,11 @@ def _keys(core: Core) -> Iterator[str]:
                 " while the database is open. Restore the newest copy before this process ends; if there"
                 " is none, export the sealed tables"
             )
-        found = _came_back_beside(core, vault) if core.read_only else vault.came_back()
+        found = _forgotten_in_newer_file(core, vault) if core.read_only else vault.forgotten_in_file()
         if found and not core.read_only:
             # Rule out one that is being forgotten just now; a full disk refuses to overwrite its key.
-            with contextlib.suppress(DiskError), core.committer.alone():
-                found = vault.came_back()
+            with contextlib.suppress(DiskError), core.committer.exclusive():
+                found = vault.forgotten_in_file()
     except Error as error:
         yield str(error)
         return
@@ -130,17 +130,17 @@ def _keys(core: Core) -> Iterator[str]:
         )
 
 
-def _came_back_beside(core: Core, vault: Vault) -> list[bytes]:
+def _forgotten_in_newer_file(core: Core, vault: Vault) -> list[bytes]:
     """Return such keys as a reader.
 
     A writer syncs its tables before it overwrites a key: a key that is forgotten only in the log has not
     come back, and the others may be overwritten just now.
     """
-    found = vault.came_back(shredded_on_disk(core.engine))
+    found = vault.forgotten_in_file(shredded_on_disk(core.engine))
     until = time.monotonic() + FORGETTING_S
     while found and (core.directory / files.OWNER).exists() and time.monotonic() < until:
         time.sleep(FORGETTING_S / 100)
-        found = vault.came_back(found)
+        found = vault.forgotten_in_file(found)
     return found
 
 

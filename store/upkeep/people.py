@@ -186,7 +186,7 @@ def forget(core: Core, who: Person, metadata: Metadata) -> Forgotten:
     if not core.engine.rebuilding.acquire(blocking=False):
         raise Error("the tables are being rebuilt with the current keys; try again when that has finished")
     try:
-        with core.committer.alone():
+        with core.committer.exclusive():
             shred(core.engine, core.tables)  # keys that the disk refused to overwrite before
             done, known = _repeated(core, who, metadata) or _forget(core, who, metadata)
     finally:
@@ -204,7 +204,7 @@ def export(core: Core, who: Person) -> Iterator[bytes]:
     assert info.sealing is not None
     info.sealing.check()
     if who.key is None:
-        key_id = info.sealing.vault.find(who.value or b"") if info.sealing.vault.exists else None
+        key_id = info.sealing.vault.find(who.value or b"") if info.sealing.vault.is_open else None
         return personal_data.export(core, info.name, key_id or b"", who.value, None)
     row = (info.proto.id, who.key)
     value = core.tables.get(info.row_prefix + who.key)
@@ -244,10 +244,10 @@ def _forget(core: Core, who: Person, metadata: Metadata) -> tuple[Forgotten, _Kn
         transaction.writes[row.full] = row
     notice = log_pb2.Notice(kind=SHREDDED, subject=who.table, detail=key_id)
     missing = not info.sealing.vault.has(key_id)
-    seq = core.committer.commit_alone(
+    seq = core.committer.commit_exclusive(
         transaction, sync=True, about=lambda commit: commit.notice.CopyFrom(notice)
     )
-    info.sealing.vault.let_go([key_id])  # even if the disk refuses: the key must not be used any more
+    info.sealing.vault.retire([key_id])  # even if the disk refuses: the key must not be used any more
     try:
         shred(core.engine, tables)
     except DiskError as error:

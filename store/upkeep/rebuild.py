@@ -54,12 +54,12 @@ from everlog.store.upkeep import recovery
 Source = Callable[[int], Iterable[bytes]]
 
 
-def from_nothing(target: Target, vault: Vault | None = None) -> Projector:
+def empty_projector(target: Target, vault: Vault | None = None) -> Projector:
     """Return a projector for records from the first on. Without keys, sealed rows get no index entries."""
     return Projector(Pending(target, {}), Schema(log_pb2.Schema(), vault), 0, 0)
 
 
-def going_on(log: Log, target: Target, vault: Vault | None = None) -> Projector | None:
+def resuming_projector(log: Log, target: Target, vault: Vault | None = None) -> Projector | None:
     """Return a projector that continues after the records in the target; None if it has none, or is of
     another log. Read-only."""
     applied, checksum = read_applied(target.view)
@@ -69,11 +69,11 @@ def going_on(log: Log, target: Target, vault: Vault | None = None) -> Projector 
     return Projector(pending, schema, applied, checksum)
 
 
-def begun(
+def resuming_projector_of(
     engine: Engine, log: Log, source: Source, last: int, vault: Vault | None = None
 ) -> Projector | None:
-    """As `going_on`, for a directory: the last record of its log must be that of the source. None: it
-    cannot be used."""
+    """As `resuming_projector`, for a directory: the last record of its log must be that of the source. None:
+    it cannot be used."""
     try:
         target = FamilyTarget(engine)
         if not 0 < log.written <= last or log.oldest > 1:
@@ -81,7 +81,7 @@ def begun(
         if next(iter(source(log.written - 1)), None) != log.get(log.written):
             return None
         has_some = read_applied(target.view)[0]
-        return going_on(log, target, vault) if has_some else from_nothing(target, vault)
+        return resuming_projector(log, target, vault) if has_some else empty_projector(target, vault)
     except Error:
         return None
 
@@ -168,7 +168,9 @@ def _beside(core: Core, progress: OnProgress | None) -> dict[str, TableHash]:
     name = engine.next_name
     family, handle = engine.next_family(CODE)
     target = FamilyTarget(engine, family, handle)
-    if (projector := going_on(log, target, core.schema.vault)) is None and read_applied(target.view)[0]:
+    if (projector := resuming_projector(log, target, core.schema.vault)) is None and read_applied(
+        target.view
+    )[0]:
         target.forget()
         del handle
         engine.drop_family(name, family)
@@ -184,7 +186,7 @@ def _beside(core: Core, progress: OnProgress | None) -> dict[str, TableHash]:
         finally:
             view.close()
         replay(log, projector, log.written, progress)
-        with core.committer.alone():
+        with core.committer.exclusive():
             replay(log, projector, log.written, progress)
             old = tables.switch(target, name)
             recovery.build_missing_entries(tables)
@@ -229,7 +231,7 @@ def make(
     """
     path = resolve(path)
     try:
-        with _whole_or_gone(path, marker, resumed=callable(records)) as owner:
+        with _complete_or_removed(path, marker, resumed=callable(records)) as owner:
             return _make(owner, records, last, progress, step, vault)
     except OSError as error:
         raise DiskError(
@@ -245,7 +247,7 @@ def is_half(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _whole_or_gone(path: Path, marker: bytes, *, resumed: bool) -> Iterator[Ownership]:
+def _complete_or_removed(path: Path, marker: bytes, *, resumed: bool) -> Iterator[Ownership]:
     """Lock a directory that becomes a database at the end of the block.
 
     After an error it is removed; after a kill it has the file HALF instead of EVERLOG. Old versions lock
@@ -310,14 +312,14 @@ def _make(  # noqa: PLR0917  called once, above
     engine = Engine(owner.path, owner=owner)
     try:
         log = Log(engine)
-        projector = begun(engine, log, records, last, vault) if callable(records) else None
+        projector = resuming_projector_of(engine, log, records, last, vault) if callable(records) else None
         if projector is None and log.written:
             engine.close()
             clear_owned(owner)
             engine = Engine(owner.path, owner=owner)
             log = Log(engine)
         target = FamilyTarget(engine)
-        projector = projector or from_nothing(target, vault)
+        projector = projector or empty_projector(target, vault)
         replay(log, projector, log.written, None)
         chunk: list[bytes] = []
         size = 0
@@ -349,7 +351,7 @@ def _make(  # noqa: PLR0917  called once, above
 def projector_from_start(log: Log, target: Target, vault: Vault | None = None) -> Projector:
     """Return a projector at the beginning of the log. Raises CorruptionError if the log was trimmed."""
     check_from_start(log)
-    return from_nothing(target, vault)
+    return empty_projector(target, vault)
 
 
 def check_from_start(log: Log) -> None:

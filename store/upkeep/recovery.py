@@ -56,7 +56,7 @@ def shred(engine: Engine, tables: Tables) -> None:
 def shreds_pending(tables: Tables) -> bool:
     """Return whether there are forgotten keys that the disk refused to overwrite."""
     assert tables.vault is not None
-    return bool(tables.vault.leaving)
+    return bool(tables.vault.pending_deletions)
 
 
 def retry_shreds(engine: Engine, tables: Tables) -> None:
@@ -74,7 +74,7 @@ def retry_shreds(engine: Engine, tables: Tables) -> None:
 def drop_shredded(tables: Tables) -> None:
     """Drop every forgotten key from memory; for a reader."""
     assert tables.vault is not None
-    tables.vault.let_go(shredded(tables))
+    tables.vault.retire(shredded(tables))
 
 
 def lacks_entries(engine: Engine, tables: Tables) -> bool:
@@ -124,7 +124,7 @@ def finish(engine: Engine, tables: Tables, *, read_only: bool) -> None:
     vault.is_shredded = lambda key_id: tables.get(keys.NOTE_SHREDDED + key_id) is not None
     vault.shredded = lambda: shredded(tables)
     vault.lacking = lambda: lacking(tables)
-    if not vault.exists and has_sealed(tables):
+    if not vault.is_open and has_sealed(tables):
         vault.missing()
     if read_only:
         drop_shredded(tables)

@@ -42,7 +42,7 @@ from everlog.store.rocks.errors import translated
 from everlog.store.rocks.ownership import locked, resolve
 from everlog.store.tables.projection import FamilyTarget
 from everlog.store.tables.projector import Projector
-from everlog.store.upkeep.rebuild import from_nothing
+from everlog.store.upkeep.rebuild import empty_projector
 
 CHUNK = 512
 SET_ASIDE = "everlog repair: rows that cannot be read"
@@ -99,7 +99,7 @@ def _salvage(path: Path, at: Path, work: Path, progress: OnProgress | None) -> R
     try:
         new = Engine(work / "new")
         try:
-            copy, projector = Log(new), from_nothing(FamilyTarget(new))
+            copy, projector = Log(new), empty_projector(FamilyTarget(new))
             why = _take(old, copy, projector, progress)
             if not copy.written:
                 raise CorruptionError(f"{path}: no record is left: {why}; restore a backup", seq=1)

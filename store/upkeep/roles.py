@@ -183,7 +183,7 @@ class Held(NamedTuple):
         return self.rule.whole and (not self.tables or ALL in self.tables)
 
 
-class Sight(NamedTuple):
+class Visibility(NamedTuple):
     """What one rule lets see of a table: rows for which all conditions hold, without the hidden fields."""
 
     rows: tuple[tuple[str, frozenset[str]], ...]
@@ -191,11 +191,14 @@ class Sight(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """About one right on one table, or on any. `sights`: None if it is unlimited; else a row is visible if
-    one of them shows it. `whole`: unlimited on all tables. `held`: the rules that give the right."""
+    """The decision about one right on one table, or on any.
+
+    `visibility`: None: unlimited; else a row is visible if one of them shows it. `whole`: unlimited on all
+    tables. `held`: the rules that give the right.
+    """
 
     allowed: bool
-    sights: tuple[Sight, ...] | None = None
+    visibility: tuple[Visibility, ...] | None = None
     whole: bool = False
     held: tuple[Held, ...] = ()
 
@@ -243,9 +246,9 @@ class Holder:
         plain = [one for one in held if not (one.rule.rows or one.rule.hidden)]
         if plain and (table or whole):
             return Decision(True, None, whole, held)
-        return Decision(True, tuple(self._sight(one.rule) for one in held), whole, held)
+        return Decision(True, tuple(self._visibility(one.rule) for one in held), whole, held)
 
-    def _sight(self, rule: Rule) -> Sight:
+    def _visibility(self, rule: Rule) -> Visibility:
         rows = tuple(
             (
                 field,
@@ -255,7 +258,7 @@ class Holder:
             )
             for field, values in rule.rows.items()
         )
-        return Sight(rows, frozenset(rule.hidden))
+        return Visibility(rows, frozenset(rule.hidden))
 
 
 class State:

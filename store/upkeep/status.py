@@ -141,7 +141,7 @@ def status(core: Core, past: Past, consumers: Consumers, archive: ArchiveStatus)
         writes=_writes(core),
         archive=msgspec.structs.replace(archive, base=core.log.trimmed.base, archived_ns=core.archived_ns()),
         clock=_clock(core.clock, past, commit.time_ns),
-        warnings=_warnings(core.vault.leaving),
+        warnings=_warnings(core.vault.pending_deletions),
         production=core.production,
     )
 

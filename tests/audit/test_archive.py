@@ -134,13 +134,13 @@ def test_nothing_is_removed_where_the_target_refuses(db: Database, opening: Open
 def test_what_is_in_the_log_and_not_yet_in_the_tables_stays(db: Database, to: Path) -> None:
     fill(db, 1, 50)
     applied = db.tables.applied
-    with db.committer.alone():
+    with db.committer.exclusive():
         for seq in range(applied + 1, applied + 4):
             commit = record.decode(db.log.get(applied), applied)
             commit.seq = seq
             commit.ClearField("checksum")
             commit.ClearField("changes")
-            db.committer.append_alone(record.frame(commit))
+            db.committer.append_exclusive(record.frame(commit))
         assert archive(db, to).base < applied
     assert db.tables.applied == applied + 3
     assert db.put(ITEMS, Item(id=1)).seq == applied + 4

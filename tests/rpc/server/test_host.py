@@ -14,7 +14,7 @@ import pytest
 from everlog import ClosedError
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
-from everlog.rpc.server.host import READERS, SURVEYORS
+from everlog.rpc.server.host import LONG_READERS, READERS
 from everlog.rpc.server.server import Server
 from everlog.store.tables.hashing import TableHash
 from everlog.store.upkeep.admin import Admin
@@ -85,7 +85,7 @@ def test_short_reads_wait_for_no_long_ones(tmp_path: Path) -> None:
         admin = db.admin = replaced(Held, db)
         admin.let_go = threading.Event()
         migrate(db, VERSION, AIRPORTS, FLIGHTS)
-        asked = READERS + SURVEYORS + 1
+        asked = READERS + LONG_READERS + 1
         with (
             Server({"x": db}) as server,
             RemoteDatabase(server.url("x")) as remote,

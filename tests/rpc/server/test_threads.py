@@ -154,7 +154,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def busy(server: Server) -> int:
-    return len(server.hosting.surveying)
+    return len(server.hosting.long_reads)
 
 
 def wait_until(holds: Callable[[], bool]) -> float:
@@ -180,8 +180,8 @@ def test_checks_of_one_client_do_not_delay_calls_of_another(served: Server) -> N
             assert remote.count(AIRPORTS, start="A000010") == ENOUGH - 10  # a long one
             running = [one.method for one in served.activity.running.values()]
             assert running.count("Admin/Check") >= 10
-            surveying = [one.key for one in served.hosting.surveying]
-            assert all(surveying.count(key) <= 4 for key in surveying)
+            long_reads = [one.key for one in served.hosting.long_reads]
+            assert all(long_reads.count(key) <= 4 for key in long_reads)
         for check in checks:
             check.cancel()
     finally:

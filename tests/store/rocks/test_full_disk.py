@@ -301,7 +301,7 @@ def test_files_are_not_worked_on_while_the_disk_is_full(opening: Opener) -> None
     db = opening(ITEMS)
     db.put(ITEMS, Item(id=1))
     full = DiskError("the disk is full", outcome="nothing written", full=True)
-    with db.committer.alone():  # nothing is synced meanwhile
+    with db.committer.exclusive():  # nothing is synced meanwhile
         db.engine.refusal.begin(full)
         for work in (
             db.engine.flush,
@@ -324,7 +324,7 @@ def test_no_tables_are_dropped_while_the_disk_is_full(opening: Opener) -> None:
     engine, name = db.engine, db.engine.next_name
     family, _ = engine.next_family(b"tests")
     engine.side("beside")
-    with db.committer.alone():  # nothing is synced meanwhile
+    with db.committer.exclusive():  # nothing is synced meanwhile
         engine.refusal.begin(DiskError("the disk is full", outcome="nothing written", full=True))
         with pytest.raises(DiskError, match="the disk is full"):
             engine.drop_side("beside")

@@ -59,7 +59,7 @@ def test_nobody_is_told_of_a_commit_that_is_not_in_the_log(db: Database, opcode:
 
     keys = [f"A{number:03}" for number in range(WRITERS)]
     threads = [threading.Thread(target=commit, args=(key,)) for key in keys]
-    with db.committer.alone():
+    with db.committer.exclusive():
         for thread in threads:
             thread.start()
         while db.committer.waiting < WRITERS:

@@ -28,7 +28,7 @@ def together(db: Database, *calls: Callable[[], Any]) -> list[Any]:
             answers[at] = error
 
     threads = [threading.Thread(target=run, args=one) for one in enumerate(calls)]
-    with db.committer.alone():
+    with db.committer.exclusive():
         for number, thread in enumerate(threads, 1):
             thread.start()
             while db.committer.waiting < number:
@@ -248,7 +248,7 @@ def test_a_migration_that_is_interrupted_after_its_record_is_whole(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as interrupted:
-        interrupted.setattr(db.tables, "took", interrupt)
+        interrupted.setattr(db.tables, "take_over", interrupt)
         interrupted.setattr(db.tables, "projector", interrupt)
         with pytest.raises(KeyboardInterrupt):
             declare(db, AIRPORTS, rows=[(AIRPORTS, airport("JFK"))])

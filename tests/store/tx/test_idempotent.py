@@ -106,7 +106,7 @@ def test_two_of_one_id_in_one_group_are_one_or_an_error(db: Database, same: bool
             answers[number] = error
 
     threads = [threading.Thread(target=commit, args=(number,)) for number in range(3)]
-    with db.committer.alone():  # they wait, and form one group
+    with db.committer.exclusive():  # they wait, and form one group
         for thread in threads:
             thread.start()
         while db.committer.waiting < len(threads):

@@ -105,7 +105,7 @@ def test_it_costs_those_who_were_taken_along_nothing(db: Database, part: int) ->
 
         keys = [f"A{nth}-{number}" for number in range(WRITERS)]
         threads = [threading.Thread(target=commit, args=(key,), daemon=True) for key in keys]
-        with db.committer.alone():
+        with db.committer.exclusive():
             for thread in threads:
                 thread.start()
             while db.committer.waiting < WRITERS:

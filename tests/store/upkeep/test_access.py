@@ -87,13 +87,13 @@ def test_an_own_role_limits_tables_operations_rows_and_fields(db: Database) -> N
     assert db.access.state.role("clerk") == role
     db.access.grant("ann", "clerk")
     holder = db.access.state.holder("ann")
-    (sight,) = holder.decide(READ, "bookings").sights or ()
+    (sight,) = holder.decide(READ, "bookings").visibility or ()
     assert (sight.rows, sight.hidden) == ((("tenant", frozenset({"ann", "acme"})),), frozenset({"card"}))
-    assert holder.decide(WRITE, "bookings", "put").sights is None
+    assert holder.decide(WRITE, "bookings", "put").visibility is None
     assert not holder.decide(WRITE, "bookings", "delete").allowed
     assert not holder.decide(WRITE, "booklets", "put").allowed
     db.access.grant("ann", "reader", ("bookings",))  # rules only add
-    assert db.access.state.holder("ann").decide(READ, "bookings").sights is None
+    assert db.access.state.holder("ann").decide(READ, "bookings").visibility is None
     with pytest.raises(RowError, match="role clerk is in use: revoke it first from ann"):
         db.access.remove_role("clerk")
     db.access.revoke("ann", "clerk")

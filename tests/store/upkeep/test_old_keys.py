@@ -137,7 +137,7 @@ def test_a_key_is_shredded_after_edits_that_the_disk_refused_before_are_on_it(
     """Otherwise a reader, or the next opening, finds rows whose key is missing without a trace."""
     with open_people(path) as db:
         db.put(PATIENTS, patient(1, "s-1", email="ann@x", name="Ann"))
-        monkeypatch.setattr(Tables, "settle", lambda _: False)  # edits stay in memory
+        monkeypatch.setattr(Tables, "try_flush", lambda _: False)  # edits stay in memory
         db.put(PATIENTS, patient(9, "s-9", email="zoe@x", name="Zoe"))
         db.people.forget(PATIENTS, 9)
         with open_people(path, read_only=True) as reader:

@@ -41,7 +41,7 @@ from everlog.proto import log_pb2
 from everlog.store import record
 from everlog.store.clock import CORRECTED
 from everlog.store.errors import CorruptionError, CursorError
-from everlog.store.history.moment import Times
+from everlog.store.history.past import Times
 from everlog.store.progress import OnProgress
 from everlog.store.rocks import files
 from everlog.store.tables.hashing import TableHash

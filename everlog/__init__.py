@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         UniqueError,
     )
     from everlog.store.history.diff import Difference
-    from everlog.store.history.moment import Moment
+    from everlog.store.history.past import Moment
     from everlog.store.history.query import Entry
     from everlog.store.history.row_history import Version
     from everlog.store.progress import Progress
@@ -88,7 +88,7 @@ _HOMES: dict[str, str] = {
     "Field": "everlog.store.schema.table",
     "Fields": "everlog.store.schema.table",
     "Index": "everlog.store.schema.table",
-    "Moment": "everlog.store.history.moment",
+    "Moment": "everlog.store.history.past",
     "Progress": "everlog.store.progress",
     "Scan": "everlog.store.tx.reader",
     "Snapshot": "everlog.store.tx.reader",

@@ -23,7 +23,7 @@ from everlog.store.core import Options
 from everlog.store.crypto.master_key import MasterKey
 from everlog.store.crypto.vault import Opener, VaultOpener
 from everlog.store.errors import DiskError, Error
-from everlog.store.history.moment import Moment, Past
+from everlog.store.history.past import Moment, Past
 from everlog.store.history.row_history import Version
 from everlog.store.measures import Measures
 from everlog.store.online import apply

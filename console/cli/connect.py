@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     AnyDatabase = EmbeddedDatabase | RemoteDatabase
     from everlog.rpc.client.history import RemoteMoment
-    from everlog.store.history.moment import Moment
+    from everlog.store.history.past import Moment
 
     AnyMoment = Moment | RemoteMoment
 

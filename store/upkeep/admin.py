@@ -8,7 +8,7 @@ from pathlib import Path
 from everlog.proto import log_pb2
 from everlog.store.clock import BEHIND_NS, CORRECTED
 from everlog.store.core import Core
-from everlog.store.history.moment import Past
+from everlog.store.history.past import Past
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema.arguments import Time
 from everlog.store.tables.hashing import TableHash, hashes

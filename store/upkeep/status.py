@@ -11,7 +11,7 @@ from everlog.store import VERSION
 from everlog.store.clock import BEHIND_NS, Clock
 from everlog.store.core import Core
 from everlog.store.errors import OpenError
-from everlog.store.history.moment import Past
+from everlog.store.history.past import Past
 from everlog.store.keys import ENDS
 from everlog.store.rocks import files
 from everlog.store.upkeep.consumers import Consumers

@@ -30,7 +30,7 @@ from everlog.store import database, process, record
 from everlog.store.clock import Clock
 from everlog.store.database import Database
 from everlog.store.errors import DiskError
-from everlog.store.history.moment import Past
+from everlog.store.history.past import Past
 from everlog.store.log import Log, Merger
 from everlog.store.rocks import errors, ownership
 from everlog.store.rocks.engine import Engine

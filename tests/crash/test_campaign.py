@@ -10,7 +10,7 @@ import pytest
 
 from tests.crash import points
 from tests.crash.campaign import Campaign
-from tests.crash.test_kill_making import campaign
+from tests.crash.test_kill_creating import campaign
 
 LIVES = 1
 

@@ -27,7 +27,7 @@ SCRIPT = """
 import json, sys
 from everlog.store.database import Database
 from everlog.store.errors import Error
-from tests.crash.test_kill_making import BY_TEXT
+from tests.crash.test_kill_creating import BY_TEXT
 from tests.store.models import *
 acknowledged, refused, said = [], [], []
 def step(what, number=None):

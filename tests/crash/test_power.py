@@ -19,7 +19,7 @@ import pytest
 from everlog.audit.archived import attach
 from everlog.store.database import Database
 from tests.crash import disk
-from tests.crash.test_kill_making import campaign
+from tests.crash.test_kill_creating import campaign
 from tests.store.models import ITEMS, Item, open_flights
 
 ROOT = Path(__file__).parents[2]

@@ -21,7 +21,7 @@ from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 import everlog.proto
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
-from tests.crash.test_kill_making import campaign
+from tests.crash.test_kill_creating import campaign
 from tests.store.models import ITEMS, TABLES, airport, declare, items
 
 FD = FieldDescriptor

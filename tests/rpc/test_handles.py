@@ -20,7 +20,7 @@ from everlog.rpc.client.audit import RemoteArchive, RemoteProver
 from everlog.rpc.client.history import RemotePast
 from everlog.rpc.client.migrations import RemoteMigrations
 from everlog.rpc.client.people import RemotePeople
-from everlog.store.history.moment import Past
+from everlog.store.history.past import Past
 from everlog.store.upkeep.access import Access
 from everlog.store.upkeep.admin import Admin
 from everlog.store.upkeep.consumers import Consumers

@@ -33,7 +33,7 @@ for number in range(10**6):
 MIGRATOR = """
 import sys
 from everlog.store.database import Database
-from tests.crash.test_kill_making import BY_TEXT
+from tests.crash.test_kill_creating import BY_TEXT
 from tests.store.models import ITEMS, Item, declare
 with Database(sys.argv[1]) as db:
     print("open", flush=True)

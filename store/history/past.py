@@ -1,4 +1,4 @@
-"""Moment: a database as it was after any record of its log.
+"""Past: a database as it was after any record of its log.
 
     at(seq=812) ─────────────┐
     at(time="2026-01-05") ─▶ seq, by bisection ─▶ Moment: a Snapshot of that seq

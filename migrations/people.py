@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterator
 
 from everlog.proto import log_pb2
 from everlog.store import keys
-from everlog.store.schema import codec
 from everlog.store.tables.tables import Tables
 
 
@@ -50,8 +49,7 @@ def opened(
 def count(tables: Tables, spaces: Collection[int]) -> int:
     """Count the people who have rows in these generations of tables. Reads one note per row. Read-only."""
     start, last, found = keys.NOTE_OF_KEY, b"", 0
-    tables.flush()
-    for note, _ in tables.target.view.items(start, codec.after(start)):
+    for note, _ in tables.notes(start):
         key_id = note[len(start) :][: keys.KEY_ID_SIZE]
         if key_id != last and keys.SPACE.unpack_from(note, len(start) + keys.KEY_ID_SIZE)[0] in spaces:
             last, found = key_id, found + 1

@@ -20,7 +20,7 @@ import threading
 import weakref
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from itertools import count
 from typing import Any
 
@@ -292,12 +292,16 @@ class Tables:
     def migrations(self) -> list[int]:
         """Return the seqs of all Migration records, oldest first. Read-only."""
         start = keys.NOTE_MIGRATION
+        return [keys.SEQ.unpack(note[len(start) :])[0] for note, _ in self.notes(start)]
+
+    def notes(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the notes of the current state whose keys start with `start`, also while the disk is full.
+        Read-only."""
         view, _ = self.snapshot()
         try:
-            found = list(view.items(start, codec.after(start)))
+            yield from view.items(start, codec.after(start))
         finally:
             view.close()
-        return [keys.SEQ.unpack(key[len(start) :])[0] for key, _ in found]
 
     def switch(self, target: FamilyTarget, name: str) -> tuple[str, Rdict]:
         """Make rebuilt tables, which are equal, the live ones, durably. Return the old family's name and

@@ -323,9 +323,7 @@ def _of_row(core: Core, info: TableInfo, key: bytes) -> bytes:
 
 def _gone_with(core: Core, who: Person) -> int | None:
     """Return the seq of the commit that forgot the person of a row, if it is one of the last LOOK_BACK."""
-    start = keys.NOTE_SHREDDED
-    notes = core.tables.target.view.items(start, codec.after(start))
-    seqs = (keys.SEQ.unpack(value)[0] for _, value in notes)
+    seqs = (keys.SEQ.unpack(value)[0] for _, value in core.tables.notes(keys.NOTE_SHREDDED))
     last = nlargest(LOOK_BACK, seqs)
     return next((seq for seq in last if seq >= core.log.oldest and _deleted(core.log.commit(seq), who)), None)
 

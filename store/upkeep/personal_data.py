@@ -28,7 +28,6 @@ from everlog.store import keys, record
 from everlog.store.core import Core
 from everlog.store.errors import Error, RowError, SealedError
 from everlog.store.online.apply import recorded, schema_at
-from everlog.store.schema import codec
 from everlog.store.schema.descriptors import descriptor_of, has, resolve
 from everlog.store.schema.schema import Schema, TableInfo, person_part
 from everlog.store.tx.load import SEALED_LOAD
@@ -194,11 +193,15 @@ def export(
     """
     all_of, at = Generations(core), core.head
     mine = rows_of(core, all_of, key_id, person, at) | ({row} if row is not None else set())
+    # The records of current rows may be in an archive that cannot be read here.
+    current = {(info.proto.id, key) for info, key, _ in live(core, key_id)} if key_id else set()
+    mine |= current
     words, seqs = Words(), array("Q")
     versions = _versions(core, all_of, mine, key_id, person, at, words, seqs)
     first = next(versions, None)
-    if first is None:
-        raise RowError(f"neither table {table} nor the log has data about that person", table=table)
+    if first is None and not current:
+        since = f" from record {core.log.oldest} on" if core.log.oldest > 1 else ""
+        raise RowError(f"neither table {table} nor the log{since} has data about that person", table=table)
 
     def pieces() -> Iterator[bytes]:
         yield b"{" + b",".join(
@@ -211,7 +214,7 @@ def export(
             )
         )
         yield from _array("rows", _rows(core, mine, key_id))
-        yield from _array("versions", chain([first], versions))
+        yield from _array("versions", chain([first] if first is not None else [], versions))
         yield from _array("commits", (_commit(core.log.commit(seq)) for seq in seqs))
         given = set[str]()
         yield from _array("mentions", _mentions(core, words.longest(), given, at))
@@ -425,7 +428,6 @@ def readable(core: Core) -> Iterator[Remaining]:
     Reads the log as far as tables were written in clear, and every Migration record.
     """
     all_of = Generations(core)
-    core.tables.flush()
     tables = {info.name for info in all_of.infos.values()}
     counts = dict[str, list[int]]()
     for seq, framed in core.log.scan(0, all_of.last_open) if all_of.last_open else ():
@@ -438,7 +440,7 @@ def readable(core: Core) -> Iterator[Remaining]:
         yield Remaining("versions", text, tuple(seqs))
     for one in recorded(core.log, core.tables):
         yield from _readable_texts(one.seq, one.migration, tables)
-    for _, value in core.tables.target.view.items(keys.NOTE_LOAD, codec.after(keys.NOTE_LOAD)):
+    for _, value in core.tables.notes(keys.NOTE_LOAD):
         load = log_pb2.Load.FromString(value)
         if load.table in tables and not load.id.startswith(SEALED_LOAD):
             what = f" and the name of its file, {load.source}" if load.source else ""
@@ -467,7 +469,7 @@ def _readable_texts(seq: int, migration: log_pb2.Migration, tables: set[str]) ->
 def live(core: Core, key_id: bytes) -> Iterator[tuple[TableInfo, bytes, bytes]]:
     """Yield the rows that are sealed with a key: table, primary key, stored value. Read-only."""
     start = keys.NOTE_OF_KEY + key_id
-    for note, _ in core.tables.target.view.items(start, codec.after(start)):
+    for note, _ in core.tables.notes(start):
         info = core.schema.spaces.get(keys.SPACE.unpack_from(note, len(start))[0])
         key = note[len(start) + keys.SPACE.size :]
         value = core.tables.get(info.row_prefix + key) if info is not None else None

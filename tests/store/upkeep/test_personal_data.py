@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from everlog.audit.archive import archive
+from everlog.migrations import people
 from everlog.proto import log_pb2
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
-from everlog.store.errors import RowError, SealedError
+from everlog.store.database import Database
+from everlog.store.errors import DiskError, RowError, SealedError
 from everlog.store.upkeep.personal_data import WORD_MAX, WORDS_MAX, Words, elements
-from tests.store.models import ITEMS, declare
+from tests.store.models import ITEMS, Item, declare
 from tests.store.people import MASTER, PATIENTS, VISITS, open_people, patient, visit
 
 SECTIONS = ("rows", "versions", "commits", "mentions")
@@ -66,6 +69,47 @@ def test_an_export_has_rows_versions_commits_texts_and_the_key(path: Path) -> No
             db.people.export(ITEMS, 1)
     with open_people(path, master_key=None) as db, pytest.raises(SealedError, match="no master key"):
         db.people.export(PATIENTS, 2)
+
+
+def test_an_export_has_current_rows_whose_records_are_in_an_archive_that_is_not_here(
+    path: Path, tmp_path: Path
+) -> None:
+    with open_people(path) as db:
+        db.put(PATIENTS, patient(1, "s-1", name="Annabel"))
+        db.put(VISITS, visit(7, "s-1", "a cough"))
+        db.put(ITEMS, Item(id=1))
+        archive(db, tmp_path / "archive")
+    (tmp_path / "archive").rename(tmp_path / "elsewhere")
+    with open_people(path) as db:
+        for found in (db.people.export(PATIENTS, 1), db.people.export(VISITS, person="s-1")):
+            assert [(one["table"], one["key"]) for one in found["rows"]] == [
+                ("patients", [1]),
+                ("visits", [7]),
+            ]
+            assert (found["log_from"], found["versions"], found["key"]["state"]) == (4, [], "present")
+        with pytest.raises(RowError, match="nor the log from record 4 on has data about that person"):
+            db.people.export(PATIENTS, person="s-2")
+
+
+def put_for_ever(db: Database) -> None:
+    while True:
+        db.put(VISITS, visit(2, "s-1", "cough" * 100_000), durability="os")
+
+
+def test_data_about_people_is_read_while_the_disk_is_full(small_disk: Path) -> None:
+    with open_people(small_disk / "db") as db:
+        spaces = {table.space for table in db.schema.proto.tables}
+        db.put(VISITS, visit(1, "s-1", "cough"))
+        with (small_disk / "ballast").open("ab") as file, pytest.raises(OSError, match="No space"):
+            file.write(bytes(64 << 20))
+        with pytest.raises(DiskError, match="the disk is full"):
+            put_for_ever(db)
+        assert db.tables.pending.edits
+        found = db.people.export(VISITS, person="s-1")["rows"]
+        assert [1] in [one["key"] for one in found]
+        assert list(db.people.readable()) == []
+        assert people.count(db.tables, spaces) == 1
+        (small_disk / "ballast").unlink()
 
 
 def test_an_export_is_streamed_as_the_same_object_with_a_line_for_each_element(tmp_path: Path) -> None:

@@ -123,7 +123,9 @@ def standard_details(code: grpc.StatusCode, text: str, error: Error) -> tuple[tu
     packed = _field(1, ERROR_INFO) + _field(2, info)
     status = b"\x08" + bytes((number,)) + _field(2, text) + _field(3, packed)
     found: tuple[tuple[str, bytes], ...] = ()
-    if isinstance(error, LimitError):
+    if isinstance(error, LimitError) and not error.facts.get("retry_s", 1.0):
+        found = ((PUSHBACK_KEY, b"-1"),)  # never
+    elif isinstance(error, LimitError):
         delay = Duration()
         delay.FromMilliseconds(max(1, round(error.facts.get("retry_s", 1.0) * 1e3)))
         retry = _field(1, RETRY_INFO) + _field(2, _field(1, delay.SerializeToString()))

@@ -121,8 +121,8 @@ class AccessError(Error):
 
 
 class LimitError(Error):
-    """Raised when a server refuses a call because its caller exceeds a limit (`limit`). Nothing was done: the
-    same call may succeed after `retry_s` seconds."""
+    """Raised when a server refuses a call because its caller exceeds a limit (`limit`). The same call may
+    succeed after `retry_s` seconds; 0: it never does, request less."""
 
 
 class ClosedError(Error):

@@ -43,6 +43,8 @@ from everlog.console.cli.options import (
 from everlog.console.cli.proofs import signer_in
 from everlog.console.cli.serve_config import Configured, Reloading, config_option, token_of
 from everlog.console.cli.serve_jwt import jwt_of, jwt_options
+from everlog.console.cli.serve_limits import PARAMETERS as LIMITS
+from everlog.console.cli.serve_limits import limit_options, quota_of
 from everlog.console.cli.serve_migrate import check_address, migrated, migrating_options
 from everlog.migrations.folder import Root, find
 from everlog.rpc import traces
@@ -338,6 +340,7 @@ _OPTIONS = [
     metavar="TARGET",
     help="Where to send traces: http://HOST:4318 (OTLP), or file:PATH.  [env: EVERLOG_TRACES]",
 )
+@limit_options
 @archiving_options
 @packages_option
 @migrating_options
@@ -417,7 +420,10 @@ def serve(
         refuse_idle("tls_client_crl", "client_names", when="without --tls-client-ca")
     names = client_names or NAMES
     tls = Tls(tls_cert, tls_key, tls_client_ca, tls_client_crl, names) if tls_cert and tls_key else None
-    jwt = jwt_of({name: how.pop(name) for name in list(how) if name.startswith("jwt_")})
+    jwt, quota = (
+        jwt_of({name: how.pop(name) for name in list(how) if name.startswith("jwt_")}),
+        quota_of({name: how.pop(name) for name in LIMITS}),
+    )
     tells = tls is not None or how["migrate"] is not None
     how["notify"] = how["notify"] if tells else ()  # otherwise the variable has no effect
     master = master_of(None, next_master)
@@ -458,6 +464,7 @@ def serve(
             signer=_signer(audit_key, audit_signed),
             archives=archives,
             slow_ms=slow_ms,
+            quota=quota,
         )
 
         def warn(found: Mapping[str, str]) -> None:

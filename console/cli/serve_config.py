@@ -30,6 +30,8 @@ import click
 from click.core import ParameterSource
 
 from everlog.console.cli.options import Common, Renamed, Settings
+from everlog.console.cli.serve_limits import PARAMETERS as LIMITS
+from everlog.console.cli.serve_limits import quota_of
 from everlog.store import environment
 from everlog.store.errors import Error, OpenError
 from everlog.store.program_log import about
@@ -50,6 +52,7 @@ RELOADED = frozenset(
     {
         *("token", "token_file", "tokens_file", "acting", "keys_for", "notify", "approvers"),
         *("slow_ms", "log_level"),
+        *LIMITS,
     }
 )
 
@@ -342,6 +345,7 @@ class Reloading:
         token = token_of(get["token"], get["token_file"], now.sources["token"], again=self._token)
         named = read_tokens(get["tokens_file"], token) if get["tokens_file"] else TokensFile({}, {})
         told = targets(get["notify"]) if self._tells else None
+        quota = quota_of(get)
         self._server.reload(
             token=token,
             tokens=named.tokens,
@@ -349,6 +353,7 @@ class Reloading:
             acting=get["acting"],
             keys_for=get["keys_for"],
         )
+        self._server.limit(quota)
         self._server.activity.log_slower_than(get["slow_ms"])
         logger.setLevel(get["log_level"].upper())
         if told is not None:

@@ -302,7 +302,9 @@ class Patience:
         self._began = now if self._began is None else self._began
         until = self._began + self._retry_s
         until = until if self._until is None else min(until, self._until)
-        wait_s = float(error.facts.get("retry_s", 1.0)) * random.uniform(1.0, 1.25)  # noqa: S311  as in `after`
+        if not (retry_s := float(error.facts.get("retry_s", 1.0))):
+            raise error from None
+        wait_s = retry_s * random.uniform(1.0, 1.25)  # noqa: S311  as in `after`
         if now + wait_s >= until:
             raise error from None
         self._closed.wait(wait_s)

@@ -27,14 +27,12 @@ from everlog.rpc import security
 from everlog.rpc.http2 import frames, limits
 from everlog.rpc.http2.frames import Code, ProtocolError, StreamError
 from everlog.rpc.http2.headers import BLOCK_BYTES_MAX, Block, HeaderBlocks, check_trailers, request
-from everlog.rpc.http2.limits import PeerLimits, Turns
+from everlog.rpc.http2.inflow import CONNECTION_WINDOW, WINDOW, Inflow
+from everlog.rpc.http2.limits import Bucket, PeerLimits, Turns
 from everlog.rpc.http2.stream import (
-    CONNECTION_WINDOW,
     FRAME_BYTES_MAX,
     INVALID_ARGUMENT,
     RESOURCE_EXHAUSTED,
-    WINDOW,
-    Inflow,
     Outbox,
     RefusedError,
     Stream,
@@ -80,6 +78,12 @@ class Connection(asyncio.Protocol):
         self._transport: Any = None
         self.closed = asyncio.Event()
         self.peer = ""  # its address
+        self.began = time.time()
+        self.bytes_received = 0
+        self.received: Bucket | None = None  # limits what is received from its address
+        self.account: Any = None  # what a server that limits connections knows of it
+        self.on_made: Callable[[Connection], None] = lambda _: None
+        self.on_lost: Callable[[Connection], None] = lambda _: None
         self.on_failed: Callable[[Connection, ProtocolError], None] = lambda _, __: None
         self.certified = ""  # name of the client certificate, if one was required
         self.certified_until_ns = 0  # its end
@@ -102,6 +106,7 @@ class Connection(asyncio.Protocol):
             self._certify(ssl.getpeercert())
         self._all.add(self)
         self.out.write(_SETTINGS)
+        self.on_made(self)
 
     def _certify(self, certificate: Mapping[str, Any] | None) -> None:
         self.certified = security.name_of(certificate, self.names)
@@ -120,6 +125,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._failed:
             return
+        self.bytes_received += len(data)
+        if self.received is not None:
+            self.received.left -= len(data)
         self._buffer += data
         if not self._busy and self.read_slice():
             self._busy = True
@@ -161,15 +169,16 @@ class Connection(asyncio.Protocol):
         return more and bool(buffer)
 
     def pause_writing(self) -> None:
-        self.out.paused = True
+        self.out.fill(full=True)
 
     def resume_writing(self) -> None:
-        self.out.paused = False
-        self.out.pump()
+        self.out.fill(full=False)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._failed = True
-        self._all.discard(self)
+        if self in self._all:
+            self._all.discard(self)
+            self.on_lost(self)
         self.closed.set()
         self._limits.end()
         if self._ending is not None:

@@ -8,24 +8,27 @@ the stream itself.
 Protobuf accepts enum numbers that the enum does not have. What is written to the log stays, so requests with
 unknown numbers are refused here, for all services at once.
 
-A `Gate` decides who a caller is, by the headers, and what it may do, by the parsed request.
+A `Gate` decides who a caller is, by the headers, and what it may do, by the parsed request; a `Limiter`, how
+much it may have.
 
 Invariants
   (1) no method is looked up and no message is kept before the gate has identified the caller, and no method
       runs that it did not admit;
   (2) every call ends with a status, and the status of an error carries the error (errors.py);
   (3) a method never sees a request with an unknown enum number;
-  (4) an observer sees the beginning and the end of each call, however it ends.
+  (4) an observer and a limiter see the beginning and the end of each call, however it ends.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from functools import partial
+from itertools import count
 from typing import Any, NamedTuple, Protocol
 
 import grpc
@@ -35,7 +38,7 @@ from google.protobuf.message import DecodeError, Message
 from everlog.rpc import errors, traces
 from everlog.rpc.http2.headers import escaped, header_block
 from everlog.rpc.http2.stream import ENCODINGS, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, RefusedError, Stream
-from everlog.store.errors import RowError
+from everlog.store.errors import Error, LimitError, RowError
 
 OPEN_METHODS = "/grpc.health.v1.Health/"  # load balancers call these without a token
 NAME_MAX = 100  # characters of a name in a span
@@ -66,14 +69,37 @@ class Aborted(Exception):  # noqa: N818  gRPC's term for ending a call from with
 class Call:
     """A call, for observers."""
 
-    __slots__ = ("began", "identity", "method", "request", "rows", "scope", "stream", "waited_s")
+    __slots__ = (
+        "accounts",
+        "began",
+        "ends_with",
+        "id",
+        "identity",
+        "method",
+        "progress",
+        "request",
+        "rows",
+        "rows_max",
+        "scope",
+        "stream",
+        "waited_s",
+        "waits",
+        "work",
+    )
 
     def __init__(self, stream: Stream, method: str) -> None:
+        self.id = next(_ids)
         self.stream = stream
         self.method = method  # as Store/Get; "unknown" if the server has no such method
         self.began = time.perf_counter()
         self.request: Message | None = None  # the first one
         self.rows = 0  # in the responses
+        self.rows_max = float("inf")
+        self.accounts: tuple[Any, ...] = ()  # that a limiter counts it in
+        self.ends_with: Exception | None = None  # why somebody ends it
+        self.work: Any = None  # what a thread does for it
+        self.waits: Any = None  # what else it waits for
+        self.progress: Any = None  # of long work
         self.waited_s = 0.0  # for the peer to read
         self.identity: Any = None  # of the caller, and what it may do: as the gate has them
         self.scope: Any = None
@@ -83,6 +109,13 @@ class Call:
         """Who takes turns with others: the caller's name, else its connection."""
         return str(self.stream.who) or self.stream.connection.peer
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of its messages so far, in both directions."""
+        return self.stream.got + self.stream.sent
+
+
+_ids = count(random.SystemRandom().randrange(1, 1000) * 1_000_000)  # unlikely the same after a restart
 
 running: ContextVar[Call | None] = ContextVar("everlog_call", default=None)  # the call of this task
 
@@ -98,6 +131,24 @@ class Gate(Protocol):
 
     def refusal(self, call: Call, error: Exception) -> Exception:
         """Return the error that the caller receives for an error of the method."""
+
+    def ended(self, call: Call) -> None: ...
+
+
+class Limiter(Protocol):
+    """Counts what callers have, in the thread of the event loop. Its methods return quickly."""
+
+    def arrived(self, call: Call) -> None:
+        """Count a call, before its caller is known. Raises LimitError."""
+
+    def identified(self, call: Call) -> None:
+        """Count the call of a known caller. Raises LimitError."""
+
+    def check_rows(self, call: Call) -> None:
+        """Raise LimitError for a call that has more rows than it may."""
+
+    def pause_s(self, call: Call) -> float:
+        """Return how long to wait before more is received for a call."""
 
     def ended(self, call: Call) -> None: ...
 
@@ -160,10 +211,13 @@ class Context:
 class Calls:
     """The methods of a server by path, and their dispatch."""
 
-    def __init__(self, observer: Observer | None = None, gate: Gate | None = None) -> None:
+    def __init__(
+        self, observer: Observer | None = None, gate: Gate | None = None, limiter: Limiter | None = None
+    ) -> None:
         """Without a `gate`, every caller may make every call."""
         self._observer = observer
         self._gate = gate
+        self._limiter = limiter
         self._methods: dict[str, Any] = {}
         self._raw: dict[str, tuple[Raw, Callable[[bytes], Any]]] = {}
         self._names: dict[str, str] = {}  # of methods, by path, as Store/Get
@@ -192,18 +246,32 @@ class Calls:
         if self._observer is not None:
             self._observer.began(call)
         try:
+            if self._limiter is not None:
+                self._limiter.arrived(call)
             self._check(stream)
+            if self._limiter is not None:
+                self._limiter.identified(call)
             seconds = _timeout(stream.headers.get("grpc-timeout"))
         except Aborted as refusal:
-            stream.finish(_status(refusal.code, str(refusal)))
-            self._ended(call, refusal.code, str(refusal))
-            stream.call = None
+            self._refuse(call, refusal.code, str(refusal))
             return
-        if self._observer is not None:
+        except LimitError as refusal:
+            self._refuse(call, *errors.of(refusal))
+            return
+        if self._observer is not None or self._limiter is not None:
             stream.unstarted = partial(self._ended, call, grpc.StatusCode.CANCELLED, LEFT)
         stream.task = asyncio.get_running_loop().create_task(self._run(stream, seconds))
 
+    def _refuse(
+        self, call: Call, code: grpc.StatusCode, text: str, metadata: tuple[tuple[str, bytes], ...] = ()
+    ) -> None:
+        call.stream.finish(_status(code, text, metadata))
+        self._ended(call, code, text)
+        call.stream.call = None
+
     def _ended(self, call: Call, code: grpc.StatusCode, text: str) -> None:
+        if self._limiter is not None:
+            self._limiter.ended(call)
         if self._gate is not None:
             self._gate.ended(call)
         if self._observer is not None:
@@ -246,7 +314,9 @@ class Calls:
         except TimeoutError:
             code, text = grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline of the call has passed"
         except asyncio.CancelledError:
-            pass  # not raised further: a task that keeps it is garbage in a cycle, as is a call of its stream
+            if call.ends_with is not None:
+                text = str(call.ends_with)
+            # Not raised further: a task that keeps it is garbage in a cycle, as is a call of its stream.
         except Exception as error:  # noqa: BLE001  it is reported to the caller
             told = error if self._gate is None else self._gate.refusal(stream.call, error)
             code, text, metadata = errors.of(told)
@@ -309,6 +379,8 @@ class Calls:
         """Yield the messages of a request stream. The first says what the call is about."""
         first = True
         async for message in stream:
+            if self._limiter is not None and (pause_s := self._limiter.pause_s(stream.call)):
+                await asyncio.sleep(pause_s)
             request = parse(message)
             if first:
                 self._admit(stream.call, path, request)
@@ -318,12 +390,14 @@ class Calls:
     def _counted(self, call: Call, method: Any) -> Callable[[Any], bytes]:
         """Return the function that serializes the call's responses, and shows them to the observer."""
         serialize: Callable[[Any], bytes] = method.response_serializer
-        observer = self._observer
+        observer, limiter = self._observer, self._limiter
         if observer is None:
             return serialize
 
         def counted(answer: Any) -> bytes:
             observer.answered(call, answer)
+            if limiter is not None and call.rows > call.rows_max:
+                limiter.check_rows(call)
             return serialize(answer)
 
         return counted
@@ -369,10 +443,13 @@ def _parser(deserialize: Callable[[bytes], Any], path: str) -> Callable[[bytes],
     return parse
 
 
-def end(call: Call, code: grpc.StatusCode, text: str) -> None:
-    """End a running call with a status, from outside of it."""
-    stream = call.stream
-    stream.finish(_status(code, text))
+def end(call: Call, code: grpc.StatusCode, error: Exception | str) -> None:
+    """End a running call with a status, from outside of it; an Error of everlog is sent with its facts."""
+    stream, metadata = call.stream, tuple[tuple[str, bytes], ...]()
+    if isinstance(error, Error):
+        call.ends_with = error
+        metadata = errors.trailing(error)
+    stream.finish(_status(code, str(error), metadata))
     if stream.task is not None:
         stream.task.cancel()
 

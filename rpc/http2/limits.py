@@ -5,6 +5,8 @@
 
     input ─▶ one slice at once ─ more? ─▶ Turns: further slices, within TURN_S a turn for all connections
 
+    bytes ─▶ Bucket, Meter: a rate of a caller or an address, if the server limits them
+
 Frames that belong to no call, cancelled calls and silence cost a server work and a peer nothing
 (CVE-2019-9512, CVE-2019-9515, CVE-2023-44487, CVE-2025-8671). What a peer may have of them grows with the
 useful work on its connection, so that fast clients, which answer messages with WINDOW_UPDATE and PING, are
@@ -24,6 +26,7 @@ import asyncio
 import contextlib
 import ctypes
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -100,6 +103,61 @@ class PeerLimits:
             self._out.write(frames.frame(frames.PING, 0, 0, b"everlog!"))
         self.heard = False
         self._timer = self._loop.call_later(CHECK_S, self._check)
+
+
+class Bucket:
+    """What may be taken: `rate` a second, and what one second saves. `left` is negative if more was taken."""
+
+    __slots__ = ("_at", "left", "rate")
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self.left = rate
+        self._at = time.monotonic()  # when what has come back was added
+
+    def wait_s(self, now: float) -> float:
+        """Return the time until nothing is owed, from `now`, a monotonic time."""
+        if self.left >= 0:
+            return 0.0
+        self.left += min(1.0, max(0.0, now - self._at)) * self.rate
+        self._at = now
+        return max(0.0, -self.left / self.rate)
+
+
+class Meter(Bucket):
+    """Sent bytes: `held` while more were sent than the rate allows. Use it in the event loop."""
+
+    __slots__ = ("_loop", "_waiting", "held")
+
+    def __init__(self, rate: float, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(rate)
+        self._loop = loop
+        self.held = False
+        self._waiting: dict[object, Callable[[], None]] = {}
+
+    def take(self, size: int) -> None:
+        """Count sent bytes."""
+        self.left -= size
+        if self.left < 0 and not self.held and (wait_s := self.wait_s(self._loop.time())):
+            self.held = True
+            self._loop.call_later(wait_s, self._release)
+
+    def wait(self, whose: object, resume: Callable[[], None]) -> None:
+        """Call `resume` once it is no longer held."""
+        self._waiting[whose] = resume
+
+    def forget(self, whose: object) -> None:
+        self._waiting.pop(whose, None)
+
+    def _release(self) -> None:
+        wait_s = self.wait_s(self._loop.time())
+        if wait_s:
+            self._loop.call_later(wait_s, self._release)
+            return
+        self.held = False
+        while self._waiting and not self.held:
+            whose = next(iter(self._waiting))
+            self._waiting.pop(whose)()
 
 
 class Reader(Protocol):

@@ -8,8 +8,7 @@ the handler has not taken is not credited to the peer, which stops sending.
 
 Invariants
   (1) memory for a peer is bounded: each stream has at most one message out. In, all streams of a connection
-      together keep at most HELD_MAX + CONNECTION_WINDOW bytes, of which those of incomplete messages are at
-      most PARTIAL_MAX, so that complete ones are always taken and make room;
+      together keep a bounded number of bytes (inflow.py);
   (2) a compressed message is inflated when the handler takes it, in slices, up to the limit of its size; of
       large ones, handlers of a connection have INFLATED_MAX at once;
   (3) headers go out before the first message, trailers after the last, each once;
@@ -31,15 +30,12 @@ from typing import Any, Protocol
 from everlog.rpc.http2 import frames, limits
 from everlog.rpc.http2.frames import Code, ProtocolError, StreamError
 from everlog.rpc.http2.headers import escaped, header_block
+from everlog.rpc.http2.inflow import PARTIAL_MAX, WINDOW, Inflow
+from everlog.rpc.http2.limits import Bucket, Meter
 
 MESSAGE_BYTES_MAX = 16 << 20
-WINDOW = 1 << 20  # bytes that a peer may send on one stream before it is credited
-CONNECTION_WINDOW = 16 << 20
 INBOX_MAX = 4  # messages
 INBOX_BYTES_MAX = 1 << 20  # the peer is credited below this
-HELD_MAX = 48 << 20  # bytes of a connection's messages; above this, it is not credited
-PARTIAL_MAX = 48 << 20  # bytes of incomplete messages; above this, calls are refused
-RESERVED_MAX = 32 << 20  # bytes of incomplete messages that are larger than half a window
 
 FRAME_BYTES_MAX = 64 << 10  # of sent frames, though a peer may accept more: gRPC's accepts 16 MiB
 BYTES_HIGH = 1 << 20  # above this many bytes in the socket's buffer, wait
@@ -48,7 +44,6 @@ BYTES_MAX = 4 * BYTES_HIGH  # above this, disconnect: the peer sends requests an
 SMALL_BYTES = 256  # of a frame; a smaller one that completes no message is counted
 INFLATED_SLICE = 128 << 10  # bytes that are inflated before other tasks run
 INFLATED_FIRST = 16 << 10  # bytes of a message that is inflated at once
-INFLATED_MAX = 2  # larger messages that handlers of a connection have at once
 ENCODINGS = {"identity": 0, "gzip": 31, "deflate": 15}  # to zlib's window bits
 
 INVALID_ARGUMENT, RESOURCE_EXHAUSTED = "3", "8"
@@ -73,6 +68,7 @@ class Peer(Protocol):
     certified: str
     certified_until_ns: int
     peer: str
+    account: Any
 
     def forget(self, stream: Stream, *, whole: bool) -> None: ...
 
@@ -102,12 +98,16 @@ class Stream:
         "connection",
         "cost",
         "ended",
+        "got",
         "headers",
         "id",
         "id_bytes",
         "message_bytes_max",
+        "meter",
         "out",
         "pending",
+        "received",
+        "sent",
         "single",
         "task",
         "unstarted",
@@ -123,6 +123,9 @@ class Stream:
         self.headers = headers
         self.who = ""  # name of the call's token
         self.call: Any = None  # what its observers know of it (grpc.py)
+        self.meter: Meter | None = None  # limits what its caller is sent, and receives
+        self.received: Bucket | None = None
+        self.got = self.sent = 0  # bytes
         self.window = 0  # bytes that the peer accepts, in addition to its initial window
         self.task: asyncio.Task[None] | None = None
         self.unstarted: Callable[[], None] | None = None  # called if the task ends before it begins
@@ -154,6 +157,9 @@ class Stream:
         self._room -= size
         if self._room < 0:
             raise ProtocolError("more data than the stream's window", Code.FLOW_CONTROL_ERROR)
+        self.got += size
+        if self.received is not None:
+            self.received.left -= size
         if self._length >= 0:
             self._length -= len(data)
             if self._length < 0 or (end and self._length):
@@ -317,7 +323,7 @@ class Stream:
     @property
     def blocked(self) -> bool:
         """Whether something is pending: send nothing more until `writable` returns."""
-        return bool(self.pending) or self.out.paused
+        return bool(self.pending) or self.out.paused or (self.meter is not None and self.meter.held)
 
     def begin(self, block: bytes = RESPONSE) -> None:
         """Send the headers, unless they were sent."""
@@ -354,8 +360,11 @@ class Stream:
 
     def pump(self) -> None:
         """Send as much of the pending data as the windows allow."""
-        pending, out = self.pending, self.out
+        pending, out, meter = self.pending, self.out, self.meter
         while pending and not out.paused:
+            if meter is not None and meter.held:
+                meter.wait(self, self.pump)
+                return
             first = pending[0]
             window = self.window + out.base
             if window > frames.WINDOW_MAX:  # by a change of the initial window
@@ -374,6 +383,9 @@ class Stream:
             out.earned += size >> 10
             self.window -= size
             out.window -= size
+            self.sent += size
+            if meter is not None:
+                meter.take(size)
         if pending:
             out.wait(self)
             return
@@ -388,7 +400,10 @@ class Stream:
         """Wait until nothing is pending."""
         while self.blocked:
             if not self.pending:
-                self.out.wait(self)
+                if self.meter is not None and self.meter.held:
+                    self.meter.wait(self, self.pump)
+                else:
+                    self.out.wait(self)
             self._drained = asyncio.get_running_loop().create_future()
             await self._drained
 
@@ -404,6 +419,8 @@ class Stream:
         """Stop the call's task: the peer, or the connection, is gone."""
         self.closed = True
         self.pending.clear()
+        if self.meter is not None:
+            self.meter.forget(self)
         self.drop_inflated()
         self._drop_received()
         if self.task is not None:
@@ -425,71 +442,6 @@ def _second() -> RefusedError:
     return RefusedError(INVALID_ARGUMENT, "expected one message as the request, found more")
 
 
-class Inflow:
-    """What one peer sends: the window of its connection, and the bytes that are kept for it."""
-
-    def __init__(self, out: Outbox) -> None:
-        self._out = out
-        self._window = CONNECTION_WINDOW
-        self._held = self._partial = self._reserved = 0
-        self.peak = 0  # bytes that were kept at most
-        self.inflated = asyncio.Semaphore(INFLATED_MAX)
-        self._waiting: dict[Stream, int] = {}  # with the size of a message for which there is no room yet
-
-    def receive(self, size: int) -> None:
-        """Receive a DATA frame of `size` bytes. Raises ProtocolError."""
-        self._window -= size
-        if self._window < 0:
-            raise ProtocolError("more data than the connection's window", Code.FLOW_CONTROL_ERROR)
-        self._credit()
-
-    def keep(self, held: int, partial: int) -> None:
-        """Add to the bytes that are kept, and to those of incomplete messages."""
-        self._held += held
-        self._partial += partial
-        self.peak = max(self.peak, self._held)
-        if held < 0:
-            self._credit()
-
-    def forget(self, stream: Stream, held: int, partial: int) -> None:
-        """Remove the bytes of a stream."""
-        self._waiting.pop(stream, None)
-        self.keep(-held, -partial)
-
-    def reserve(self, stream: Stream, size: int) -> bool:
-        """Reserve room for a message that needs more than the stream's window, now or as soon as others are
-        complete. Return False if there is too much already."""
-        if self._partial > PARTIAL_MAX:
-            return False
-        if size > WINDOW // 2 and not stream.reserved and stream not in self._waiting:
-            if self._waiting or self._reserved + size > RESERVED_MAX:
-                self._waiting[stream] = size
-            else:
-                self._reserved += size
-                stream.reserve(size)
-        return True
-
-    def waits(self, stream: Stream) -> bool:
-        """Whether the stream waits for room."""
-        return stream in self._waiting
-
-    def release(self, size: int) -> None:
-        """Give back reserved room, to the streams that wait for it."""
-        self._reserved -= size
-        while self._waiting:
-            stream, wanted = next(iter(self._waiting.items()))
-            if self._reserved + wanted > RESERVED_MAX:
-                break
-            del self._waiting[stream]
-            self._reserved += wanted
-            stream.reserve(wanted)
-
-    def _credit(self) -> None:
-        if self._window <= CONNECTION_WINDOW // 2 and self._held < HELD_MAX:
-            self._out.write(frames.window_update(0, CONNECTION_WINDOW - self._window))
-            self._window = CONNECTION_WINDOW
-
-
 class Outbox:
     """Gathers the frames to one peer, and writes them once a turn of the event loop."""
 
@@ -508,7 +460,10 @@ class Outbox:
         self.base = frames.WINDOW_START  # initial window of the peer's streams
         self.frame_bytes_max = frames.FRAME_BYTES_MAX
         self.paused = False
+        self._full = False  # the socket is
+        self.meter: Meter | None = None  # limits what its address is sent
         self.earned = 0  # see PeerLimits
+        self.sent = 0  # bytes
         self._ended = False
         transport.set_write_buffer_limits(high=BYTES_HIGH)
 
@@ -528,9 +483,30 @@ class Outbox:
 
     def flush(self) -> None:
         """Write the gathered bytes."""
-        gathered, self._gathered, self._size = self._gathered, [], 0
+        gathered, size = self._gathered, self._size
+        self._gathered, self._size = [], 0
         if gathered and not self._ended and not self._transport.is_closing():
             self._transport.write(gathered[0] if len(gathered) == 1 else b"".join(gathered))
+            self.sent += size
+            if self.meter is not None:
+                self._take(self.meter, size)
+
+    def fill(self, *, full: bool) -> None:
+        """Note whether the socket is full."""
+        self._full = full
+        self._resume()
+
+    def _take(self, meter: Meter, size: int) -> None:
+        meter.take(size)
+        if meter.held:
+            self.paused = True
+            meter.wait(self, self._resume)
+
+    def _resume(self) -> None:
+        meter = self.meter
+        self.paused = self._full or (meter is not None and meter.held)
+        if not self.paused:
+            self.pump()
 
     def end(self) -> None:
         """Write the gathered bytes, and nothing after them."""
@@ -558,7 +534,10 @@ class Outbox:
                 continue
             stream.window -= size
             window -= size
+            stream.sent += size
             sent += 1
+            if stream.meter is not None:
+                stream.meter.take(size)
             parts += (header, stream.id_bytes, whole)
             if len(parts) * size > 3 * BYTES_HIGH:
                 self.write(b"".join(parts))  # later streams are held back if the socket is full

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Container
+from functools import partial
 from typing import Any
 
 import grpc
@@ -29,6 +30,8 @@ from everlog.store.program_log import about
 SLOW_MS = 1000.0
 TABLES_SHOWN, NAME_MAX = 5, 100
 DENIED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
+
+ROWS = ("rows", "versions", "differences", "commits")  # fields with them, in messages
 
 # Calls that last as long as their client wants.
 ENDLESS = frozenset(
@@ -108,9 +111,14 @@ class Activity:
         database = getattr(call.request, "database", "")
         return {"database": database if database in self._databases else "", "identity": str(call.stream.who)}
 
-    def limited(self, limit: str) -> None:
-        """Count that a limit was reached; `limit` is one of a few names."""
+    def limited(self, limit: str, identity: str = "", peer: str = "", sentence: str = "") -> None:
+        """Count that a limit was reached, and log the sentence; `limit` is one of a few names."""
         self.limits[limit] = self.limits.get(limit, 0) + 1
+        if sentence:
+            extra = about(
+                "limit.reached", identity=identity, same=f"{limit} {identity}", limit=limit, peer=peer
+            )
+            logger.warning("%s", sentence, extra=extra)
 
     def _log_slow(self, call: Call, code: grpc.StatusCode, took_s: float) -> None:
         fields: dict[str, Any] = {"status": code.name, "ms": round(took_s * 1e3)}
@@ -145,12 +153,18 @@ def _written(request: Message | None) -> int:
     return sum(len(getattr(request, name, ())) for name in ("writes", "keys"))
 
 
+def _length(name: str, answer: Any) -> int:
+    return len(getattr(answer, name))
+
+
 def _rows_of(kind: type[Message]) -> Rows:
     """Return the function that counts the rows in a message of a kind."""
     fields = kind.DESCRIPTOR.fields_by_name
-    rows, row = fields.get("rows"), fields.get("row")
-    if rows is not None and rows.is_repeated:
-        return lambda answer: len(answer.rows)
+    for name in ROWS:
+        rows = fields.get(name)
+        if rows is not None and rows.is_repeated:
+            return partial(_length, name)
+    row = fields.get("row")
     if row is not None and row.message_type is not None:
         return lambda answer: int(answer.HasField("row"))
     return lambda _: 0

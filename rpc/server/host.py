@@ -161,6 +161,10 @@ class Hosting:
         self._workers = Threads(WORKERS, "everlog-work", each=WORKERS_EACH, queues=LONG)
         self.pools = (self._readers, self._long_threads, self._writers, self._workers)
 
+    def limit_heavy(self, each: Callable[[str], int]) -> None:
+        """Let `each` say how many long calls of a caller may run, reads and writes apart."""
+        self._long_threads.each = self._workers.each = each
+
     def start(self) -> None:
         """Start the threads, before the first call."""
         for pool in self.pools:

@@ -176,7 +176,12 @@ METRICS = (
         "Connections dropped because the peer broke the protocol or its limits, by HTTP/2's error code.",
         ("reason",),
     ),
-    Metric("everlog_limits_hit_total", "counter", "How often a limit was reached.", ("limit",)),
+    Metric(
+        "everlog_limits_hit_total",
+        "counter",
+        "How often a limit was reached: connections, streams, calls, bytes_in, bytes_out, rows, queue.",
+        ("limit",),
+    ),
     # migrations, archive, certificates
     Metric("everlog_migrations", "gauge", "Migrations by state.", ("database", "state")),
     Metric("everlog_migration_rows_done", "gauge", "Rows built by the migration in progress.", ("database",)),

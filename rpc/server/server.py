@@ -73,6 +73,7 @@ from everlog.rpc.server.host import Hosting
 from everlog.rpc.server.issuer import Issuer, Jwt
 from everlog.rpc.server.migrations import MigrationsService, Problems
 from everlog.rpc.server.people import PeopleService
+from everlog.rpc.server.quotas import Quota, Quotas
 from everlog.rpc.server.rights import Rights, Tokens
 from everlog.rpc.server.store import StoreService
 from everlog.store.crypto.master_key import MasterKey
@@ -148,7 +149,7 @@ class Server:
     `approvals` belong to databases whose migrations wait for approval; `problems` says of others why a
     migration in progress cannot continue. `signer` signs checkpoints. `next_master_key` is the key for
     `rotate_key`; None: that of the environment. `archives` maps a database to the target of its archive.
-    `slow_ms`: calls that take longer are logged, 0: none.
+    `slow_ms`: calls that take longer are logged, 0: none. `quota`: how much callers may have.
 
     Raises OpenError for an invalid address, and for a server that other machines could reach without TLS and
     a token.
@@ -175,6 +176,7 @@ class Server:
         next_master_key: MasterKey | None = None,
         archives: Mapping[str, str] | None = None,
         slow_ms: float = SLOW_MS,
+        quota: Quota | None = None,
     ) -> None:
         self.activity = Activity(frozenset(databases), slow_ms=slow_ms)
         for db in databases.values():
@@ -209,6 +211,9 @@ class Server:
         }
         self.loop: asyncio.AbstractEventLoop | None = None
         self.connections: set[Connection] = set()
+        self.quota = quota or Quota()
+        self._quotas: Quotas | None = None  # while it runs
+        self.hosting.limit_heavy(self._heavy)
         self._connections_max = 0
         self._thread = threading.Thread(target=self._run, name="everlog-server", daemon=True)
         self._ready = threading.Event()
@@ -302,6 +307,13 @@ class Server:
         self._tokens, self.hosting.auth = named, auth
         self.rights.replace(Tokens(named, roles or {}))
 
+    def limit(self, quota: Quota) -> None:
+        """Limit callers by another quota from now on."""
+        self.quota, quotas = quota, self._quotas
+        if quotas is not None and self.loop is not None:
+            with contextlib.suppress(RuntimeError):  # its loop has just ended
+                self.loop.call_soon_threadsafe(quotas.replace, quota, self.connections)
+
     def _check_open(self, tokens: Mapping[str, str], tls: security.Tls | None) -> None:
         identifies = any(tokens.values()) or self._issuer is not None
         security.check_server(self.host, identifies=identifies, tls=tls)
@@ -346,7 +358,8 @@ class Server:
 
     async def _serve(self) -> None:
         self.loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        calls: Any = Calls(self.activity, self.rights)  # a server, as generated code expects it
+        quotas = self._quotas = Quotas(self.quota, self.activity.limited)
+        calls: Any = Calls(self.activity, self.rights, quotas)  # a server, as generated code expects it
         starting = {name: self.hosting.begin(start) for name, start in self._starts.items()}
         feed = register(
             calls,
@@ -366,13 +379,14 @@ class Server:
         listener = Listener(
             self.host,
             self.port,
-            lambda: self._connection(calls, turns),
+            lambda: self._connection(calls, turns, quotas),
             connections,
             tls=self._tls.context if self._tls else None,
             handshake_s=CHECK_S,
             on_full=lambda: self.activity.limited("connections"),
         )
         self._connections_max = listener.connections_max
+        quotas.share(listener.connections_max)
         self.port = listener.port
         for name in SERVICES:
             checker.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -409,8 +423,12 @@ class Server:
             connection.abort()
         logger.info("the server has stopped", extra=about("server.stopped"))
 
-    def _connection(self, calls: Calls, turns: Turns) -> Connection:
+    def _heavy(self, caller: str) -> int:
+        return self.quota.heavy(caller)
+
+    def _connection(self, calls: Calls, turns: Turns, quotas: Quotas) -> Connection:
         made = Connection(calls.answer, self.connections, turns)
+        made.on_made, made.on_lost = quotas.connected, quotas.lost
         if self._tls is not None:
             made.names = self._tls.files.client_names
         made.on_failed = self.activity.dropped

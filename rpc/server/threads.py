@@ -179,8 +179,8 @@ class Threads:
     ThreadPoolExecutor accepts nothing after the main thread has ended, while other threads, and other
     processes, still call the server.
 
-    `each`: threads of one caller; 0: all. `queues`: how many calls may wait. `slices`: the threads run in
-    these.
+    `each`: threads of one caller; 0: all. `Threads.each` may be replaced by a function of the caller.
+    `queues`: how many calls may wait. `slices`: the threads run in these.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class Threads:
         slices: Slices | None = None,
     ) -> None:
         self._most, self._name = most, name
-        self._each = each or most
+        self.each: Callable[[str], int] = lambda _: each  # threads of one caller; 0: all
         self._bounds = queues
         self._slices = slices
         self._tickets: SimpleQueue[bool] = SimpleQueue()  # one for each call; False: end
@@ -288,7 +288,7 @@ class Threads:
             self._due -= 1
             for key in self._queues:
                 running = self._running.get(key, 0)
-                if running < self._each:
+                if running < (self.each(key) or self._most):
                     queue = self._queues.pop(key)
                     work = queue.popleft()
                     if queue:

@@ -15,7 +15,7 @@ from everlog.console.cli.main import command
 from everlog.console.cli.serve_config import Configured, key_of, settable, variable_of
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.store.environment import SETTINGS
-from everlog.store.errors import OpenError, UnavailableError
+from everlog.store.errors import LimitError, OpenError, UnavailableError
 from tests.console.conftest import Run
 from tests.console.served import serving
 
@@ -218,6 +218,25 @@ def test_sighup_applies_the_file_and_says_what_must_wait(everlog: Run, one: Path
         assert f"{file}:3: slow-ms: expected a number, found text" in said
         with RemoteDatabase(f"{served.url}?token=thyme") as db:
             db.admin.status()
+
+
+def test_sighup_applies_the_limits_of_callers(everlog: Run, one: Path, here: Path) -> None:
+    file = here / "serve.toml"
+    file.write_text("log-format = 'json'\nlimit-heavy = 2\n")
+    with serving("--config", str(file), log=True, cwd=here) as served:
+        with RemoteDatabase(served.url, retry_s=0) as db:
+            db.admin.status()
+            file.write_text("log-format = 'json'\nlimit-for = ['127.0.0.1:streams=1', 'ann:calls=5']\n")
+            os.kill(served.process.pid, signal.SIGHUP)
+            served.logged("reload.done")
+            feed = iter(db.feed().batches())
+            next(feed)
+            with pytest.raises(LimitError, match="of this address is reached: expected at most 1 running"):
+                db.admin.status()
+            assert served.logged("limit.reached")["limit"] == "streams"
+        file.write_text("log-format = 'json'\nlimit-for = ['127.0.0.1:speed=1']\n")
+        os.kill(served.process.pid, signal.SIGHUP)
+        assert "expected WHO:LIMIT=N" in served.logged("reload.failed")["message"]
 
 
 def test_variables_that_other_commands_read_keep_their_names() -> None:

@@ -3,8 +3,8 @@
     CreateToken(id, SHA-256)      the client makes the token, so its text never comes here
 
 Names that the server's configuration knows (--tokens, --acts-for-others, --keys-for) may get a token of a log
-only from a caller of the configuration: otherwise a caller with the right `grant` in one database could take
-over their names.
+only from a caller whose rights are from the configuration: otherwise a caller with the right `grant` in one
+database could take over their names.
 
 Invariants
   (1) no response contains the hash of a token;
@@ -24,7 +24,7 @@ from everlog.rpc.server.host import Hosting
 from everlog.rpc.wire import message_of_change
 from everlog.store.database import Database
 from everlog.store.errors import AccessError
-from everlog.store.tx.transaction import proof_of
+from everlog.store.tx.transaction import Proof, proof_of
 from everlog.store.upkeep import roles as values
 from everlog.store.upkeep.access import explain, explain_as, shown
 from everlog.store.upkeep.roles import OWNER, State
@@ -37,7 +37,7 @@ class AccessService(access_pb2_grpc.AccessServicer):
         self._hosting = hosting
 
     async def WhoAmI(self, request: pb.WhoAmIRequest, context: Any) -> pb.WhoAmIResponse:
-        identity: Identity = context.identity
+        identity = self._hosting.rights.within(context.identity, request.database)
         answer = pb.WhoAmIResponse(
             name=identity.name, proof=proof_of(identity.name), expires_ns=identity.expires_ns
         )
@@ -86,7 +86,8 @@ class AccessService(access_pb2_grpc.AccessServicer):
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Any) -> pb.AccessResponse:
         db, token = self._hosting.database(request.database), values.token_of(request.token)
         identity: Identity = context.identity
-        if token.name in self._hosting.auth.configured and identity.databases is not None:
+        configured = identity.databases is None and (identity.roles or proof_of(identity.name) == Proof.TOKEN)
+        if token.name in self._hosting.auth.configured and not configured:
             raise AccessError(
                 f"{token.name} is a name of the server's configuration; only a caller of the configuration"
                 " creates tokens of it",

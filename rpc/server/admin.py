@@ -37,6 +37,7 @@ from everlog.proto import (
 )
 from everlog.rpc.server.host import Hosting, ResponseStream
 from everlog.rpc.server.rights import Scope
+from everlog.rpc.server.visible import told
 from everlog.rpc.wire import message_of
 from everlog.store.database import Database
 from everlog.store.errors import AccessError, OpenError, RowError
@@ -66,11 +67,17 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         answer = await self._hosting.read(_status, db)
         if request.hashes:
             going, at, sealed = self._hosting.check_going, request.at or None, request.sealed
-            hashes = await self._hosting.long_read(lambda: db.admin.hashes(going, seq=at, sealed=sealed))
+
+            def run() -> list[admin_pb2.TableStatus]:
+                past = db.past.schemas.at(at) if at else None
+                tables = db.schema.tables if past is None else past.tables
+                visible = {name for name in tables if scope.reads_all(name, past, db.schema)}
+                hashes = db.admin.hashes(going, seq=at, sealed=sealed) if visible else {}
+                return [_table(db, name, one) for name, one in hashes.items() if name in visible]
+
+            hashed = await self._hosting.long_read(run)
             del answer.tables[:]
-            answer.tables.extend(
-                _table(db, name, one) for name, one in hashes.items() if scope.reads_all(name)
-            )
+            answer.tables.extend(hashed)
         answer.database = request.database
         if scope.everywhere:
             answer.warnings.extend(self._hosting.warnings)
@@ -432,8 +439,17 @@ class ProofsService(proofs_pb2_grpc.ProofsServicer):
         )
 
     async def Prove(self, request: proofs_pb2.ProveRequest, context: Any) -> proofs_pb2.ProveResponse:
-        prover = self._prover(request.database)
+        prover, scope = self._prover(request.database), context.scope
         record, hashes = await self._hosting.read(prover.prove, request.seq, request.size)
+        commit = log_pb2.Commit.FromString(record)
+        told(commit, scope)
+        if commit.ByteSize() != len(record):
+            raise AccessError(
+                f"record {request.seq} has parts that this caller may not see, so it cannot be proved to it;"
+                " the right `audit` shows all records",
+                actor=str(scope.identity.name),
+                right="audit",
+            )
         return proofs_pb2.ProveResponse(record=record, hashes=hashes)
 
     async def ProveFrom(

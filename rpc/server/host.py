@@ -252,6 +252,7 @@ class Hosting:
 
     def close(self) -> None:
         self.stop()
+        self.rights.close()
         for pool in self.pools:
             pool.close()
 

@@ -15,10 +15,14 @@ Every call passes `admit` once, after its request is parsed. A method whose prot
 needs is refused. Streams are checked again when rights change: a stream that is not allowed any more ends.
 
 Invariants
-  (1) tokens are compared by their SHA-256, in constant time;
+  (1) tokens are found by their SHA-256 and compared in constant time, in constant work for any number of
+      tokens and databases;
   (2) what a caller may not see looks to it as if it did not exist, and an error names only what it named;
-  (3) a stream whose token ended, or whose right was revoked, ends within a second;
-  (4) the loop of events waits for nothing here: decisions are look-ups in memory.
+  (3) a stream whose token ended, whose right was revoked, or whose table has another name, ends within a
+      second;
+  (4) a token that several databases recorded is in each of them what that one says: the owner of one
+      gives nothing in another;
+  (5) the loop of events waits for nothing here: decisions are look-ups in memory.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ import asyncio
 import hashlib
 import hmac
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import grpc
@@ -52,6 +56,7 @@ from everlog.store.upkeep.roles import (
     Decision,
     Held,
     Holder,
+    Issued,
     State,
     Visibility,
 )
@@ -61,6 +66,8 @@ LOOK_S = 0.25  # between two looks for changes
 REFLECTION = "/grpc.reflection."  # of the services, which are public: any caller that is authenticated
 BEARER = "Bearer "
 HOW = "set EVERLOG_TOKEN, or put ?token-file=FILE into the URL"
+READ_ALL = (pb.READ, pb.FEED, pb.BACKUP, pb.CHECK)  # each shows all that a table has now
+READ_ALL_PAST = (pb.HISTORY, pb.FEED, pb.BACKUP, pb.CHECK)  # and what it had
 WORDS: dict[int, str] = {number: word for word, number in RIGHTS.items()}
 _OPS = {number: word for word, number in OPS.items()}
 EVERYTHING = Holder("", [Held(rule, OWNER.name) for rule in OWNER.rules])
@@ -134,30 +141,42 @@ class Scope(NamedTuple):
         """Whether the caller may know of a table."""
         return self.holder.sees(table)
 
-    def reads_all(self, table: str) -> bool:
-        """Whether the caller may read, follow or check a table without limits of rows and fields."""
-        found = [self.holder.decide(right, table) for right in (pb.READ, pb.FEED, pb.CHECK)]
-        return any(one.allowed and one.visibility is None for one in found)
+    def reads_all(self, table: str, past: Schema | None = None, now: Schema | None = None) -> bool:
+        """Whether the caller may read, follow, copy or check a table without limits of rows and fields.
+        `past`: the table of that schema, as it was then; `now`: the schema in force."""
+        rights = READ_ALL if past is None else READ_ALL_PAST
+        names = {table}
+        if past is not None and now is not None:
+            names.update(self._renamed(rights, {past.table(table).proto.id}, now))
+        decided = [[self.holder.decide(right, name) for right in rights] for name in names]
+        return all(any(one.allowed and one.visibility is None for one in found) for found in decided)
 
     def check_renamed(self, rights: Iterable[int], table: str, ids: Container[int], now: Schema) -> None:
         """Check that a request which names a table by an earlier name may have it by its current one: rights
         are on current names. `ids`: of the tables that the name refers to. Raises AccessError."""
         rights = tuple(rights)
+        if self._renamed(rights, ids, now):
+            who, word = str(self.identity.name) or "the caller", WORDS[rights[0]]
+            raise AccessError(
+                f"{who} lacks the right {word} on the table that was named {table}; rights are on its"
+                " current name",
+                actor=str(self.identity.name),
+                right=word,
+                table=table,
+            )
+
+    def _renamed(self, rights: tuple[int, ...], ids: Container[int], now: Schema) -> list[str]:
+        """Return the current names of those of these tables on which the caller has none of these rights."""
         if any(self.holder.decide(right).whole for right in rights):
-            return
+            return []
+        found = []
         for info in now.tables.values():
             names = {info.name, info.other_generation.name if info.other_generation else info.name}
             if info.proto.id in ids and not any(
                 self.holder.decide(right, name).allowed for right in rights for name in names
             ):
-                who, word = str(self.identity.name) or "the caller", WORDS[rights[0]]
-                raise AccessError(
-                    f"{who} lacks the right {word} on the table that was named {table}; rights are on its"
-                    " current name",
-                    actor=str(self.identity.name),
-                    right=word,
-                    table=table,
-                )
+                found.append(info.name)
+        return found
 
     def visibility(self, right: int, table: str) -> tuple[Visibility, ...] | None:
         """Return what the caller may see of a table; None: all. Raises AccessError if it has no such
@@ -211,6 +230,7 @@ class Tokens:
                 Actor(name, Proof.TOKEN) if name else "",
                 None,
                 tuple(roles.get(name, ())) if name else (OWNER.name,),
+                token=hashlib.sha256(token.encode()).digest(),
             )
             for name, token in tokens.items()
             if token
@@ -222,10 +242,8 @@ class Tokens:
 
     def get(self, digest: bytes) -> Identity | None:
         """Return whose token has this hash."""
-        for known, identity in self._found.items():
-            if hmac.compare_digest(known, digest):
-                return identity._replace(token=known)
-        return None
+        found = self._found.get(digest)
+        return found if found is not None and hmac.compare_digest(found.token, digest) else None
 
 
 def _short(name: str) -> str:
@@ -252,12 +270,24 @@ class Rights:
         self._generation = 0  # of the issuer's keys
         self._needs = needs_of(services)
         self._streams: set[Call] = set()
-        self._identities: dict[bytes, Identity] = {}
+        self._issued: dict[bytes, dict[str, Issued]] = {}  # tokens of logs by SHA-256, and by database
         self._states: dict[str, State] = {}
-        self._replaced = False  # the tokens of the configuration are new
-        self._ends_ns = 0  # when the next token of a log ends; 0: none does
+        self._schemas: dict[str, Schema] = {}
+        self._stale = True  # a log has other tokens
+        self._changed = True  # streams may not be allowed any more
         self._call_ends_ns = 0  # when the next caller's proof ends; 0: none does
+        for db in self.databases.values():
+            db.access.add_waker(self._wake)
         self._refresh()
+
+    def close(self) -> None:
+        """Look for changes no more."""
+        for db in self.databases.values():
+            db.access.remove_waker(self._wake)
+
+    def _wake(self) -> None:
+        """Note that a log has other roles, grants or tokens; from any thread."""
+        self._stale = self._changed = True
 
     @property
     def open(self) -> bool:
@@ -295,7 +325,7 @@ class Rights:
         required = (
             self.tokens
             or (self._issuer is not None and (header or not certified))
-            or (header and any(state.tokens for state in self._states.values()))
+            or (header and self._issued)
         )
         if required and not path.startswith(OPEN_METHODS):
             raise Aborted(
@@ -317,19 +347,30 @@ class Rights:
 
     def _of_log(self, digest: bytes) -> Identity | None:
         """Return whose token of a log has this hash. Raises Aborted for one that has ended."""
-        if any(db.access.state is not self._states.get(name) for name, db in self.databases.items()):
+        if self._stale:
             self._refresh()
-        found = self._identities.get(digest)
-        ended = found is not None and found.expires_ns and time.time_ns() >= found.expires_ns
-        if found is not None and not ended and hmac.compare_digest(found.token, digest):
-            return found
-        for state in self._states.values():
-            if any(hmac.compare_digest(one.token.sha256, digest) for one in state.tokens.values()):
-                raise Aborted(
-                    grpc.StatusCode.UNAUTHENTICATED,
-                    "this token has ended: it expired, was revoked or replaced, or is of another database",
-                )
-        return None
+        found, now_ns = self._issued.get(digest, {}), time.time_ns()
+        known = [(name, one) for name, one in found.items() if hmac.compare_digest(one.token.sha256, digest)]
+        valid = [(name, one) for name, one in known if one.valid(self.databases[name].uuid, now_ns)]
+        if known and not valid:
+            raise Aborted(
+                grpc.StatusCode.UNAUTHENTICATED,
+                "this token has ended: it expired, was revoked or replaced, or is of another database",
+            )
+        if not valid:
+            return None
+        return _identity_of(valid[0][1])._replace(databases=frozenset(name for name, _ in valid))
+
+    def within(self, identity: Identity, database: str) -> Identity:
+        """Return who a caller is in a database: a token of logs is in each of them what that log says."""
+        if identity.databases is None or database not in identity.databases:
+            return identity
+        issued = self._issued.get(identity.token, {}).get(database)
+        if issued is None:  # just gone: the call ends at the next look
+            return identity._replace(databases=identity.databases - {database})
+        found = _identity_of(issued)
+        ends_ns = min(filter(None, (found.expires_ns, identity.expires_ns)), default=0)
+        return found._replace(databases=identity.databases, expires_ns=ends_ns)
 
     # whether
 
@@ -344,6 +385,8 @@ class Rights:
         if not needs[0].server:
             database = request.database
             _check_length(database, "database")
+            identity = call.identity = self.within(identity, database)
+            call.stream.who = identity.name
             holder = self.holder(identity, database)
             call.scope = Scope(holder, identity)
             for need in needs:
@@ -357,6 +400,7 @@ class Rights:
     def holder(self, identity: Identity, database: str) -> Holder:
         """Return what a caller has in a database. Raises AccessError if it has nothing there, the same
         whether or not the database exists."""
+        identity = self.within(identity, database)
         db = self.databases.get(database)
         if db is None or (identity.databases is not None and database not in identity.databases):
             if identity.databases is None and (OWNER.name in identity.roles or self._open(identity)):
@@ -461,7 +505,7 @@ class Rights:
     def replace(self, tokens: Tokens) -> None:
         """Accept other tokens from now on, and end the calls of those that are gone. For any thread."""
         self.tokens = tokens
-        self._replaced = True
+        self._changed = True
 
     async def watch(self, read: Callable[[Callable[[], None]], Any]) -> None:
         """Look for changes until the task is cancelled, and end the streams that are not allowed any more.
@@ -483,13 +527,12 @@ class Rights:
 
     def look(self) -> None:
         """End the streams of callers that may no longer have them, if anything has changed."""
-        now = {name: db.access.state for name, db in self.databases.items()}
-        now_ns, generation = time.time_ns(), self._issuer.generation if self._issuer is not None else 0
-        due = any(ends and now_ns >= ends for ends in (self._ends_ns, self._call_ends_ns))
-        if now == self._states and not due and not self._replaced and generation == self._generation:
+        self._end_renamed()
+        generation = self._issuer.generation if self._issuer is not None else 0
+        due = self._call_ends_ns and time.time_ns() >= self._call_ends_ns
+        if not (self._changed or due or generation != self._generation):
             return
-        self._replaced, self._generation, self._call_ends_ns = False, generation, 0
-        self._refresh()
+        self._changed, self._generation, self._call_ends_ns = False, generation, 0
         for call in list(self._streams):
             path = call.stream.headers[":path"]
             try:
@@ -500,22 +543,43 @@ class Rights:
             except Error as error:
                 end(call, grpc.StatusCode.PERMISSION_DENIED, str(error))
 
-    def _refresh(self) -> None:
-        self._states = {name: db.access.state for name, db in self.databases.items()}
-        now_ns, ends, found = time.time_ns(), [0], dict[bytes, Identity]()
-        for name, sha256, identity in self._issued(now_ns):
-            known = found.get(sha256)
-            only = frozenset({name}) | (known.databases or frozenset() if known else frozenset())
-            found[sha256] = identity._replace(databases=only)
-            ends.append(identity.expires_ns)
-        self._identities = found
-        self._ends_ns = min(filter(None, ends), default=0)
+    def _end_renamed(self) -> None:
+        """End the calls of limited callers in databases in which a table has another name: rights are on
+        current names, and the calls are checked when their clients repeat them."""
+        renamed = set()
+        for name, db in self.databases.items():
+            before, now = self._schemas[name], db.schema
+            if now is not before:
+                self._schemas[name] = now
+                if _names(before).items() - _names(now).items():
+                    renamed.add(name)
+        for call in list(self._streams) if renamed else ():
+            limited = call.scope is not None and not call.scope.everywhere
+            if limited and getattr(call.request, "database", "") in renamed:
+                end(call, grpc.StatusCode.UNAVAILABLE, "tables were renamed or deleted; repeat the call")
 
-    def _issued(self, now_ns: int) -> Iterator[tuple[str, bytes, Identity]]:
-        for name, state in self._states.items():
-            db = self.databases[name]
+    def _refresh(self) -> None:
+        self._stale = False
+        for name, db in self.databases.items():
+            self._schemas.setdefault(name, db.schema)
+            before, state = self._states.get(name), db.access.state
+            if state is before:
+                continue
+            for one in before.tokens.values() if before is not None else ():
+                found = self._issued.get(one.token.sha256, {})
+                found.pop(name, None)
+                if not found:
+                    self._issued.pop(one.token.sha256, None)
             for one in state.tokens.values():
-                if one.valid(db.uuid, now_ns):
-                    actor = Actor(one.token.name, Proof.TOKEN)
-                    sha256 = one.token.sha256
-                    yield name, sha256, Identity(actor, None, one.token.roles, one.ends_ns, sha256)
+                self._issued.setdefault(one.token.sha256, {})[name] = one
+            self._states[name] = state
+
+
+def _identity_of(issued: Issued) -> Identity:
+    token = issued.token
+    return Identity(Actor(token.name, Proof.TOKEN), None, token.roles, issued.ends_ns, token.sha256)
+
+
+def _names(schema: Schema) -> dict[int, str]:
+    """Return the names of tables by their ids."""
+    return {info.proto.id: name for name, info in schema.tables.items()}

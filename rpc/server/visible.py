@@ -4,7 +4,8 @@
 
 Invariants
   (1) a caller whose rules have no limits gets what is stored, and pays nothing for this;
-  (2) without the right `audit` nobody reads roles, grants and tokens of others in the log.
+  (2) without the right `audit` nobody reads roles, grants and tokens of others in the log, and without it or
+      `migrate` nobody the files of migrations.
 """
 
 from __future__ import annotations
@@ -20,12 +21,25 @@ ACCESS_KINDS = ("access.", "token.")  # of Notices of roles, grants and tokens
 
 
 def told(commit: log_pb2.Commit, scope: Scope) -> None:
-    """Leave out of a commit what only callers with the right `audit` may see: roles, grants and tokens."""
+    """Leave out of a commit what a caller may not see: roles, grants and tokens, the files of migrations, the
+    schema of other tables."""
+    if commit.HasField("migration"):
+        _migration(commit.migration, scope)
     if commit.notice.kind.startswith(ACCESS_KINDS) and not scope.holder.decide(access_pb2.AUDIT).allowed:
         kind = commit.notice.kind
         commit.notice.Clear()
         commit.notice.kind = kind
         commit.ClearField("reason")
+
+
+def _migration(migration: log_pb2.Migration, scope: Scope) -> None:
+    """Files need the same right as from the Migrations service: they have code, and rows of all tables."""
+    if not any(scope.holder.decide(right).allowed for right in (access_pb2.MIGRATE, access_pb2.AUDIT)):
+        migration.ClearField("sources")
+    if not scope.everywhere:
+        migration.ClearField("error")
+        if migration.HasField("schema"):
+            migration.schema.CopyFrom(visible(migration.schema, scope))
 
 
 def visible(schema: log_pb2.Schema, scope: Scope, ids: Container[int] = ()) -> log_pb2.Schema:

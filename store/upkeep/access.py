@@ -32,7 +32,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -159,6 +159,7 @@ class Access:
         self._core = core
         self._changing = threading.Lock()
         self._state: State | None = None
+        self._wakers: list[Callable[[], None]] = []
 
     # what is in force
 
@@ -176,7 +177,17 @@ class Access:
         found = self._state
         if found is None or found.seq != seq:
             found = self._state = self.at(None)
+            for wake in tuple(self._wakers):
+                wake()
         return found
+
+    def add_waker(self, wake: Callable[[], None]) -> None:
+        """Call `wake` after each change of the state in force, in the thread that has found it."""
+        self._wakers.append(wake)
+
+    def remove_waker(self, wake: Callable[[], None]) -> None:
+        """Undo `add_waker`."""
+        self._wakers = [one for one in self._wakers if one != wake]
 
     def at(self, moment: Position | None, *, time_ns: int = 0) -> State:
         """Return the state after a record (a seq), at a time (not an int), or now. Read-only. `time_ns`: a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 
 from everlog.proto import access_pb2 as access
 from everlog.proto import (
+    admin_pb2,
+    admin_pb2_grpc,
     archive_pb2,
     archive_pb2_grpc,
     feed_pb2,
@@ -18,6 +21,8 @@ from everlog.proto import (
     history_pb2,
     history_pb2_grpc,
     log_pb2,
+    proofs_pb2,
+    proofs_pb2_grpc,
     store_pb2,
     store_pb2_grpc,
 )
@@ -27,6 +32,7 @@ from everlog.rpc.server.server import Server
 from everlog.store.upkeep.roles import ASKED_MAX, Held, Holder, Role, Rule
 from tests.conformance.database_case import AIRPORTS, FLIGHTS, Airport, Flight
 
+SLOWLY = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 16))  # reads nothing ahead
 ANN: dict[str, Any] = {"metadata": (("authorization", "Bearer sesame"),), "timeout": 20}
 
 
@@ -184,3 +190,97 @@ def test_moving_a_hold_forward_is_a_release(db: EmbeddedDatabase) -> None:
         db.access.grant("ann", "owner")
         stub.Hold(asked("legal", 3), **ANN)
     assert db.archive.holds() == {"legal": 3, "more": 3}
+
+
+def test_hashes_of_the_past_need_history_by_the_current_name(db: EmbeddedDatabase) -> None:
+    db.put(AIRPORTS, Airport(faa="JFK", name="Kennedy"))
+    then = db.head
+    db.put(AIRPORTS, Airport(faa="JFK", name="John F. Kennedy"))
+    asked = admin_pb2.StatusRequest(database="x", hashes=True, at=then)
+    with called(db) as channel:
+        stub = admin_pb2_grpc.AdminStub(channel)
+
+        def names(*rights: str) -> list[str]:
+            db.access.define(Role("some", (Rule((*rights, "status"), ("airports", "flights")),)))
+            db.access.grant("ann", "some")
+            return [table.name for table in stub.Status(asked, **ANN).tables]
+
+        assert names("read") == []
+        assert names("history") == ["airports", "flights"]
+        rename(db, "airports", "secrets")
+        assert names("history") == ["flights"]
+        assert names("feed") == ["flights"]
+
+
+@pytest.mark.parametrize("name", ["feed", "scan", "log"])
+def test_a_rename_ends_the_streams_of_limited_callers(
+    db: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(served, "FIRST_PAGE_ROWS", 1)
+    monkeypatch.setattr(served, "PAGE_ROWS", 1)
+    for number in range(200):
+        db.put(AIRPORTS, Airport(faa=f"A{number}", name=f"{number}" * 10_000))
+    db.access.define(Role("some", (Rule(("read", "history", "feed"), ("airports",)),)))
+    db.access.grant("ann", "some")
+    db.access.grant("bob", "reader")
+    about: dict[str, Any] = {"database": "x", "table": "airports"}
+    with (
+        Server({"x": db}, tokens={"ann": "sesame", "bob": "thyme"}) as server,
+        grpc.insecure_channel(server.address, SLOWLY) as channel,
+    ):
+        feed = feed_pb2.SubscribeRequest(database="x", tables=["airports"])
+        calls: dict[str, tuple[Any, Any]] = {
+            "feed": (feed_pb2_grpc.FeedStub(channel).Subscribe, feed),
+            "scan": (store_pb2_grpc.StoreStub(channel).Scan, store_pb2.ScanRequest(**about)),
+            "log": (history_pb2_grpc.HistoryStub(channel).Log, history_pb2.LogRequest(**about)),
+        }
+        call, request = calls[name]
+        stream = call(request, **ANN)
+        next(stream)
+        other = store_pb2_grpc.StoreStub(channel).Scan(
+            store_pb2.ScanRequest(**about), metadata=(("authorization", "Bearer thyme"),), timeout=20
+        )
+        next(other)
+        rename(db, "airports", "secrets")
+        end = time.monotonic() + 20
+        while len(server.activity.running) > 1 and time.monotonic() < end:
+            time.sleep(0.01)
+        with pytest.raises(grpc.RpcError) as caught:
+            list(stream)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "tables were renamed" in str(caught.value.details())
+        assert sum(len(page.rows) for page in other) == 199
+
+
+def test_files_of_migrations_are_for_those_who_may_have_them(db: EmbeddedDatabase) -> None:
+    schema = log_pb2.Schema()
+    schema.CopyFrom(db.schema.proto)
+    schema.version += 1
+    files = [log_pb2.SourceFile(path="migration.py", content=b"SECRET = 1")]
+    step = log_pb2.Migration.FINISHED
+    db.apply_migration(
+        log_pb2.Migration(step=step, version=schema.version, name="x", schema=schema, sources=files)
+    )
+    seq = db.head
+    db.access.define(Role("prover", (Rule(("prove", "history")),)))
+    with called(db) as channel:
+        history, proofs = history_pb2_grpc.HistoryStub(channel), proofs_pb2_grpc.ProofsStub(channel)
+
+        def log() -> bytes:
+            asked = history_pb2.LogRequest(database="x")
+            return b"".join(one.SerializeToString() for one in history.Log(asked, **ANN))
+
+        db.access.grant("ann", "reader")
+        assert b"Flight" in log()
+        assert b"SECRET" not in log()
+        db.access.grant("ann", "prover")
+        head = proofs.Head(proofs_pb2.HeadRequest(database="x"), **ANN)
+        grant = db.head
+        for secret in (seq, grant):
+            asked = proofs_pb2.ProveRequest(database="x", seq=secret, size=head.size)
+            assert refused(proofs.Prove, asked) is grpc.StatusCode.PERMISSION_DENIED
+        proofs.Prove(proofs_pb2.ProveRequest(database="x", seq=1, size=head.size), **ANN)
+        db.access.grant("ann", "auditor")
+        assert b"SECRET" in log()
+        for secret in (seq, grant):
+            proofs.Prove(proofs_pb2.ProveRequest(database="x", seq=secret, size=head.size), **ANN)

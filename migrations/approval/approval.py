@@ -387,10 +387,11 @@ class Approval:
             last, short = proposal.last, proposal.short
             newer = "" if proposal is found[-1] else f"; the newest is {found[-1].short}"
             why = f" ({last.error or last.reason})" if last.error or last.reason else ""
+            done = proposal.state is ProposalState.FINISHED
+            again = "" if done else ". `everlog propose` proposes the pending migrations again"
             raise MigrationError(
                 f"{short} is already decided: {proposal.state} since commit {last.seq} by"
-                f" {last.actor or 'an unnamed caller'}{why}{newer}. `everlog propose` proposes the pending"
-                " migrations again",
+                f" {last.actor or 'an unnamed caller'}{why}{newer}{again}",
                 digest=proposal.digest.hex(),
                 state=str(proposal.state),
             )

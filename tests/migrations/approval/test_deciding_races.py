@@ -110,6 +110,7 @@ def test_a_rejection_that_comes_while_it_is_approved_is_refused(
     gate.open()
     won, lost = ends(approving, rejecting)
     assert (won, "is already decided: finished" in lost) == ("", True), (won, lost)
+    assert "everlog propose" not in lost  # nothing is pending
     assert steps(approval.db) == ["PROPOSED", "APPROVED", "FINISHED"]
 
 

@@ -223,7 +223,10 @@ class Database(Writer):
 
     def refresh(self) -> int:
         """In a database opened for reading, see what the writing process has written since. Return the new
-        seq. Read-only."""
+        seq. Read-only.
+
+        Raises OpenError if the directory was moved, removed or replaced. What was read before stays readable.
+        """
         self.core.check_open()
         if self.read_only:
             opening.refresh(self.core)

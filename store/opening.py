@@ -116,9 +116,15 @@ READER_LOOKS = 5  # attempts of a reader, if keys disappear between its reads of
 
 
 def refresh(core: Core) -> None:
-    """As a reader beside a writer: see what was written since."""
+    """As a reader beside a writer: see what was written since. Raises OpenError if other files are in their
+    place now."""
     with core.tables.lock:  # concurrent reads see the previous state
-        fresh = _current(core.owner.at, core.engine, core.log, core.vault)
+        core.owner.check_place()
+        try:
+            fresh = _current(core.owner.at, core.engine, core.log, core.vault)
+        except Exception:
+            core.owner.check_place()  # they were replaced meanwhile
+            raise
         recovery.drop_shredded(fresh)
         core.tables.adopt(fresh)
 
@@ -213,7 +219,9 @@ def _open(
         recovery.finish(engine, tables, read_only=read_only)
         newest = log.commit(log.written)
         clock.start(max(clock.last_ns, newest.time_ns), newest.reading_ns)
-        if not read_only:
+        if read_only:
+            owner.remember()
+        else:
             owner.watch(engine.stop)
         core = Core(owner, engine, log, tables, clock, options)
         core.committer.on_settled = lambda: recovery.finish(engine, tables, read_only=False)

@@ -110,6 +110,7 @@ class Engine:
         self.refusal = Refusal(path)
         self.at = owner.at if owner else path  # the directory of the files beside RocksDB's
         self._owner = None if secondary else owner
+        self._place = owner  # its descriptor leads to the files for as long as RocksDB is open
         self.stopped: DiskError | None = None  # why writing has ended
         self._recovery = recovery
         self.secondary = secondary
@@ -186,7 +187,7 @@ class Engine:
         return family
 
     def _directory(self) -> str:
-        return self._owner.enter_rocksdb(self) if self._owner is not None else str(self.path / "db")
+        return self._owner.enter_rocksdb(self) if self._owner is not None else str(self.at / "db")
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[None]:
@@ -244,10 +245,10 @@ class Engine:
     def _linked(self) -> Path | None:
         """Return where a reader opens a database in a place that cannot be written; None: in its own
         place."""
-        if self._scratch is None or not needs_links(self.path / "db"):
+        if self._scratch is None or not needs_links(self.at / "db"):
             return None
         with translated(f"reading {self.path}"):
-            link(self.path / "db", self._scratch.path / "db")
+            link(self.at / "db", self._scratch.path / "db")
         return self._scratch.path / "db"
 
     @property

@@ -195,13 +195,18 @@ def sync_directory(path: Path) -> None:
 
 
 def read(path: Path, kind: type[T], remedy: str = "") -> T | None:
-    """Return the file's value; None if there is no file. Raises OpenError, with the `remedy`, if it is
-    invalid."""
+    """Return the file's value; None if there is no file. Raises OpenError if it cannot be read and, with
+    the `remedy`, if it is invalid."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
         return None
-    except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
+    except NotADirectoryError:
+        above = next(one for one in path.parents if one.exists())
+        raise OpenError(f"{real_path(above)} is a file; an everlog database is a directory") from None
+    except OSError as error:
+        raise OpenError(f"{real_path(path)} cannot be read: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise OpenError(
             f"{real_path(path)} is not a valid {path.name} file of everlog: {error}"
             + (f". {remedy}" if remedy else "")

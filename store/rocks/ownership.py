@@ -214,6 +214,22 @@ class Ownership:
             on_lost(self.lost)
         return self.lost
 
+    def remember(self) -> None:
+        """As a reader: remember which files these are, for `check_place`."""
+        for name in (files.MARKER, "db"):
+            with contextlib.suppress(OSError):  # the next check reports it
+                self._known[name] = os.stat(name, dir_fd=self._directory.fileno(), follow_symlinks=False)
+
+    def check_place(self) -> None:
+        """Raise OpenError if the path leads to other files than those that were opened."""
+        with self._descriptors:
+            if not self._closed and (why := self._missed()):
+                raise OpenError(
+                    f"{self.path}: {why}. What was read before stays readable here. To see more, close the"
+                    " database, and open it where its files are now",
+                    path=str(self.path),
+                )
+
     def _missed(self) -> str:  # noqa: PLR0911  one return for each answer
         """Return what changed, in words; empty if nothing did."""
         directory = self._directory.fileno()
@@ -234,7 +250,9 @@ class Ownership:
                 return f"{name} was removed"
             if not os.path.samestat(now, known):
                 return f"{name} was replaced by another"
-        if not any(self._has_log() for _ in range(3)):  # a file may be renamed while its directory is read
+        if self._db is not None and not any(
+            self._has_log() for _ in range(3)
+        ):  # a file may be renamed while its directory is read
             return "files of db were removed"
         return ""
 
@@ -501,7 +519,7 @@ def removed_if_failed(path: Path) -> Iterator[None]:
     """
     path = path.absolute()
     missing = [one for one in (path, *path.parents) if not one.exists()]
-    was_there = path.exists() and any(path.iterdir())
+    was_there = path.is_dir() and any(path.iterdir())
     try:
         yield
     except BaseException:

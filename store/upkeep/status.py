@@ -165,7 +165,8 @@ def _writes(core: Core) -> WritesStatus:
     refusal = core.engine.refusal
     if not core.read_only:
         return WritesStatus(refusal.error, refusal.since_ns)
-    full = not os.statvfs(core.path).f_bavail and os.access(core.path, os.W_OK)
+    at = core.owner.at  # also after the directory was moved or removed
+    full = not os.statvfs(at).f_bavail and os.access(at, os.W_OK)
     return WritesStatus(f"the disk of {core.path} is full" if full else "")
 
 

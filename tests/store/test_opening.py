@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+import everlog
 from everlog.store.database import Database
 from everlog.store.errors import ClosedError, CorruptionError, Error, OpenError, ReadOnlyError
 from everlog.store.rocks import files
 from everlog.store.tx.transaction import Transaction
+from everlog.store.upkeep.repair import repair
 from tests.store.conftest import Opener
 from tests.store.models import ITEMS, Item, declare, items, open_flights
 
@@ -118,6 +120,28 @@ def test_what_is_no_database_is_refused_and_not_touched(
         assert not {name for name in lost if "LOG" not in name.rsplit("/", 1)[-1]}
     else:
         assert before == after
+
+
+@pytest.mark.parametrize("below", ["", "x.db", "above/x.db"])
+def test_a_path_at_or_below_a_file_is_refused_everywhere(path: Path, below: str) -> None:
+    path.write_text("not a database")
+    for use in (
+        lambda: everlog.open(f"file:{path / below}"),
+        lambda: everlog.open(f"file:{path / below}", read_only=True),
+        lambda: repair(path / below),
+        lambda: files.read_marker(path / below),
+    ):
+        with pytest.raises(OpenError, match=f"{path} is a file; an everlog database is a directory"):
+            use()
+    assert path.read_text() == "not a database"
+
+
+def test_a_marker_that_cannot_be_read_is_not_said_to_be_invalid(path: Path) -> None:
+    Database(path).close()
+    (path / "EVERLOG").unlink()
+    (path / "EVERLOG").symlink_to("EVERLOG")  # as without permission or descriptors, but for root as well
+    with pytest.raises(OpenError, match=r"db/EVERLOG cannot be read: Too many levels of symbolic links"):
+        Database(path)
 
 
 @pytest.mark.parametrize("options", [{"create": False}, {"read_only": True}])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ import pytest
 from rocksdict import Rdict
 
 from everlog.store.database import Database
+from everlog.store.errors import OpenError
 from everlog.store.rocks import engine
 from tests.store.conftest import Opener
-from tests.store.models import AIRPORTS, ITEMS, TABLES, Item, airport, declare, items
+from tests.store.models import AIRPORTS, ITEMS, TABLES, Item, airport, declare, items, open_flights
 
 
 @pytest.fixture
@@ -89,6 +91,64 @@ def test_it_goes_on_reading_though_the_files_under_it_are_replaced(
     assert reader.log.read(0) == writer.log.read(0, until=reader.head)
     reader.refresh()
     same(writer, reader)
+
+
+def by_another(path: Path, other: Path) -> str:
+    path.rename(path.with_name("elsewhere"))
+    other.rename(path)
+    return "another directory is in this place now, and its own was moved to .*elsewhere"
+
+
+def by_another_after_a_removal(path: Path, other: Path) -> str:
+    shutil.rmtree(path)
+    other.rename(path)
+    return "another directory is in this place now, and its own was removed"
+
+
+def by_the_files_of_another(path: Path, other: Path) -> str:
+    for name in ("EVERLOG", "HEAD", "db"):
+        here = path / name
+        shutil.rmtree(here) if here.is_dir() else here.unlink()
+        (other / name).rename(here)
+    return "EVERLOG was replaced by another"
+
+
+def by_other_rocksdb_files(path: Path, other: Path) -> str:
+    shutil.rmtree(path / "db")
+    (other / "db").rename(path / "db")
+    return "db was replaced by another"
+
+
+def by_nothing(path: Path, _: Path) -> str:
+    shutil.rmtree(path)
+    return "the directory was removed"
+
+
+@pytest.mark.parametrize(
+    "replaced",
+    [by_another, by_another_after_a_removal, by_the_files_of_another, by_other_rocksdb_files, by_nothing],
+)
+@pytest.mark.parametrize("commits", [3, 30])  # fewer than the database has, and more
+def test_it_reports_that_its_directory_was_replaced_and_shows_what_it_had_read(
+    opening: Opener, path: Path, tmp_path: Path, replaced: Callable[[Path, Path], str], commits: int
+) -> None:
+    db = opening()
+    for number in range(10):
+        db.put(ITEMS, Item(id=number, text="own"))
+    db.close()
+    with open_flights(tmp_path / "other") as other:
+        for number in range(commits):
+            other.put(ITEMS, Item(id=100 + number, text="other"))
+    reader = Database(path, read_only=True)
+    words = replaced(path, tmp_path / "other")
+    for _ in range(2):
+        with pytest.raises(OpenError, match=f"{path}: {words}"):
+            reader.refresh()
+        assert [row.id for row in reader.scan(ITEMS)] == list(range(10))
+        assert reader.get(ITEMS, 100) is None
+        assert len(list(reader.past.log())) == reader.head
+        assert reader.admin.status().head == reader.head
+    reader.close()
 
 
 def test_a_rebuild_of_the_writer_does_not_end_it(writer: Database, reader: Database) -> None:

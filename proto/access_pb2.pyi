@@ -242,6 +242,7 @@ class Rule(_message.Message):
     OPS_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     HIDDEN_FIELD_NUMBER: _builtins.int
+    BINDINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rights(self) -> _containers.RepeatedScalarFieldContainer[Global___Right.ValueType]: ...
     @_builtins.property
@@ -260,6 +261,13 @@ class Rule(_message.Message):
     def hidden(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of fields that are left out, such as `contact.email`."""
 
+    @_builtins.property
+    def bindings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Binding]:
+        """The tables and fields that `rows` and `hidden` are about, by id and number, so that they are the same ones after
+        a rename. The database sets them when the role is defined. A rule with `rows` or `hidden` gives nothing on
+        other tables.
+        """
+
     def __init__(
         self,
         *,
@@ -268,14 +276,75 @@ class Rule(_message.Message):
         ops: _abc.Iterable[_log_pb2.Op.ValueType] | None = ...,
         rows: _abc.Iterable[Global___Condition] | None = ...,
         hidden: _abc.Iterable[_builtins.str] | None = ...,
+        bindings: _abc.Iterable[Global___Binding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hidden", b"hidden", "ops", b"ops", "rights", b"rights", "rows", b"rows", "tables", b"tables"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bindings", b"bindings", "hidden", b"hidden", "ops", b"ops", "rights", b"rights", "rows", b"rows", "tables", b"tables"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Rule: _TypeAlias = Rule  # noqa: Y015
+
+@_typing.final
+class Binding(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TABLE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SPACE_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    table: _builtins.int
+    """Id of the table, and its name when the role was defined."""
+    name: _builtins.str
+    space: _builtins.int
+    """The space of its rows at that time. In another space, where a migration may have given numbers another meaning,
+    a field must have both the number and the name.
+    """
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___BoundField]:
+        """Each field of `rows` and `hidden`."""
+
+    def __init__(
+        self,
+        *,
+        table: _builtins.int = ...,
+        name: _builtins.str = ...,
+        space: _builtins.int = ...,
+        fields: _abc.Iterable[Global___BoundField] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "name", b"name", "space", b"space", "table", b"table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Binding: _TypeAlias = Binding  # noqa: Y015
+
+@_typing.final
+class BoundField(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NUMBERS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def numbers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Numbers from the row's model to the field."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        numbers: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "numbers", b"numbers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BoundField: _TypeAlias = BoundField  # noqa: Y015
 
 @_typing.final
 class Condition(_message.Message):
@@ -633,6 +702,8 @@ class ExplainAccessRequest(_message.Message):
     TABLE_FIELD_NUMBER: _builtins.int
     AT_SEQ_FIELD_NUMBER: _builtins.int
     AT_TIME_NS_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     who: _builtins.str
     """Empty: the caller."""
@@ -643,6 +714,10 @@ class ExplainAccessRequest(_message.Message):
     at_seq: _builtins.int
     """As of a record, or of a time, nanoseconds since the Unix epoch; 0: now."""
     at_time_ns: _builtins.int
+    key: _builtins.bytes
+    """Also whether the row with this encoded key is visible, as it is now."""
+    field: _builtins.str
+    """Also whether this field is visible."""
     def __init__(
         self,
         *,
@@ -652,12 +727,16 @@ class ExplainAccessRequest(_message.Message):
         table: _builtins.str = ...,
         at_seq: _builtins.int = ...,
         at_time_ns: _builtins.int = ...,
+        key: _builtins.bytes | None = ...,
+        field: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_key", b"_key", "key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_seq", b"at_seq", "at_time_ns", b"at_time_ns", "database", b"database", "table", b"table", "verb", b"verb", "who", b"who"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_key", b"_key", "at_seq", b"at_seq", "at_time_ns", b"at_time_ns", "database", b"database", "field", b"field", "key", b"key", "table", b"table", "verb", b"verb", "who", b"who"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__key: _TypeAlias = _typing.Literal["key"]  # noqa: Y015
+    _WhichOneofArgType__key: _TypeAlias = _typing.Literal["_key", b"_key"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__key) -> _WhichOneofReturnType__key | None: ...
 
 Global___ExplainAccessRequest: _TypeAlias = ExplainAccessRequest  # noqa: Y015
 

@@ -71,12 +71,23 @@ class Access(Protocol):
         """Return all roles, grants and tokens with the commits that made them, now or as of a record (a seq)
         or a time, and what an operator should repair. Read-only. Raises CursorError."""
 
-    def explain(self, who: str, verb: str, table: str = "", *, at: Position | None = None) -> Explanation:
+    def explain(
+        self,
+        who: str,
+        verb: str,
+        table: str = "",
+        *,
+        key: Any = None,
+        field: str = "",
+        at: Position | None = None,
+    ) -> Explanation:
         """Return whether `who` may do `verb` (a right, `put` or `delete`) on a table (empty: any), and why,
-        now or as of a record or a time. Read-only. Raises RowError, CursorError."""
+        now or as of a record or a time; with `key` and `field`, also whether that row and field are visible,
+        and which condition hides them. Read-only. Raises RowError, CursorError, SchemaError."""
 
     def define(self, role: Role, *, actor: str = "", reason: str = "") -> int:
-        """Define a role, or replace the one of that name. Writes. Raises RowError."""
+        """Define a role, or replace the one of that name. Writes. Raises RowError, also for a limit on rows
+        or fields that the schema does not have."""
 
     def remove_role(self, name: str, *, actor: str = "", reason: str = "") -> int:
         """Remove an unused role. Writes. Raises RowError."""

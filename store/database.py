@@ -100,7 +100,7 @@ class Database(Writer):
         self._migration_records = apply.MigrationRecords(core.log)
         self.consumers = Consumers(core)
         self.people = People(core, self.transaction)
-        self.access = Access(core)
+        self.access = Access(core, self.past)
         self.admin = Admin(core, self.past, self.consumers, self._archiving, self.transaction)
         self.retention: Retaining | None = None  # archives the log automatically, if configured
         keep_in_child(self)

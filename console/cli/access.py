@@ -158,7 +158,8 @@ def revoke(
     "--rows",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="Only rows with this value; $who is the caller; more values of a field are alternatives.",
+    help="Only rows with this value. $who is the caller's name; more values of a field are alternatives,"
+    " and all fields must agree.",
 )
 @click.option("--hide", "hidden", multiple=True, metavar="FIELD", help="Leave this field out.")
 @click.option("--add", is_flag=True, help="Add this rule to the role, instead of replacing its rules.")
@@ -181,6 +182,9 @@ def define(
     """Define the role NAME with one rule, or add a rule to it.
 
     A call is allowed if one rule of one role allows it. `everlog access roles` shows the rights.
+
+    A rule with --rows or --hide is checked against the tables that exist. It follows their renames, and gives
+    nothing on tables that are newer: then define the role again.
 
     \b
     Examples:
@@ -220,23 +224,47 @@ def remove_role(settings: Settings, *, name: str, actor: str, reason: str) -> No
 @click.argument("who")
 @click.argument("verb")
 @click.argument("table", default="")
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    metavar="VALUE",
+    help="Also whether the row with this key is visible; once for each field of the key.",
+)
+@click.option("--field", default="", metavar="FIELD", help="Also whether this field is visible.")
 @at_option()
 @common
 @pass_settings
 @click.pass_context
 def explain(
-    ctx: click.Context, settings: Settings, *, who: str, verb: str, table: str, at: int | str | None
+    ctx: click.Context,
+    settings: Settings,
+    *,
+    who: str,
+    verb: str,
+    table: str,
+    keys: tuple[str, ...],
+    field: str,
+    at: int | str | None,
 ) -> None:
     """Say whether WHO may do VERB (a right, put or delete) on TABLE, and why; exit code 1 if not.
+
+    With --key and --field it also says which condition of a role hides that row or field.
 
     \b
     Examples:
       everlog -u file:shop.db access explain ann read
       everlog -u file:shop.db access explain ann delete orders --at 812
+      everlog -u file:shop.db access explain ann read orders --key 17 --field price
     """
     check_common(settings, folders=False, dumps=False)
     with open_database(settings, read_only=True) as db:
-        found = db.access.explain(who, verb, table, at=at)
+        key = None
+        if keys and table:
+            key = output.values(db.schema.table(table).key_fields, keys, f"the key of {table}")
+        elif keys:
+            raise click.UsageError("--key: expected the TABLE of the row as well")
+        found = db.access.explain(who, verb, table, key=key, field=field, at=at)
     if settings.json:
         output.echo({"allowed": found.allowed, "seq": found.seq, "because": list(found.sentences)})
     else:

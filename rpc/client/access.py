@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from everlog.proto import access_pb2 as pb
 from everlog.proto import access_pb2_grpc
@@ -14,6 +15,7 @@ from everlog.rpc.client.channel import Channel
 from everlog.rpc.wire import change_of
 from everlog.store.schema import arguments
 from everlog.store.schema.arguments import Position, nanoseconds
+from everlog.store.schema.schema import Schema
 from everlog.store.tx.transaction import Metadata, proof_name
 from everlog.store.upkeep import roles as values
 from everlog.store.upkeep.access import (
@@ -21,6 +23,7 @@ from everlog.store.upkeep.access import (
     Explanation,
     NewToken,
     Shown,
+    check_asked,
     check_token,
     find_token,
     new_token,
@@ -32,9 +35,10 @@ from everlog.store.upkeep.roles import RIGHTS, Grant, Issued, Role, State, Token
 class RemoteAccess:
     """See `everlog.store.upkeep.access.Access`."""
 
-    def __init__(self, channel: Channel, uuid: Callable[[], bytes]) -> None:
+    def __init__(self, channel: Channel, uuid: Callable[[], bytes], schema: Callable[[], Schema]) -> None:
         self._channel = channel
         self._uuid = uuid  # of the database
+        self._schema = schema
         self._database = channel.address.database
         self._stub = access_pb2_grpc.AccessStub(channel.grpc)
 
@@ -70,12 +74,29 @@ class RemoteAccess:
             list(answer.problems),
         )
 
-    def explain(self, who: str, verb: str, table: str = "", *, at: Position | None = None) -> Explanation:
-        """Return whether `who` may do `verb` on a table, and why. Read-only."""
+    def explain(
+        self,
+        who: str,
+        verb: str,
+        table: str = "",
+        *,
+        key: Any = None,
+        field: str = "",
+        at: Position | None = None,
+    ) -> Explanation:
+        """Return whether `who` may do `verb` on a table, and why; with `key` and `field`, also whether that
+        row and field are visible. Read-only."""
         values.check_name(who, "an identity")
         values.check_verb(verb)
+        arguments.text(table, "table")
+        check_asked(table, key, field)
         request = pb.ExplainAccessRequest(
-            database=self._database, who=who, verb=verb, table=arguments.text(table, "table")
+            database=self._database,
+            who=who,
+            verb=verb,
+            table=table,
+            key=None if key is None else self._schema().table(table).encode_key(key),
+            field=field,
         )
         _set_moment(request, at)
         answer = self._channel.call(self._stub.Explain, request)

@@ -88,7 +88,7 @@ class RemoteDatabase(Writer):
         address = parse(url)
         self._channel = Channel(address, retry_s=retry_s, timeout_s=timeout_s)
         self._stub = store_pb2_grpc.StoreStub(self._channel.grpc)
-        self.access = RemoteAccess(self._channel, lambda: self.uuid)
+        self.access = RemoteAccess(self._channel, lambda: self.uuid, lambda: self.schema)
         self.consumers = RemoteConsumers(self._channel)
         self.past = RemotePast(self._channel, lambda: self._current)
         self.admin = RemoteAdmin(self._channel, self, self.past, self.transaction)

@@ -26,7 +26,7 @@ from everlog.store.database import Database
 from everlog.store.errors import AccessError
 from everlog.store.tx.transaction import Proof, proof_of
 from everlog.store.upkeep import roles as values
-from everlog.store.upkeep.access import explain, explain_as, shown
+from everlog.store.upkeep.access import check_asked, explain, explain_as, shown
 from everlog.store.upkeep.roles import OWNER, State
 
 
@@ -59,9 +59,19 @@ class AccessService(access_pb2_grpc.AccessServicer):
             if who:
                 values.check_name(who, "an identity")
                 how: dict[str, Any] = {"database": db.uuid, "now_ns": db.clock.read()}
-                found = explain(state, who, request.verb, request.table, **how)
+                found, holder = explain(state, who, request.verb, request.table, **how), state.holder(who)
             else:  # its roles are not those of a name
-                found = explain_as(state, context.scope.holder, request.verb, request.table)
+                holder = context.scope.holder
+                found = explain_as(state, holder, request.verb, request.table)
+            key = request.key if request.HasField("key") else None
+            if key is not None or request.field:
+                check_asked(request.table, key, request.field)
+                seq = request.at_seq or None
+                if request.at_time_ns:
+                    seq = db.past.position(time=request.at_time_ns)
+                why = context.scope.holder.decide(pb.AUDIT).allowed
+                asked = (request.verb, request.table, key, request.field, seq)
+                found = db.access.seen(found, holder, *asked, why=why)
             return pb.ExplainAccessResponse(allowed=found.allowed, seq=found.seq, sentences=found.sentences)
 
         return await self._hosting.read(run)

@@ -10,7 +10,8 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -18,14 +19,16 @@ from google.protobuf.message import Message
 from everlog.proto import access_pb2, history_pb2, history_pb2_grpc, log_pb2
 from everlog.rpc.server.host import Hosting, ResponseStream
 from everlog.rpc.server.rights import Scope
-from everlog.rpc.server.visible import told, visible
+from everlog.rpc.server.visible import current, limits, seen_commit, seen_versions, told, visible
 from everlog.rpc.wire import message_of_version
 from everlog.store.database import Database
 from everlog.store.errors import SealedError
 from everlog.store.history.query import LogFilter, commits
+from everlog.store.history.row_history import Found
 from everlog.store.history.schemas import TableLineage
 from everlog.store.progress import OnProgress
-from everlog.store.schema.schema import Schema
+from everlog.store.schema.schema import Schema, TableInfo
+from everlog.store.upkeep.limits import Limits
 
 MESSAGE_ROWS, MESSAGE_BYTES = 256, 256 << 10
 HISTORY = (access_pb2.HISTORY,)
@@ -95,14 +98,19 @@ def _history(
     table = db.past.schemas.named(request.table, request.version, db.tables.applied)
     ids = _checked(db, request.table, table, scope)
     history = db.past.history_of(table, request.key)
+    of = _limits(db, table, scope)
     first = history_pb2.HistoryResponse()
     for one in history.generations:
         first.generations.add(space=one.info.space, schema=visible(one.info.schema.proto, scope, ids))
     yield first
     answer, size = history_pb2.HistoryResponse(), 0
     limit = request.limit_plus_one - 1 if request.limit_plus_one else None
-    for version, of, raw in history.versions(newest_first=not request.oldest_first, limit=limit):
-        answer.versions.append(message_of_version(version, raw, of.space))
+    newest_first = not request.oldest_first
+    found: Iterable[Found] = history.versions(newest_first=newest_first, limit=limit if of is None else None)
+    if of is not None:
+        found = islice(seen_versions(found, of, newest_first=newest_first), limit)
+    for version, info, raw in found:
+        answer.versions.append(message_of_version(version, raw, info.space))
         size += len(raw or b"")
         if len(answer.versions) >= MESSAGE_ROWS or size >= MESSAGE_BYTES:
             yield answer
@@ -113,17 +121,54 @@ def _history(
 def _diff(db: Database, request: history_pb2.DiffRequest, scope: Scope) -> Iterable[history_pb2.DiffResponse]:
     table = db.past.schemas.named(request.table, request.version, db.tables.applied)
     _checked(db, request.table, table, scope)
+    of = _limits(db, table, scope)
     answer, size = history_pb2.DiffResponse(), 0
     for one in db.past.diff_of(table, request.start_seq, request.end_seq):
-        before, after = _raw(one.before), _raw(one.after)
+        before, after, kind, fields = _raw(one.before), _raw(one.after), one.kind, one.fields
+        if of is not None:
+            sides = (table, request.start_seq, one.before), (table, request.end_seq, one.after)
+            before, after = (_side(db, of, *side) for side in sides)
+            kind = KINDS[before is not None, after is not None]
+            if not kind or before == after:
+                continue
+            hidden = {path[0].name for path in of.hidden_by_any(table.info).values()}
+            shown = fields if kind == one.kind else _set_fields(table.info, after)
+            fields = tuple(name for name in shown if name not in hidden)
         answer.differences.add(
-            key=table.info.encode_key(one.key), before=before, after=after, kind=one.kind, fields=one.fields
+            key=table.info.encode_key(one.key), before=before, after=after, kind=kind, fields=fields
         )
         size += len(before or b"") + len(after or b"")
         if len(answer.differences) >= MESSAGE_ROWS or size >= MESSAGE_BYTES:
             yield answer
             answer, size = history_pb2.DiffResponse(), 0
     yield answer
+
+
+KINDS = {(True, True): "changed", (True, False): "deleted", (False, True): "added", (False, False): ""}
+
+
+def _side(db: Database, of: Limits, table: TableLineage, seq: int, row: Message | None) -> bytes | None:
+    """Return one side of a difference as it is visible."""
+    if row is None:
+        return None
+    info = db.past.schemas.with_id(table.id_at(seq), seq)
+    if info is None:
+        return None
+    return of.see_message(info, row)
+
+
+def _set_fields(info: TableInfo, raw: bytes | None) -> tuple[str, ...]:
+    return () if raw is None else tuple(field.name for field, _ in info.model.FromString(raw).ListFields())
+
+
+def _limits(db: Database, table: TableLineage, scope: Scope) -> Limits | None:
+    """Return the limits of the caller on the versions of a table; rights are on its current name. Raises
+    AccessError if no row can be visible."""
+    now = current(db, table.info)
+    of = limits(scope, access_pb2.HISTORY, table.info.name if now is None else now.name)
+    if of is not None:
+        of.check(table.info)
+    return of
 
 
 def _log(db: Database, request: history_pb2.LogRequest, scope: Scope) -> Iterable[history_pb2.LogResponse]:
@@ -137,6 +182,7 @@ def _log(db: Database, request: history_pb2.LogRequest, scope: Scope) -> Iterabl
             else schemas.named(request.table, request.version, head)
         )
         ids = _checked(db, request.table, table, scope)
+        _limits(db, table, scope)
     wanted = LogFilter(
         actor=request.actor if request.HasField("actor") else None,
         table=table,
@@ -150,7 +196,9 @@ def _log(db: Database, request: history_pb2.LogRequest, scope: Scope) -> Iterabl
     )
     limit = request.limit_plus_one - 1 if request.limit_plus_one else None
     answer, size, sent_schema = history_pb2.LogResponse(), 0, None
-    for commit, schema in commits(db.past, wanted, limit):
+    whole = scope.holder.decide(access_pb2.HISTORY).whole
+    found = commits(db.past, wanted, limit if whole else None)
+    for commit, schema in found if whole else islice(_seen(db, found, scope), limit):
         if schema is not sent_schema:
             if answer.commits:
                 yield answer
@@ -164,6 +212,16 @@ def _log(db: Database, request: history_pb2.LogRequest, scope: Scope) -> Iterabl
             yield answer
             answer, size = history_pb2.LogResponse(), 0
     yield answer
+
+
+def _seen(
+    db: Database, found: Iterable[tuple[log_pb2.Commit, Schema]], scope: Scope
+) -> Iterator[tuple[log_pb2.Commit, Schema]]:
+    """Yield the commits with changes that a caller with limited rights sees, and only these changes."""
+    for commit, schema in found:
+        _open(commit, schema)
+        if seen_commit(db, commit, schema, scope):
+            yield commit, schema
 
 
 def _checked(db: Database, name: str, table: TableLineage, scope: Scope) -> frozenset[int]:

@@ -43,7 +43,16 @@ from everlog.rpc.http2.grpc import OPEN_METHODS, Aborted, Call, end
 from everlog.rpc.security import ANONYMOUS, Identity
 from everlog.rpc.server.issuer import Issuer, is_jwt
 from everlog.store.database import Database
-from everlog.store.errors import AccessError, Error, OpenError, RowError, SchemaError
+from everlog.store.errors import (
+    AccessError,
+    ConflictError,
+    Error,
+    OpenError,
+    RowError,
+    SchemaError,
+    SealedError,
+    UniqueError,
+)
 from everlog.store.schema.schema import Schema
 from everlog.store.tx.transaction import Actor, Proof
 from everlog.store.upkeep.roles import (
@@ -151,6 +160,11 @@ class Scope(NamedTuple):
         decided = [[self.holder.decide(right, name) for right in rights] for name in names]
         return all(any(one.allowed and one.visibility is None for one in found) for found in decided)
 
+    def reads_history(self, table: str) -> bool:
+        """Whether the caller may read the history of a table without limits of rows and fields."""
+        found = self.holder.decide(pb.HISTORY, table)
+        return found.allowed and found.visibility is None
+
     def check_renamed(self, rights: Iterable[int], table: str, ids: Container[int], now: Schema) -> None:
         """Check that a request which names a table by an earlier name may have it by its current one: rights
         are on current names. `ids`: of the tables that the name refers to. Raises AccessError."""
@@ -178,10 +192,15 @@ class Scope(NamedTuple):
                 found.append(info.name)
         return found
 
-    def visibility(self, right: int, table: str) -> tuple[Visibility, ...] | None:
+    @property
+    def limited(self) -> bool:
+        """Whether some rule of the caller limits rows or fields."""
+        return self.holder.limited
+
+    def visibility(self, right: int, table: str, op: str = "") -> tuple[Visibility, ...] | None:
         """Return what the caller may see of a table; None: all. Raises AccessError if it has no such
         right."""
-        found = self.holder.decide(right, table)
+        found = self.holder.decide(right, table, op)
         if not found.allowed:
             raise denied(self.identity, right, table)
         return found.visibility
@@ -464,7 +483,7 @@ class Rights:
         for right in rights:
             found: Decision = holder.decide(right, table, op)
             if found.allowed:
-                if not (whole or right in BY_TABLE) or (found.visibility is None if table else found.whole):
+                if not whole or (found.visibility is None if table else found.whole):
                     return
                 limited = True
         if limited and table:
@@ -488,8 +507,20 @@ class Rights:
         return sorted(found)
 
     def refusal(self, call: Call, error: Exception) -> Exception:
-        """Return the error that the caller receives: without names of tables that it may not see."""
+        """Return the error that the caller receives: without tables and rows that it may not see."""
         scope = call.scope
+        if scope is not None and scope.limited:
+            if isinstance(error, UniqueError):
+                where = {name: error.facts[name] for name in ("table", "index") if name in error.facts}
+                return UniqueError(
+                    f"another row has the same values in the unique index {where.get('index', '')}", **where
+                )
+            if isinstance(error, SealedError):
+                return SealedError(
+                    "a row that this call reads is sealed, and cannot be opened", **error.facts
+                )
+            if isinstance(error, ConflictError):
+                return ConflictError("rows that this transaction read were changed; run it again")
         if isinstance(error, (SchemaError, OpenError)) and scope is not None and not scope.everywhere:
             moved = {"moved": error.facts["moved"]} if "moved" in error.facts else {}
             if moved:

@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -43,25 +43,23 @@ from google.protobuf.message import DecodeError, Message
 
 from everlog.proto import access_pb2, log_pb2, store_pb2, store_pb2_grpc
 from everlog.rpc.http2.grpc import Context
+from everlog.rpc.server.commits import DURABILITY, commit, requested, span_of
 from everlog.rpc.server.host import Hosting
 from everlog.rpc.server.leases import Leases
 from everlog.rpc.server.rights import Scope
-from everlog.rpc.server.visible import visible
+from everlog.rpc.server.visible import Sought, disturbed, limits_of, seen_value, visible
 from everlog.rpc.wire import SCHEMA_KEY
 from everlog.store import keys
 from everlog.store.database import Database
-from everlog.store.errors import ConflictError, CorruptionError, RowError, SchemaError
+from everlog.store.errors import ConflictError, RowError, SchemaError, SealedError
 from everlog.store.history.view import PastView, bounds, source_of
 from everlog.store.rocks.view import View
 from everlog.store.schema.reflect import table_of
 from everlog.store.schema.schema import IndexInfo, Schema, TableInfo
 from everlog.store.tx import write
 from everlog.store.tx.reader import resumed
-from everlog.store.tx.source import Entry, LocalSource, Span, has_row_count
-from everlog.store.tx.transaction import CommitResult, Reads
-from everlog.store.tx.write import Write
-
-DURABILITY = {store_pb2.SYNC: "sync", store_pb2.OS: "os"}
+from everlog.store.tx.source import Entry, LocalSource, Source, Span, has_row_count
+from everlog.store.upkeep.limits import Limits
 
 
 async def load_responses(
@@ -124,6 +122,7 @@ class ServedLoad:
 
 
 FIRST_PAGE_ROWS, PAGE_ROWS, PAGE_BYTES = 64, 4096, 256 << 10
+VISITED_ROWS = 1024  # read for one page at most, for a caller that may see few of them
 STALL_S = 60.0
 
 
@@ -132,11 +131,12 @@ class ServedScan:
 
     stall_s = STALL_S  # how long its moment is held for a client that does not read
 
-    def __init__(self, db: Database, request: store_pb2.ScanRequest) -> None:
+    def __init__(self, db: Database, request: store_pb2.ScanRequest, scope: Scope | None = None) -> None:
         self._db = db
         self._snapshot = request.snapshot
         self._at_seq = request.at_seq
         self._info, self._index = requested(schema_of(db, request.at_seq), request)
+        self._limits = limits_of(db, scope, request, self._info, self._index)
         self._prefix = self._info.row_prefix if self._index is None else self._index.prefix
         self._reverse = request.backwards
         self._rest = span_of(self._index, request.start, request.end)
@@ -151,13 +151,17 @@ class ServedScan:
         self.done = False
 
     def page(self) -> store_pb2.ScanResponse:
-        """Return the next rows. Raises ConflictError. Read-only."""
+        """Return the next rows. Raises ConflictError. Read-only.
+
+        For a caller with limits the page may be empty, although more rows follow: `done` is not set.
+        """
         if self._view is None:
             self._hold()
-        page = self._page(self._rows if self._left is None else min(self._rows, self._left))
+        most = self._rows if self._left is None else min(self._rows, self._left)
+        page, last = self._limited_page(most) if self._limits else self._page(most)
         self._check(page)
-        if page.resume:
-            self._rest = resumed(self._rest, self._prefix, page.resume, reverse=self._reverse)
+        if last:
+            self._rest = resumed(self._rest, self._prefix, last, reverse=self._reverse)
         if self._left is not None:
             self._left -= len(page.rows)
             self.done = self.done or not self._left
@@ -173,15 +177,20 @@ class ServedScan:
     def _hold(self) -> None:
         _, self._view, seq = moment_of(self._db, self._at_seq)
         if self._seq and not self._at_seq:
-            check_unchanged(self._db, self._seq, (), [self._rest.under(self._prefix)])
+            self._check_unchanged(self._seq, (), [self._rest.under(self._prefix)])
             self._again = True
         else:
             self._seq = seq
         self._entries = source_of(self._view).scan(
-            self._info, self._index, self._rest, reverse=self._reverse, limit=self._left
+            self._info,
+            self._index,
+            self._rest,
+            reverse=self._reverse,
+            limit=None if self._limits else self._left,
         )
 
-    def _page(self, most: int) -> store_pb2.ScanResponse:
+    def _page(self, most: int) -> tuple[store_pb2.ScanResponse, bytes]:
+        """Return at most `most` rows, and the place of the last one that was read; empty: the end."""
         page = store_pb2.ScanResponse(seq=self._seq)
         add, size, last = page.rows.add, 0, b""
         for last, key, value in islice(self._entries, most):  # noqa: B007  used below
@@ -193,28 +202,57 @@ class ServedScan:
         else:
             if len(page.rows) < most:
                 self.done = True
-                return page
+                return page, b""
         page.resume = self._prefix + last
-        return page
+        return page, page.resume
+
+    def _limited_page(self, most: int) -> tuple[store_pb2.ScanResponse, bytes]:
+        """As `_page`, with those of at most VISITED_ROWS rows that the caller sees. The client resumes after
+        a row that it sees."""
+        page, size, visited, last = store_pb2.ScanResponse(seq=self._seq), 0, 0, b""
+        for last, key, value in islice(self._entries, VISITED_ROWS):
+            visited += 1
+            row = seen_value(self._limits, self._info, key, value)
+            if row is None:
+                continue
+            page.rows.add(key=key, row=row, version=keys.version_of(value))
+            page.resume = self._prefix + last
+            size += len(row)
+            if size > PAGE_BYTES or len(page.rows) >= most:
+                return page, page.resume
+        if visited < VISITED_ROWS:
+            self.done = True
+            page.ClearField("resume")
+            return page, b""
+        return page, self._prefix + last
+
+    def _check_unchanged(
+        self, snapshot: int, rows: Iterable[bytes], ranges: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        rows, ranges = list(rows), list(ranges)
+        cut = len(self._info.row_prefix)
+        sought = Sought(self._info, self._index if ranges else None, {row[cut:] for row in rows}, ranges)
+        check_unchanged(self._db, snapshot, rows, ranges, [(sought, one) for one in self._limits])
 
     def _check(self, page: store_pb2.ScanResponse) -> None:
         """Also check the rows of an index: its entries do not change with the rest of a row."""
         rows = [] if self._index is None else [self._info.row_prefix + row.key for row in page.rows]
         if self._snapshot:
-            check_unchanged(self._db, self._snapshot, rows, [self._rest.under(self._prefix)])
+            self._check_unchanged(self._snapshot, rows, [self._rest.under(self._prefix)])
         if self._again and any(row.version > self._seq for row in page.rows):
-            check_unchanged(self._db, self._seq, rows)
+            self._check_unchanged(self._seq, rows)
 
 
 class ServedCount:
     """One requested count. Raises SchemaError."""
 
-    def __init__(self, db: Database, request: store_pb2.CountRequest) -> None:
+    def __init__(self, db: Database, request: store_pb2.CountRequest, scope: Scope | None = None) -> None:
         self._db, self._request = db, request
         schema, self._view, self._seq = moment_of(db, request.at_seq)
         self._count = 0
         try:
-            info, index = requested(schema, request)
+            self._info, self._index = info, index = requested(schema, request)
+            self._limits = limits_of(db, scope, request, info, index)
             span = span_of(index, request.start, request.end)
             self._range = span.under(info.row_prefix if index is None else index.prefix)
             self._rows = self._counted(info, index, span)
@@ -224,21 +262,35 @@ class ServedCount:
 
     def go_on(self, most: int | None) -> bool:
         """Count up to `most` more rows; return whether there are no others."""
+        if self._limits:
+            return self._go_on_limited(most)
         before = self._count
         for _ in islice(self._rows, most):
             self._count += 1
         return most is None or self._count - before < most
 
+    def _go_on_limited(self, most: int | None) -> bool:
+        """Count the rows that the caller sees, by reading them."""
+        visited = 0
+        for _, key, value in islice(self._rows, most):
+            visited += 1
+            self._count += seen_value(self._limits, self._info, key, value) is not None
+        return most is None or visited < most
+
     def answer(self) -> store_pb2.CountResponse:
         """Raises ConflictError."""
         if self._request.snapshot:
-            check_unchanged(self._db, self._request.snapshot, (), [self._range])
+            sought = Sought(self._info, self._index, (), [self._range])
+            limited = [(sought, one) for one in self._limits]
+            check_unchanged(self._db, self._request.snapshot, (), [self._range], limited)
         return store_pb2.CountResponse(count=self._count, seq=self._seq)
 
     def close(self) -> None:
         self._view.close()
 
-    def _counted(self, info: TableInfo, index: IndexInfo | None, span: Span) -> Iterator[object]:
+    def _counted(self, info: TableInfo, index: IndexInfo | None, span: Span) -> Iterator[Any]:
+        if self._limits:
+            return source_of(self._view).scan(info, index, span, reverse=False, limit=None)
         if not isinstance(self._view, PastView):
             if has_row_count(info, index, span):
                 self._count = LocalSource(self._view).row_count(info)
@@ -261,24 +313,19 @@ def moment_of(db: Database, at_seq: int) -> tuple[Schema, View, int]:
     return db.schema, *db.tables.snapshot()
 
 
-def requested(
-    schema: Schema, request: store_pb2.ScanRequest | store_pb2.CountRequest | store_pb2.Read
-) -> tuple[TableInfo, IndexInfo | None]:
-    """Return the requested table, and its index; an empty name means none."""
-    info = schema.generation(request.table, request.space)
-    return info, info.index(request.index) if request.index else None
-
-
-def span_of(index: IndexInfo | None, start: bytes, end: bytes) -> Span:
-    """Return the requested span. A client has no keys: values of a hashed index are hashed here."""
-    return Span(*index.hash_span(start, end)) if index is not None and index.hashes else Span(start, end)
-
-
 def check_unchanged(
-    db: Database, snapshot: int, read: Iterable[bytes], ranges: Iterable[tuple[bytes, bytes]] = ()
+    db: Database,
+    snapshot: int,
+    read: Iterable[bytes],
+    ranges: Iterable[tuple[bytes, bytes]] = (),
+    limited: Sequence[tuple[Sought, Limits]] = (),
 ) -> None:
-    """Raise ConflictError if any of this may have changed since `snapshot`."""
+    """Raise ConflictError if any of this may have changed since `snapshot`: with `limited` only for a row
+    that the caller sees, before or after the change."""
+    upto = db.tables.applied
     found = db.tables.window.conflict(snapshot, read, ranges)
+    if found is not None and limited and found[0] <= upto and not disturbed(db, limited, snapshot, upto):
+        found = db.tables.window.conflict(upto, read, ranges)  # what came meanwhile
     if found is not None:
         raise ConflictError(
             f"rows of this read were changed by commit {found[0]}, after its snapshot at {snapshot};"
@@ -304,18 +351,23 @@ class StoreService(store_pb2_grpc.StoreServicer):
         return await self._hosting.read(_describe, self._hosting.database(request.database), context.scope)
 
     async def Get(self, request: store_pb2.GetRequest, context: Any) -> store_pb2.GetResponse:
-        return await self._hosting.read(_get, await self._readable(request, context), request)
+        return await self._hosting.read(_get, await self._readable(request, context), request, context.scope)
 
     async def BatchGet(self, request: store_pb2.BatchGetRequest, context: Any) -> store_pb2.BatchGetResponse:
-        return await self._hosting.read(_batch_get, await self._readable(request, context), request)
+        return await self._hosting.read(
+            _batch_get, await self._readable(request, context), request, context.scope
+        )
 
     async def Scan(self, request: store_pb2.ScanRequest, context: Context) -> None:  # type: ignore[override]
         """Write the responses itself: it depends on how fast the client reads."""
         read = self._hosting.read
-        scan = await read(ServedScan, await self._readable(request, context), request)
+        scan = await read(ServedScan, await self._readable(request, context), request, context.scope)
         try:
             while True:
-                await context.write(await read(scan.page))
+                page = await read(scan.page)
+                while not page.rows and not scan.done:  # long reads, which take turns with others
+                    page = await self._hosting.long_read(scan.page)
+                await context.write(page)
                 if scan.done:
                     return
                 if not await context.taken(scan.stall_s):
@@ -326,7 +378,7 @@ class StoreService(store_pb2_grpc.StoreServicer):
 
     async def Count(self, request: store_pb2.CountRequest, context: Any) -> store_pb2.CountResponse:
         db = await self._readable(request, context)
-        count = await self._hosting.read(ServedCount, db, request)
+        count = await self._hosting.read(ServedCount, db, request, context.scope)
         try:
             if await self._hosting.read(count.go_on, SHORT_ROWS):
                 return count.answer()
@@ -340,7 +392,7 @@ class StoreService(store_pb2_grpc.StoreServicer):
         actor = self._hosting.auth.actor(context, request.actor)
         tables = (one.table for one in request.writes)
         async with self._leases[request.database].commit(tables, request.turn):
-            result = await self._hosting.write(_commit, db, request, actor)
+            result = await self._hosting.write(commit, db, request, actor, context.scope)
         position = log_pb2.Cursor(database=db.uuid, seq=result.seq, checksum=result.checksum)
         return store_pb2.CommitResponse(position=position, time_ns=result.time_ns, missing=result.missing)
 
@@ -400,34 +452,43 @@ def _describe(db: Database, scope: Scope) -> store_pb2.DescribeResponse:
     return store_pb2.DescribeResponse(uuid=db.uuid, schema=schema, head=db.cursor(), read_only=db.read_only)
 
 
-def _get(db: Database, request: store_pb2.GetRequest) -> store_pb2.GetResponse:
+def _get(db: Database, request: store_pb2.GetRequest, scope: Scope | None = None) -> store_pb2.GetResponse:
     if request.at_seq:
         moment = db.at(seq=request.at_seq)
-        info = moment.schema.generation(request.table, request.space)
-        value = source_of(moment.view).get(info, request.key)
-        return store_pb2.GetResponse(row=None if value is None else _row(request.key, value), seq=moment.seq)
+        info, seq = moment.schema.generation(request.table, request.space), moment.seq
+        of = limits_of(db, scope, request, info)
+        value = _got(source_of(moment.view), info, request.key, of)
+        return store_pb2.GetResponse(row=_seen_row(request.key, value, info, of), seq=seq)
     info = db.schema.generation(request.table, request.space)
+    of = limits_of(db, scope, request, info)
     seq = db.tables.applied  # before the read: a newer value is a conflict later, never missed
-    value = db.tables.get(info.row_prefix + request.key)
+    full = info.row_prefix + request.key
+    value = db.tables.get(full)
     if request.snapshot:
-        check_unchanged(db, request.snapshot, [info.row_prefix + request.key])
-    return store_pb2.GetResponse(
-        row=None if value is None else _row(request.key, info.opened(request.key, value)), seq=seq
-    )
+        sought = Sought(info, None, {request.key}, ())
+        check_unchanged(db, request.snapshot, [full], (), [(sought, one) for one in of])
+    if value is not None and not of:
+        value = info.opened(request.key, value)
+    return store_pb2.GetResponse(row=_seen_row(request.key, value, info, of), seq=seq)
 
 
-def _batch_get(db: Database, request: store_pb2.BatchGetRequest) -> store_pb2.BatchGetResponse:
+def _batch_get(
+    db: Database, request: store_pb2.BatchGetRequest, scope: Scope | None = None
+) -> store_pb2.BatchGetResponse:
     schema, view, seq = moment_of(db, request.at_seq)
     answer = store_pb2.BatchGetResponse(seq=seq)
     try:
         info = schema.generation(request.table, request.space)
+        of = limits_of(db, scope, request, info)
         source, left = source_of(view), min(request.bytes_max or BATCH_BYTES_MAX, BATCH_BYTES_MAX)
         for at in range(0, len(request.keys), GOT_TOGETHER):
             some = list(request.keys[at : at + GOT_TOGETHER])
-            for key, value in zip(some, source.get_many(info, some), strict=True):
+            values = [_got(source, info, key, of) for key in some] if of else source.get_many(info, some)
+            for key, value in zip(some, values, strict=True):
                 if left > 0:
-                    answer.rows.append(store_pb2.Row() if value is None else _row(key, value))
-                    left -= ROW_BYTES + len(value or b"")
+                    row = _seen_row(key, value, info, of)
+                    answer.rows.append(store_pb2.Row() if row is None else row)
+                    left -= ROW_BYTES + (len(row.row) if of and row else 0 if of else len(value or b""))
             if left <= 0 and not request.bytes_max and len(answer.rows) < len(request.keys):
                 raise RowError(
                     f"expected rows of at most {BATCH_BYTES_MAX >> 20} MiB in one response, found more; set"
@@ -439,53 +500,21 @@ def _batch_get(db: Database, request: store_pb2.BatchGetRequest) -> store_pb2.Ba
         view.close()
     if request.snapshot:
         read = request.keys[: len(answer.rows)]
-        check_unchanged(db, request.snapshot, [info.row_prefix + key for key in read])
+        fulls = [info.row_prefix + key for key in read]
+        sought = Sought(info, None, set(read), ())
+        check_unchanged(db, request.snapshot, fulls, (), [(sought, one) for one in of])
     return answer
 
 
-def _commit(db: Database, request: store_pb2.CommitRequest, actor: str) -> CommitResult:
-    tx = db.transaction(
-        actor=actor,
-        reason=request.reason,
-        correlation_id=request.correlation_id,
-        causation_id=request.causation_id,
-        client=request.client,
-        commit_id=request.commit_id,
-        durability=DURABILITY.get(request.durability),
-    )
-    tx.snapshot = request.snapshot
-    if request.reads:
-        tx.reads = _reads(db, request)
-    for one in request.writes:
-        made = _write(db.schema.generation(one.table, one.space), one)
-        tx.writes[made.full] = made
-    return tx.commit()
-
-
-def _reads(db: Database, request: store_pb2.CommitRequest) -> Reads:
-    reads = Reads(set(), [])
-    for read in request.reads:
-        info, index = requested(db.schema, read)
-        prefix = info.row_prefix if index is None else index.prefix
-        reads.keys.update(info.row_prefix + key for key in read.keys)
-        reads.ranges.extend(span_of(index, one.start, one.end).under(prefix) for one in read.ranges)
-    return reads
-
-
-def _write(info: TableInfo, one: store_pb2.Write) -> Write:
-    if one.op == log_pb2.DELETE:
-        try:
-            info.decode_key(one.key)
-        except CorruptionError as error:
-            raise RowError(f"expected the key of a row of {info.name} to delete: {error}") from None
-        return write.delete(info, one.key).with_precondition(one.expect, one.version)
+def _got(source: Source, info: TableInfo, key: bytes, of: Sequence[Limits]) -> bytes | None:
+    """Return the value of a row. For a caller with limits, one that cannot be opened is as if it did not
+    exist."""
     try:
-        row = info.model.FromString(one.row)
-    except DecodeError as error:
-        raise RowError(f"expected a row of {info.name} to be a {info.proto.model}: {error}") from None
-    return write.put(info.own, row, write.decode_expiry(one.expires_ns)).with_precondition(
-        one.expect, one.version
-    )
+        return source.get(info, key)
+    except SealedError:
+        if of:
+            return None
+        raise
 
 
 def _row(key: bytes, value: bytes) -> store_pb2.Row:
@@ -494,4 +523,20 @@ def _row(key: bytes, value: bytes) -> store_pb2.Row:
         row=keys.row_of(value),
         version=keys.version_of(value),
         expires_ns=keys.expires_of(value),
+    )
+
+
+def _seen_row(key: bytes, value: bytes | None, info: TableInfo, of: Sequence[Limits]) -> store_pb2.Row | None:
+    """Return a row as a caller with these limits sees it; None: it does not."""
+    if value is None:
+        return None
+    if not of:
+        return _row(key, value)
+    row = seen_value(of, info, key, value)
+    return (
+        None
+        if row is None
+        else store_pb2.Row(
+            key=key, row=row, version=keys.version_of(value), expires_ns=keys.expires_of(value)
+        )
     )

@@ -1,21 +1,34 @@
 """Visible: what a caller with limited rights sees of schemas, rows and commits.
 
-    schema   without the tables that the caller has no right on, and without models that only those have
+    schema     without the tables that the caller has no right on, and without models that only those have
+    row        only if one of its rules shows it, without the fields that these rules hide (limits.py)
+    version    as its row; a delete is visible if the row that it deleted is
+    commit     only the changes to visible rows, without the migration, load or notice that it is about
+    conflict   only by a row that is visible, before or after the change
 
 Invariants
   (1) a caller whose rules have no limits gets what is stored, and pays nothing for this;
   (2) without the right `audit` nobody reads roles, grants and tokens of others in the log, and without it or
-      `migrate` nobody the files of migrations.
+      `migrate` nobody the files of migrations;
+  (3) a row that cannot be read, because its person was forgotten or its key is missing, is not visible to a
+      caller with limits;
+  (4) an index over a hidden field is denied, because its order would reveal the values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Collection, Container, Iterable, Iterator
+from typing import Any, NamedTuple
 
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
 
 from everlog.proto import access_pb2, log_pb2
 from everlog.rpc.server.rights import Scope
+from everlog.store.database import Database
+from everlog.store.errors import CursorError, Error, SealedError
+from everlog.store.history.row_history import Found
+from everlog.store.schema.schema import IndexInfo, Schema, TableInfo
+from everlog.store.upkeep.limits import Limits
 
 ACCESS_KINDS = ("access.", "token.")  # of Notices of roles, grants and tokens
 
@@ -40,6 +53,175 @@ def _migration(migration: log_pb2.Migration, scope: Scope) -> None:
         migration.ClearField("error")
         if migration.HasField("schema"):
             migration.schema.CopyFrom(visible(migration.schema, scope))
+
+
+class Sought(NamedTuple):
+    """What a transaction read of one table: rows by key, and key ranges of rows or of an index."""
+
+    info: TableInfo
+    by: IndexInfo | None
+    keys: Collection[bytes]
+    ranges: Collection[tuple[bytes, bytes]]
+
+    def has(self, key: bytes) -> bool:
+        """Return whether a change to this row may change what was read. Of an index, any may."""
+        if self.by is not None or key in self.keys:
+            return True
+        full = self.info.row_prefix + key
+        return any(start <= full < end for start, end in self.ranges)
+
+
+LOOKED_AT_MAX = 10_000  # records since a snapshot; a conflict after more is reported
+
+
+def limits(scope: Scope | None, right: int, table: str, op: str = "") -> Limits | None:
+    """Return the limits of a caller on a table; None: it has none. Raises AccessError without the right."""
+    if scope is None:
+        return None
+    visibility = scope.visibility(right, table, op)
+    return None if visibility is None else Limits(visibility, scope.holder.name, table)
+
+
+def limits_of(
+    db: Database, scope: Scope | None, request: Any, info: TableInfo, index: IndexInfo | None = None
+) -> tuple[Limits, ...]:
+    """Return the limits on a read of a table, now or as of a seq: a row is visible if all of them show it.
+    Raises AccessError if none can be, or if the index would reveal hidden fields."""
+    rights = (access_pb2.READ, access_pb2.HISTORY) if request.at_seq else (access_pb2.READ,)
+    found = tuple(one for right in rights if (one := limits(scope, right, request.table)) is not None)
+    for one in found:
+        one.check(info, index)
+        if request.at_seq and (now := current(db, info)) is not None:
+            one.check(now)
+    return found
+
+
+def current(db: Database, info: TableInfo) -> TableInfo | None:
+    """Return a table as it is in the schema in force; None: it was dropped."""
+    id = info.proto.id
+    return next((one for one in db.schema.tables.values() if one.proto.id == id), None)
+
+
+def seen(of: Iterable[Limits], info: TableInfo, raw: bytes) -> bytes | None:
+    """Return a row as all of these limits show it; None: it is not visible."""
+    found: bytes | None = raw
+    for one in of:
+        found = one.see(info, found) if found is not None else None
+    return found
+
+
+def seen_value(of: Iterable[Limits], info: TableInfo, key: bytes, value: bytes) -> bytes | None:
+    """As `seen`, of a stored value, which may be sealed."""
+    try:
+        return seen(of, info, info.row_in(key, value))
+    except SealedError:
+        return None
+
+
+def seen_versions(found: Iterable[Found], of: Limits, *, newest_first: bool) -> Iterator[Found]:
+    """Yield the versions of a row that are visible. A delete is visible if the version that it deleted is."""
+    deletes: list[Found] = []
+    shown = False
+    for one in found:
+        if one.version.op == "delete":
+            if newest_first:
+                deletes.append(one)
+            elif shown:
+                yield one
+            continue
+        row = of.see(one.info, one.raw) if one.raw is not None else None
+        shown = row is not None
+        if shown:
+            yield from deletes
+            hidden = {path[0].name for path in of.hidden_by_any(one.info).values()}
+            fields = tuple(name for name in one.version.fields if name not in hidden)
+            yield one._replace(version=one.version._replace(fields=fields), raw=row)
+        deletes = []
+
+
+def seen_commit(db: Database, commit: log_pb2.Commit, schema: Schema, scope: Scope) -> bool:
+    """Leave in a commit, whose rows are open, the changes to visible rows; return whether there are any."""
+    kept = []
+    for change in commit.changes:
+        info = schema.spaces.get(change.space)
+        if info is None:
+            continue
+        now = current(db, info)
+        name = info.name if now is None else now.name
+        if not scope.holder.decide(access_pb2.HISTORY, name).allowed:
+            continue
+        of = limits(scope, access_pb2.HISTORY, name)
+        if of is not None and now is not None and not of.rules(now):
+            continue
+        if of is not None and change.op == log_pb2.DELETE:
+            if _visible_at(db, of, info, change.key, change.prior) is not True:
+                continue
+        elif of is not None:
+            row = of.see(info, change.row) if not change.key_id else None
+            if row is None:
+                continue
+            change.row = row
+        kept.append(log_pb2.Change.FromString(change.SerializeToString()))
+    about = commit.WhichOneof("about")
+    if about and not (about == "load" and scope.reads_history(commit.load.table)):
+        commit.ClearField(about)
+    del commit.changes[:]
+    commit.changes.extend(kept)
+    return bool(kept)
+
+
+def disturbed(db: Database, sought: Iterable[tuple[Sought, Limits | None]], after: int, until: int) -> bool:
+    """Return whether a record after one seq, up to another, changed a row that was read and that is visible
+    before or after it. Without limits, any row is. Read-only."""
+    by_space: dict[int, list[tuple[Sought, Limits | None]]] = {}
+    for one, of in sought:
+        by_space.setdefault(one.info.space, []).append((one, of))
+    if until - after > LOOKED_AT_MAX or after < db.log.oldest - 1:
+        return True
+    for seq in range(after + 1, until + 1):
+        commit = db.log.commit(seq)
+        if commit.HasField("migration") or commit.HasField("base"):
+            return True
+        for change in commit.changes:
+            for one, of in by_space.get(change.space, ()):
+                if one.has(change.key) and _is_visible(db, of, one.info, change):
+                    return True
+    return False
+
+
+def _is_visible(db: Database, of: Limits | None, info: TableInfo, change: log_pb2.Change) -> bool:
+    if of is None:
+        return True
+    if change.op == log_pb2.PUT and _row_of(info, change, of) is not None:
+        return True
+    return bool(change.prior) and _visible_at(db, of, info, change.key, change.prior) is not False
+
+
+def _visible_at(db: Database, of: Limits, info: TableInfo, key: bytes, seq: int) -> bool | None:
+    """Return whether the version of a row in a record is visible; None: the record does not have it."""
+    try:
+        commit = db.log.commit(seq) if seq else None
+    except (CursorError, Error):
+        return None
+    for change in commit.changes if commit is not None else ():
+        if change.space == info.space and change.key == key:
+            return change.op == log_pb2.PUT and _row_of(info, change, of) is not None
+    return None
+
+
+def _row_of(info: TableInfo, change: log_pb2.Change, of: Limits) -> bytes | None:
+    row = opened(info, change)
+    return None if row is None else of.see(info, row)
+
+
+def opened(info: TableInfo, change: log_pb2.Change) -> bytes | None:
+    """Return the row that a change wrote; None: it cannot be opened."""
+    if not change.key_id:
+        return change.row
+    try:
+        return info.sealing.open(change.key, change.key_id, change.row) if info.sealing else None
+    except SealedError:
+        return None
 
 
 def visible(schema: log_pb2.Schema, scope: Scope, ids: Container[int] = ()) -> log_pb2.Schema:

@@ -33,7 +33,7 @@ import hashlib
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from google.protobuf.message import DecodeError, Message
@@ -41,13 +41,14 @@ from google.protobuf.message import DecodeError, Message
 from everlog.proto import log_pb2
 from everlog.store import keys, program_log
 from everlog.store.core import Core
-from everlog.store.errors import CorruptionError, CursorError, RowError
+from everlog.store.errors import AccessError, CorruptionError, CursorError, RowError, SealedError
+from everlog.store.history.past import Past
 from everlog.store.schema import arguments, codec
 from everlog.store.schema.arguments import Position, nanoseconds, time_text
-from everlog.store.schema.descriptors import named
-from everlog.store.schema.schema import Schema
+from everlog.store.schema.schema import Schema, TableInfo
 from everlog.store.tables import projection as kinds
 from everlog.store.tx.transaction import Metadata, marked
+from everlog.store.upkeep import limits
 from everlog.store.upkeep import roles as values
 from everlog.store.upkeep.roles import (
     BY_TABLE,
@@ -155,8 +156,9 @@ def new_token(
 class Access:
     """Roles, grants and tokens of an open database. Safe to use from many threads."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, past: Past) -> None:
         self._core = core
+        self._past = past
         self._changing = threading.Lock()
         self._state: State | None = None
         self._wakers: list[Callable[[], None]] = []
@@ -199,7 +201,7 @@ class Access:
                 raise CursorError(f"expected a record up to {head}, found {seq}", seq=seq, head=head)
         elif moment is not None:
             time_ns = nanoseconds(moment)
-        state = State()
+        state = State(id_of=self._id_of)
         for found, commit in self._changes():
             if (seq is not None and found > seq) or (time_ns and commit.time_ns > time_ns):
                 break
@@ -210,7 +212,21 @@ class Access:
                     f"the change of access in commit {found} cannot be read: {error}"
                 ) from None
             state.seq = found
+        if moment is not None or time_ns:
+            state.id_of = _id_in(
+                self._past.schemas.at(self._position(time_ns, state) if seq is None else seq)
+            )
         return state
+
+    def _position(self, time_ns: int, state: State) -> int:
+        try:
+            return self._past.position(time=time_ns)
+        except CursorError:  # the log does not reach back to it
+            return state.seq
+
+    def _id_of(self, table: str) -> int:
+        info = self._core.schema.tables.get(table)
+        return 0 if info is None else int(info.proto.id)
 
     def roles(self) -> list[Role]:
         """Return all roles, the ready-made ones first. Read-only."""
@@ -236,8 +252,8 @@ class Access:
         return Caller("", "files", 0, (OWNER.name,), tuple(RIGHTS))
 
     def problems(self, schema: Schema | None = None) -> list[str]:
-        """Return what is granted and gives nothing, a sentence each: roles that do not exist, and rules that
-        name fields or tables that the schema in force does not have. Read-only."""
+        """Return what is granted and gives nothing, a sentence each: roles that do not exist, and rules about
+        fields or tables that the schema in force does not have, or that are newer. Read-only."""
         state, schema = self.state, schema or self._core.schema
         found = [
             f"{grant.identity} has the role {grant.role}, which does not exist; define it, or revoke it"
@@ -245,17 +261,20 @@ class Access:
             if state.role(grant.role) is None
         ]
         for role, _ in state.roles.values():
-            found.extend(_problems(role, schema))
+            found.extend(limits.problems(role, schema))
         return found
 
     # changes
 
     def define(self, role: Role, *, actor: str = "", reason: str = "") -> int:
         """Define a role, or replace the one of that name. Return the seq of the commit, 0 if it is defined
-        like this. Writes. Raises RowError, ReadOnlyError."""
+        like this. Writes. Raises ReadOnlyError, and RowError, also for a limit on rows or fields that the
+        schema does not have."""
         role = values.check_role(role)
         with self._changing:
-            if self.refresh().role(role.name) == role:
+            before = self.refresh().role(role.name)
+            role = limits.bind(role, before, self._core.schema)
+            if before == role:
                 return 0
             return self._notice(kinds.ROLE, role.name, values.message_of_role(role), actor, reason)
 
@@ -389,14 +408,76 @@ class Access:
 
     # why
 
-    def explain(self, who: str, verb: str, table: str = "", *, at: Position | None = None) -> Explanation:
+    def explain(
+        self,
+        who: str,
+        verb: str,
+        table: str = "",
+        *,
+        key: Any = None,
+        field: str = "",
+        at: Position | None = None,
+    ) -> Explanation:
         """Return whether `who` may do `verb` (a right, `put` or `delete`) on a table (empty: any), and why,
-        as of a record or a time. It is about the roles granted to the name; tokens with roles of their own
-        are listed. Read-only. Raises RowError, CursorError."""
+        as of a record or a time; with `key` and `field`, also whether that row and field are visible, and
+        which condition hides them. It is about the roles granted to the name; tokens with roles of their own
+        are listed. Read-only. Raises RowError, CursorError, SchemaError."""
         state = self.state if at is None else self.at(at)
         who = check_name(who, "an identity")
+        check_asked(table, key, field)
         now_ns = self._core.clock.read()
-        return explain(state, who, verb, table, database=self._core.uuid, now_ns=now_ns)
+        found = explain(state, who, verb, table, database=self._core.uuid, now_ns=now_ns)
+        if key is None and not field:
+            return found
+        seq = None
+        if at is not None:
+            seq = at if isinstance(at, int) else self._past.position(time=at)
+        schema = self._core.schema if seq is None else self._past.schemas.at(seq)
+        encoded = None if key is None else schema.table(table).encode_key(key)
+        return self.seen(found, state.holder(who), verb, table, encoded, field, seq)
+
+    def seen(  # noqa: PLR0917  of an explanation
+        self,
+        found: Explanation,
+        holder: Holder,
+        verb: str,
+        table: str,
+        key: bytes | None,
+        field: str,
+        seq: int | None = None,
+        *,
+        why: bool = True,
+    ) -> Explanation:
+        """Return an explanation with sentences about one row and one field, now or after a record. Without
+        `why`, a row that is not visible is as one that does not exist. Read-only. Raises SchemaError."""
+        right, op = check_verb(verb)
+        decision = holder.decide(right, table, op)
+        if not decision.allowed:
+            return found
+        schema = self._core.schema if seq is None else self._past.schemas.at(seq)
+        info = schema.table(table)
+        row = None if key is None else self._row(info, key, seq)
+        if decision.visibility is None:
+            said = ["all rows and fields are visible"]
+        else:
+            of = limits.Limits(decision.visibility, holder.name, table)
+            try:
+                said = list(limits.invisible(of, info, row, field))
+                if key is not None and not why and not (row is not None and of.hidden(info, row) is not None):
+                    row, said = None, []
+            except AccessError as error:
+                said = [str(error)]
+        if key is not None and row is None:
+            said = ["no row has this key" if why else "no row that is visible has this key"]
+        return found._replace(sentences=(*found.sentences, *said))
+
+    def _row(self, info: TableInfo, key: bytes, seq: int | None) -> Message | None:
+        full = info.row_prefix + key
+        value = self._core.tables.get(full) if seq is None else self._past.at(seq=seq).view.get(full)
+        try:
+            return None if value is None else info.salvage(info.row_in(key, value))
+        except SealedError:
+            return None
 
     # in the log
 
@@ -445,18 +526,16 @@ _SAYS = {
 }
 
 
-def _problems(role: Role, schema: Schema) -> Iterator[str]:
-    for rule in role.rules:
-        for name, info in schema.tables.items():
-            for field in (*rule.rows, *rule.hidden) if values.matches(rule.tables, name) else ():
-                if named(info.model, field) is None:
-                    yield (
-                        f"role {role.name} refers to the field {field} of table {name}, which does not exist:"
-                        " this rule denies the table; define the role again"
-                    )
-        for one in rule.tables:
-            if values.ALL not in one and one not in schema.tables:
-                yield f"role {role.name} refers to table {one}, which does not exist"
+def check_asked(table: str, key: Any, field: str) -> None:
+    """Raise RowError for a row or a field without a table."""
+    arguments.text(field, "field")
+    if not table and (key is not None or field):
+        raise RowError("expected the name of the table of the row and the field, found none")
+
+
+def _id_in(schema: Schema) -> Callable[[str], int]:
+    ids = {name: info.proto.id for name, info in schema.tables.items()}
+    return lambda table: ids.get(table, 0)
 
 
 def check_token(token: Token) -> None:

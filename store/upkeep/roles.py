@@ -6,6 +6,9 @@
     tables  := a name, or a pattern in which * stands for any characters; none: all tables
     row     := every condition holds: the field has one of the values; $who is the caller's name
 
+A rule with conditions or hidden fields is bound to the tables and fields of the schema in which it is defined
+(limits.py): by id and number, so that it follows renames. It gives nothing on other tables.
+
 Ready-made roles are constants of this module. Their content may grow with the program; own roles, which are
 in the log, do not change by themselves.
 
@@ -19,7 +22,7 @@ Invariants
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -51,11 +54,22 @@ _PATTERN = re.compile(r"[^\s?\[\]]+")
 _FIELD = re.compile(r"\w+(\.\w+)*")
 
 
+class Binding(msgspec.Struct, frozen=True):
+    """A table that a rule with limits is about, by id and by its name when the role was defined; the space of
+    its rows at that time; and the numbers of the fields."""
+
+    table: int
+    name: str
+    space: int
+    fields: dict[str, tuple[int, ...]]
+
+
 class Rule(msgspec.Struct, frozen=True):
     """Rights, as words such as `read`, and their limits; an empty limit is none.
 
     `tables`: names or patterns. `ops`: `put`, `delete`. `rows`: for each field the values it may have.
-    `hidden`: the fields that are left out.
+    `hidden`: the fields that are left out. `bindings`: set when the role is defined, if it limits rows or
+    fields.
     """
 
     rights: tuple[str, ...]
@@ -63,11 +77,22 @@ class Rule(msgspec.Struct, frozen=True):
     ops: tuple[str, ...] = ()
     rows: dict[str, tuple[str, ...]] = {}
     hidden: tuple[str, ...] = ()
+    bindings: tuple[Binding, ...] = ()
 
     @property
     def whole(self) -> bool:
         """Whether it has no limits."""
-        return not (self.ops or self.rows or self.hidden) and (not self.tables or ALL in self.tables)
+        return not (self.ops or self.limited) and (not self.tables or ALL in self.tables)
+
+    @property
+    def limited(self) -> bool:
+        """Whether it limits rows or fields."""
+        return bool(self.rows or self.hidden)
+
+    @property
+    def unbound(self) -> Rule:
+        """The rule as it is written."""
+        return msgspec.structs.replace(self, bindings=())
 
 
 class Role(msgspec.Struct, frozen=True):
@@ -169,14 +194,25 @@ class Held(NamedTuple):
     tables: tuple[str, ...] = ()
     by: Change | None = None
 
-    def gives(self, right: int, table: str, op: str) -> bool:
-        """Return whether it gives a right; `table` and `op` may be empty, for any."""
+    def gives(self, right: int, table: str, op: str, id: int = 0) -> bool:
+        """Return whether it gives a right; `table` and `op` may be empty, for any. `id`: of the table."""
         rule = self.rule
         if right not in _numbers(rule.rights) or (op and rule.ops and op not in rule.ops):
             return False
         if right not in ANSWERS_LIMITED and not self.whole:
             return False
+        if table and rule.limited:
+            return self.bound(table, id) is not None
         return not table or (matches(rule.tables, table) and matches(self.tables, table))
+
+    def bound(self, table: str, id: int) -> Binding | None:
+        """Return the binding of a rule with limits to the table of this name and id (0: no table has the name
+        any more); None: it is not bound to it."""
+        for one in self.rule.bindings:
+            is_it = one.table == id or (not id and one.name == table)
+            if is_it and any(matches(self.tables, name) for name in (table, one.name)):
+                return one
+        return None
 
     @property
     def whole(self) -> bool:
@@ -184,10 +220,13 @@ class Held(NamedTuple):
 
 
 class Visibility(NamedTuple):
-    """What one rule lets see of a table: rows for which all conditions hold, without the hidden fields."""
+    """What one rule of a role lets see of a table: rows for which all conditions hold, without the hidden
+    fields, by the names and numbers of the rule's binding."""
 
+    role: str
+    binding: Binding
     rows: tuple[tuple[str, frozenset[str]], ...]
-    hidden: frozenset[str]
+    hidden: tuple[str, ...]
 
 
 class Decision(NamedTuple):
@@ -206,23 +245,32 @@ class Decision(NamedTuple):
 DENIED = Decision(allowed=False)
 
 
+def _no_id(_: str) -> int:
+    return 0
+
+
 class Holder:
     """The rules that one identity has in one state. Decisions are kept, so that the next is a look-up."""
 
-    def __init__(self, name: str, held: Iterable[Held]) -> None:
+    def __init__(self, name: str, held: Iterable[Held], id_of: Callable[[str], int] = _no_id) -> None:
+        """`id_of`: returns the id of the table that has a name now; 0: none."""
         self.name = name
         self.held = tuple(held)
-        self._decided: dict[tuple[int, str, str], Decision] = {}
+        # Whether some rule limits rows or fields.
+        self.limited = any(one.rule.limited for one in self.held)
+        self._id_of = id_of
+        self._decided: dict[tuple[int, str, str, int], Decision] = {}
 
     def decide(self, right: int, table: str = "", op: str = "") -> Decision:
         """Return the decision about a right on a table; empty: on any."""
         if len(table) > ASKED_MAX:  # neither kept nor matched: both cost its length, patterns its square
             return DENIED
-        found = self._decided.get((right, table, op))
+        id = self._id_of(table) if self.limited and table else 0
+        found = self._decided.get((right, table, op, id))
         if found is None:
             if len(self._decided) > LIST_MAX:  # names come from callers
                 self._decided.clear()
-            found = self._decided[right, table, op] = self._decide(right, table, op)
+            found = self._decided[right, table, op, id] = self._decide(right, table, op, id)
         return found
 
     def rights(self) -> list[int]:
@@ -238,17 +286,18 @@ class Holder:
         """Whether some rule has no limits: such a caller may know the names of all tables."""
         return any(one.whole for one in self.held)
 
-    def _decide(self, right: int, table: str, op: str) -> Decision:
-        held = tuple(one for one in self.held if one.gives(right, table, op))
+    def _decide(self, right: int, table: str, op: str, id: int) -> Decision:
+        held = tuple(one for one in self.held if one.gives(right, table, op, id))
         if not held:
             return DENIED
         whole = any(one.whole for one in held)
-        plain = [one for one in held if not (one.rule.rows or one.rule.hidden)]
+        plain = [one for one in held if not one.rule.limited]
         if plain and (table or whole):
             return Decision(True, None, whole, held)
-        return Decision(True, tuple(self._visibility(one.rule) for one in held), whole, held)
+        bound = [(one, one.bound(table, id)) for one in held] if table else []
+        return Decision(True, tuple(self._visibility(one, to) for one, to in bound if to), whole, held)
 
-    def _visibility(self, rule: Rule) -> Visibility:
+    def _visibility(self, held: Held, binding: Binding) -> Visibility:
         rows = tuple(
             (
                 field,
@@ -256,16 +305,18 @@ class Holder:
                     self.name if value == WHO else value for value in values if value != WHO or self.name
                 ),
             )
-            for field, values in rule.rows.items()
+            for field, values in held.rule.rows.items()
         )
-        return Visibility(rows, frozenset(rule.hidden))
+        return Visibility(held.role, binding, rows, held.rule.hidden)
 
 
 class State:
     """Roles, grants and tokens after one record of the log, each with the commit that made it."""
 
-    def __init__(self, seq: int = 0) -> None:
+    def __init__(self, seq: int = 0, id_of: Callable[[str], int] = _no_id) -> None:
+        """`id_of`: returns the id of the table that has a name then; 0: none."""
         self.seq = seq
+        self.id_of = id_of
         self.roles: dict[str, tuple[Role, Change]] = {}
         self.grants: dict[Grant, Change] = {}
         self.tokens: dict[str, Issued] = {}
@@ -281,7 +332,7 @@ class State:
         if found is None:
             if len(self._holders) > LIST_MAX:
                 self._holders.clear()
-            found = self._holders[name, roles] = Holder(name, self._held(name, roles))
+            found = self._holders[name, roles] = Holder(name, self._held(name, roles), self.id_of)
         return found
 
     def granted(self, name: str) -> dict[Grant, Change]:
@@ -356,12 +407,22 @@ def role_of(message: pb.Role) -> Role:
                 tuple(ops.get(op, "?") for op in rule.ops),
                 {one.field: tuple(one.values) for one in rule.rows},
                 tuple(rule.hidden),
+                tuple(
+                    Binding(one.table, one.name, one.space, {it.name: tuple(it.numbers) for it in one.fields})
+                    for one in rule.bindings
+                ),
             )
             for rule in message.rules
-            if not len(UnknownFieldSet(rule))  # a limit that this program does not know
+            if _is_known(rule)
         ),
         message.audited,
     )
+
+
+def _is_known(rule: pb.Rule) -> bool:
+    """Return whether a rule has no limit that this program does not know."""
+    fields = {one.field for one in rule.rows}
+    return len(fields) == len(rule.rows) and not any(len(UnknownFieldSet(one)) for one in (rule, *rule.rows))
 
 
 def message_of_role(role: Role) -> pb.Role:
@@ -377,6 +438,18 @@ def message_of_role(role: Role) -> pb.Role:
                     pb.Condition(field=field, values=values) for field, values in sorted(rule.rows.items())
                 ],
                 hidden=rule.hidden,
+                bindings=[
+                    pb.Binding(
+                        table=one.table,
+                        name=one.name,
+                        space=one.space,
+                        fields=[
+                            pb.BoundField(name=name, numbers=numbers)
+                            for name, numbers in sorted(one.fields.items())
+                        ],
+                    )
+                    for one in rule.bindings
+                ],
             )
             for rule in role.rules
         ],
@@ -474,7 +547,14 @@ def _check_rule(rule: Any) -> Rule:
         raise RowError(f"expected `rows` as a dict of fields and values, found {type(rule.rows).__name__}")
     rows = {_field(name): _values(name, values) for name, values in rule.rows.items()}
     hidden = tuple(_field(name) for name in arguments.several(rule.hidden, "hidden"))
-    made = Rule(rights, check_tables(rule.tables), tuple(rule.ops), rows, _few(hidden, "hidden fields"))
+    made = Rule(
+        rights,
+        check_tables(rule.tables),
+        tuple(rule.ops),
+        rows,
+        _few(hidden, "hidden fields"),
+        tuple(rule.bindings),
+    )
     wide = sorted(right for right in rights if RIGHTS[right] not in ANSWERS_LIMITED)
     if wide and not made.whole:
         raise RowError(

@@ -147,7 +147,7 @@ LINE_OF = re.compile(r"^\| ([A-Z]\w+(?:\.\w+)?) \| (\d+ .*) \|$", re.MULTILINE)
 FIELD = re.compile(r"(\d+) `(\w+)` (\w+\*?)")
 VALUE = re.compile(r"(\d+) ([A-Z_]+)")
 ON_PAGE = [log_pb2.DESCRIPTOR, feed_pb2.DESCRIPTOR, consumers_pb2.DESCRIPTOR, access_pb2.DESCRIPTOR]
-ON_DISK = {"Registration", "Cap", "Role", "Rule", "Condition", "Grant", "Token"}
+ON_DISK = {"Registration", "Cap", "Role", "Rule", "Binding", "BoundField", "Condition", "Grant", "Token"}
 NOT_ON_PAGE = {"SubscribeRequest"} | {
     name
     for file in (consumers_pb2.DESCRIPTOR, access_pb2.DESCRIPTOR)

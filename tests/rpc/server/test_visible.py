@@ -1,0 +1,554 @@
+"""Visible: rows and fields that a role limits, in every way to read and write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import everlog
+from everlog import AccessError, SchemaError, UniqueError
+from everlog.proto import (
+    access_pb2,
+    access_pb2_grpc,
+    log_pb2,
+    store_pb2,
+)
+from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.embedded import EmbeddedDatabase
+from everlog.rpc.server import store
+from everlog.rpc.server.server import Server
+from everlog.store.schema.codec import UINT64
+from everlog.store.schema.reflect import table_of
+from everlog.store.schema.schema import TableInfo
+from everlog.store.schema.table import Field, Table
+from everlog.store.tx.transaction import new_commit_id
+from everlog.store.upkeep.roles import Role, Rule
+from tests.conformance.database_case import (
+    AIRPORTS,
+    CITY,
+    FAA,
+    FLIGHTS,
+    VERSION,
+    Airport,
+    Flight,
+    Place,
+    airport,
+    flight,
+    migrate,
+    open_case,
+)
+from tests.store.models import models
+
+ALL = ("read", "history", "write", "feed", "load", "status")
+
+
+@pytest.fixture
+def filled(db: EmbeddedDatabase) -> EmbeddedDatabase:
+    """Airports of two cities, which stand for tenants; names are hidden."""
+    with db.transaction() as tx:
+        for number in range(40):
+            city = "acme" if number % 4 == 0 else "globex"
+            tx.put(AIRPORTS, Airport(faa=f"A{number:02}", name=f"name {number}", city=city))
+    rule = Rule(ALL, ("airports",), rows={"city": ("$who",)}, hidden=("name",))
+    db.access.define(Role("tenant", (rule,)))
+    db.access.grant("acme", "tenant")
+    return db
+
+
+@pytest.fixture
+def acme(filled: EmbeddedDatabase) -> Iterator[RemoteDatabase]:
+    with (
+        Server({"x": filled}, tokens={"acme": "sesame"}) as server,
+        RemoteDatabase(f"{server.url('x')}?token=sesame") as remote,
+    ):
+        yield remote
+
+
+MINE = [f"A{number:02}" for number in range(0, 40, 4)]
+
+
+def test_current_rows(acme: RemoteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "VISITED_ROWS", 3)
+    monkeypatch.setattr(store, "PAGE_ROWS", 2)
+    monkeypatch.setattr(store, "FIRST_PAGE_ROWS", 2)
+    found = acme.get(AIRPORTS, "A04")
+    assert found is not None
+    assert (found.faa, found.city, found.name) == ("A04", "acme", "")
+    assert acme.get(AIRPORTS, "A05") is None
+    assert [row and row.faa for row in acme.get_many(AIRPORTS, ["A04", "A05", "A08"])] == [
+        "A04",
+        None,
+        "A08",
+    ]
+    for how in ({}, {"reverse": True}):
+        rows = list(acme.scan(AIRPORTS, **how))  # type: ignore[arg-type]
+        assert [row.faa for row in rows] == (MINE[::-1] if how else MINE)
+        assert {(row.city, row.name) for row in rows} == {("acme", "")}
+    assert [row.faa for row in acme.scan(AIRPORTS, limit=3)] == MINE[:3]
+    assert [row.faa for row in acme.scan(AIRPORTS, start="A05", end="A13")] == ["A08", "A12"]
+    assert acme.count(AIRPORTS) == 10
+    assert [row.faa for row in acme.scan(AIRPORTS.by_city, "acme")] == MINE
+    assert list(acme.scan(AIRPORTS.by_city, "globex")) == []
+    assert acme.count(AIRPORTS.by_city, "globex") == 0
+    with acme.snapshot() as now:
+        assert [row.faa for row in now.scan(AIRPORTS)] == MINE
+
+
+def test_an_index_over_a_hidden_field_is_denied(acme: RemoteDatabase) -> None:
+    for call in (lambda: list(acme.scan(AIRPORTS.by_name, "name 5")), lambda: acme.count(AIRPORTS.by_name)):
+        with pytest.raises(AccessError, match="hide fields of airports that the index by_name is ordered by"):
+            call()
+
+
+def test_tables_without_a_right_and_without_limits_are_not_followed_or_loaded(acme: RemoteDatabase) -> None:
+    with pytest.raises(SchemaError, match="there is no table 'flights'"):
+        acme.get(FLIGHTS, ("AA", 1))
+    with pytest.raises(AccessError, match="limit the rows or fields of airports, so it cannot follow, load"):
+        next(iter(acme.feed(tables=[AIRPORTS])))
+    with pytest.raises(AccessError, match="acme lacks the right feed"):
+        next(iter(acme.feed()))
+    with pytest.raises(AccessError, match="limit the rows or fields of airports, so it cannot follow, load"):
+        acme.load(AIRPORTS, [airport("ZZZ")])
+    (table,) = acme.admin.status().tables
+    assert (table.name, table.rows) == ("airports", 0)
+    assert acme.admin.hashes() == {}
+
+
+def test_writes_are_of_visible_rows_and_keep_hidden_fields(
+    acme: RemoteDatabase, filled: EmbeddedDatabase
+) -> None:
+    head = filled.head
+    refused: list[Any] = [
+        lambda: acme.put(AIRPORTS, Airport(faa="A05", city="acme")),  # of another
+        lambda: acme.put(AIRPORTS, Airport(faa="NEW", city="globex")),
+        lambda: acme.put(AIRPORTS, Airport(faa="A04", city="globex")),  # given away
+        lambda: acme.delete(AIRPORTS, "A05"),
+    ]
+    for call in refused:
+        with pytest.raises(AccessError, match="do not allow this row of airports"):
+            call()
+    with pytest.raises(AccessError, match="hide the field name of airports; leave it unset"):
+        acme.put(AIRPORTS, Airport(faa="A04", city="acme", name="mine"))
+    assert filled.head == head
+    acme.put(AIRPORTS, Airport(faa="A04", city="acme", place=Place(country="US")))
+    acme.put(AIRPORTS, Airport(faa="NEW", city="acme"))
+    acme.delete(AIRPORTS, "A08")
+    kept, new = filled.get(AIRPORTS, "A04"), filled.get(AIRPORTS, "NEW")
+    assert kept is not None
+    assert new is not None
+    assert (kept.name, kept.place.country, new.name) == ("name 4", "US", "")
+    assert filled.get(AIRPORTS, "A08") is None
+    with acme.transaction() as tx:
+        row = tx.get(AIRPORTS, "A12")
+        assert row is not None
+        row.place.country = "DE"
+        tx.put(AIRPORTS, row)
+    changed = filled.get(AIRPORTS, "A12")
+    assert changed is not None
+    assert (changed.name, changed.place.country) == ("name 12", "DE")
+
+
+def test_a_row_that_is_given_away_meanwhile_is_a_conflict_and_not_overwritten(
+    acme: RemoteDatabase, filled: EmbeddedDatabase
+) -> None:
+    tx = acme.transaction()
+    row = tx.get(AIRPORTS, "A04")
+    assert row is not None
+    tx.put(AIRPORTS, row)
+    filled.put(AIRPORTS, Airport(faa="A04", name="theirs", city="globex"))
+    with pytest.raises((AccessError, everlog.ConflictError)):
+        tx.commit()
+    now = filled.get(AIRPORTS, "A04")
+    assert now is not None
+    assert now.city == "globex"
+
+
+def test_the_past(acme: RemoteDatabase, filled: EmbeddedDatabase) -> None:
+    before = filled.head
+    filled.put(AIRPORTS, Airport(faa="A04", name="secret", city="acme"))
+    filled.put(AIRPORTS, Airport(faa="A04", name="theirs", city="globex"))
+    filled.put(AIRPORTS, Airport(faa="A05", name="mine", city="acme"))
+    filled.delete(AIRPORTS, "A08")
+    filled.delete(AIRPORTS, "A09")
+    filled.put(FLIGHTS, flight(1))
+    assert acme.get(AIRPORTS, "A04") is None
+    then = acme.at(seq=before)
+    assert [row.faa for row in then.scan(AIRPORTS)] == MINE
+    assert then.get(AIRPORTS, "A05") is None
+    found = then.get(AIRPORTS, "A04")
+    assert found is not None
+    assert found.name == ""
+    assert then.count(AIRPORTS) == 10
+    for newest_first in (True, False):
+        versions = list(acme.history(AIRPORTS, "A04", newest_first=newest_first))
+        assert len(versions) == 2
+        assert {one.row.name for one in versions if one.row} == {""}
+        assert not any("name" in one.fields for one in versions)
+        ops = [one.op for one in acme.history(AIRPORTS, "A08", newest_first=newest_first)]
+        assert ops == (["delete", "put"] if newest_first else ["put", "delete"])
+        assert list(acme.history(AIRPORTS, "A09", newest_first=newest_first)) == []
+    assert len(list(acme.history(AIRPORTS, "A08", limit=1))) == 1
+    found_now = {one.key[0]: one for one in acme.past.diff(AIRPORTS, before, filled.head)}
+    assert {key: one.kind for key, one in found_now.items()} == {
+        "A04": "deleted",
+        "A05": "added",
+        "A08": "deleted",
+    }
+    sides = [row for one in found_now.values() for row in (one.before, one.after) if row is not None]
+    assert {row.name for row in sides} == {""}
+    entries = list(acme.past.log())
+    seen = {change.key[0] for entry in entries for change in entry.changes}
+    assert seen == {*MINE, "A05"}
+    assert {change.table for entry in entries for change in entry.changes} == {"airports"}
+    shown: list[Any] = [change.row for entry in entries for change in entry.changes if change.row]
+    assert {row.name for row in shown} == {""}
+    assert all(entry.about is None for entry in entries)
+    assert len(list(acme.past.log(limit=1))) == 1
+    assert [entry.seq for entry in acme.past.log(table=AIRPORTS, key="A05")] == [before + 3]
+    with pytest.raises(AccessError, match="acme lacks the right history on flights"):
+        list(acme.history(FLIGHTS, ("AA", 1)))
+
+
+def test_rules_add_rows_and_each_shows_a_row_with_its_own_fields(filled: EmbeddedDatabase) -> None:
+    filled.access.define(
+        Role("mixed", (Rule(("read",), rows={"faa": ("A01", "A04")}), Rule(("read",), ("none",))))
+    )
+    filled.access.grant("acme", "mixed", ("airports",))
+    with (
+        Server({"x": filled}, tokens={"acme": "sesame"}) as server,
+        RemoteDatabase(f"{server.url('x')}?token=sesame") as remote,
+    ):
+        names = {row.faa: row.name for row in remote.scan(AIRPORTS)}
+        assert names == {**dict.fromkeys(MINE, ""), "A01": "name 1", "A04": "name 4"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        (Rule(("read",), ("airports",), rows={"tenant": ("a",)}), "table airports has no field tenant"),
+        (Rule(("read",), ("airports",), hidden=("tenant",)), "table airports has no field tenant"),
+        (Rule(("read",), ("airports",), hidden=("faa",)), "part of the primary key of table airports"),
+        (Rule(("read",), ("airports",), rows={"place": ("x",)}), "no values that can be compared with text"),
+        (Rule(("read",), ("flights",), rows={"delay": ("late",)}), "'late' is no value of the field delay"),
+        (Rule(("read",), ("flights",), rows={"number": ("-1",)}), "'-1' is no value of the field number"),
+        (Rule(("read",), ("flights",), rows={"delay": ("$who",)}), "'.who' is no value of the field delay"),
+        (Rule(("read",), ("gates",), hidden=("name",)), "of table gates, which does not exist"),
+        (Rule(("read",), ("g*",), hidden=("name",)), "gives nothing: it matches no table"),
+        (Rule(("read",), hidden=("tenant",)), "gives nothing: table airports has no field tenant"),
+    ],
+)
+def test_limits_are_checked_against_the_schema_when_a_role_is_defined(
+    db: EmbeddedDatabase, rule: Rule, says: str
+) -> None:
+    head = db.head
+    with Server({"x": db}) as server, RemoteDatabase(server.url("x")) as remote:
+        for one in (db, remote):
+            with pytest.raises(everlog.RowError, match=says):
+                one.access.define(Role("r", (rule,)))
+    assert db.head == head
+
+
+def changed(db: EmbeddedDatabase, change: Any) -> None:
+    """Put a schema into force that differs as `change` makes it."""
+    schema = log_pb2.Schema()
+    schema.CopyFrom(db.schema.proto)
+    schema.version += 1
+    change(schema)
+    db.apply_migration(
+        log_pb2.Migration(
+            step=log_pb2.Migration.FINISHED, version=schema.version, name="change", schema=schema
+        )
+    )
+
+
+def fields_of(schema: log_pb2.Schema) -> Any:
+    (file,) = schema.models.file
+    return next(one for one in file.message_type if one.name == "Airport").field
+
+
+def rename_fields(schema: log_pb2.Schema) -> None:
+    """Rename the field of the condition and the hidden one, and give their names to others."""
+    for field in fields_of(schema):
+        field.name = {"city": "tenant", "name": "secret"}.get(field.name, field.name)
+    for number, name in ((8, "city"), (9, "name")):
+        fields_of(schema).add(name=name, number=number, type=9, label=1)
+
+
+def scan_by_name(db: RemoteDatabase, info: TableInfo) -> Iterator[Any]:
+    return db.scan(table_of(info))
+
+
+def test_a_rule_follows_fields_and_tables_that_are_renamed(
+    acme: RemoteDatabase, filled: EmbeddedDatabase
+) -> None:
+    before = filled.head
+    changed(filled, rename_fields)
+    acme.refresh_schema()
+    now: Any = acme.schema.table("airports")
+    row: Any = acme.get(table_of(now), "A04")
+    assert (row.tenant, row.secret, row.name) == ("acme", "", "")
+    assert [row.faa for row in scan_by_name(acme, now)] == MINE
+    mine = filled.schema.table("airports")
+    filled.put(table_of(mine), mine.model(faa="A05", tenant="globex", city="acme"))
+    assert acme.get(table_of(now), "A05") is None
+    changed(filled, lambda schema: setattr(schema.tables[0], "name", "fields"))
+    acme.refresh_schema()
+    assert [one.name for one in acme.schema.tables.values()] == ["fields"]
+    fields = table_of(acme.schema.table("fields"))
+    assert [row.faa for row in scan_by_name(acme, acme.schema.table("fields"))] == MINE
+    assert acme.count(fields) == len(MINE)
+    assert filled.access.problems() == []
+    assert filled.access.explain("acme", "read", "fields").allowed
+    assert filled.access.explain("acme", "read", "airports", at=before).allowed
+    then = acme.at(seq=before)
+    assert [row.faa for row in then.scan(AIRPORTS)] == MINE
+
+
+@pytest.mark.parametrize("name", ["city", "name"])
+def test_a_rule_about_a_dropped_field_denies(
+    acme: RemoteDatabase, filled: EmbeddedDatabase, name: str
+) -> None:
+    def drop(schema: log_pb2.Schema) -> None:
+        fields = fields_of(schema)
+        at = next(at for at, field in enumerate(fields) if field.name == name)
+        number = fields[at].number
+        del fields[at]
+        for table in schema.tables:
+            kept = [one for one in table.indexes if all(path.numbers[0] != number for path in one.fields)]
+            if table.name == "airports":
+                del table.indexes[:]
+                table.indexes.extend(kept)
+
+    before = filled.head
+    changed(filled, drop)
+    acme.refresh_schema()
+    table = table_of(acme.schema.table("airports"))
+    calls: list[Any] = [
+        lambda: acme.get(table, "A04"),
+        lambda: list(acme.scan(table)),
+        lambda: acme.count(table),
+        lambda: acme.get_many(table, ["A04"]),
+        lambda: list(acme.history(table, "A04")),
+        lambda: list(acme.past.diff(table, 1, filled.head)),
+        lambda: acme.put(table, table.model(faa="NEW")),
+        lambda: list(acme.past.log(table=table)),
+        lambda: list(acme.at(seq=before).scan(AIRPORTS)),
+    ]
+    for call in calls:
+        with pytest.raises(
+            AccessError, match="refer to tables or fields that are gone, so they allow nothing"
+        ):
+            call()
+    assert list(acme.past.log()) == []
+    (problem,) = filled.access.problems()
+    assert problem.startswith(f"role tenant refers to the field {name} of table airports, which is gone")
+    assert "gone" in filled.access.explain("acme", "read", "airports", key="A04").sentences[-1]
+
+
+def test_a_table_that_is_newer_than_the_rule_is_not_read(filled: EmbeddedDatabase) -> None:
+    filled.access.define(Role("all", (Rule(("read",), rows={"city": ("acme",)}),)))
+    filled.access.grant("bob", "all")
+    gates = Table("gates", Airport, key=FAA)
+    migrate(filled, VERSION + 1, gates)
+    with (
+        Server({"x": filled}, tokens={"bob": "sesame"}) as server,
+        RemoteDatabase(f"{server.url('x')}?token=sesame") as bob,
+    ):
+        assert bob.count(AIRPORTS) == len(MINE)
+        assert list(bob.schema.tables) == ["airports"]
+        assert filled.access.problems() == [
+            "role all gives nothing on table gates, which is newer than the role; define it again"
+        ]
+        filled.access.define(Role("all", (Rule(("read",), rows={"city": ("acme",)}),)))
+        bob.refresh_schema()
+        assert bob.count(gates) == 0
+
+
+def test_what_an_operator_is_told_about_a_row_and_a_field(
+    acme: RemoteDatabase, filled: EmbeddedDatabase
+) -> None:
+    def last(**asked: Any) -> str:
+        return filled.access.explain("acme", "read", "airports", **asked).sentences[-1]
+
+    assert last(key="A04") == "the row is visible"
+    assert last(key="A05") == "the row is not visible by rule 1: its city has another value"
+    assert last(key="ZZZ") == "no row has this key"
+    assert last(field="name") == "the field name is hidden"
+    assert last(field="city", key="A04") == "the field city is visible"
+    before = filled.head
+    filled.put(AIRPORTS, Airport(faa="A05", city="acme"))
+    assert last(key="A05", at=before).startswith("the row is not visible by rule 1")
+    assert last(key="A05") == "the row is visible"
+    for key, seen in (("A04", True), ("A06", False), ("ZZZ", False)):  # it learns no more than by reading
+        stub = access_pb2_grpc.AccessStub(acme.channel.grpc)
+        encoded = filled.schema.table("airports").encode_key(key)
+        request = access_pb2.ExplainAccessRequest(database="x", verb="read", table="airports", key=encoded)
+        said = stub.Explain(request, metadata=acme.channel.metadata).sentences[-1]
+        assert said == ("the row is visible" if seen else "no row that is visible has this key")
+
+
+def test_conditions_compare_numbers_and_nested_fields(db: EmbeddedDatabase) -> None:
+    for number in range(6):
+        db.put(FLIGHTS, Flight(carrier="AA", number=number, delay=number % 2))
+    db.put(AIRPORTS, Airport(faa="JFK", name="j", place=Place(country="US")))
+    db.put(AIRPORTS, Airport(faa="BER", name="b", place=Place(country="DE")))
+    db.put(AIRPORTS, Airport(faa="XXX", name="x"))
+    rules = (
+        Rule(("read",), ("flights",), rows={"delay": ("1",), "number": ("1", "2", "3")}),
+        Rule(("read",), ("airports",), rows={"place.country": ("DE",)}, hidden=("place.height",)),
+    )
+    db.access.define(Role("r", rules))
+    db.access.grant("ann", "r")
+    with (
+        Server({"x": db}, tokens={"ann": "sesame"}) as server,
+        RemoteDatabase(f"{server.url('x')}?token=sesame") as ann,
+    ):
+        assert [row.number for row in ann.scan(FLIGHTS)] == [1, 3]
+        assert [row.faa for row in ann.scan(AIRPORTS)] == ["BER"]
+
+
+def test_an_error_names_no_row_that_the_caller_does_not_see(db: EmbeddedDatabase) -> None:
+    db.put(AIRPORTS, Airport(faa="JFK", name="theirs", city="globex"))
+    rule = Rule(("read", "write"), ("airports",), rows={"city": ("$who",)})
+    db.access.define(Role("tenant", (rule,)))
+    db.access.grant("acme", "tenant")
+    with (
+        Server({"x": db}, tokens={"acme": "sesame"}) as server,
+        RemoteDatabase(f"{server.url('x')}?token=sesame") as acme,
+    ):
+        with pytest.raises(
+            UniqueError, match="another row has the same values in the unique index by_name"
+        ) as caught:
+            acme.put(AIRPORTS, Airport(faa="LAX", name="theirs", city="acme"))
+        assert "JFK" not in f"{caught.value} {caught.value.facts}"
+
+
+# conflicts
+
+
+def test_a_conflict_is_only_with_rows_that_are_visible(
+    acme: RemoteDatabase, filled: EmbeddedDatabase
+) -> None:
+    tx = acme.transaction()
+    assert len(list(tx.scan(AIRPORTS))) == len(MINE)
+    assert tx.get(AIRPORTS, "A05") is None
+    filled.put(AIRPORTS, Airport(faa="A05", name="new", city="globex"))
+    filled.put(AIRPORTS, Airport(faa="Z99", name="newer", city="globex"))
+    filled.delete(AIRPORTS, "A06")
+    assert tx.get(AIRPORTS, "A05") is None  # at its snapshot, as it seems
+    assert tx.count(AIRPORTS) == len(MINE)
+    tx.put(AIRPORTS, Airport(faa="A04", city="acme", place=Place(country="DE")))
+    tx.commit()
+    changes: list[Any] = [
+        lambda: filled.put(AIRPORTS, Airport(faa="A05", name="mine", city="acme")),  # comes
+        lambda: filled.put(AIRPORTS, Airport(faa="A05", name="theirs", city="globex")),  # goes
+        lambda: filled.delete(AIRPORTS, "A08"),
+    ]
+    for change in changes:
+        tx = acme.transaction()
+        list(tx.scan(AIRPORTS))
+        tx.put(AIRPORTS, Airport(faa="A12", city="acme"))
+        change()
+        with pytest.raises(
+            everlog.ConflictError, match="rows that this transaction read were changed; run it"
+        ):
+            tx.commit()
+
+
+def test_a_repeated_commit_of_a_caller_with_limits_takes_effect_once(
+    acme: RemoteDatabase, filled: EmbeddedDatabase
+) -> None:
+    commit_id = new_commit_id()
+    row = Airport(faa="A04", city="acme", place=Place(country="DE"))
+    first = acme.put(AIRPORTS, row, commit_id=commit_id)
+    filled.put(AIRPORTS, Airport(faa="A04", name="other", city="acme"))
+    assert acme.put(AIRPORTS, row, commit_id=commit_id).seq == first.seq
+    filled.put(AIRPORTS, Airport(faa="A04", name="theirs", city="globex"))
+    assert acme.put(AIRPORTS, row, commit_id=commit_id).seq == first.seq
+
+
+def test_a_scan_of_few_visible_rows_ends_with_its_deadline(
+    acme: RemoteDatabase, filled: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "VISITED_ROWS", 1)
+    pages: list[int] = []
+    page = store.ServedScan.page
+
+    def counted(self: store.ServedScan) -> store_pb2.ScanResponse:
+        found = page(self)
+        pages.append(len(found.rows))
+        return found
+
+    monkeypatch.setattr(store.ServedScan, "page", counted)
+    assert [row.faa for row in acme.scan(AIRPORTS, start="A01")] == MINE[1:]
+    assert len(pages) >= 39  # in slices, between which it can be ended
+    assert max(pages) == 1
+
+
+# fields
+
+
+def test_hidden_fields_of_nested_messages_and_lists(empty: EmbeddedDatabase) -> None:
+    made: Any = models(
+        "deep",
+        Person="id 1 uint64, name 2 string, contact 3 .Contact, tags 4 string*, note 5 string?",
+        Contact="mail 1 string, phone 2 string",
+    )
+    person_type, contact_type = made["Person"], made["Contact"]
+    of_id: Any = Field(person_type, "id", 1, UINT64)
+    people: Table[Any, int] = Table("people", person_type, key=of_id)
+    migrate(empty, VERSION, people)
+    whole = person_type(id=1, name="n", contact=contact_type(mail="m", phone="p"), tags=["a", "b"], note="")
+    empty.put(people, whole)
+    rule = Rule(("read", "write"), ("people",), hidden=("contact.mail", "tags", "note"))
+    empty.access.define(Role("r", (rule,)))
+    empty.access.grant("ann", "r")
+    with (
+        Server({"x": empty}, tokens={"ann": "sesame"}) as server,
+        RemoteDatabase(f"{server.url('x')}?token=sesame") as ann,
+    ):
+        row: Any = ann.get(people, 1)
+        assert row == person_type(id=1, name="n", contact=contact_type(phone="p"))
+        row.name, row.contact.phone = "new", "q"
+        ann.put(people, row)
+        kept = person_type()
+        kept.CopyFrom(whole)
+        kept.name, kept.contact.phone = "new", "q"
+        assert empty.get(people, 1) == kept
+        row.ClearField("contact")
+        ann.put(people, row)
+        kept.contact.ClearField("phone")
+        assert empty.get(people, 1) == kept
+        for change in ({"tags": ["c"]}, {"note": ""}, {"contact": contact_type(mail="x")}):
+            with pytest.raises(AccessError, match="leave it unset"):
+                ann.put(people, person_type(id=1, name="new", **change))
+        empty.access.define(Role("s", (Rule(("read",), ("people",), hidden=("contact", "tags")),)))
+        empty.access.grant("ann", "s")  # both hide contact.mail, and only one the whole contact
+        both: Any = ann.get(people, 1)
+        assert (both.HasField("contact"), both.contact.mail, list(both.tags)) == (True, "", [])
+
+
+def test_sealed_rows_that_cannot_be_opened_are_not_visible(tmp_path: Path) -> None:
+    people: Table[Any, str] = Table("people", Airport, key=FAA, person=CITY)
+    with open_case("file", tmp_path, people, master_key=bytes(range(32))) as case:
+        db = case.embedded
+        for key, city in (("1", "ann"), ("2", "bob"), ("3", "ann")):
+            db.put(people, Airport(faa=key, name=f"n{key}", city=city))
+        before = db.head
+        db.access.define(Role("r", (Rule(("read", "history"), ("people",), rows={"city": ("ann",)}),)))
+        db.access.grant("acme", "r")
+        with (
+            Server({"x": db}, tokens={"acme": "sesame"}) as server,
+            RemoteDatabase(f"{server.url('x')}?token=sesame") as acme,
+        ):
+            assert [row.faa for row in acme.scan(people)] == ["1", "3"]
+            assert acme.get(people, "2") is None
+            db.people.forget(people, "1", reason="asked")
+            assert list(acme.scan(people)) == []
+            then = acme.at(seq=before)
+            assert [then.get(people, key) for key in "123"] == [None, None, None]
+            assert list(acme.history(people, "1")) == []
+            assert list(acme.past.log(table=people)) == []

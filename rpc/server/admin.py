@@ -107,7 +107,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
 
     async def Expire(self, request: admin_pb2.ExpireRequest, context: object) -> admin_pb2.ExpireResponse:
         db = self._hosting.database(request.database)
-        rows = await self._hosting.write(db.admin.expire, confirm_time=request.confirm_time)
+        rows = await self._hosting.long_write(db.admin.expire, confirm_time=request.confirm_time)
         return admin_pb2.ExpireResponse(rows=rows)
 
     async def CorrectClock(
@@ -256,7 +256,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         self, request: archive_pb2.RemovableRequest, context: object
     ) -> archive_pb2.RemovableResponse:
         db = self._hosting.database(request.database)
-        last, held = await self._hosting.read(removable, db, request.keep_records, request.keep_ns)
+        last, held = await self._hosting.long_read(removable, db, request.keep_records, request.keep_ns)
         return archive_pb2.RemovableResponse(last=last, held=held)
 
     async def Hold(self, request: archive_pb2.HoldRequest, context: Any) -> archive_pb2.HoldsResponse:
@@ -420,7 +420,7 @@ class ProofsService(proofs_pb2_grpc.ProofsServicer):
         prover = self._prover(request.database)
         if self._signer is None:
             return proofs_pb2.CheckpointResponse()
-        note, _ = await self._hosting.write(
+        note, _ = await self._hosting.long_write(
             checkpoint, prover, self._signer, progress=self._hosting.check_going, actor=context.who
         )
         return proofs_pb2.CheckpointResponse(note=note)
@@ -440,7 +440,7 @@ class ProofsService(proofs_pb2_grpc.ProofsServicer):
 
     async def Prove(self, request: proofs_pb2.ProveRequest, context: Any) -> proofs_pb2.ProveResponse:
         prover, scope = self._prover(request.database), context.scope
-        record, hashes = await self._hosting.read(prover.prove, request.seq, request.size)
+        record, hashes = await self._hosting.long_read(prover.prove, request.seq, request.size)
         commit = log_pb2.Commit.FromString(record)
         told(commit, scope)
         if commit.ByteSize() != len(record):
@@ -462,7 +462,7 @@ class ProofsService(proofs_pb2_grpc.ProofsServicer):
                 lambda: prover.prove_from(request.first, request.size, check=True, progress=going)
             )
         else:
-            hashes = await self._hosting.read(prover.prove_from, request.first, request.size)
+            hashes = await self._hosting.long_read(prover.prove_from, request.first, request.size)
         return proofs_pb2.ProveFromResponse(hashes=hashes)
 
     async def Entries(

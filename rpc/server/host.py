@@ -2,9 +2,10 @@
 
     event loop ──▶ threads ──▶ store (blocks: disk, group commit)
 
-    read       short reads                       write  waits for the disk, and shares its fsync
-    long_read  reads of whole tables: hashes,    work   long writes: rebuilds, migrations
-               counts, checks, plans, history
+    read       short reads                       write       waits for the disk, and shares its fsync
+    long_read  reads of whole tables: hashes,    long_write  rebuilds, migrations, archiving, erasure: what
+               counts, checks, plans, history                reads whole tables, or waits for a long lock
+                                                 load        chunks of bulk loads
 
 Each kind has its own threads (threads.py), so a short call never waits behind a long one, or behind calls
 that wait for the disk.
@@ -138,6 +139,7 @@ class ResponseStream(Generic[T]):
 READERS, WRITERS = 4, 16
 LONG_READERS, LONG_READERS_EACH = 32, 4  # of all callers, and of each; RUNNING of them run at a time
 WORKERS, WORKERS_EACH = 32, 4
+LOADERS, LOADERS_EACH = 4, 2  # a chunk takes as long as many short commits
 LONG = Bounds(64, 512)  # of waiting long calls
 
 
@@ -159,7 +161,8 @@ class Hosting:
             LONG_READERS, "everlog-long-read", each=LONG_READERS_EACH, queues=LONG, slices=Slices()
         )
         self._workers = Threads(WORKERS, "everlog-work", each=WORKERS_EACH, queues=LONG)
-        self.pools = (self._readers, self._long_threads, self._writers, self._workers)
+        self._loaders = Threads(LOADERS, "everlog-load", each=LOADERS_EACH)
+        self.pools = (self._readers, self._long_threads, self._writers, self._workers, self._loaders)
 
     def limit_heavy(self, each: Callable[[str], int]) -> None:
         """Let `each` say how many long calls of a caller may run, reads and writes apart."""
@@ -195,6 +198,17 @@ class Hosting:
     async def write(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run a call that may wait for the disk to write."""
         found: T = await self._run(self._writers, functools.partial(fn, *args, **kwargs))
+        return found
+
+    async def long_write(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Run a call that writes, and may take long. Once it has begun, it continues if its client
+        disconnects."""
+        found: T = await self._run(self._workers, functools.partial(fn, *args, **kwargs))
+        return found
+
+    async def load(self, fn: Callable[..., T], *args: Any) -> T:
+        """Run a part of a bulk load."""
+        found: T = await self._run(self._loaders, functools.partial(fn, *args))
         return found
 
     @staticmethod

@@ -239,7 +239,7 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
             with self._allowed("complete", request.database, actor, request.reason):
                 return complete(db, actor=actor, reason=request.reason)
 
-        done = await self._hosting.write(run)
+        done = await self._hosting.long_write(run)
         return pb.CompleteResponse(
             version=done.version, name=done.name, seq=done.seq, time_ns=done.applied_ns
         )
@@ -249,7 +249,7 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
         actor = self._hosting.auth.who(context, request.actor)
         approval = self._approvals.get(request.database)
         call = approval.cancel if approval is not None else functools.partial(cancel, db)
-        done = await self._hosting.write(call, actor=actor, reason=request.reason)
+        done = await self._hosting.long_write(call, actor=actor, reason=request.reason)
         self._problems.solved(request.database)
         return pb.CancelResponse(version=done.version, name=done.name, seq=done.seq, time_ns=done.applied_ns)
 
@@ -264,7 +264,7 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
             with self._allowed("load", request.database, actor, request.reason):
                 return load_schema(db, request.text, where=where, actor=actor, reason=request.reason)
 
-        return pb.LoadSchemaResponse(schema_version=await self._hosting.write(run))
+        return pb.LoadSchemaResponse(schema_version=await self._hosting.long_write(run))
 
     async def Baseline(self, request: pb.BaselineRequest, context: Any) -> pb.BaselineResponse:
         db, source = self._hosting.database(request.database), self._source(request.database)
@@ -274,7 +274,7 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
             with self._allowed("baseline", request.database, actor, request.reason):
                 return baseline(db, request.version, source, actor=actor, reason=request.reason)
 
-        found = await self._hosting.write(run)
+        found = await self._hosting.long_write(run)
         return pb.BaselineResponse(migrations=[info_message(info) for info in found])
 
     async def Accept(self, request: pb.AcceptRequest, context: Any) -> pb.AcceptResponse:
@@ -286,7 +286,7 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
             with self._allowed("accept", request.database, actor, reason):
                 return accept(db, source, list(request.versions), actor=actor, reason=reason)
 
-        found = await self._hosting.write(run)
+        found = await self._hosting.long_write(run)
         return pb.AcceptResponse(migrations=[info_message(info) for info in found])
 
     async def Folders(self, request: pb.FoldersRequest, context: Any) -> AsyncIterator[pb.FoldersResponse]:
@@ -304,7 +304,8 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
 
     async def Propose(self, request: pb.ProposeRequest, context: Any) -> pb.ProposeResponse:
         approval, actor = self._approval(request.database), self._who(context, request.actor)
-        made = await self._hosting.write(approval.propose, actor=actor, reason=request.reason, again=True)
+        write = self._hosting.long_write
+        made = await write(approval.propose, actor=actor, reason=request.reason, again=True)
         return pb.ProposeResponse(proposal=to_message(made) if made is not None else None)
 
     async def Approve(self, request: pb.ApproveRequest, context: Any) -> AsyncIterator[pb.ApproveResponse]:
@@ -335,7 +336,8 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
 
     async def Reject(self, request: pb.RejectRequest, context: Any) -> pb.RejectResponse:
         approval, actor = self._approval(request.database), self._who(context, request.actor)
-        made = await self._hosting.write(approval.reject, request.digest, actor=actor, reason=request.reason)
+        write = self._hosting.long_write
+        made = await write(approval.reject, request.digest, actor=actor, reason=request.reason)
         return pb.RejectResponse(proposal=to_message(made))
 
     # shared by these calls

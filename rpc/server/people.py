@@ -119,7 +119,7 @@ class PeopleService(people_pb2_grpc.PeopleServicer):
             request.client,
             request.commit_id,
         )
-        done = await self._hosting.write(db.people.forget_person, who, metadata)
+        done = await self._hosting.long_write(db.people.forget_person, who, metadata)
         return people_pb2.ForgetResponse(
             seq=done.seq, key_id=done.key_id, rows=done.rows, remaining=map(_sent, done.remaining)
         )

@@ -70,10 +70,10 @@ async def load_responses(
     async for request in requests:
         if load is None:
             actor = hosting.auth.actor(context, request.actor)
-            load = await hosting.write(ServedLoad, hosting.database(request.database), request, actor)
+            load = await hosting.load(ServedLoad, hosting.database(request.database), request, actor)
             yield load.answer()
         if (request.rows or request.last) and not load.loader.finished:
-            await hosting.write(load.add, request)
+            await hosting.load(load.add, request)
             yield load.answer()
 
 

@@ -74,10 +74,16 @@ class Work:
 
 
 class _Thread(threading.local):
-    own: tuple[Slices, Work] | None = None
+    work: Work | None = None
+    own: tuple[Slices, Work] | None = None  # its work, if that runs in slices
 
 
 _thread = _Thread()
+
+
+def current() -> Work | None:
+    """Return the work of this thread."""
+    return _thread.work
 
 
 @contextmanager
@@ -320,6 +326,7 @@ class Threads:
             if work is None:
                 continue
             if work.future.set_running_or_notify_cancel():
+                _thread.work = work
                 try:
                     if self._slices is None:
                         work.state = "running"
@@ -328,5 +335,6 @@ class Threads:
                         work.future.set_result(self._slices.run(work))
                 except BaseException as error:  # noqa: BLE001  raised in the caller
                     work.future.set_exception(error)
+                _thread.work = None
             self._done(work)
             del work  # otherwise it would stay alive until the next call

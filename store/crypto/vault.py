@@ -129,7 +129,7 @@ class Vault:
 
     def find(self, person: bytes) -> bytes | None:
         """Return the id of a person's key; None if there is none. Read-only."""
-        return self._ids.get(self._tag(person))
+        return self._ids.get(self._tag(person)) if self._tag_key else None  # no root: no keys
 
     def has(self, key_id: bytes) -> bool:
         """Return whether there is a key with this id."""
@@ -206,7 +206,14 @@ class Vault:
             return self._opened(slot)
 
     def hash(self, *parts: bytes) -> bytes:
-        """Return the value that a hashed index stores for these parts."""
+        """Return the value that a hashed index stores for these parts.
+
+        The first call in a writer creates the key store: the values of a transaction's lookups and those of
+        rows that others commit meanwhile must be equal. A reader without a key store gets a value that no
+        row has, as nothing is sealed yet.
+        """
+        if self._read_only and not self._tag_key and not self.locked:
+            return hashed(bytes(KEY_SIZE), *parts)[:HASH_SIZE]
         self._ensure_created()
         return hashed(self._index_key, *parts)[:HASH_SIZE]
 

@@ -11,6 +11,7 @@ import pytest
 from everlog.store import opening
 from everlog.store.crypto.vault import Vault
 from everlog.store.database import Database
+from everlog.store.errors import RowError
 from tests.store.people import MASTER, PATIENTS, open_people, patient
 
 
@@ -70,3 +71,22 @@ def test_every_row_that_it_sees_opens_at_once(
             reader.refresh()
             assert {row.id for row in reader.scan(PATIENTS)} == {2, 3}
             assert list(reader.admin.check()) == []
+
+
+def test_a_reader_looks_up_before_the_first_row_is_sealed(path: Path) -> None:
+    with open_people(path) as db, Database(path, read_only=True, master_key=MASTER) as reader:
+        for look in (reader, reader.snapshot()):
+            assert list(look.scan(PATIENTS.by_email, "a@x")) == []
+            assert look.count(PATIENTS.by_email, "a@x") == 0
+        db.put(PATIENTS, patient(1, "s-1", name="Ann", email="a@x"))
+        reader.refresh()
+        assert [row.name for row in reader.scan(PATIENTS.by_email, "a@x")] == ["Ann"]
+
+
+def test_a_refused_forget_creates_no_key_store(path: Path) -> None:
+    with open_people(path) as db:
+        with pytest.raises(RowError):
+            db.people.forget(PATIENTS, 1)
+        with pytest.raises(RowError):
+            db.people.forget(PATIENTS, person="s")
+        assert not (path / "KEYS").exists()

@@ -752,6 +752,7 @@ class Load(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     TABLE_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     step: Global___Load.Step.ValueType
     kind: Global___Load.Kind.ValueType
     id: _builtins.str
@@ -761,6 +762,8 @@ class Load(_message.Message):
     table: _builtins.str
     """Name of the table, and of the origin of the rows."""
     source: _builtins.str
+    owner: _builtins.str
+    """Name of the identity whose load it is; empty: of none. A server lets no other identity continue it."""
     def __init__(
         self,
         *,
@@ -770,10 +773,11 @@ class Load(_message.Message):
         rows: _builtins.int = ...,
         table: _builtins.str = ...,
         source: _builtins.str = ...,
+        owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "rows", b"rows", "source", b"source", "step", b"step", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "owner", b"owner", "rows", b"rows", "source", b"source", "step", b"step", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

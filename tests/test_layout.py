@@ -89,7 +89,6 @@ SMALL_LINES = 80
 NOUNS = {
     "audit.chain": "the rules that link a record of the log to its predecessor",
     "consumers.follower.bookmark": "the position that the source knows of a named follower",
-    "rpc.server.health": "grpc.health.v1: what load balancers ask",
     "store.rocks.wal": "the sync of RocksDB's write-ahead log without RocksDB",
 }
 

@@ -5,13 +5,15 @@
 
 Invariants
   (1) a watcher that does not read delays nobody: each sends for itself, and misses what is outdated;
-  (2) after `drain` all is NOT_SERVING, permanently, and every watcher ends.
+  (2) after `drain` all is NOT_SERVING, permanently, and every watcher ends;
+  (3) anybody may ask for the services of the server; those of a database do not exist for a caller without
+      rights in it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -23,15 +25,19 @@ Response = health_pb2.HealthCheckResponse
 
 
 class HealthService:
-    """Use it in the thread of the event loop."""
+    """Use it in the thread of the event loop. `sees`: whether an identity may know of a database."""
 
-    def __init__(self) -> None:
+    def __init__(self, sees: Callable[[Any, str], bool] = lambda _, __: True) -> None:
+        self._sees = sees
         self._statuses: dict[str, int] = {"": Response.SERVING}
+        self._databases: dict[str, str] = {}  # of the services that are of one
         self._changed = asyncio.Event()
         self._draining = False
 
-    def set(self, name: str, status: int) -> None:
-        """Set the status of a service."""
+    def set(self, name: str, status: int, database: str | None = None) -> None:
+        """Set the status of a service, which may be of a database."""
+        if database is not None:
+            self._databases[name] = database
         if not self._draining and self._statuses.get(name) != status:
             self._statuses[name] = status
             self._wake()
@@ -47,8 +53,15 @@ class HealthService:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
+    def _status(self, name: str, context: Context) -> int | None:
+        """Return the status of a service; None: there is none that the caller may know of."""
+        database = self._databases.get(name)
+        if database is not None and not self._sees(context.identity, database):
+            return None
+        return self._statuses.get(name)
+
     async def Check(self, request: Any, context: Context) -> Any:
-        status = self._statuses.get(request.service)
+        status = self._status(request.service, context)
         if status is None:
             await context.abort(
                 grpc.StatusCode.NOT_FOUND, f"expected a known service, found {request.service!r}"
@@ -56,14 +69,17 @@ class HealthService:
         return Response(status=status)
 
     async def List(self, request: Any, context: Context) -> Any:
-        statuses = {name: Response(status=status) for name, status in self._statuses.items()}
+        seen = {name: self._status(name, context) for name in self._statuses}
+        statuses = {name: Response(status=status) for name, status in seen.items() if status is not None}
         return health_pb2.HealthListResponse(statuses=statuses)
 
     async def Watch(self, request: Any, context: Context) -> AsyncIterator[Any]:
         sent = None
         while True:
             changed = self._changed
-            status = self._statuses.get(request.service, Response.SERVICE_UNKNOWN)
+            status = self._status(request.service, context)
+            if status is None:
+                status = Response.SERVICE_UNKNOWN
             if status != sent:
                 sent = status
                 yield Response(status=status)

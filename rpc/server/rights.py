@@ -497,35 +497,33 @@ class Rights:
 
     def databases_of(self, identity: Identity) -> list[str]:
         """Return the names of the databases in which a caller has some right."""
-        found = []
-        for name in self.databases:
-            try:
-                self.holder(identity, name)
-            except (AccessError, Aborted):
-                continue
-            found.append(name)
-        return sorted(found)
+        return sorted(name for name in self.databases if self.knows(identity, name))
+
+    def knows(self, identity: Identity, database: str) -> bool:
+        """Return whether a caller has some right in a database, and so may know of it."""
+        try:
+            self.holder(identity, database)
+        except (AccessError, OpenError, Aborted):
+            return False
+        return True
 
     def refusal(self, call: Call, error: Exception) -> Exception:
         """Return the error that the caller receives: without tables and rows that it may not see."""
-        scope = call.scope
-        if scope is not None and scope.limited:
-            if isinstance(error, UniqueError):
-                where = {name: error.facts[name] for name in ("table", "index") if name in error.facts}
-                return UniqueError(
-                    f"another row has the same values in the unique index {where.get('index', '')}", **where
-                )
-            if isinstance(error, SealedError):
-                return SealedError(
-                    "a row that this call reads is sealed, and cannot be opened", **error.facts
-                )
-            if isinstance(error, ConflictError):
-                return ConflictError("rows that this transaction read were changed; run it again")
-        if isinstance(error, (SchemaError, OpenError)) and scope is not None and not scope.everywhere:
-            moved = {"moved": error.facts["moved"]} if "moved" in error.facts else {}
-            if moved:
-                return SchemaError("the schema has changed; repeat the request with the new one", **moved)
-            return SchemaError("no such table, index or version is visible to the caller")
+        scope: Scope | None = call.scope
+        if scope is None or not isinstance(error, Error) or isinstance(error, AccessError):
+            return error
+        table = error.facts.get("table", "")
+        if isinstance(error, UniqueError) and (scope.limited or not scope.reads_all(table)):
+            index = error.facts.get("index", "")
+            return UniqueError(
+                f"another row has the same values in the unique index {index}", table=table, index=index
+            )
+        if scope.limited and isinstance(error, (SealedError, ConflictError)):
+            return _without_rows(error)
+        if isinstance(error, (SchemaError, OpenError)) and not scope.everywhere:
+            return _without_schema(error)
+        if table and not scope.sees(table):
+            return type(error)("the call concerns a table that is not visible to the caller")
         return error
 
     def ended(self, call: Call) -> None:
@@ -604,6 +602,20 @@ class Rights:
             for one in state.tokens.values():
                 self._issued.setdefault(one.token.sha256, {})[name] = one
             self._states[name] = state
+
+
+def _without_rows(error: SealedError | ConflictError) -> Error:
+    if isinstance(error, SealedError):
+        return SealedError("a row that this call reads is sealed, and cannot be opened", **error.facts)
+    return ConflictError("rows that this transaction read were changed; run it again")
+
+
+def _without_schema(error: SchemaError | OpenError) -> SchemaError:
+    if "moved" in error.facts:
+        return SchemaError(
+            "the schema has changed; repeat the request with the new one", moved=error.facts["moved"]
+        )
+    return SchemaError("no such table, index or version is visible to the caller")
 
 
 def _identity_of(issued: Issued) -> Identity:

@@ -372,7 +372,7 @@ class Server:
             problems=self._problems,
             starting=starting,
         )
-        checker = HealthService()
+        checker = HealthService(self.rights.knows)
         health_pb2_grpc.add_HealthServicer_to_server(checker, calls)
         _add_reflection(calls)
         connections, turns = self.connections, Turns()
@@ -488,11 +488,11 @@ class Server:
         for name in ("", WRITES):
             checker.set(name, answer.NOT_SERVING if refused else answer.SERVING)
         for name, approval in self._approvals.items():
-            checker.set(migrations_health(name), answer.NOT_SERVING if approval.problem else answer.SERVING)
+            status = answer.NOT_SERVING if approval.problem else answer.SERVING
+            checker.set(migrations_health(name), status, name)
         for name in self.hosting.databases.keys() - self._approvals.keys():
-            checker.set(
-                migrations_health(name), answer.NOT_SERVING if self._problems.of(name) else answer.SERVING
-            )
+            status = answer.NOT_SERVING if self._problems.of(name) else answer.SERVING
+            checker.set(migrations_health(name), status, name)
 
     @contextlib.contextmanager
     def _watching_disks(self, checker: HealthService) -> Iterator[None]:

@@ -69,8 +69,8 @@ async def load_responses(
     load: ServedLoad | None = None
     async for request in requests:
         if load is None:
-            actor = hosting.auth.actor(context, request.actor)
-            load = await hosting.load(ServedLoad, hosting.database(request.database), request, actor)
+            who = hosting.auth.actor(context, request.actor), str(context.who)
+            load = await hosting.load(ServedLoad, hosting.database(request.database), request, *who)
             yield load.answer()
         if (request.rows or request.last) and not load.loader.finished:
             await hosting.load(load.add, request)
@@ -80,11 +80,15 @@ async def load_responses(
 class ServedLoad:
     """A load that its first request began."""
 
-    def __init__(self, db: Database, first: store_pb2.LoadRequest, actor: str) -> None:
+    def __init__(self, db: Database, first: store_pb2.LoadRequest, actor: str, owner: str) -> None:
         if not first.id:
             raise RowError("expected the first request of a load to name the load's id, found none")
         about = log_pb2.Load(
-            kind=first.kind or log_pb2.Load.IMPORT, id=first.id, table=first.table, source=first.source
+            kind=first.kind or log_pb2.Load.IMPORT,
+            id=first.id,
+            table=first.table,
+            source=first.source,
+            owner=owner,
         )
         self._db = db
         self._table = table_of(db.schema.generation(first.table, first.space))

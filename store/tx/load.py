@@ -92,6 +92,10 @@ class Loader:
                 " use another id",
                 table=known.table,
             )
+        if load.owner and known.owner not in ("", load.owner):
+            raise PreconditionError(
+                f"load {load.id!r} was begun by another identity, which alone continues it; use another id"
+            )
         self.rows = known.rows
         self.finished = known.step == log_pb2.Load.FINISHED
         self.commits = 0

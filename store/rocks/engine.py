@@ -62,6 +62,7 @@ DATA_BUFFER_BYTES = 6 << 20
 CACHE_BYTES = 32 << 20
 REOPENINGS = 3
 FAMILY_BYTES = 256 << 10  # minimum free space to create a column family
+DESCRIPTORS = 8  # files that RocksDB opens at a time to create a column family or to flush
 NEWEST_MAX, REST_S = 4, 60.0  # files; how long `rest` waits until they are merged
 CLOSE_S = 10.0  # how long closing waits for calls of other threads
 # RocksDB's description of a column family's file: 12:3456[1 .. 9]['0000' seq:1, type:1 .. '00FF' seq:9, …
@@ -200,12 +201,14 @@ class Engine:
 
     @contextlib.contextmanager
     def _filing(self, doing: str) -> Iterator[None]:
-        """For work of RocksDB on files. Raises DiskError at once if the disk is full.
+        """For work of RocksDB on files. Raises DiskError at once if the disk is full, or few file descriptors
+        are left.
 
         RocksDB checks for free space only when it has no other work, and callers may try again and again.
         """
         if self.refusal.is_full:
             raise DiskError(self.refusal.error, outcome="nothing written", full=True)
+        _check_descriptors(f"{doing} {self.path}")
         try:
             with self._waiting():
                 yield
@@ -479,8 +482,9 @@ class Engine:
         self.live_write = next(self._live_writes)
 
     def create_family(self, name: str) -> tuple[Rdict, ColumnFamily]:
-        """Create a column family. Raises DiskError without enough space: RocksDB would create one without a
-        handle."""
+        """Create a column family. Raises DiskError without enough space or file descriptors: RocksDB would
+        create one without a handle."""
+        _check_descriptors(f"creating {name} in {self.path}")
         if shutil.disk_usage(self.at).free < FAMILY_BYTES:
             raise self._refused(OSError("No space left on device"), f"creating {name} in {self.path}")
         with translated(f"creating {name}"):
@@ -553,6 +557,7 @@ class Engine:
 
     def switch_data(self, name: str, family: Rdict, handle: ColumnFamily) -> tuple[str, Rdict]:
         """Make another column family the live tables, durably. Return name and object of the old one."""
+        _check_descriptors("switching tables")
         try:
             family.flush()
             self.named = name
@@ -682,6 +687,17 @@ def _is_busy(one: Rdict) -> bool:
     except Exception as error:  # noqa: BLE001  data that cannot be flushed is in the log
         return "already" in str(error).lower() and "borrowed" in str(error).lower()
     return False
+
+
+def _check_descriptors(doing: str) -> None:
+    """Raise DiskError if RocksDB could not open a few files: that would end writing until it is opened
+    again."""
+    try:
+        with contextlib.ExitStack() as stack:
+            for _ in range(DESCRIPTORS):
+                stack.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        raise translate(error, doing) from error
 
 
 def _files(family: Rdict, path: Path) -> list[tuple[int, bytes, bytes]]:

@@ -149,7 +149,9 @@ def translate(error: Exception, doing: str) -> Error:  # noqa: PLR0911  one retu
         return CorruptionError(f"{doing}: a file of the database is missing: {text}", place=text)
     if "too many open files" in low:
         return DiskError(
-            f"{doing}: no file descriptors are left ({text}); raise `ulimit -n`", outcome="nothing written"
+            f"{doing}: no file descriptors are left ({text}); raise `ulimit -n`, and open the database again"
+            " if writes stay refused",
+            outcome="nothing written",
         )
     return DiskError(f"{doing}: {text}", outcome="nothing written")
 

@@ -238,19 +238,26 @@ _lock = Lock()
 
 
 class Temporary:
-    """A new, empty directory in `parent`, or in the directory for temporary files. Raises OSError.
+    """A new, empty directory in `parent`, or in the directory for temporary files. Raises DiskError.
 
     The first one of a process also removes directories with the same prefix that ended processes left
     behind.
     """
 
     def __init__(self, prefix: str, parent: str | Path | None = None) -> None:
-        where = Path(parent or tempfile.gettempdir())
-        with _lock:
-            if (where, prefix) not in _swept:
-                _swept.add((where, prefix))
-                sweep(where, prefix)
-        self.path, descriptor = _made(where, prefix)
+        try:
+            where = Path(parent or tempfile.gettempdir())
+            with _lock:
+                if (where, prefix) not in _swept:
+                    _swept.add((where, prefix))
+                    sweep(where, prefix)
+            self.path, descriptor = _made(where, prefix)
+        except OSError as error:
+            raise DiskError(
+                f"no temporary directory could be created: {error.strerror}; TMPDIR names another place for"
+                " it",
+                outcome="nothing written",
+            ) from error
         self._held = Held(descriptor)
         self._unlock = weakref.finalize(self, self._held.close)
 
@@ -262,7 +269,7 @@ class Temporary:
 
 
 def in_memory(prefix: str) -> Temporary:
-    """Return a temporary directory in memory, if the system has such a place. Raises OSError."""
+    """Return a temporary directory in memory, if the system has such a place. Raises DiskError."""
     return Temporary(prefix, MEMORY if os.access(MEMORY, os.W_OK) else None)
 
 

@@ -71,6 +71,45 @@ if db is not None:
     db.close()
 print(json.dumps([acknowledged, said]))
 """
+WORKS = """
+import json, os, resource, sys
+from everlog.store.database import Database
+from everlog.store.errors import Error
+from everlog.store.rocks.files import Temporary
+from tests.store.models import ITEMS, Item
+path, spare = sys.argv[1], int(sys.argv[2])
+db = Database(path)
+db.put(ITEMS, Item(id=100))
+db.tables.flush()
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+taken = [os.open(os.devnull, os.O_RDONLY)]
+resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 40, hard))
+try:
+    while True:
+        taken.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    pass
+for number in taken[:spare]:
+    os.close(number)
+works = [db.engine.flush, db.admin.rebuild, lambda: db.engine.compact_log(bytes(8))]
+works.append((lambda: db.engine.create_family("x")) if spare else (lambda: Temporary("everlog-x-")))
+said = []
+for work in works:
+    try:
+        work()
+        said.append("done")
+    except Error as error:
+        said.append(f"{type(error).__name__}: {error}")
+for number in taken[spare:]:
+    os.close(number)
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+counts = [db.admin.rebuild()["items"].rows, db.count(ITEMS)]
+db.engine.flush()
+db.put(ITEMS, Item(id=100))
+counts.append(len(list(db.scan(ITEMS))))
+print(json.dumps([said, counts, list(db.admin.check())]))
+db.close()
+"""
 
 
 def told(script: str, *words: object, **options: Any) -> Any:
@@ -117,6 +156,18 @@ def test_without_file_descriptors_nothing_is_wrong_and_nothing_lost(tmp_path: Pa
         found = [row.id for row in db.scan(ITEMS, start=100)]
         assert set(acknowledged) <= set(found)
         assert len(found) - len(acknowledged) <= len(said)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file descriptors are counted as Linux does")
+@pytest.mark.parametrize("spare", range(7))
+def test_work_that_found_no_file_descriptors_is_done_when_there_are_some(tmp_path: Path, spare: int) -> None:
+    path = tmp_path / "db"
+    with open_flights(path, ITEMS) as db:
+        db.load(ITEMS, items(0, 50))
+    said, counts, problems = told(WORKS, path, spare)
+    assert [words.split(":")[0] for words in said] == ["DiskError"] * 4, said
+    assert all("no file descriptors are left" in words or "no temporary" in words for words in said)
+    assert (counts, problems) == ([52, 52, 52], [])
 
 
 @pytest.fixture

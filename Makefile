@@ -88,7 +88,7 @@ $(VENV)/demo.stamp: constraints.txt pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/dev.stamp: constraints.txt pyproject.toml | $(VENV)/bin/python
 	$(PIP) install -c constraints.txt setuptools
-	$(PIP) install -c constraints.txt --no-build-isolation -e '.[archive,audit,build,demo,dev,docs,metrics,notify,oidc,otel,parquet,seal,testdata]'
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[archive,audit,build,console,demo,dev,docs,metrics,notify,oidc,otel,parquet,seal,testdata]'
 	@touch $@ $(VENV)/demo.stamp
 
 # The first Python that is new enough and can make an environment (on Debian and Ubuntu that is

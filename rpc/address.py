@@ -30,7 +30,8 @@ PORT_MAX = 65_535
 
 class Address(NamedTuple):
     """The address of a database. `ca`: the file of a certificate authority; empty: those of the system.
-    `cert` and `key`: the files of the client's certificate; empty: it presents none."""
+    `cert` and `key`: the files of the client's certificate; empty: it presents none. `name`: the name in the
+    server's certificate; empty: the host."""
 
     host: str
     port: int
@@ -40,6 +41,7 @@ class Address(NamedTuple):
     ca: str = ""
     cert: str = ""
     key: str = ""
+    name: str = ""
 
     @property
     def target(self) -> str:

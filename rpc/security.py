@@ -183,6 +183,24 @@ def ends(path: str | Path) -> list[tuple[str, datetime]]:
     return [(one.subject.rfc4514_string(), one.not_valid_after_utc) for one in found]
 
 
+def hosts_of(path: str | Path) -> list[str]:
+    """Return the hosts that the first certificate in a PEM file names, addresses last. Raises OpenError if
+    the file cannot be read or has no certificates, or if the library `cryptography` is missing."""
+    if importlib.util.find_spec("cryptography") is None:
+        raise OpenError("certificates need the library cryptography; pip install 'everlog[tls]'")
+    from cryptography import x509
+
+    try:
+        first = x509.load_pem_x509_certificates(_read(path))[0]
+        names = first.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except ValueError as error:
+        raise OpenError(f"{path}: expected certificates in PEM: {error}") from None
+    except x509.ExtensionNotFound:
+        return []
+    addresses = [str(one) for one in names.get_values_for_type(x509.IPAddress)]
+    return [*names.get_values_for_type(x509.DNSName), *addresses]
+
+
 def warnings(tls: Tls, now: datetime | None = None) -> dict[str, str]:
     """Return warnings about certificates of a server's files that end within WARN_DAYS days or have ended.
 

@@ -136,6 +136,7 @@ ROWS = [
     ),
     *(Row("", "", verb, "reads files that others have made") for verb in ("verify", "audit")),
     Row("", "", "repair", "a damaged database cannot be opened"),
+    Row("", "", "console", "`everlog.console.web` is the console, without a public call"),
     Row("", "", "serve", "`everlog.rpc.server` is the server, without a public call"),
 ]
 

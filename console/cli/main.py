@@ -76,6 +76,7 @@ COMMANDS = {
     "diff": "rows",
     "log": "log",
     "serve": "serve",
+    "console": "console",
     "propose": "approve",
     "approve": "approve",
     "reject": "approve",

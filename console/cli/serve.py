@@ -31,6 +31,7 @@ from click.core import ParameterSource
 from everlog.console import output
 from everlog.console.cli.backup import DAY_NS
 from everlog.console.cli.connect import directory_of, open_database
+from everlog.console.cli.console import announce, check_address, console_options, showing, web_of
 from everlog.console.cli.options import (
     Renamed,
     Settings,
@@ -45,7 +46,7 @@ from everlog.console.cli.serve_config import Configured, Reloading, config_optio
 from everlog.console.cli.serve_jwt import jwt_of, jwt_options
 from everlog.console.cli.serve_limits import PARAMETERS as LIMITS
 from everlog.console.cli.serve_limits import limit_options, quota_of
-from everlog.console.cli.serve_migrate import check_address, migrated, migrating_options
+from everlog.console.cli.serve_migrate import migrated, migrating_options
 from everlog.migrations.folder import Root, find
 from everlog.rpc import traces
 from everlog.rpc.address import PORT
@@ -56,6 +57,7 @@ from everlog.store.rocks.files import read_secret
 
 if TYPE_CHECKING:
     from everlog.audit.note import Signer
+    from everlog.console.web.server import WebServer
     from everlog.rpc.server.metrics import Endpoint
     from everlog.rpc.server.server import Server
     from everlog.store.database import Database
@@ -344,6 +346,7 @@ _OPTIONS = [
 @archiving_options
 @packages_option
 @migrating_options
+@console_options
 @writes
 @common
 @pass_settings
@@ -378,6 +381,7 @@ def serve(
     metrics_public: bool,
     backup_at: tuple[str, ...],
     traces_to: str | None,
+    console_at: str | None,
     **how: Any,
 ) -> None:
     """Serve databases until Ctrl-C or SIGTERM; running calls are finished first.
@@ -401,6 +405,7 @@ def serve(
       everlog serve flights=file:flights.db users=file:users.db --migrate auto \\
         --migrations flights=flights.migrations --migrations users=users.migrations
       everlog -u file:flights.db serve --archive-to s3://archive/flights --keep-days 90
+      everlog -u file:flights.db serve --console
       everlog serve --migrate checked --approver ann --approver bob --notify slack://…
     """
     from everlog.migrations.approval.notify import ServerEvents
@@ -408,7 +413,14 @@ def serve(
     from everlog.rpc.server.auth import TokensFile, read_tokens
     from everlog.rpc.server.server import Server
 
-    _refuse_idle(settings, databases, packages, tls=tls_cert is not None, migrate=how["migrate"])
+    _refuse_idle(
+        settings,
+        databases,
+        packages,
+        tls=tls_cert is not None,
+        migrate=how["migrate"],
+        console=console_at is not None,
+    )
     if bool(tls_cert) != bool(tls_key):
         raise click.UsageError("expected --tls-cert and --tls-key together")
     if tls_key is not None:
@@ -427,6 +439,7 @@ def serve(
     tells = tls is not None or how["migrate"] is not None
     how["notify"] = how["notify"] if tells else ()  # otherwise the variable has no effect
     master = master_of(None, next_master)
+    web = web_of(console_at, how["console_url"], tls)
     with ExitStack() as stack:
         log = stack.enter_context(writing(log_format, log_level))
         if traces_to and given("traces_to") is not ParameterSource.ENVIRONMENT:  # main.py starts those
@@ -440,7 +453,14 @@ def serve(
         sources = packages_of(settings, packages, named, needed=bool(how["migrate"]))
         certificates = ServerEvents(next(iter(named.values())), listen)  # type: ignore[arg-type]
         approvals, notifier, problems = stack.enter_context(
-            migrated(settings, named, sources, certificates, **how)  # type: ignore[arg-type]
+            migrated(
+                settings,
+                named,  # type: ignore[arg-type]
+                sources,
+                certificates,
+                link=web.link if web is not None else None,
+                **how,
+            )
         )
         archives = targets(archive_to, named)
         retained(named, archives, keep_days, keep_records, stack)  # type: ignore[arg-type]
@@ -477,9 +497,10 @@ def serve(
         with (
             server,
             endpoint or nullcontext(),
+            showing(web, server),
             server.on_signals(Reloading(server, approvals, notifier, token, tells=tells)),
         ):  # before the URL is printed: its reader may stop the server at once
-            _announce(settings, [server.url(name) for name in named], endpoint)
+            _announce(settings, [server.url(name) for name in named], endpoint, web)
             _freeze()
             server.wait()
         if not settings.json:
@@ -493,13 +514,18 @@ def _refuse_idle(
     *,
     tls: bool,
     migrate: str | None,
+    console: bool,
 ) -> None:
     """Raise UsageError for an option that has no effect in the chosen mode."""
     check_common(settings, folders=True, dumps=False)
-    checked = ("approve_own", "console_listen", "console_url")
+    checked = ("approve_own", "console_listen")
     if migrate != "checked":
         refuse_idle("approvers", when="without --migrate checked: any client can migrate", variables=True)
         refuse_idle(*checked, when="without --migrate checked")
+    if migrate != "checked" and not console:
+        refuse_idle("console_url", when="without --console or --migrate checked")
+    if console:
+        refuse_idle("console_listen", when="beside --console")
     if migrate is None:
         refuse_idle("hold", "rate", "actor", "reason", when="without --migrate")
     if migrate is None and not tls:
@@ -528,11 +554,15 @@ def _endpoint(
     return Endpoint(listen, Metrics(server, backups), token=words[0].decode() if words else "", public=public)
 
 
-def _announce(settings: Settings, urls: Iterable[str], endpoint: Endpoint | None) -> None:
+def _announce(
+    settings: Settings, urls: Iterable[str], endpoint: Endpoint | None, web: WebServer | None
+) -> None:
     for url in urls:
         output.echo({"url": url}) if settings.json else click.echo(f"Serving: {url}")
     if endpoint is not None:
         _announce_metrics(settings, endpoint)
+    if web is not None:
+        announce(settings, web)
     sys.stdout.flush()
 
 

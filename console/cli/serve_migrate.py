@@ -3,7 +3,7 @@
 (none)     nothing: clients apply them; a running migration gets its code, or is reported
 auto       applies and notifies (everlog.migrations.approval.notify); then it serves
 checked    proposes them, serves the current version, and applies them after approval:
-           shows web pages (web/server.py), and notifies
+           shows web pages (web/), and notifies
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from everlog.console import output
+from everlog.console.cli.console import CONSOLE, check_address
 from everlog.console.cli.options import Settings
 from everlog.console.output import show_progress
-from everlog.rpc.address import listening
-from everlog.store.errors import Error, MigrationError, OpenError
+from everlog.store.errors import Error, MigrationError
 from everlog.store.program_log import about
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 logger = logging.getLogger("everlog")
-CONSOLE = "127.0.0.1:7421"
 
 
 class Migrated(NamedTuple):
@@ -49,14 +48,6 @@ def migrating_options(command: F) -> F:
     return command
 
 
-def check_address(address: str, option: str) -> None:
-    """Raise UsageError unless an option names an address to listen on, HOST:PORT."""
-    try:
-        listening(address)
-    except OpenError:
-        raise click.UsageError(f"expected {option} as HOST:PORT, found {address!r}") from None
-
-
 @contextmanager
 def migrated(
     settings: Settings,
@@ -64,6 +55,7 @@ def migrated(
     sources: Mapping[str, str],
     server: ServerEvents,
     *,
+    link: Callable[[bytes], str] | None,
     migrate: str | None,
     actor: str,
     reason: str,
@@ -73,7 +65,8 @@ def migrated(
     **checked: Any,
 ) -> Iterator[Migrated]:
     """Yield the approvals of the databases, the problems of others, and the notifier, which also reports
-    about `server`.
+    about `server`. `link` returns the URL of a proposal in the console; None: there is no console, and pages
+    of the proposals alone are served.
 
     Raises MigrationError, SchemaError and LoadError for migrations that cannot be applied.
     """
@@ -84,7 +77,7 @@ def migrated(
     with ExitStack() as stack:
         approvals = dict[str, Approval]()
         if migrate == "checked":
-            approvals = _approvals(settings, databases, sources, stack, **checked)
+            approvals = _approvals(settings, databases, sources, stack, link, **checked)
         auto = databases if migrate == "auto" else {}
         runs = [AutoRun(db, sources[name], name) for name, db in auto.items()]
         told: list[AutoRun | Approval] = [*runs, *approvals.values()]
@@ -142,34 +135,46 @@ def _approvals(
     databases: Mapping[str, EmbeddedDatabase],
     sources: Mapping[str, str],
     stack: ExitStack,
+    link: Callable[[bytes], str] | None,
     *,
     approvers: tuple[str, ...],
     approve_own: bool,
     console_listen: str,
     console_url: str,
 ) -> dict[str, Approval]:
-    """Return the approvals of the databases, and serve their pages until the stack is closed."""
-    from everlog.console.web.server import Pages
+    """Return the approvals of the databases. Without a `link` to the console, serve their pages until the
+    stack is closed."""
     from everlog.migrations.approval.approval import Approval
     from everlog.migrations.proposal import Rules
 
-    check_address(console_listen, "--console-listen")
     approvals: dict[str, Approval] = {}
-    pages = Pages(
-        console_listen,
-        lambda: [one for approval in approvals.values() for one in approval.proposals()],
-        lambda: {name: approval.problem for name, approval in approvals.items() if approval.problem},
-        url=console_url,
-    )
-    stack.enter_context(pages)
+    if link is None:
+        link = _pages(settings, approvals, stack, console_listen, console_url)
     rules = Rules(frozenset(approvers), approve_own)
     for name, db in databases.items():
-        approvals[name] = Approval(db, sources[name], name, rules, pages.link)
+        approvals[name] = Approval(db, sources[name], name, rules, link)
+    return approvals
+
+
+def _pages(
+    settings: Settings, approvals: Mapping[str, Approval], stack: ExitStack, listen: str, url: str
+) -> Callable[[bytes], str]:
+    """Serve the pages of proposals until the stack is closed, and return the URL of each."""
+    from everlog.console.web.proposal import Pages
+
+    check_address(listen, "--console-listen")
+    pages = Pages(
+        listen,
+        lambda: [one for approval in approvals.values() for one in approval.proposals()],
+        lambda: {name: approval.problem for name, approval in approvals.items() if approval.problem},
+        url=url,
+    )
+    stack.enter_context(pages)
     if settings.json:
         output.echo({"console": pages.url})
     else:
         click.echo(f"Console: {pages.url}/migrations")
-    return approvals
+    return pages.link
 
 
 _OPTIONS = [
@@ -207,12 +212,6 @@ _OPTIONS = [
         default=CONSOLE,
         show_default=True,
         metavar="HOST:PORT",
-        help="Address of the web pages of proposals, with --migrate checked.",
-    ),
-    click.option(
-        "--console-url",
-        default="",
-        metavar="URL",
-        help="Public URL of these pages behind a proxy.",
+        help="Address of the pages of proposals, with --migrate checked and without --console.",
     ),
 ]

@@ -1,195 +1,199 @@
-"""Server: read-only web pages of the proposals of the served databases.
+"""Server: the console on a thread of its own, with the event loop of uvicorn.
 
-    GET /migrations             all proposals
-    GET /migrations/<digest>    one proposal; operators are sent this link
+    web = WebServer("127.0.0.1:7421")
+    web.server = Address("127.0.0.1", 7420, "", secure=False)
+    with web: web.url
 
-HTML, or JSON where the Accept header prefers it.
+A browser reaches it at `url`: by HTTP on this machine, by HTTPS with a certificate, or through a proxy.
 
 Invariants
-  (1) it listens on this machine only; other machines connect through an authenticating proxy;
-  (2) requests with a foreign Host header are refused (DNS rebinding).
+  (1) a console that other machines can reach has TLS, or does not start;
+  (2) two consoles never share a port.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import sys
+import asyncio
+import contextlib
+import importlib.util
+import socket
+import ssl
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import AF_INET, AF_INET6
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Self
 
-from everlog.console.web import proposal
-from everlog.migrations.proposal import Proposal, pick
-from everlog.rpc.address import host_of, host_port, is_loopback, listening
-from everlog.store.errors import Error, MigrationError, OpenError
-from everlog.store.program_log import about
+from everlog.rpc.address import Address, host_port, is_loopback, listening
+from everlog.store.errors import OpenError
+
+if TYPE_CHECKING:
+    from everlog.console.web.app import Console
+    from everlog.rpc.security import Tls
 
 PORT = 7421
-HTML, JSON = "text/html; charset=utf-8", "application/json"
-
-logger = logging.getLogger("everlog")
-
-_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "Vary": "Accept",
-    "X-Content-Type-Options": "nosniff",
-}
+NEEDED = ("jinja2", "python_multipart", "starlette", "uvicorn")
+CONNECTIONS_MAX = 1000
+STOP_S = 2.0
 
 
-class Pages:
-    """Serves pages on its own thread, at `listen` (HOST:PORT; port 0 is any free port), while it is entered.
+def check_installed() -> None:
+    """Raise OpenError if the libraries of the console are missing."""
+    lacks = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if lacks:
+        raise OpenError(
+            f"the console needs {', '.join(lacks)}, not installed here; install it with `pip install"
+            " 'everlog[console]'`"
+        )
 
-    `proposals` returns the proposals, `problems` why migrations cannot be applied, by database. `url` is the
-    public URL, if it differs from the address. Raises OpenError for an address that is not a loopback
-    address, or is not available.
+
+def own_server(host: str, port: int, tls: Tls | None) -> Address:
+    """Return the address at which a console in the process of a server calls it: over loopback, with the
+    server's own certificate as its authority. Raises OpenError if the certificate has no name."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  where the server listens
+    if tls is None:
+        return Address(host, port, "", secure=False)
+    from everlog.rpc.security import hosts_of
+
+    names = hosts_of(tls.certificate)
+    if not names:
+        raise OpenError(f"{tls.certificate}: expected the name of a host in it, found none")
+    return Address(
+        host, port, "", secure=True, ca=str(tls.certificate), name=names[0].replace("*", "console")
+    )
+
+
+class Certificate:
+    """A certificate for HTTPS. New connections use the files as they are then. Raises OpenError."""
+
+    def __init__(self, certificate: str | Path, key: str | Path) -> None:
+        self._files = Path(certificate), Path(key)
+        self._seen = self._stamp()
+        self._now = self._load()
+        self.context = self._load()
+        self.context.sni_callback = self._choose
+
+    def _load(self) -> ssl.SSLContext:
+        found = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        found.minimum_version = ssl.TLSVersion.TLSv1_2
+        found.set_alpn_protocols(["http/1.1"])
+        try:
+            found.load_cert_chain(*self._files)
+        except (OSError, ssl.SSLError) as error:
+            raise OpenError(f"{self._files[0]}: expected a certificate and its key in PEM: {error}") from None
+        return found
+
+    def _stamp(self) -> list[tuple[int, int]]:
+        return [(one.st_mtime_ns, one.st_ino) for one in map(Path.stat, self._files)]
+
+    def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        with contextlib.suppress(OSError, OpenError):  # half-written files: the previous ones stay in use
+            stamp = self._stamp()
+            if stamp != self._seen:
+                self._now, self._seen = self._load(), stamp
+        connection.context = self._now
+
+
+class WebServer:
+    """Serves the console of a server while it is entered.
+
+    `listen` is HOST:PORT; port 0 is any free port. `url` is the public URL, if a proxy gives it another one.
+    `tls` is the certificate and its key. Set `server`, the address that the console calls, without database
+    and token, before entering it. Raises OpenError for missing libraries, an address that is not available,
+    and one that other machines can reach without TLS.
     """
 
     def __init__(
-        self,
-        listen: str,
-        proposals: Callable[[], Iterable[Proposal]],
-        problems: Callable[[], Mapping[str, str]] = dict,
-        *,
-        url: str = "",
+        self, listen: str, *, url: str = "", tls: tuple[str | Path, str | Path] | None = None
     ) -> None:
+        check_installed()
         host, port = listening(listen)
-        if not is_loopback(host):
+        if tls is None and not is_loopback(host):
             raise OpenError(
-                f"the console on {host} could be read from other machines without authentication; listen on"
-                " 127.0.0.1, put an authenticating proxy in front of it, and pass its address as"
-                " --console-url",
+                f"the console on {host} could be read from other machines without TLS; give the server a"
+                " certificate (--tls-cert, --tls-key), or listen on 127.0.0.1 behind a proxy, whose address"
+                " is --console-url",
                 host=host,
             )
-        self.proposals, self.problems = proposals, problems
+        self._certificate = Certificate(*tls) if tls else None
         try:
-            self._server = _Http(host, port, self)
+            self._socket = _bound(host, port)
         except OSError as error:
             raise OpenError(
-                f"cannot serve pages on {listen}: {error.strerror or error}; choose another --console-listen",
+                f"cannot serve the console on {listen}: {error.strerror or error}; choose another address",
                 address=listen,
             ) from None
-        self.url = url.rstrip("/") or f"http://{host_port(host, self._server.server_address[1])}"
-        self._thread = threading.Thread(target=self._server.serve_forever, name="everlog-pages", daemon=True)
+        address = host_port(host, self._socket.getsockname()[1])
+        self.port: int = self._socket.getsockname()[1]
+        self.url = url.rstrip("/") or f"http{'s' if tls else ''}://{address}"
+        self.server: Address
+        self.console: Console
+        self._ready = threading.Event()
+        self._uvicorn: Any = None
+        self._thread = threading.Thread(target=self._run, name="everlog-console", daemon=True)
 
     def link(self, digest: bytes) -> str:
         """Return the URL of a proposal's page, by digest. The form of these URLs never changes."""
         return f"{self.url}/migrations/{digest.hex()}"
 
-    def answer(self, path: str, *, as_json: bool) -> tuple[HTTPStatus, str]:
-        """Return status and body of the response to a GET of this path."""
-        words = [word for word in path.split("/") if word]
-        if not words or words[0] != "migrations" or len(words) > 2:
-            return _missing("expected /migrations, or /migrations/<digest>", as_json=as_json)
-        found = list(self.proposals())
-        if len(words) == 1:
-            found.sort(key=lambda one: one.proposed.time_ns, reverse=True)
-            return HTTPStatus.OK, _dump(map(proposal.told, found)) if as_json else proposal.overview(
-                found, self.problems()
-            )
-        try:
-            one = pick(found, words[1])
-        except MigrationError as error:
-            return _missing(str(error), as_json=as_json)
-        return HTTPStatus.OK, json.dumps(proposal.told(one, sources=True)) if as_json else proposal.page(one)
-
-    def may_ask(self, host: str) -> bool:
-        """Return whether a request with this Host header is allowed."""
-        name = host_of(host)
-        return is_loopback(name) or name == urlsplit(self.url).hostname
-
     def __enter__(self) -> Self:
+        from everlog.console.web.app import Console
+
+        self.console = Console(self.server, url=self.url)
         self._thread.start()
+        self._ready.wait()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self.console.stopping = True
+        self._uvicorn.should_exit = True
         self._thread.join()
+        self._socket.close()
+        self.console.close()
+
+    def _run(self) -> None:
+        import uvicorn
+
+        config = uvicorn.Config(
+            self.console.app,
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            http="h11",
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=CONNECTIONS_MAX,
+            timeout_graceful_shutdown=int(STOP_S),
+        )
+        config.load()
+        if self._certificate is not None:
+            config.ssl = self._certificate.context
+        self._uvicorn = uvicorn.Server(config)
+        try:
+            asyncio.run(self._serve())
+        finally:
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        serving = asyncio.create_task(self._uvicorn.serve(sockets=[self._socket]))
+        while not self._uvicorn.started and not serving.done():  # noqa: ASYNC110  uvicorn has no event for it
+            await asyncio.sleep(0.005)
+        self._ready.set()
+        await serving
 
 
-class _Http(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, host: str, port: int, pages: Pages) -> None:
-        self.address_family = AF_INET6 if ":" in host else AF_INET
-        self.pages = pages
-        super().__init__((host, port), _Handler)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log errors, except a client that closed its connection."""
-        error = sys.exception()
-        if not isinstance(error, (ConnectionError, TimeoutError)):
-            name = type(error).__name__
-            logger.error(
-                "a page could not be shown: %s",
-                name,
-                exc_info=(Exception, Exception(name), error.__traceback__ if error is not None else None),
-                extra=about("page.fault"),
-            )
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server_version, sys_version = "everlog", ""
-    timeout = 10
-    server: _Http
-
-    def do_GET(self) -> None:
-        as_json = _prefers_json(self.headers.get("Accept", ""))
-        if not self.server.pages.may_ask(self.headers.get("Host", "")):
-            status, body = HTTPStatus.MISDIRECTED_REQUEST, "unknown host: use the URL of the console\n"
-        else:
-            try:
-                status, body = self.server.pages.answer(urlsplit(self.path).path, as_json=as_json)
-            except Error as error:
-                status, body = HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n"
-        raw = body.encode()
-        self.send_response(status)
-        for name, value in _HEADERS.items():
-            self.send_header(name, value)
-        self.send_header("Content-Type", JSON if as_json else HTML)
-        self.send_header("Content-Length", str(len(raw)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(raw)
-
-    do_HEAD = do_GET  # noqa: N815  the name is http.server's
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the name is http.server's
-        """Do nothing: requests are not logged."""
-
-
-def _prefers_json(accept: str) -> bool:
-    """Return whether a request prefers JSON to HTML (RFC 9110, 12.5.1); without a preference, HTML."""
-    weights = {"application/json": 0.0, "text/html": 0.0}
-    for part in accept.split(","):
-        kind, *parameters = (word.strip().lower() for word in part.split(";"))
-        weight = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                try:
-                    weight = float(parameter[2:])
-                except ValueError:
-                    weight = 0.0
-        if kind in weights:
-            weights[kind] = weight
-    return weights["application/json"] > weights["text/html"]
-
-
-def _missing(words: str, *, as_json: bool) -> tuple[HTTPStatus, str]:
-    return HTTPStatus.NOT_FOUND, json.dumps({"error": words}) if as_json else proposal.missing(words)
-
-
-def _dump(values: Iterable[Any]) -> str:
-    return json.dumps(list(values))
+def _bound(host: str, port: int) -> socket.socket:
+    """Return a socket that listens alone on this address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((host, port))
+        found.listen(1024)
+    except BaseException:
+        found.close()
+        raise
+    return found

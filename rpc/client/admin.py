@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 HASHES_S = 3600.0
 
 
+def databases(channel: Channel) -> list[str]:
+    """Return the names of the databases in which the caller has a right. Read-only."""
+    stub = admin_pb2_grpc.AdminStub(channel.grpc)
+    return list(channel.call(stub.ListDatabases, admin_pb2.ListDatabasesRequest()).databases)
+
+
 class RemoteAdmin:
     """Administers one database of a server. `origin` is its log; `begin` begins a transaction, which checks
     that the database is writable, and the metadata."""
@@ -50,8 +56,7 @@ class RemoteAdmin:
 
     def databases(self) -> list[str]:
         """Return the names of all databases of the server."""
-        answer = self._channel.call(self._stub.ListDatabases, admin_pb2.ListDatabasesRequest())
-        return list(answer.databases)
+        return databases(self._channel)
 
     def status(self) -> Status:
         """Return the state of the database in numbers. Read-only."""

@@ -95,7 +95,8 @@ class Channel:
         tell_child(self)
         if address.secure:
             credentials = security.channel_credentials(address)
-            self.grpc = grpc.secure_channel(address.target, credentials, options=OPTIONS)
+            named = [("grpc.ssl_target_name_override", address.name)] if address.name else []
+            self.grpc = grpc.secure_channel(address.target, credentials, options=OPTIONS + named)
         else:
             self.grpc = grpc.insecure_channel(address.target, options=OPTIONS)
         close_at_end(self)

@@ -29,7 +29,7 @@ from everlog.proto import (
     store_pb2,
     store_pb2_grpc,
 )
-from everlog.rpc.address import parse
+from everlog.rpc.address import Address, parse
 from everlog.rpc.client.access import RemoteAccess
 from everlog.rpc.client.admin import RemoteAdmin, RemoteConsumers
 from everlog.rpc.client.channel import CONNECT_S, RETRY_S, Channel
@@ -66,7 +66,8 @@ class RemoteDatabase(Writer):
 
     Opening waits up to `timeout_s` seconds for the server; by default 5 seconds, and not at all if the
     connection is refused. Later, calls wait for an unavailable server up to `retry_s` seconds in total; a
-    short call takes `timeout_s` at most.
+    short call takes `timeout_s` at most. `url` can also be an address, whose settings the environment does
+    not complete.
 
     Raises OpenError for an invalid URL and for a database that the server does not host, and
     UnavailableError if the server does not respond.
@@ -76,7 +77,7 @@ class RemoteDatabase(Writer):
 
     def __init__(
         self,
-        url: str,
+        url: str | Address,
         *,
         read_only: bool = False,
         connect_s: float | None = None,
@@ -85,7 +86,7 @@ class RemoteDatabase(Writer):
     ) -> None:
         self._current: Schema  # as of the server's last response about it
         self.uuid: bytes
-        address = parse(url)
+        address = parse(url) if isinstance(url, str) else url
         self._channel = Channel(address, retry_s=retry_s, timeout_s=timeout_s)
         self._stub = store_pb2_grpc.StoreStub(self._channel.grpc)
         self.access = RemoteAccess(self._channel, lambda: self.uuid, lambda: self.schema)

@@ -21,7 +21,7 @@ def test_token_and_authority_come_from_the_environment(monkeypatch: pytest.Monke
     monkeypatch.setenv("EVERLOG_CA", "/env.pem")
     monkeypatch.setenv("EVERLOG_CERT", "/cert.pem")
     monkeypatch.setenv("EVERLOG_KEY", "/cert.key")
-    assert parse("everlog://h/x")[4:] == ("from-env", "/env.pem", "/cert.pem", "/cert.key")
+    assert parse("everlog://h/x")[4:8] == ("from-env", "/env.pem", "/cert.pem", "/cert.key")
     assert parse("everlog://h/x?token=mine").token == "mine"
     assert parse("everlog://user:word@h/x").token == "word"
 

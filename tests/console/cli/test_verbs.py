@@ -64,6 +64,7 @@ VERBS = {
     "diff": Verb("diff books 1", "diff nowhere 1"),
     "log": Verb("log", f"{NOWHERE} log"),
     "serve": Verb("", "serve a=everlog://db.example.com/x"),
+    "console": Verb("", "console file:nowhere.db"),
     "propose": Verb("propose", f"{NOWHERE} propose"),
     "approve": Verb("", "approve 1234 --reason why"),
     "reject": Verb("", "reject 1234 --reason why"),
@@ -228,6 +229,7 @@ MEANINGS = {
     "--actor": "WHO",
     "--at": "SEQ|TIME",
     "--checkpoint": "FILE",
+    "--console-url": "URL",
     "--deep": "",
     "--dry-run": "",
     "--force": "",
@@ -236,6 +238,7 @@ MEANINGS = {
     "--hold": "",
     "--keep-days": "DAYS",
     "--keep-records": "N",
+    "--listen": "HOST:PORT",
     "--limit": None,  # rows, versions, commits, proposals
     "--name": "NAME",
     "--null": "TEXT",

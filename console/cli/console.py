@@ -1,0 +1,140 @@
+"""Console: the command console, and the options of serve for the web pages."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from everlog.console import output
+from everlog.console.cli.options import Settings, check_common, common, pass_settings, refuse_idle
+from everlog.rpc import address
+from everlog.store.errors import OpenError
+
+if TYPE_CHECKING:
+    from everlog.console.web.server import WebServer
+    from everlog.rpc.security import Tls
+    from everlog.rpc.server.server import Server
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CONSOLE = "127.0.0.1:7421"
+
+
+def console_options(command: F) -> F:
+    """Add the options of the console to `serve`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def check_address(value: str, option: str) -> None:
+    """Raise UsageError unless an option names an address to listen on, HOST:PORT."""
+    try:
+        address.listening(value)
+    except OpenError:
+        raise click.UsageError(f"expected {option} as HOST:PORT, found {value!r}") from None
+
+
+def web_of(listen: str | None, url: str, tls: Tls | None) -> WebServer | None:
+    """Return the console of a server that is about to start, not serving yet; None: it has none."""
+    if listen is None:
+        return None
+    from everlog.console.web.server import WebServer
+
+    check_address(listen, "--console")
+    if tls is not None and tls.client_ca is not None:
+        raise click.UsageError(
+            "--console cannot call a server that requires client certificates; start it by itself, with a"
+            " certificate: everlog console 'everlog://HOST:PORT/NAME?cert=FILE&key=FILE'"
+        )
+    return WebServer(listen, url=url, tls=(tls.certificate, tls.key) if tls is not None else None)
+
+
+@contextmanager
+def showing(web: WebServer | None, server: Server) -> Iterator[None]:
+    """Serve the console of a running server until the block ends."""
+    if web is None:
+        yield
+        return
+    from everlog.console.web.server import own_server
+
+    web.server = own_server(server.host, server.port, server.tls_files)
+    with web:
+        yield
+
+
+def announce(settings: Settings, web: WebServer, *, code: str = "") -> None:
+    """Print where the console is; with a code, the link that signs in once."""
+    url = f"{web.url}/sign-in?once={code}" if code else web.url
+    output.echo({"console": url}) if settings.json else click.echo(f"Console: {url}")
+
+
+@click.command()
+@click.argument("server", metavar="[URL]", required=False)
+@click.option(
+    "--listen",
+    default=CONSOLE,
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Address of the console; port 0 selects a free port.",
+)
+@click.option("--console-url", default="", metavar="URL", help="Public URL of the console behind a proxy.")
+@common
+@pass_settings
+def console(settings: Settings, *, server: str | None, listen: str, console_url: str) -> None:
+    """Serve the console, web pages, of a server elsewhere, until Ctrl-C or SIGTERM.
+
+    URL is that of any database of the server; all of them are shown. With a token (in the URL or in
+    EVERLOG_TOKEN) the printed link signs in once, within ten minutes. Needs the extra `console`.
+
+    \b
+    Examples:
+      everlog console everlog://db.example.com/flights
+      everlog -u everlog+insecure://127.0.0.1:7420/flights console --listen 127.0.0.1:0
+    """
+    check_common(settings, folders=False, dumps=False)
+    if server is not None:
+        refuse_idle("url", "env", when="beside URL")
+    check_address(listen, "--listen")
+    where = server or settings.url
+    if not address.is_url(where):
+        raise OpenError(
+            f"expected the URL of a server, everlog://HOST:PORT/NAME, found {address.without_secrets(where)};"
+            " `everlog serve --console` serves a database of this machine together with its console"
+        )
+    from everlog.console.web.server import WebServer
+
+    found = address.parse(where)
+    web = WebServer(listen, url=console_url)
+    web.server = found._replace(database="", token="")
+    stop = threading.Event()
+    with web:
+        code = web.console.sessions.once(found.token) if found.token else ""
+        announce(settings, web, code=code)
+        sys.stdout.flush()
+        stop.wait()
+
+
+_OPTIONS = [
+    click.option(
+        "--console",
+        "console_at",
+        is_flag=False,
+        flag_value=CONSOLE,
+        default=None,
+        metavar="[HOST:PORT]",
+        help=f"Serve web pages for operators on this address; without one, on {CONSOLE}. Needs the extra"
+        " `console`.",
+    ),
+    click.option(
+        "--console-url",
+        default="",
+        metavar="URL",
+        help="Public URL of these pages behind a proxy.",
+    ),
+]

@@ -1,0 +1,442 @@
+"""App: the console as an ASGI application: middleware, sign-in, error pages, and the pages of the others.
+
+    request ─▶ Guard: Host, session or sign-in, headers ─▶ page.py: form and CSRF ─▶ page ─▶ handles ─▶ gRPC
+
+The console is a client of the server: a page calls the handles of `everlog.rpc.client` with the token of its
+session, and the server decides.
+
+Invariants
+  (1) requests with a foreign Host header are refused (DNS rebinding);
+  (2) without a session nothing is shown but the page to sign in, except on this machine at a server that
+      gives rights to callers without a token, which a banner states;
+  (3) a form is accepted only from a page of the console: Origin, SameSite cookie and CSRF token.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+
+from everlog.console.web import migrations, overview
+from everlog.console.web.format import href, with_query
+from everlog.console.web.page import (
+    STATIC,
+    NotFoundError,
+    Page,
+    View,
+    local,
+    redirect,
+    render,
+    route,
+    wants_json,
+)
+from everlog.console.web.session import Session, Sessions, SignInError, refused
+from everlog.rpc.address import Address, host_of, is_loopback
+from everlog.store.errors import (
+    AccessError,
+    ConflictError,
+    CursorError,
+    Error,
+    LimitError,
+    PreconditionError,
+    RowError,
+    SchemaError,
+    UnavailableError,
+)
+from everlog.store.program_log import about
+
+BODY_BYTES_MAX, FIELDS_MAX = 16 << 20, 10_000
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Referrer-Policy": "same-origin",  # with no-referrer, browsers send no Origin with forms
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+OPEN_PATHS = frozenset({"/sign-in"})
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+# The navigation of a database: key, title, the last part of its path, and the paths of its icon.
+SECTIONS = (
+    ("tables", "Tables", "M2.5 3h11v10h-11zM2.5 6.5h11M6.5 6.5v6.5"),
+    ("log", "Log", "M4 2.5v11M7 4h6.5M7 8h6.5M7 12h6.5M2.7 4h2.6M2.7 8h2.6M2.7 12h2.6"),
+)
+
+logger = logging.getLogger("everlog")
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+
+class Console:
+    """The console of one server. `app` is the application; `url` is where browsers reach it."""
+
+    def __init__(self, server: Address, *, url: str = "", sessions: Sessions | None = None) -> None:
+        self.url = url
+        self.sessions = sessions or Sessions(server)
+        self.stopping = False
+        handlers: dict[Any, Any] = dict.fromkeys((Error, HTTPException, Exception), self._failed)
+        self.app = Starlette(
+            routes=[*ROUTES, Mount("/static", StaticFiles(directory=STATIC))],
+            exception_handlers=handlers,
+        )
+        self.app.state.console = self
+        self.app.add_middleware(Guard, console=self)
+
+    def close(self) -> None:
+        self.sessions.close()
+
+    @property
+    def server(self) -> Address:
+        return self.sessions.server
+
+    @property
+    def cookie(self) -> str:
+        """The name of the session's cookie. Cookies do not belong to a port: consoles on one host have
+        different names."""
+        parts = urlsplit(self.url)
+        return f"everlog-{parts.port or parts.scheme}"
+
+    @property
+    def secure(self) -> bool:
+        return self.url.startswith("https:")
+
+    def may_ask(self, host: str) -> bool:
+        """Return whether a request with this Host header is allowed."""
+        name = host_of(host)
+        return is_loopback(name) or (bool(name) and name == urlsplit(self.url).hostname)
+
+    def may_post(self, origin: str, host: str) -> bool:
+        """Return whether a form may come from a page of this origin; empty: unknown, as without a browser."""
+        if not origin:
+            return True
+        parts, own = urlsplit(origin), urlsplit(self.url)
+        return parts.netloc == host or (parts.scheme, parts.netloc) == (own.scheme, own.netloc)
+
+    # requests
+
+    async def form(self, request: Request) -> FormData:
+        """Return the form of a request. Raises HTTPException if it is too large, or not from a page of the
+        console."""
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > BODY_BYTES_MAX:
+                raise HTTPException(413, f"expected a form of at most {BODY_BYTES_MAX >> 20} MiB")
+        request._body = bytes(body)  # noqa: SLF001  as Request.body() keeps it
+        form = await request.form(max_files=10, max_fields=FIELDS_MAX, max_part_size=BODY_BYTES_MAX)
+        sent = request.headers.get("x-csrf-token") or form.get("csrf")
+        expected = self.sessions.csrf(self.visitor(request))
+        if not isinstance(sent, str) or not secrets.compare_digest(sent.encode(), expected.encode()):
+            raise HTTPException(
+                403,
+                "this form is not from a page of this console, or older than its session; go back, load the"
+                " page again, and send it again",
+            )
+        return form
+
+    def visitor(self, connection: HTTPConnection) -> str:
+        """Return the id in the visitor's cookie."""
+        found: str = connection.cookies.get(self.cookie, "") or connection.scope.get("everlog.visitor", "")
+        return found
+
+    def session_of(self, connection: HTTPConnection) -> Session | None:
+        """Return the session of a request. None: the visitor has to sign in. Raises UnavailableError."""
+        found = self.sessions.of(self.visitor(connection))
+        if found is not None:
+            return found
+        if not (self._local() and is_loopback(host_of(connection.headers.get("host", "")))):
+            return None
+        with suppress(SignInError):
+            if self.sessions.anonymous.databases():
+                return self.sessions.anonymous
+        return None
+
+    def _local(self) -> bool:
+        """Whether only this machine reaches the console."""
+        return is_loopback(urlsplit(self.url).hostname or "")
+
+    def shell(self, view: View) -> dict[str, Any]:
+        """Return what every page shows: navigation, identity, and the token of forms."""
+        session: Session | None = getattr(view.request.state, "session", None)
+        names, reached = list[str](), True
+        if session is not None:
+            try:
+                names = session.databases()
+            except Error:
+                reached = False
+        database = view.database or (names[0] if names else "")
+        path = view.request.url.path
+        return {
+            "sections": [
+                {
+                    "title": title,
+                    "icon": icon,
+                    "href": href("db", database, key),
+                    "current": path.startswith(href("db", view.database, key)) if view.database else False,
+                }
+                for key, title, icon in SECTIONS
+                if database
+            ],
+            "databases": names,
+            "database": database,
+            "on_overview": path in {"/", "/overview"},
+            "session": session,
+            "reached": reached,
+            "csrf": self.sessions.csrf(self.visitor(view.request)),
+            "theme": theme(view.request),
+            "server": self.server.target,
+        }
+
+    # errors
+
+    async def _failed(self, request: Request, error: Exception) -> Response:
+        return await run_in_threadpool(self.error_page, request, error)
+
+    def error_page(self, request: Request, error: Exception) -> Response:
+        """Return the page of an error, in HTML or JSON."""
+        view = View(request, self)
+        if isinstance(error, SignInError) or (isinstance(error, Error) and refused(error)):
+            session = getattr(request.state, "session", None)
+            if session is not None and session.signed_in:
+                self.sessions.sign_out(session)
+            return self.ask_to_sign_in(request, "Your token is not accepted any more. Sign in again.")
+        status, title, words = _told(error)
+        headers = {}
+        if isinstance(error, UnavailableError) and "not trusted" in str(error):
+            self.sessions.drop()  # its certificate was replaced; the next call trusts the new one
+        if isinstance(error, LimitError):
+            headers["Retry-After"] = str(round(error.facts.get("retry_s", 1.0)) or 1)
+        values = {"error": words, "kind": type(error).__name__, "status": status}
+        template = "error.html" if hasattr(request.state, "session") else "bare_error.html"
+        try:
+            answer = render(view, Page(template, values, status, {"title": title}))
+        except Exception as fault:  # noqa: BLE001  of the page that shows the first one
+            _log_fault(fault)
+            answer = PlainTextResponse(f"{title}: {words}\n", status)
+        answer.headers.update(headers)
+        return answer
+
+    def ask_to_sign_in(self, request: Request, words: str = "") -> Response:
+        """Return the redirect to the page to sign in; for a program, the status 401."""
+        if wants_json(request) or request.method not in SAFE:
+            values = {"error": words or "sign in first", "kind": "SignInError", "status": 401}
+            if wants_json(request):
+                return render(View(request, self), Page("bare_error.html", values, 401, {"title": "Sign in"}))
+        url = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        back = url if request.method in SAFE and url != "/" else ""
+        target = with_query("/sign-in", {"next": back, "ended": "1" if words else ""})
+        if "hx-request" in request.headers:
+            return Response(status_code=204, headers={"HX-Redirect": target})
+        return redirect(target)
+
+
+# What the page of an error says: the first line whose class it has.
+_TITLES: tuple[tuple[type[Error], int, str], ...] = (
+    (NotFoundError, 404, "Not found"),
+    (LimitError, 429, "Too many requests"),
+    (AccessError, 403, "Not allowed"),
+    (UnavailableError, 503, "The server does not answer"),
+    (CursorError, 404, "Not in the log"),
+    (SchemaError, 404, "Not found"),
+    (RowError, 400, "Invalid request"),
+    (ConflictError, 409, "Somebody was faster"),
+    (PreconditionError, 409, "Somebody was faster"),
+    (Error, 500, "The request failed"),
+)
+
+
+def _told(error: Exception) -> tuple[int, str, str]:
+    """Return status, title and words of an error's page."""
+    if isinstance(error, HTTPException):
+        phrase = HTTPStatus(error.status_code).phrase
+        words = error.detail if error.detail != phrase else ""
+        if error.status_code == 404:
+            words = words or "There is no page at this address. The navigation leads to all pages."
+        return error.status_code, phrase.capitalize(), words or phrase
+    for kind, status, title in _TITLES:
+        if isinstance(error, kind):
+            return status, title, str(error)
+    return 500, "A fault in the console", "The log of the server says where it happened."
+
+
+def theme(request: HTTPConnection) -> str:
+    found = request.cookies.get("everlog-theme", "")
+    return found if found in {"light", "dark"} else ""
+
+
+class Guard:
+    """The outermost middleware: Host, session, origin of forms, headers, and faults."""
+
+    def __init__(self, app: Any, console: Console) -> None:
+        self._app, self._console = app, console
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        request, started, visitor = Request(scope, receive), False, ""
+        static = request.url.path.startswith("/static/")
+        if not static and not self._console.visitor(request):
+            visitor = scope["everlog.visitor"] = secrets.token_urlsafe(32)
+
+        async def guarded(message: Any) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                cached = static and message["status"] in {200, 304}
+                message = {**message, "headers": self._headers(message, visitor, cached=cached)}
+            await send(message)
+
+        try:
+            answer = await self._refusal(request)
+            await (answer or self._app)(scope, receive, guarded)
+        except Exception as error:  # noqa: BLE001  it is answered and logged
+            if not isinstance(error, Error | HTTPException):
+                _log_fault(error)
+            if not started:
+                answer = await run_in_threadpool(self._console.error_page, request, error)
+                await answer(scope, receive, guarded)
+
+    def _headers(self, message: Any, visitor: str, *, cached: bool) -> list[tuple[bytes, bytes]]:
+        """Return the headers of a response, with those of every response."""
+        found = list(message.get("headers", ()))
+        known = {name for name, _ in found}
+        for name, value in HEADERS.items():
+            lower = name.lower().encode()
+            if lower == b"cache-control" and cached:  # the URL of a static file changes with its content
+                found.append((lower, b"public, max-age=31536000, immutable"))
+            elif lower not in known:
+                found.append((lower, value.encode()))
+        if visitor:
+            found.append((b"set-cookie", self._cookie(visitor).encode()))
+        return [*found, (b"vary", b"Accept, Cookie")]
+
+    async def _refusal(self, request: Request) -> Response | None:
+        """Return the answer to a request that is not let through."""
+        console, headers = self._console, request.headers
+        if not console.may_ask(headers.get("host", "")):
+            return PlainTextResponse("unknown host: use the URL of the console\n", 421)
+        if request.method not in SAFE and not console.may_post(
+            headers.get("origin", ""), headers.get("host", "")
+        ):
+            raise HTTPException(403, "a page of another origin sent this form")
+        if request.url.path in OPEN_PATHS or request.url.path.startswith("/static/"):
+            return None
+        session = await run_in_threadpool(console.session_of, request)
+        if session is None:
+            return console.ask_to_sign_in(request)
+        request.state.session = session
+        return None
+
+    def _cookie(self, value: str) -> str:
+        console = self._console
+        words = [f"{console.cookie}={value}", "Path=/", "HttpOnly", "SameSite=Strict"]
+        return "; ".join([*words, "Secure"] if console.secure else words)
+
+
+def _log_fault(error: Exception) -> None:
+    """Log a fault of the console without its text, which may contain values of rows."""
+    name = type(error).__name__
+    logger.error(
+        "a page could not be shown: %s",
+        name,
+        exc_info=(Exception, Exception(name), error.__traceback__),
+        extra=about("page.fault"),
+    )
+
+
+# signing in and out
+
+
+def _peer(view: View) -> str:
+    return view.request.client.host if view.request.client else ""
+
+
+def sign_in_page(view: View) -> Page | Response:
+    """Show the form; a code of `Sessions.once` signs in at once."""
+    if code := view.query("once"):
+        return _begin(view, lambda: view.console.sessions.sign_in_once(code, _peer(view)))
+    words = "Your session has ended. Sign in again." if view.query("ended") else ""
+    return _ask(view, words, 200)
+
+
+def sign_in(view: View) -> Page | Response:
+    return _begin(view, lambda: view.console.sessions.sign_in(view.field("token"), _peer(view)))
+
+
+def _begin(view: View, signed_in: Callable[[], Session]) -> Page | Response:
+    try:
+        session = signed_in()
+    except LimitError as error:
+        return _ask(view, str(error), 429)
+    except SignInError as error:
+        words = "This token is not accepted." if "server refuses" in str(error) else str(error)
+        return _ask(view, words[:1].upper() + words[1:], 403)
+    old = view.console.sessions.of(view.console.visitor(view.request))
+    if old is not None:
+        view.console.sessions.sign_out(old)
+    answer = redirect(local(view.field("next") or view.query("next")))
+    answer.set_cookie(
+        view.console.cookie, session.id, httponly=True, samesite="strict", secure=view.console.secure
+    )
+    return answer
+
+
+def _ask(view: View, words: str, status: int) -> Page:
+    back = local(view.field("next") or view.query("next"))
+    return Page("sign_in.html", {"error": words}, status, {"next": back if back != "/" else ""})
+
+
+def sign_out(view: View) -> Response:
+    """End this session, or with `everywhere` all of the identity."""
+    view.console.sessions.sign_out(view.session, everywhere=view.field("everywhere") == "1")
+    answer = redirect("/sign-in")
+    answer.delete_cookie(view.console.cookie, httponly=True, samesite="strict", secure=view.console.secure)
+    return answer
+
+
+def account(view: View) -> Page:
+    """Show who is signed in, with the rights in each database."""
+    found = []
+    for name in view.session.databases():
+        try:
+            caller = view.session.database(name).access.whoami()
+        except Error as error:
+            found.append({"database": name, "error": str(error), "roles": [], "rights": []})
+        else:
+            found.append(
+                {"database": name, "error": "", "roles": list(caller.roles), "rights": list(caller.rights)}
+            )
+    values = {"name": view.session.name, "signed_in": view.session.signed_in, "databases_of": found}
+    return Page("account.html", values)
+
+
+ROUTES = [
+    *route("/sign-in", sign_in_page, "GET", twin=False),
+    *route("/sign-in", sign_in, "POST", twin=False),
+    *route("/sign-out", sign_out, "POST", twin=False),
+    *route("/account", account),
+    *overview.ROUTES,
+    *migrations.ROUTES,
+]

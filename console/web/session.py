@@ -1,0 +1,280 @@
+"""Session: who uses the console, and the databases that are open for them.
+
+    token ─▶ Sessions.sign_in ─▶ the server is asked with it ─▶ Session, and a cookie with its id
+    cookie ─▶ Sessions.of ─▶ Session ─▶ session.database("flights"): a RemoteDatabase with the session's token
+
+A session is kept in this process only, by the SHA-256 of its id. A token is never sent to the browser.
+
+Invariants
+  (1) a call of the console has the credentials of its session and no others: a right that the identity does
+      not have is refused by the server;
+  (2) sign-in attempts that failed are limited for each address, and in total.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+from everlog.rpc.address import Address
+from everlog.rpc.client.admin import databases
+from everlog.rpc.client.channel import Channel
+from everlog.rpc.client.database import RemoteDatabase
+from everlog.store.errors import AccessError, Error, LimitError, UnavailableError
+
+IDLE_S, LIFE_S, ONCE_S = 8 * 3600.0, 24 * 3600.0, 600.0
+SESSIONS_MAX = 200
+FAILURES, FAILURES_ALL, WINDOW_S = 10, 200, 60.0  # in WINDOW_S: of one address, and of all
+RETRY_S, TIMEOUT_S = 1.0, 10.0
+TOKEN_CHARS_MAX = 16 << 10
+
+Clock = Callable[[], float]
+
+
+class SignInError(AccessError):
+    """Raised when a session cannot begin, or has ended: its token is not, or no longer, accepted."""
+
+
+def refused(error: Error) -> bool:
+    """Return whether a server refused the credentials of a call, rather than the call."""
+    return isinstance(error, UnavailableError) and error.facts.get("code") == "UNAUTHENTICATED"
+
+
+class Session:
+    """One sign-in, or all callers without one. Thread-safe."""
+
+    def __init__(self, server: Address, token: str, *, id: str = "", now: float = 0.0) -> None:
+        self.server = server._replace(token=token)
+        self.id = id
+        self.began = self.used = now
+        self.name = ""
+        self._open: dict[str, RemoteDatabase] = {}
+        self._lock = threading.Lock()
+        self._channel: Channel | None = None
+        self._closed = False
+
+    @property
+    def signed_in(self) -> bool:
+        return bool(self.server.token)
+
+    def databases(self) -> list[str]:
+        """Return the names of the databases that the identity may see. Raises SignInError if its token is not
+        accepted any more."""
+        try:
+            return databases(self._server())
+        except UnavailableError as error:
+            if refused(error):
+                raise SignInError(str(error)) from None
+            raise
+
+    def database(self, name: str) -> RemoteDatabase:
+        """Return a database of the server. Raises AccessError if the identity may not see it."""
+        with self._lock:
+            found = self._open.get(name)
+        if found is not None:
+            return found
+        try:
+            opened = RemoteDatabase(
+                self.server._replace(database=name), connect_s=0, retry_s=RETRY_S, timeout_s=TIMEOUT_S
+            )
+        except UnavailableError as error:
+            if refused(error):
+                raise SignInError(str(error)) from None
+            raise
+        with self._lock:
+            kept = self._open.setdefault(name, opened)
+            closed = self._closed
+        if kept is not opened or closed:
+            opened.close()
+        if closed:
+            raise SignInError("this session has ended; sign in again")
+        return kept
+
+    def _server(self) -> Channel:
+        with self._lock:
+            if self._closed:
+                raise SignInError("this session has ended; sign in again")
+            if self._channel is None:
+                self._channel = Channel(self.server, retry_s=RETRY_S, timeout_s=TIMEOUT_S)
+            return self._channel
+
+    def drop(self) -> None:
+        """Close the connections: the next call opens new ones, with the certificates of that time."""
+        with self._lock:
+            opened, self._open = list(self._open.values()), {}
+            channel, self._channel = self._channel, None
+        for db in opened:
+            db.close()
+        if channel is not None:
+            channel.close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+        self.drop()
+
+
+class Failures:
+    """Limits failed sign-ins. Thread-safe."""
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._times: dict[str, deque[float]] = {}
+        self._lock = threading.Lock()
+
+    def check(self, peer: str) -> None:
+        """Raise LimitError if there were too many failures in the last minute, of this address or in
+        total."""
+        with self._lock:
+            now = self._clock()
+            for known in list(self._times):
+                times = self._times[known]
+                while times and now - times[0] >= WINDOW_S:
+                    times.popleft()
+                if not times:
+                    del self._times[known]
+            mine = self._times.get(peer, deque())
+            if len(mine) >= FAILURES or sum(map(len, self._times.values())) >= FAILURES_ALL:
+                oldest = mine[0] if len(mine) >= FAILURES else min(times[0] for times in self._times.values())
+                wait_s = max(1.0, oldest + WINDOW_S - now)
+                raise LimitError(
+                    f"too many sign-ins failed in the last minute; try again in {wait_s:.0f} s",
+                    limit="sign-in",
+                    retry_s=wait_s,
+                )
+
+    def note(self, peer: str) -> None:
+        with self._lock:
+            self._times.setdefault(peer, deque()).append(self._clock())
+
+
+class Sessions:
+    """All sessions of one console. `server` is the address of the server, without database and token."""
+
+    def __init__(self, server: Address, clock: Clock = time.monotonic) -> None:
+        self.server = server
+        self.anonymous = Session(server, "")
+        self._clock = clock
+        self._failures = Failures(clock)
+        self._sessions: dict[bytes, Session] = {}
+        self._once: dict[bytes, tuple[float, str]] = {}
+        self._secret = secrets.token_bytes(32)
+        self._lock = threading.Lock()
+
+    def sign_in(self, token: str, peer: str) -> Session:
+        """Return a new session, after the server has accepted the token. Raises SignInError, LimitError, and
+        UnavailableError if the server cannot be asked."""
+        self._failures.check(peer)
+        token = token.strip()
+        if not token or len(token) > TOKEN_CHARS_MAX or not all("!" <= letter <= "~" for letter in token):
+            self._failures.note(peer)
+            raise SignInError("expected a token of visible ASCII characters, found none or others")
+        session = Session(self.server, token, id=secrets.token_urlsafe(32), now=self._clock())
+        try:
+            names = session.databases()
+            if not names:
+                raise SignInError(
+                    "this token has no rights in any database of the server; to give some:"
+                    " everlog access grant NAME reader"
+                )
+            with suppress(AccessError):
+                session.name = session.database(names[0]).access.whoami().name
+        except SignInError:
+            session.close()
+            self._failures.note(peer)
+            raise
+        except BaseException:
+            session.close()
+            raise
+        with self._lock:
+            ended = self._expired()
+            if len(self._sessions) >= SESSIONS_MAX:
+                oldest = min(self._sessions, key=lambda key: self._sessions[key].used)
+                ended.append(self._sessions.pop(oldest))
+            self._sessions[_digest(session.id)] = session
+        for one in ended:
+            one.close()
+        return session
+
+    def of(self, id: str) -> Session | None:
+        """Return the session with this id, if it has not ended."""
+        with self._lock:
+            ended = self._expired()
+            found = self._sessions.get(_digest(id))
+            if found is not None:
+                found.used = self._clock()
+        for one in ended:
+            one.close()
+        return found
+
+    def once(self, token: str) -> str:
+        """Return a code that signs in once with this token, within ten minutes."""
+        code = secrets.token_urlsafe(32)
+        with self._lock:
+            self._once[_digest(code)] = (self._clock() + ONCE_S, token)
+        return code
+
+    def sign_in_once(self, code: str, peer: str) -> Session:
+        """Return a new session for a code of `once`. Raises SignInError."""
+        self._failures.check(peer)
+        with self._lock:
+            until, token = self._once.pop(_digest(code), (0.0, ""))
+        if not token or until < self._clock():
+            self._failures.note(peer)
+            raise SignInError(
+                "this link was used already, or is older than ten minutes; sign in with a token"
+            )
+        return self.sign_in(token, peer)
+
+    def sign_out(self, session: Session, *, everywhere: bool = False) -> int:
+        """End a session, and with `everywhere` all of the same token or name. Return their number."""
+        with self._lock:
+            ended = [
+                key
+                for key, one in self._sessions.items()
+                if one is session
+                or (
+                    everywhere
+                    and (one.server.token == session.server.token or (one.name and one.name == session.name))
+                )
+            ]
+            found = [self._sessions.pop(key) for key in ended]
+        for one in found:
+            one.close()
+        return len(found)
+
+    def csrf(self, visitor: str) -> str:
+        """Return the token that forms of this visitor carry."""
+        return hmac.new(self._secret, visitor.encode(), "sha256").hexdigest()
+
+    def drop(self) -> None:
+        """Close all connections; the next calls open new ones."""
+        with self._lock:
+            found = [*self._sessions.values(), self.anonymous]
+        for one in found:
+            one.drop()
+
+    def close(self) -> None:
+        with self._lock:
+            found = [*self._sessions.values(), self.anonymous]
+            self._sessions.clear()
+            self._once.clear()
+        for one in found:
+            one.close()
+
+    def _expired(self) -> list[Session]:
+        now = self._clock()
+        ended = [
+            key for key, one in self._sessions.items() if now - one.used > IDLE_S or now - one.began > LIFE_S
+        ]
+        return [self._sessions.pop(key) for key in ended]
+
+
+def _digest(id: str) -> bytes:
+    return hashlib.sha256(id.encode(errors="replace")).digest()

@@ -14,6 +14,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable
+from shlex import quote
 from typing import Any
 
 from everlog.proto import access_pb2 as pb
@@ -106,7 +107,8 @@ class AccessService(access_pb2_grpc.AccessServicer):
         if identity.anonymous and not db.access.state.tokens and OWNER.name not in token.roles:
             raise AccessError(
                 "from the first token on this server requires tokens for the database, so the first one must"
-                f" have the role {OWNER.name}: everlog token create --name {token.name} --role {OWNER.name}"
+                f" have the role {OWNER.name}:"
+                f" everlog token create --name {quote(token.name)} --role {OWNER.name}"
             )
         return await self._change(db.access.add_token, context, request, token)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Mapping
+from shlex import quote
 from typing import Any, TypeVar
 
 import msgspec
@@ -388,9 +389,10 @@ def _permit(scope: Scope, owner: str, name: str, reason: str) -> None:
 
 
 def _not_owned(scope: Scope, name: str) -> AccessError:
+    who = str(scope.identity.name) or "NAME"
     return AccessError(
         f"consumer {name!r} belongs to another identity; use another name, or have it given to this one:"
-        f" everlog consumers register {name} --owner {scope.identity.name or 'NAME'} --reason …",
+        f" everlog consumers register {quote(name)} --owner {quote(who)} --reason …",
         actor=str(scope.identity.name),
         right="remove",
         name=name,

@@ -32,6 +32,7 @@ import hashlib
 import hmac
 import time
 from collections.abc import Callable, Container, Iterable, Mapping
+from shlex import quote
 from typing import Any, NamedTuple
 
 import grpc
@@ -212,9 +213,9 @@ def denied(identity: Identity, right: int, table: str = "", database: str = "") 
     who = str(identity.name) or ("a caller without a name" if identity.token else "an anonymous caller")
     on = f" on {table}" if table and right in BY_TABLE else ""
     where = f" in database {database}" if database else ""
-    limit = f" --table {table}" if on else ""
+    limit = f" --table {quote(table)}" if on else ""
     role = next(name for name in _GIVES if right in _GIVES[name])
-    how = f"; to allow it: everlog access grant {who} {role}{limit}" if identity.name else ""
+    how = f"; to allow it: everlog access grant {quote(who)} {role}{limit}" if identity.name else ""
     return AccessError(
         f"{who} lacks the right {word}{on}{where}{how}", actor=str(identity.name), right=word, table=table
     )
@@ -396,6 +397,8 @@ class Rights:
     def admit(self, call: Call, path: str, request: Any) -> None:
         """Check that the caller may make this request."""
         if path.startswith((OPEN_METHODS, REFLECTION)):
+            if not call.identity.anonymous:
+                self._watch(call)
             return
         needs = self._needs.get(path)
         if needs is None:
@@ -411,7 +414,11 @@ class Rights:
             for need in needs:
                 if not need.when or getattr(request, need.when):
                     self._check(need, holder, identity, database, request)
-        ends = identity.expires_ns
+        self._watch(call)
+
+    def _watch(self, call: Call) -> None:
+        """End the call when its caller may no longer make it."""
+        ends = call.identity.expires_ns
         if ends and (not self._call_ends_ns or ends < self._call_ends_ns):
             self._call_ends_ns = ends
         self._streams.add(call)
@@ -447,8 +454,8 @@ class Rights:
             )
         who = identity.name or "this token"
         return AccessError(
-            f"{who} has no rights in database {_short(database)!r}; to give some: everlog access grant {who}"
-            " reader",
+            f"{who} has no rights in database {_short(database)!r}; to give some: everlog access grant"
+            f" {quote(who)} reader",
             actor=str(identity.name),
             database=database,
         )

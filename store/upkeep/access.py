@@ -33,6 +33,7 @@ import hashlib
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from shlex import quote
 from typing import Any, NamedTuple
 
 import msgspec
@@ -627,8 +628,8 @@ def _denying(state: State, who: str, right: int, table: str) -> Iterator[str]:
         yield f"no role is granted to {who}"
     word = next(word for word, number in RIGHTS.items() if number == right)
     sufficient = [name for name, role in READY.items() if any(word in rule.rights for rule in role.rules)]
-    on = f" --table {table}" if table and right in BY_TABLE else ""
-    yield f"to allow it: everlog access grant {who} {sufficient[0]}{on}"
+    on = f" --table {quote(table)}" if table and right in BY_TABLE else ""
+    yield f"to allow it: everlog access grant {quote(who)} {sufficient[0]}{on}"
 
 
 def _limits(tables: tuple[str, ...], word: str = "on") -> str:

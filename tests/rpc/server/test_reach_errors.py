@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+import shlex
 from typing import Any
 
 import grpc
@@ -106,3 +108,45 @@ def test_changes_of_folders_are_shown_to_those_who_work_on_migrations(db: Embedd
         assert called.refused("ann", stub.List, asked)[0] is DENIED
         db.access.grant("ann", "approver")
         called.call("ann", stub.List, asked)
+
+
+def test_a_command_in_an_error_can_be_pasted_whatever_the_names_are(db: EmbeddedDatabase) -> None:
+    name, table = "eve; rm -rf ~", "$(reboot)"
+    with (
+        Server({"x": db}, tokens={name: "sesame"}) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        stub = store_pb2_grpc.StoreStub(channel)
+
+        def said() -> list[str]:
+            asked = store_pb2.GetRequest(database="x", table=table)
+            with pytest.raises(grpc.RpcError) as caught:
+                stub.Get(asked, metadata=(("authorization", "Bearer sesame"),), timeout=20)
+            text = str(caught.value.details())
+            return shlex.split(text[text.index("everlog access") :])
+
+        assert said() == ["everlog", "access", "grant", name, "reader"]
+        db.access.grant(name, "reader", ("airports",))
+        assert said() == ["everlog", "access", "grant", name, "reader", "--table", table]
+    sentence = db.access.explain(name, "write", table).sentences[-1]
+    assert shlex.split(sentence[sentence.index("everlog") :])[3::3] == [name, table]
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_open_streams_of_a_token_end_with_it(db: EmbeddedDatabase, version: str) -> None:
+    made = db.access.create_token("ann", ("reader",))
+    how: Any = {"metadata": (("authorization", f"Bearer {made.text}"),), "timeout": 20}
+    path = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+    with Server({"x": db}) as server, grpc.insecure_channel(server.address) as channel:
+        sent: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        call: Any = channel.stream_stream(path)
+        reflection = call(iter(sent.get, None), **how)
+        sent.put(b"\x3a\x01\x2a")  # list_services
+        next(reflection)
+        health = health_pb2_grpc.HealthStub(channel)
+        watch = health.Watch(health_pb2.HealthCheckRequest(service="x/migrations"), **how)
+        assert next(watch).status == Response.SERVING
+        db.access.revoke_token("ann")
+        for stream in (watch, reflection):
+            with pytest.raises(grpc.RpcError, match="this token has ended"):
+                next(stream)

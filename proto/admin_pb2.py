@@ -26,7 +26,7 @@ from everlog.proto import access_pb2 as everlog_dot_proto_dot_access__pb2
 from everlog.proto import log_pb2 as everlog_dot_proto_dot_log__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65verlog/proto/admin.proto\x12\neverlog.v1\x1a\x1a\x65verlog/proto/access.proto\x1a\x17\x65verlog/proto/log.proto\"\x16\n\x14ListDatabasesRequest\"*\n\x15ListDatabasesResponse\x12\x11\n\tdatabases\x18\x01 \x03(\t\"M\n\rStatusRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0e\n\x06hashes\x18\x02 \x01(\x08\x12\n\n\x02\x61t\x18\x03 \x01(\x04\x12\x0e\n\x06sealed\x18\x04 \x01(\x08\"\x90\x04\n\x0eStatusResponse\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12 \n\x04head\x18\x02 \x01(\x0b\x32\x12.everlog.v1.Cursor\x12\x14\n\x0chead_time_ns\x18\x03 \x01(\x06\x12\x0e\n\x06oldest\x18\x04 \x01(\x04\x12\x16\n\x0eschema_version\x18\x05 \x01(\x04\x12\'\n\x06tables\x18\x06 \x03(\x0b\x32\x17.everlog.v1.TableStatus\x12\x12\n\ndisk_bytes\x18\x07 \x01(\x04\x12\x13\n\x0bsubscribers\x18\x08 \x01(\r\x12\x10\n\x08software\x18\t \x01(\t\x12\x0e\n\x06\x66ormat\x18\n \x01(\r\x12\x11\n\tread_only\x18\x0b \x01(\x08\x12\"\n\x06\x65xpiry\x18\x14 \x01(\x0b\x32\x12.everlog.v1.Expiry\x12\x11\n\tconsumers\x18\x1e \x01(\r\x12\x16\n\x0e\x63onsumers_over\x18\x1f \x03(\t\x12%\n\x07\x61rchive\x18  \x01(\x0b\x32\x14.everlog.v1.Archived\x12\x17\n\x0f\x63onsumers_error\x18! \x01(\t\x12)\n\x06writes\x18$ \x01(\x0b\x32\x19.everlog.v1.WritesRefused\x12%\n\x05\x63lock\x18\" \x01(\x0b\x32\x16.everlog.v1.ClockState\x12\x10\n\x08warnings\x18% \x03(\t\x12\x12\n\nproduction\x18& \x01(\x08\"0\n\rWritesRefused\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12\x10\n\x08since_ns\x18\x02 \x01(\x06\"^\n\x08\x41rchived\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\x04\x12\x13\n\x0b\x61rchived_ns\x18\x02 \x01(\x06\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x10\n\x08\x65rror_ns\x18\x05 \x01(\x06\"F\n\x06\x45xpiry\x12\x0c\n\x04rows\x18\x01 \x01(\x04\x12\x0b\n\x03\x64ue\x18\x02 \x01(\x04\x12\x0f\n\x07next_ns\x18\x03 \x01(\x06\x12\x10\n\x08jumped_s\x18\x04 \x01(\x01\"H\n\x0bTableStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x04\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\x12\x0f\n\x07indexes\x18\x04 \x03(\t\"\"\n\x0eRebuildRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"w\n\x0fRebuildResponse\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12\'\n\x06tables\x18\x04 \x03(\x0b\x32\x17.everlog.v1.TableStatus\x12\x10\n\x08\x66inished\x18\x05 \x01(\x08\"7\n\rExpireRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x14\n\x0c\x63onfirm_time\x18\x02 \x01(\x08\"\x1e\n\x0e\x45xpireResponse\x12\x0c\n\x04rows\x18\x01 \x01(\x04\"D\n\nClockState\x12\x12\n\nreading_ns\x18\x01 \x01(\x06\x12\x0f\n\x07\x61head_s\x18\x02 \x01(\x01\x12\x11\n\tcorrected\x18\x03 \x01(\x04\"F\n\x13\x43orrectClockRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"#\n\x14\x43orrectClockResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x04\".\n\x0c\x43heckRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x65\x65p\x18\x02 \x01(\x08\"]\n\rCheckResponse\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x10\n\x08\x66inished\x18\x05 \x01(\x08\"[\n\x14SetProductionRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x12\n\nproduction\x18\x02 \x01(\x08\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"$\n\x15SetProductionResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x32\xcc\x04\n\x05\x41\x64min\x12\\\n\rListDatabases\x12 .everlog.v1.ListDatabasesRequest\x1a!.everlog.v1.ListDatabasesResponse\"\x06\xa2\xcf\x18\x02\x38\x01\x12H\n\x06Status\x12\x19.everlog.v1.StatusRequest\x1a\x1a.everlog.v1.StatusResponse\"\x07\xa2\xcf\x18\x03\n\x01\x14\x12M\n\x07Rebuild\x12\x1a.everlog.v1.RebuildRequest\x1a\x1b.everlog.v1.RebuildResponse\"\x07\xa2\xcf\x18\x03\n\x01\x0f\x30\x01\x12G\n\x05\x43heck\x12\x18.everlog.v1.CheckRequest\x1a\x19.everlog.v1.CheckResponse\"\x07\xa2\xcf\x18\x03\n\x01\x15\x30\x01\x12H\n\x06\x45xpire\x12\x19.everlog.v1.ExpireRequest\x1a\x1a.everlog.v1.ExpireResponse\"\x07\xa2\xcf\x18\x03\n\x01\x13\x12Z\n\x0c\x43orrectClock\x12\x1f.everlog.v1.CorrectClockRequest\x1a .everlog.v1.CorrectClockResponse\"\x07\xa2\xcf\x18\x03\n\x01\x13\x12]\n\rSetProduction\x12 .everlog.v1.SetProductionRequest\x1a!.everlog.v1.SetProductionResponse\"\x07\xa2\xcf\x18\x03\n\x01\x13\x42$\n\neverlog.v1P\x01Z\x14\x65verlog/v1;everlogv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x65verlog/proto/admin.proto\x12\neverlog.v1\x1a\x1a\x65verlog/proto/access.proto\x1a\x17\x65verlog/proto/log.proto\"\x16\n\x14ListDatabasesRequest\"*\n\x15ListDatabasesResponse\x12\x11\n\tdatabases\x18\x01 \x03(\t\"M\n\rStatusRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0e\n\x06hashes\x18\x02 \x01(\x08\x12\n\n\x02\x61t\x18\x03 \x01(\x04\x12\x0e\n\x06sealed\x18\x04 \x01(\x08\"\xbc\x04\n\x0eStatusResponse\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12 \n\x04head\x18\x02 \x01(\x0b\x32\x12.everlog.v1.Cursor\x12\x14\n\x0chead_time_ns\x18\x03 \x01(\x06\x12\x0e\n\x06oldest\x18\x04 \x01(\x04\x12\x16\n\x0eschema_version\x18\x05 \x01(\x04\x12\'\n\x06tables\x18\x06 \x03(\x0b\x32\x17.everlog.v1.TableStatus\x12\x12\n\ndisk_bytes\x18\x07 \x01(\x04\x12\x13\n\x0bsubscribers\x18\x08 \x01(\r\x12\x10\n\x08software\x18\t \x01(\t\x12\x0e\n\x06\x66ormat\x18\n \x01(\r\x12\x11\n\tread_only\x18\x0b \x01(\x08\x12\"\n\x06\x65xpiry\x18\x14 \x01(\x0b\x32\x12.everlog.v1.Expiry\x12\x11\n\tconsumers\x18\x1e \x01(\r\x12\x16\n\x0e\x63onsumers_over\x18\x1f \x03(\t\x12%\n\x07\x61rchive\x18  \x01(\x0b\x32\x14.everlog.v1.Archived\x12\x17\n\x0f\x63onsumers_error\x18! \x01(\t\x12)\n\x06writes\x18$ \x01(\x0b\x32\x19.everlog.v1.WritesRefused\x12%\n\x05\x63lock\x18\" \x01(\x0b\x32\x16.everlog.v1.ClockState\x12\x10\n\x08warnings\x18% \x03(\t\x12\x12\n\nproduction\x18& \x01(\x08\x12*\n\x06health\x18- \x01(\x0b\x32\x1a.everlog.v1.HealthResponse\"!\n\rHealthRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"P\n\x0eHealthResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08since_ns\x18\x04 \x01(\x06\"0\n\rWritesRefused\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12\x10\n\x08since_ns\x18\x02 \x01(\x06\"^\n\x08\x41rchived\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\x04\x12\x13\n\x0b\x61rchived_ns\x18\x02 \x01(\x06\x12\x0e\n\x06target\x18\x03 \x01(\t\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x10\n\x08\x65rror_ns\x18\x05 \x01(\x06\"F\n\x06\x45xpiry\x12\x0c\n\x04rows\x18\x01 \x01(\x04\x12\x0b\n\x03\x64ue\x18\x02 \x01(\x04\x12\x0f\n\x07next_ns\x18\x03 \x01(\x06\x12\x10\n\x08jumped_s\x18\x04 \x01(\x01\"H\n\x0bTableStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04rows\x18\x02 \x01(\x04\x12\x0c\n\x04hash\x18\x03 \x01(\x0c\x12\x0f\n\x07indexes\x18\x04 \x03(\t\"\"\n\x0eRebuildRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"w\n\x0fRebuildResponse\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12\'\n\x06tables\x18\x04 \x03(\x0b\x32\x17.everlog.v1.TableStatus\x12\x10\n\x08\x66inished\x18\x05 \x01(\x08\"7\n\rExpireRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x14\n\x0c\x63onfirm_time\x18\x02 \x01(\x08\"\x1e\n\x0e\x45xpireResponse\x12\x0c\n\x04rows\x18\x01 \x01(\x04\"D\n\nClockState\x12\x12\n\nreading_ns\x18\x01 \x01(\x06\x12\x0f\n\x07\x61head_s\x18\x02 \x01(\x01\x12\x11\n\tcorrected\x18\x03 \x01(\x04\"F\n\x13\x43orrectClockRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"#\n\x14\x43orrectClockResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x04\".\n\x0c\x43heckRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x65\x65p\x18\x02 \x01(\x08\"]\n\rCheckResponse\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x10\n\x08\x66inished\x18\x05 \x01(\x08\"[\n\x14SetProductionRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x12\n\nproduction\x18\x02 \x01(\x08\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"$\n\x15SetProductionResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x32\x96\x05\n\x05\x41\x64min\x12\\\n\rListDatabases\x12 .everlog.v1.ListDatabasesRequest\x1a!.everlog.v1.ListDatabasesResponse\"\x06\xa2\xcf\x18\x02\x38\x01\x12H\n\x06Status\x12\x19.everlog.v1.StatusRequest\x1a\x1a.everlog.v1.StatusResponse\"\x07\xa2\xcf\x18\x03\n\x01\x14\x12H\n\x06Health\x12\x19.everlog.v1.HealthRequest\x1a\x1a.everlog.v1.HealthResponse\"\x07\xa2\xcf\x18\x03\n\x01\x14\x12M\n\x07Rebuild\x12\x1a.everlog.v1.RebuildRequest\x1a\x1b.everlog.v1.RebuildResponse\"\x07\xa2\xcf\x18\x03\n\x01\x0f\x30\x01\x12G\n\x05\x43heck\x12\x18.everlog.v1.CheckRequest\x1a\x19.everlog.v1.CheckResponse\"\x07\xa2\xcf\x18\x03\n\x01\x15\x30\x01\x12H\n\x06\x45xpire\x12\x19.everlog.v1.ExpireRequest\x1a\x1a.everlog.v1.ExpireResponse\"\x07\xa2\xcf\x18\x03\n\x01\x13\x12Z\n\x0c\x43orrectClock\x12\x1f.everlog.v1.CorrectClockRequest\x1a .everlog.v1.CorrectClockResponse\"\x07\xa2\xcf\x18\x03\n\x01\x13\x12]\n\rSetProduction\x12 .everlog.v1.SetProductionRequest\x1a!.everlog.v1.SetProductionResponse\"\x07\xa2\xcf\x18\x03\n\x01\x13\x42$\n\neverlog.v1P\x01Z\x14\x65verlog/v1;everlogv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,6 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADMIN'].methods_by_name['ListDatabases']._serialized_options = b'\242\317\030\0028\001'
   _globals['_ADMIN'].methods_by_name['Status']._loaded_options = None
   _globals['_ADMIN'].methods_by_name['Status']._serialized_options = b'\242\317\030\003\n\001\024'
+  _globals['_ADMIN'].methods_by_name['Health']._loaded_options = None
+  _globals['_ADMIN'].methods_by_name['Health']._serialized_options = b'\242\317\030\003\n\001\024'
   _globals['_ADMIN'].methods_by_name['Rebuild']._loaded_options = None
   _globals['_ADMIN'].methods_by_name['Rebuild']._serialized_options = b'\242\317\030\003\n\001\017'
   _globals['_ADMIN'].methods_by_name['Check']._loaded_options = None
@@ -55,37 +57,41 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSREQUEST']._serialized_start=162
   _globals['_STATUSREQUEST']._serialized_end=239
   _globals['_STATUSRESPONSE']._serialized_start=242
-  _globals['_STATUSRESPONSE']._serialized_end=770
-  _globals['_WRITESREFUSED']._serialized_start=772
-  _globals['_WRITESREFUSED']._serialized_end=820
-  _globals['_ARCHIVED']._serialized_start=822
-  _globals['_ARCHIVED']._serialized_end=916
-  _globals['_EXPIRY']._serialized_start=918
-  _globals['_EXPIRY']._serialized_end=988
-  _globals['_TABLESTATUS']._serialized_start=990
-  _globals['_TABLESTATUS']._serialized_end=1062
-  _globals['_REBUILDREQUEST']._serialized_start=1064
-  _globals['_REBUILDREQUEST']._serialized_end=1098
-  _globals['_REBUILDRESPONSE']._serialized_start=1100
-  _globals['_REBUILDRESPONSE']._serialized_end=1219
-  _globals['_EXPIREREQUEST']._serialized_start=1221
-  _globals['_EXPIREREQUEST']._serialized_end=1276
-  _globals['_EXPIRERESPONSE']._serialized_start=1278
-  _globals['_EXPIRERESPONSE']._serialized_end=1308
-  _globals['_CLOCKSTATE']._serialized_start=1310
-  _globals['_CLOCKSTATE']._serialized_end=1378
-  _globals['_CORRECTCLOCKREQUEST']._serialized_start=1380
-  _globals['_CORRECTCLOCKREQUEST']._serialized_end=1450
-  _globals['_CORRECTCLOCKRESPONSE']._serialized_start=1452
-  _globals['_CORRECTCLOCKRESPONSE']._serialized_end=1487
-  _globals['_CHECKREQUEST']._serialized_start=1489
-  _globals['_CHECKREQUEST']._serialized_end=1535
-  _globals['_CHECKRESPONSE']._serialized_start=1537
-  _globals['_CHECKRESPONSE']._serialized_end=1630
-  _globals['_SETPRODUCTIONREQUEST']._serialized_start=1632
-  _globals['_SETPRODUCTIONREQUEST']._serialized_end=1723
-  _globals['_SETPRODUCTIONRESPONSE']._serialized_start=1725
-  _globals['_SETPRODUCTIONRESPONSE']._serialized_end=1761
-  _globals['_ADMIN']._serialized_start=1764
-  _globals['_ADMIN']._serialized_end=2352
+  _globals['_STATUSRESPONSE']._serialized_end=814
+  _globals['_HEALTHREQUEST']._serialized_start=816
+  _globals['_HEALTHREQUEST']._serialized_end=849
+  _globals['_HEALTHRESPONSE']._serialized_start=851
+  _globals['_HEALTHRESPONSE']._serialized_end=931
+  _globals['_WRITESREFUSED']._serialized_start=933
+  _globals['_WRITESREFUSED']._serialized_end=981
+  _globals['_ARCHIVED']._serialized_start=983
+  _globals['_ARCHIVED']._serialized_end=1077
+  _globals['_EXPIRY']._serialized_start=1079
+  _globals['_EXPIRY']._serialized_end=1149
+  _globals['_TABLESTATUS']._serialized_start=1151
+  _globals['_TABLESTATUS']._serialized_end=1223
+  _globals['_REBUILDREQUEST']._serialized_start=1225
+  _globals['_REBUILDREQUEST']._serialized_end=1259
+  _globals['_REBUILDRESPONSE']._serialized_start=1261
+  _globals['_REBUILDRESPONSE']._serialized_end=1380
+  _globals['_EXPIREREQUEST']._serialized_start=1382
+  _globals['_EXPIREREQUEST']._serialized_end=1437
+  _globals['_EXPIRERESPONSE']._serialized_start=1439
+  _globals['_EXPIRERESPONSE']._serialized_end=1469
+  _globals['_CLOCKSTATE']._serialized_start=1471
+  _globals['_CLOCKSTATE']._serialized_end=1539
+  _globals['_CORRECTCLOCKREQUEST']._serialized_start=1541
+  _globals['_CORRECTCLOCKREQUEST']._serialized_end=1611
+  _globals['_CORRECTCLOCKRESPONSE']._serialized_start=1613
+  _globals['_CORRECTCLOCKRESPONSE']._serialized_end=1648
+  _globals['_CHECKREQUEST']._serialized_start=1650
+  _globals['_CHECKREQUEST']._serialized_end=1696
+  _globals['_CHECKRESPONSE']._serialized_start=1698
+  _globals['_CHECKRESPONSE']._serialized_end=1791
+  _globals['_SETPRODUCTIONREQUEST']._serialized_start=1793
+  _globals['_SETPRODUCTIONREQUEST']._serialized_end=1884
+  _globals['_SETPRODUCTIONRESPONSE']._serialized_start=1886
+  _globals['_SETPRODUCTIONRESPONSE']._serialized_end=1922
+  _globals['_ADMIN']._serialized_start=1925
+  _globals['_ADMIN']._serialized_end=2587
 # @@protoc_insertion_point(module_scope)

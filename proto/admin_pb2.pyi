@@ -109,6 +109,7 @@ class StatusResponse(_message.Message):
     CLOCK_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     PRODUCTION_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     head_time_ns: _builtins.int
     oldest: _builtins.int
@@ -146,6 +147,8 @@ class StatusResponse(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Tasks for the operator of the server, a sentence each, such as certificates that expire within 30 days."""
 
+    @_builtins.property
+    def health(self) -> Global___HealthResponse: ...
     def __init__(
         self,
         *,
@@ -169,14 +172,68 @@ class StatusResponse(_message.Message):
         clock: Global___ClockState | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         production: _builtins.bool = ...,
+        health: Global___HealthResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "clock", b"clock", "expiry", b"expiry", "head", b"head", "writes", b"writes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "clock", b"clock", "expiry", b"expiry", "head", b"head", "health", b"health", "writes", b"writes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "clock", b"clock", "consumers", b"consumers", "consumers_error", b"consumers_error", "consumers_over", b"consumers_over", "database", b"database", "disk_bytes", b"disk_bytes", "expiry", b"expiry", "format", b"format", "head", b"head", "head_time_ns", b"head_time_ns", "oldest", b"oldest", "production", b"production", "read_only", b"read_only", "schema_version", b"schema_version", "software", b"software", "subscribers", b"subscribers", "tables", b"tables", "warnings", b"warnings", "writes", b"writes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "clock", b"clock", "consumers", b"consumers", "consumers_error", b"consumers_error", "consumers_over", b"consumers_over", "database", b"database", "disk_bytes", b"disk_bytes", "expiry", b"expiry", "format", b"format", "head", b"head", "head_time_ns", b"head_time_ns", "health", b"health", "oldest", b"oldest", "production", b"production", "read_only", b"read_only", "schema_version", b"schema_version", "software", b"software", "subscribers", b"subscribers", "tables", b"tables", "warnings", b"warnings", "writes", b"writes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusResponse: _TypeAlias = StatusResponse  # noqa: Y015
+
+@_typing.final
+class HealthRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATABASE_FIELD_NUMBER: _builtins.int
+    database: _builtins.str
+    def __init__(
+        self,
+        *,
+        database: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HealthRequest: _TypeAlias = HealthRequest  # noqa: Y015
+
+@_typing.final
+class HealthResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    READY_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SINCE_NS_FIELD_NUMBER: _builtins.int
+    ready: _builtins.bool
+    """Whether reads and writes are accepted."""
+    state: _builtins.str
+    """"ready", "migrating", "waiting for approval", "migrations cannot be applied", "writes refused", "opening",
+    "catching up", "stopping" or "closed".
+    """
+    reason: _builtins.str
+    """More about it, as a clause; may be empty."""
+    since_ns: _builtins.int
+    """Its start, nanoseconds since the Unix epoch; 0: unknown."""
+    def __init__(
+        self,
+        *,
+        ready: _builtins.bool = ...,
+        state: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        since_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ready", b"ready", "reason", b"reason", "since_ns", b"since_ns", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HealthResponse: _TypeAlias = HealthResponse  # noqa: Y015
 
 @_typing.final
 class WritesRefused(_message.Message):

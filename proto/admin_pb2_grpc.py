@@ -44,6 +44,11 @@ class AdminStub:
                 request_serializer=everlog_dot_proto_dot_admin__pb2.StatusRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_admin__pb2.StatusResponse.FromString,
                 _registered_method=True)
+        self.Health = channel.unary_unary(
+                '/everlog.v1.Admin/Health',
+                request_serializer=everlog_dot_proto_dot_admin__pb2.HealthRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_admin__pb2.HealthResponse.FromString,
+                _registered_method=True)
         self.Rebuild = channel.unary_stream(
                 '/everlog.v1.Admin/Rebuild',
                 request_serializer=everlog_dot_proto_dot_admin__pb2.RebuildRequest.SerializeToString,
@@ -83,6 +88,14 @@ class AdminServicer:
 
     def Status(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Health(self, request, context):
+        """Returns whether the database takes calls now, and why not. For callers without a token there is also
+        grpc.health.v1.Health.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -135,6 +148,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=everlog_dot_proto_dot_admin__pb2.StatusRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_admin__pb2.StatusResponse.SerializeToString,
+            ),
+            'Health': grpc.unary_unary_rpc_method_handler(
+                    servicer.Health,
+                    request_deserializer=everlog_dot_proto_dot_admin__pb2.HealthRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_admin__pb2.HealthResponse.SerializeToString,
             ),
             'Rebuild': grpc.unary_stream_rpc_method_handler(
                     servicer.Rebuild,
@@ -216,6 +234,33 @@ class Admin:
             '/everlog.v1.Admin/Status',
             everlog_dot_proto_dot_admin__pb2.StatusRequest.SerializeToString,
             everlog_dot_proto_dot_admin__pb2.StatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Health(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Admin/Health',
+            everlog_dot_proto_dot_admin__pb2.HealthRequest.SerializeToString,
+            everlog_dot_proto_dot_admin__pb2.HealthResponse.FromString,
             options,
             channel_credentials,
             insecure,

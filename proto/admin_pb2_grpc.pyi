@@ -34,6 +34,10 @@ class AdminStub:
     ListDatabases: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListDatabasesRequest, _admin_pb2.ListDatabasesResponse]
     """Lists the databases that this server hosts."""
     Status: _grpc.UnaryUnaryMultiCallable[_admin_pb2.StatusRequest, _admin_pb2.StatusResponse]
+    Health: _grpc.UnaryUnaryMultiCallable[_admin_pb2.HealthRequest, _admin_pb2.HealthResponse]
+    """Returns whether the database takes calls now, and why not. For callers without a token there is also
+    grpc.health.v1.Health.
+    """
     Rebuild: _grpc.UnaryStreamMultiCallable[_admin_pb2.RebuildRequest, _admin_pb2.RebuildResponse]
     """Rebuilds all tables from the log beside the live ones, verifies that both are equal, and switches to the
     new ones.
@@ -53,6 +57,10 @@ class AdminAsyncStub(AdminStub):
     ListDatabases: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListDatabasesRequest, _admin_pb2.ListDatabasesResponse]  # type: ignore[assignment]
     """Lists the databases that this server hosts."""
     Status: _aio.UnaryUnaryMultiCallable[_admin_pb2.StatusRequest, _admin_pb2.StatusResponse]  # type: ignore[assignment]
+    Health: _aio.UnaryUnaryMultiCallable[_admin_pb2.HealthRequest, _admin_pb2.HealthResponse]  # type: ignore[assignment]
+    """Returns whether the database takes calls now, and why not. For callers without a token there is also
+    grpc.health.v1.Health.
+    """
     Rebuild: _aio.UnaryStreamMultiCallable[_admin_pb2.RebuildRequest, _admin_pb2.RebuildResponse]  # type: ignore[assignment]
     """Rebuilds all tables from the log beside the live ones, verifies that both are equal, and switches to the
     new ones.
@@ -81,6 +89,16 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.StatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.StatusResponse, _abc.Awaitable[_admin_pb2.StatusResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Health(
+        self,
+        request: _admin_pb2.HealthRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.HealthResponse, _abc.Awaitable[_admin_pb2.HealthResponse]]:
+        """Returns whether the database takes calls now, and why not. For callers without a token there is also
+        grpc.health.v1.Health.
+        """
 
     @_abc_1.abstractmethod
     def Rebuild(

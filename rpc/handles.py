@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from everlog.store.upkeep.people import Forgotten
     from everlog.store.upkeep.personal_data import Remaining
     from everlog.store.upkeep.roles import Role
-    from everlog.store.upkeep.status import Status
+    from everlog.store.upkeep.status import Health, Status
 
 __all__ = ["Access", "Admin", "Archive", "Consumers", "Migrations", "Past", "People"]
 
@@ -487,6 +487,12 @@ class Admin(Protocol):
     def status(self) -> Status:
         """Return the state of the database in numbers: tables, log, disk, clock, archive, consumers.
         Read-only."""
+
+    def health(self) -> Health:
+        """Return whether the database takes calls now, and why not. Read-only, and cheaper than `status`.
+
+        A server adds what only it knows: approvals, and that it stops.
+        """
 
     def check(self, progress: OnProgress | None = None, *, deep: bool = False) -> Iterable[str]:
         """Yield a sentence for each problem with tables, indexes, files and log; nothing if there is none.

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from everlog.rpc.client.database import RemoteDatabase
     from everlog.rpc.embedded import EmbeddedDatabase
     from everlog.store.crypto.master_key import MasterKey
+    from everlog.store.progress import OnProgress
 
     AnyDatabase = EmbeddedDatabase | RemoteDatabase
     from everlog.rpc.client.history import RemoteMoment
@@ -58,6 +59,7 @@ def open_database(
     create: bool = False,
     read_only: bool = False,
     master_key: MasterKey | None = None,
+    progress: OnProgress | None = None,
 ) -> AnyDatabase:
     """Return the database of the settings, or of `url`; with --wait, wait until it is available."""
     where = url or settings.url
@@ -67,6 +69,7 @@ def open_database(
         "master_key": master_key,
         "migrations": settings.migrations_or_none,
         "migrate": False,
+        "progress": progress,
     }
     if not settings.wait:
         return connect.open(where, **how)

@@ -7,7 +7,8 @@
        └─ a command         one module for related commands
 
 Exit codes: 0 done · 1 failed, with one sentence · 2 invalid command line, or missing folder or file of
-migrations · 129 SIGHUP · 130 SIGINT · 141 standard output was closed early (output.py) · 143 SIGTERM.
+migrations · 3 `health`: not ready · 129 SIGHUP · 130 SIGINT · 141 standard output was closed early
+(output.py) · 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ COMMANDS = {
     "rollback": "migrate",
     "down": "migrate",
     "status": "status",
+    "health": "health",
     "dump": "project",
     "load": "project",
     "baseline": "project",
@@ -113,8 +115,8 @@ COMMANDS = {
 # then report that their output was lost.
 READERS = frozenset(
     {
-        *("audit", "check", "completion", "config", "diff", "dump", "export", "get", "history", "lint"),
-        *("log", "people", "plan", "prove", "scan", "status", "verify", "verify-backup", "wait"),
+        *("audit", "check", "completion", "config", "diff", "dump", "export", "get", "health", "history"),
+        *("lint", "log", "people", "plan", "prove", "scan", "status", "verify", "verify-backup", "wait"),
     }
 )
 

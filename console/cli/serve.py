@@ -21,7 +21,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -43,24 +43,29 @@ from everlog.console.cli.options import (
 )
 from everlog.console.cli.proofs import signer_in
 from everlog.console.cli.serve_config import Configured, Reloading, config_option, token_of
+from everlog.console.cli.serve_http import http, http_options
 from everlog.console.cli.serve_jwt import jwt_of, jwt_options
 from everlog.console.cli.serve_limits import PARAMETERS as LIMITS
 from everlog.console.cli.serve_limits import limit_options, quota_of
 from everlog.console.cli.serve_migrate import migrated, migrating_options
+from everlog.console.cli.systemd import ServiceManager, inherited_sockets
 from everlog.migrations.folder import Root, find
 from everlog.rpc import traces
 from everlog.rpc.address import PORT
 from everlog.store.crypto.master_key import NEXT_VARIABLE, master_of
 from everlog.store.errors import OpenError, SchemaError
 from everlog.store.program_log import FORMATS, LEVELS, writing
+from everlog.store.progress import Progress
 from everlog.store.rocks.files import read_secret
+from everlog.store.upkeep.status import HealthState
 
 if TYPE_CHECKING:
     from everlog.audit.note import Signer
     from everlog.console.web.server import WebServer
-    from everlog.rpc.server.metrics import Endpoint
-    from everlog.rpc.server.server import Server
+    from everlog.rpc.security import Tls
+    from everlog.rpc.server.health import Readiness
     from everlog.store.database import Database
+    from everlog.store.progress import OnProgress
 
 
 packages_option = click.option(
@@ -316,26 +321,7 @@ _OPTIONS = [
     metavar="MS",
     help="Log calls that take longer than MS milliseconds; 0: none.",
 )
-@click.option(
-    "--metrics",
-    "metrics_listen",
-    metavar="HOST:PORT",
-    help="Serve metrics for Prometheus on this address, at /metrics.",
-)
-@click.option(
-    "--metrics-token-file",
-    "metrics_token",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="File with the token that readers of the metrics must send.",
-)
-@click.option(
-    "--backup-at",
-    multiple=True,
-    metavar="[NAME=]DIR|URL",
-    help="Where the backup of a database is: metrics tell its age; may be repeated.",
-)
-@click.option("--metrics-public", is_flag=True, help="Let other machines read the metrics without a token.")
+@http_options
 @click.option(
     "--traces",
     "traces_to",
@@ -376,9 +362,6 @@ def serve(
     log_format: str,
     log_level: str,
     slow_ms: float,
-    metrics_listen: str | None,
-    metrics_token: Path | None,
-    metrics_public: bool,
     backup_at: tuple[str, ...],
     traces_to: str | None,
     console_at: str | None,
@@ -409,10 +392,13 @@ def serve(
       everlog serve --migrate checked --approver ann --approver bob --notify slack://…
     """
     from everlog.migrations.approval.notify import ServerEvents
-    from everlog.rpc.security import NAMES, Tls
     from everlog.rpc.server.auth import TokensFile, read_tokens
+    from everlog.rpc.server.health import Readiness
     from everlog.rpc.server.server import Server
 
+    manager, sockets = ServiceManager.of_environment(), inherited_sockets()
+    if sockets:
+        refuse_idle("listen", when="beside the sockets of LISTEN_FDS", variables=True)
     _refuse_idle(
         settings,
         databases,
@@ -421,36 +407,32 @@ def serve(
         migrate=how["migrate"],
         console=console_at is not None,
     )
-    if bool(tls_cert) != bool(tls_key):
-        raise click.UsageError("expected --tls-cert and --tls-key together")
-    if tls_key is not None:
-        read_secret(tls_key, "the TLS key")
+    tls = _tls_of(tls_cert, tls_key, tls_client_ca, tls_client_crl, client_names)
     check_address(listen, "--listen")
     given = click.get_current_context().get_parameter_source
     token = token_of(token, token_file, given("token"))
-    if tls_client_ca is None:
-        refuse_idle("tls_client_crl", "client_names", when="without --tls-client-ca")
-    names = client_names or NAMES
-    tls = Tls(tls_cert, tls_key, tls_client_ca, tls_client_crl, names) if tls_cert and tls_key else None
-    jwt, quota = (
-        jwt_of({name: how.pop(name) for name in list(how) if name.startswith("jwt_")}),
-        quota_of({name: how.pop(name) for name in LIMITS}),
-    )
+    jwt, quota = jwt_of(_taken(how, "jwt_")), quota_of({name: how.pop(name) for name in LIMITS})
     tells = tls is not None or how["migrate"] is not None
     how["notify"] = how["notify"] if tells else ()  # otherwise the variable has no effect
-    master = master_of(None, next_master)
+    master, readiness = master_of(None, next_master), Readiness()
     web = web_of(console_at, how["console_url"], tls)
+    readiness.on_change = manager.show
     with ExitStack() as stack:
         log = stack.enter_context(writing(log_format, log_level))
+        stack.callback(manager.close)
+        endpoints = stack.enter_context(http(readiness, **_taken(how, "health_", "metrics_")))
         if traces_to and given("traces_to") is not ParameterSource.ENVIRONMENT:  # main.py starts those
             traces.start(traces_to)
             stack.callback(traces.stop)
         named = {
-            name: stack.enter_context(open_database(settings, url=url, master_key=master))
+            name: stack.enter_context(
+                open_database(settings, url=url, master_key=master, progress=_catching_up(readiness, name))
+            )
             for name, url in _named(settings, databases).items()
         }
         log.names.update({str(db.path): name for name, db in named.items()})  # type: ignore[attr-defined]
         sources = packages_of(settings, packages, named, needed=bool(how["migrate"]))
+        readiness.starting(HealthState.MIGRATING if how["migrate"] == "auto" else HealthState.OPENING)
         certificates = ServerEvents(next(iter(named.values())), listen)  # type: ignore[arg-type]
         approvals, notifier, problems = stack.enter_context(
             migrated(
@@ -485,26 +467,41 @@ def serve(
             archives=archives,
             slow_ms=slow_ms,
             quota=quota,
+            readiness=readiness,
+            sockets=sockets,
         )
+        server.on_beat = manager.beat
 
         def warn(found: Mapping[str, str]) -> None:
             certificates.certificates = found
             notifier.wake()
 
         server.on_warnings = warn
-        backups = targets(backup_at, named, option="--backup-at") if metrics_listen else {}
-        endpoint = _endpoint(server, metrics_listen, metrics_token, backups, public=metrics_public)
-        with (
-            server,
-            endpoint or nullcontext(),
-            showing(web, server),
-            server.on_signals(Reloading(server, approvals, notifier, token, tells=tells)),
-        ):  # before the URL is printed: its reader may stop the server at once
-            _announce(settings, [server.url(name) for name in named], endpoint, web)
+        endpoints.measure(server, targets(backup_at, named, option="--backup-at"))
+        reload = manager.reloading(Reloading(server, approvals, notifier, token, tells=tells), readiness)
+        with server, showing(web, server), server.on_signals(reload):
+            # before the URL is printed: its reader may stop the server at once
+            _announce(settings, [server.url(name) for name in named], endpoints.urls, web)
+            manager.ready(readiness.whole)
             _freeze()
             server.wait()
         if not settings.json:
             click.echo("Stopped", err=True)
+
+
+def _tls_of(
+    cert: Path | None, key: Path | None, ca: Path | None, crl: Path | None, names: tuple[str, ...]
+) -> Tls | None:
+    """Return the files of TLS, if it is wanted. Raises OpenError and UsageError."""
+    from everlog.rpc.security import NAMES, Tls
+
+    if bool(cert) != bool(key):
+        raise click.UsageError("expected --tls-cert and --tls-key together")
+    if key is not None:
+        read_secret(key, "the TLS key")
+    if ca is None:
+        refuse_idle("tls_client_crl", "client_names", when="without --tls-client-ca")
+    return Tls(cert, key, ca, crl, names or NAMES) if cert and key else None
 
 
 def _refuse_idle(
@@ -538,36 +535,34 @@ def _refuse_idle(
         refuse_idle("url", "env", when="beside NAME=URL")
 
 
-def _endpoint(
-    server: Server, listen: str | None, token: Path | None, backups: Mapping[str, str], *, public: bool
-) -> Endpoint | None:
-    """The endpoint of the metrics, if they are wanted. Raises OpenError."""
-    if listen is None:
-        refuse_idle("metrics_token", "metrics_public", "backup_at", when="without --metrics")
-        return None
-    from everlog.rpc.server.metrics import Endpoint, Metrics
-
-    check_address(listen, "--metrics")
-    words = read_secret(token, "the token of the metrics").split() if token is not None else []
-    if token is not None and len(words) != 1:
-        raise OpenError(f"{token}: expected one token, found {len(words)} words")
-    return Endpoint(listen, Metrics(server, backups), token=words[0].decode() if words else "", public=public)
-
-
 def _announce(
-    settings: Settings, urls: Iterable[str], endpoint: Endpoint | None, web: WebServer | None
+    settings: Settings, urls: Iterable[str], others: Mapping[str, str], web: WebServer | None
 ) -> None:
+    """Print the URLs of the databases, of the endpoints, and of the pages."""
     for url in urls:
         output.echo({"url": url}) if settings.json else click.echo(f"Serving: {url}")
-    if endpoint is not None:
-        _announce_metrics(settings, endpoint)
+    for name, url in others.items():
+        output.echo({name: url}) if settings.json else click.echo(f"{name.capitalize()}: {url}")
     if web is not None:
         announce(settings, web)
     sys.stdout.flush()
 
 
-def _announce_metrics(settings: Settings, endpoint: Endpoint) -> None:
-    output.echo({"metrics": endpoint.url}) if settings.json else click.echo(f"Metrics: {endpoint.url}")
+def _taken(how: dict[str, Any], *prefixes: str) -> dict[str, Any]:
+    """Remove the options with these prefixes, and return them."""
+    return {name: how.pop(name) for name in list(how) if name.startswith(prefixes)}
+
+
+def _catching_up(readiness: Readiness, name: str) -> OnProgress:
+    """Return an OnProgress that says how far the opening of a database is."""
+
+    from everlog.rpc.server.admin import throttled
+
+    def tell(at: Progress) -> None:
+        total = f" of {at.total:,}" if at.total else ""
+        readiness.starting(HealthState.CATCHING_UP, f"{name}: {at.done:,}{total} {at.unit}")
+
+    return throttled(tell)
 
 
 def _freeze() -> None:

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+
 from everlog.proto import admin_pb2, admin_pb2_grpc, consumers_pb2_grpc, log_pb2
 from everlog.proto import consumers_pb2 as pb
+from everlog.rpc.address import Address
 from everlog.rpc.client.channel import Channel
 from everlog.rpc.client.history import RemotePast, seq_of
 from everlog.rpc.wire import consumer_of
@@ -23,6 +26,8 @@ from everlog.store.upkeep.status import (
     ClockStatus,
     ConsumersStatus,
     ExpiryStatus,
+    Health,
+    HealthState,
     Status,
     TableStatus,
     WritesStatus,
@@ -88,6 +93,13 @@ class RemoteAdmin:
             clock=ClockStatus(answer.clock.reading_ns, answer.clock.ahead_s, answer.clock.corrected),
             warnings=list(answer.warnings),
             production=answer.production,
+            health=_health(answer.health),
+        )
+
+    def health(self) -> Health:
+        """Return whether the database takes calls now; see `Admin.health`. Read-only."""
+        return _health(
+            self._channel.call(self._stub.Health, admin_pb2.HealthRequest(database=self._database))
         )
 
     def hashes(
@@ -229,3 +241,21 @@ class RemoteConsumers:
         """Yield all consumers, by name. Read-only."""
         answer = self._channel.call(self._stub.List, pb.ListConsumersRequest(database=self._database))
         return map(consumer_of, answer.consumers)
+
+
+def _health(found: admin_pb2.HealthResponse) -> Health:
+    """Return the health in a response; that of a server before 0.2 is unset, and counts as ready."""
+    return Health(found.ready, found.state, found.reason, found.since_ns) if found.state else Health()
+
+
+def server_health(address: Address, *, timeout_s: float) -> Health:
+    """Return the health of a whole server, whatever database the address names. Needs no token; has no
+    reason. Read-only. Raises UnavailableError."""
+    channel = Channel(address, timeout_s=timeout_s)
+    try:
+        stub = health_pb2_grpc.HealthStub(channel.grpc)
+        answer = channel.call(stub.Check, health_pb2.HealthCheckRequest(), timeout_s=timeout_s)
+    finally:
+        channel.close()
+    ready = answer.status == health_pb2.HealthCheckResponse.SERVING
+    return Health(ready, HealthState.READY if ready else "not ready")

@@ -21,7 +21,7 @@ import resource
 import socket
 import ssl
 from asyncio.sslproto import SSLProtocol
-from collections.abc import AsyncIterator, Callable, Sized
+from collections.abc import AsyncIterator, Callable, Iterable, Sized
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -46,7 +46,8 @@ logger = logging.getLogger("everlog")
 class Listener:
     """Accepts connections on HOST:PORT, up to `connections_max` in `connections`.
 
-    `protocol` makes the protocol of a connection. Raises OpenError if the address is not available.
+    `protocol` makes the protocol of a connection. `sockets`: listen already, and take the place of HOST:PORT.
+    Raises OpenError if the address is not available.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Listener:
         tls: ssl.SSLContext | None,
         handshake_s: float,
         on_full: Callable[[], None] = lambda: None,
+        sockets: Iterable[socket.socket] = (),
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._protocol, self._connections = protocol, connections
@@ -69,7 +71,7 @@ class Listener:
         self.connections_max = _connections_max()
         self._said = -SAY_EVERY_S
         self._on_full = on_full
-        self._sockets = _listening(host, port)
+        self._sockets = list(sockets) or _listening(host, port)
         self.port: int = self._sockets[0].getsockname()[1]
         for one in self._sockets:
             self._listen(one)

@@ -36,6 +36,7 @@ from everlog.proto import (
     proofs_pb2,
     proofs_pb2_grpc,
 )
+from everlog.rpc.server.health import Readiness
 from everlog.rpc.server.host import Hosting, ResponseStream
 from everlog.rpc.server.rights import Scope
 from everlog.rpc.server.visible import told
@@ -55,8 +56,9 @@ T = TypeVar("T")
 class AdminService(admin_pb2_grpc.AdminServicer):
     """See proto/admin.proto."""
 
-    def __init__(self, hosting: Hosting) -> None:
+    def __init__(self, hosting: Hosting, readiness: Readiness) -> None:
         self._hosting = hosting
+        self._readiness = readiness
 
     async def ListDatabases(
         self, request: admin_pb2.ListDatabasesRequest, context: Any
@@ -85,7 +87,20 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         else:
             _limit(answer, scope)
         answer.subscribers = self._hosting.subscribers[request.database]
+        answer.health.CopyFrom(await self._health(request.database, scope))
         return answer
+
+    async def Health(self, request: admin_pb2.HealthRequest, context: Any) -> admin_pb2.HealthResponse:
+        return await self._health(request.database, context.scope)
+
+    async def _health(self, name: str, scope: Scope) -> admin_pb2.HealthResponse:
+        """Return the health of a database; the reason only to callers that may know of all tables."""
+        db = self._hosting.database(name)
+        found = self._readiness.of(name, await self._hosting.read(db.admin.health))
+        reason = found.reason if scope.everywhere else ""
+        return admin_pb2.HealthResponse(
+            ready=found.ready, state=found.state, reason=reason, since_ns=found.since_ns
+        )
 
     async def Rebuild(
         self, request: admin_pb2.RebuildRequest, context: object

@@ -7,35 +7,28 @@ scrape reads the counters, and the sizes of files. METRICS has every name; docs/
 
 Invariants
   (1) the number of series is bounded: tables, indexes and consumers beyond a maximum are summed or left out;
-  (2) one scrape runs at a time, and one that is younger than CACHED_S is served again;
+  (2) one scrape runs at a time, and one that is younger than a second is served again (endpoint.py);
   (3) a database that cannot be read does not hide the others: `everlog_database_up` is 0;
   (4) no label has a value of a row.
 """
 
 from __future__ import annotations
 
-import hmac
 import shutil
-import threading
 import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
-from socket import AF_INET, AF_INET6
-from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple, Protocol
 
 from everlog.audit import manifest as manifests
 from everlog.audit.place import place
 from everlog.migrations.proposal import ProposalState, proposals
 from everlog.migrations.status import State, logged_migrations, status
 from everlog.rpc import security
-from everlog.rpc.address import host_of, host_port, is_loopback, listening
 from everlog.rpc.server.activity import DENIED, ENDLESS, Activity
+from everlog.rpc.server.health import Readiness
 from everlog.store import VERSION
 from everlog.store.database import Database
 from everlog.store.errors import Error, OpenError
@@ -44,10 +37,7 @@ from everlog.store.online.backfill import built_rows, total_rows
 
 TABLES_MAX, INDEXES_MAX, CONSUMERS_MAX = 100, 200, 100
 OTHER = "(other)"  # the label of the tables beyond the maximum
-CACHED_S = 1.0
 BACKUPS_EVERY_S = 60.0
-REQUESTS_MAX = 4  # answered at once
-TIMEOUT_S = 10.0
 
 
 class Metric(NamedTuple):
@@ -78,6 +68,7 @@ _FAMILY = ("database", "family")
 METRICS = (
     Metric("everlog_build_info", "gauge", "Version of everlog; always 1.", ("version",)),
     Metric("everlog_database_up", "gauge", "1: the last scrape could read the database.", ("database",)),
+    Metric("everlog_database_ready", "gauge", "1 while the database takes reads and writes.", ("database",)),
     # commits
     Metric("everlog_commits_total", "counter", "Records committed since the start.", ("database",)),
     Metric(
@@ -235,6 +226,7 @@ class Served(Protocol):
     """The parts of a server that are measured."""
 
     activity: Activity
+    readiness: Readiness
 
     @property
     def databases(self) -> Mapping[str, Database]: ...
@@ -302,6 +294,7 @@ class Metrics:
                 put("database_up", 1, name)
             except (Error, OSError):
                 put("database_up", 0, name)
+            put("database_ready", int(self._server.readiness.of(name).ready), name)
         self._calls(put)
         self._certificates(put)
         put("scrape_seconds", time.perf_counter() - began)
@@ -484,133 +477,6 @@ def _archive(name: str, db: Database, put: Put) -> None:
         put("archive_last_timestamp_seconds", archived_ns / 1e9, name)
     if db.retention is not None and (failing_ns := db.retention.status().error_ns):
         put("archive_failing_since_timestamp_seconds", failing_ns / 1e9, name)
-
-
-class Endpoint:
-    """Serves /metrics over HTTP at `listen` (HOST:PORT; port 0 is any free port), while it is entered.
-
-    `token`: requests must have it, as `Authorization: Bearer TOKEN`; empty: none is needed. `public`: other
-    machines may read it without a token.
-
-    Raises OpenError without prometheus_client, for an address that is not available, and for one that other
-    machines can reach, unless there is a token or it is `public`.
-    """
-
-    def __init__(self, listen: str, metrics: Metrics, *, token: str = "", public: bool = False) -> None:
-        host, port = listening(listen)
-        local = is_loopback(host)
-        if not (local or token or public):
-            raise OpenError(
-                f"metrics on {host} could be read from other machines without authentication, and they name"
-                " tables, consumers and their sizes. Require a token (--metrics-token-file FILE), allow it"
-                " (--metrics-public), or listen on 127.0.0.1",
-                host=host,
-            )
-        try:
-            from prometheus_client import CollectorRegistry, ProcessCollector
-        except ModuleNotFoundError:
-            raise OpenError(
-                "prometheus_client is needed for metrics; install it with `pip install 'everlog[metrics]'`"
-            ) from None
-        self._registry: Any = CollectorRegistry()
-        self._registry.register(metrics)
-        ProcessCollector(registry=self._registry)
-        self._expected = f"Bearer {token}".encode() if token else b""
-        self._only_local = local and not token and not public
-        self._lock, self._cached = threading.Lock(), dict[str, tuple[float, bytes, str]]()
-        try:
-            self._http = _Http(host, port, self)
-        except OSError as error:
-            raise OpenError(
-                f"cannot serve metrics on {listen}: {error.strerror or error}; choose another --metrics",
-                address=listen,
-            ) from None
-        self.url = f"http://{host_port(host, self._http.server_address[1])}/metrics"
-        self._thread = threading.Thread(target=self._http.serve_forever, name="everlog-metrics", daemon=True)
-
-    def answer(self, path: str, host: str, authorization: str, accept: str) -> tuple[HTTPStatus, bytes, str]:
-        """Return status, body and content type of the response to a GET."""
-        text = "text/plain; charset=utf-8"
-        if self._only_local and not is_loopback(host_of(host)):
-            return HTTPStatus.MISDIRECTED_REQUEST, b"expected a Host header of this machine\n", text
-        if self._expected and not hmac.compare_digest(authorization.encode(), self._expected):
-            return HTTPStatus.UNAUTHORIZED, b"expected the token of the metrics\n", text
-        if path != "/metrics":
-            return HTTPStatus.NOT_FOUND, b"expected /metrics\n", text
-        return HTTPStatus.OK, *self.scrape(accept)
-
-    def scrape(self, accept: str = "") -> tuple[bytes, str]:
-        """Return the metrics, and their content type."""
-        from prometheus_client.exposition import choose_encoder
-
-        encode, kind = choose_encoder(accept)
-        with self._lock:
-            at, body, _ = self._cached.get(kind, (0.0, b"", ""))
-            if not body or time.monotonic() - at > CACHED_S:
-                body = encode(self._registry)
-                self._cached = {kind: (time.monotonic(), body, kind)}
-            return body, kind
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
-
-
-class _Http(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, host: str, port: int, endpoint: Endpoint) -> None:
-        self.address_family = AF_INET6 if ":" in host else AF_INET
-        self.endpoint = endpoint
-        self._free = threading.BoundedSemaphore(REQUESTS_MAX)
-        super().__init__((host, port), _Handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread; refuse a connection beyond REQUESTS_MAX."""
-        if not self._free.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        super().process_request(request, client_address)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Do nothing: the client is gone, or receives its error from `do_GET`."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.0"  # one request per connection
-    server_version, sys_version = "everlog", ""
-    timeout = TIMEOUT_S
-    server: _Http
-
-    def do_GET(self) -> None:
-        get = self.headers.get
-        status, body, kind = self.server.endpoint.answer(
-            urlsplit(self.path).path, get("Host", ""), get("Authorization", ""), get("Accept", "")
-        )
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        if status is HTTPStatus.UNAUTHORIZED:
-            self.send_header("WWW-Authenticate", "Bearer")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the name is http.server's
-        """Do nothing: requests are not logged."""
 
 
 def page_table() -> Iterable[str]:

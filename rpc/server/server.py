@@ -21,6 +21,7 @@ import contextlib
 import functools
 import logging
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -67,7 +68,7 @@ from everlog.rpc.server.activity import SLOW_MS, Activity
 from everlog.rpc.server.admin import AdminService, ArchiveService, ConsumersService, ProofsService
 from everlog.rpc.server.auth import Auth, check_tokens
 from everlog.rpc.server.feed import PATH, FeedService
-from everlog.rpc.server.health import HealthService
+from everlog.rpc.server.health import HealthService, Readiness
 from everlog.rpc.server.history import HistoryService
 from everlog.rpc.server.host import Hosting
 from everlog.rpc.server.issuer import Issuer, Jwt
@@ -111,6 +112,7 @@ def register(
     approvals: Mapping[str, Approval],
     starting: Mapping[str, asyncio.Future[None]],
     problems: Problems,
+    readiness: Readiness,
 ) -> FeedService:
     """Register every service with `calls`, through the interface that generated code expects; return the feed
     service, whose responses do not end by themselves."""
@@ -118,7 +120,7 @@ def register(
     calls.add_raw(PATH, feed.subscribe, feed_pb2.SubscribeRequest.FromString)
     access_pb2_grpc.add_AccessServicer_to_server(AccessService(hosting), calls)
     store_pb2_grpc.add_StoreServicer_to_server(StoreService(hosting), calls)
-    admin_pb2_grpc.add_AdminServicer_to_server(AdminService(hosting), calls)
+    admin_pb2_grpc.add_AdminServicer_to_server(AdminService(hosting, readiness), calls)
     archive_pb2_grpc.add_ArchiveServicer_to_server(ArchiveService(hosting, archives), calls)
     consumers_pb2_grpc.add_ConsumersServicer_to_server(ConsumersService(hosting), calls)
     history_pb2_grpc.add_HistoryServicer_to_server(HistoryService(hosting), calls)
@@ -133,6 +135,7 @@ GRACE_S = 5.0
 REFLECTION, REFLECTION_FILE = "grpc.reflection.v1.ServerReflection", "grpc/reflection/v1/reflection.proto"
 FILES_S = 1.0  # between two looks at the files of certificates
 WARN_EVERY_S = 24 * 3600.0
+BEAT_S = 0.5  # between two beats of the event loop, and two looks at the health
 
 logger = logging.getLogger("everlog")
 WRITES = SERVICES[0]  # the service whose health shows whether writes are accepted
@@ -149,7 +152,9 @@ class Server:
     `approvals` belong to databases whose migrations wait for approval; `problems` says of others why a
     migration in progress cannot continue. `signer` signs checkpoints. `next_master_key` is the key for
     `rotate_key`; None: that of the environment. `archives` maps a database to the target of its archive.
-    `slow_ms`: calls that take longer are logged, 0: none. `quota`: how much callers may have.
+    `slow_ms`: calls that take longer are logged, 0: none. `quota`: how much callers may have. `readiness`
+    tells its health; see health.py. `sockets`: TCP sockets that listen already, and take the place of
+    `address`.
 
     Raises OpenError for an invalid address, and for a server that other machines could reach without TLS and
     a token.
@@ -177,11 +182,17 @@ class Server:
         archives: Mapping[str, str] | None = None,
         slow_ms: float = SLOW_MS,
         quota: Quota | None = None,
+        readiness: Readiness | None = None,
+        sockets: Iterable[socket.socket] = (),
     ) -> None:
+        self.readiness = readiness or Readiness()
         self.activity = Activity(frozenset(databases), slow_ms=slow_ms)
         for db in databases.values():
             db.committer.watch(tracer=traces.tracing)
         self.host, self.port = listening(address)
+        self._sockets = list(sockets)
+        if self._sockets:
+            self.host, self.port = self._sockets[0].getsockname()[:2]
         check_tokens(token, tokens or {})
         self._tokens = {"": token} | dict(tokens or {})
         self._issuer = Issuer(jwt) if jwt is not None else None
@@ -222,6 +233,9 @@ class Server:
         self._stopping: asyncio.Event | None = None
         self._grace_s = GRACE_S
         self.on_warnings: Callable[[Mapping[str, str]], None] = lambda _: None  # see security.warnings
+        self.on_beat: Callable[[], None] = lambda: (
+            None
+        )  # called every BEAT_S, in the thread of the event loop
 
     @property
     def address(self) -> str:
@@ -316,7 +330,8 @@ class Server:
 
     def _check_open(self, tokens: Mapping[str, str], tls: security.Tls | None) -> None:
         identifies = any(tokens.values()) or self._issuer is not None
-        security.check_server(self.host, identifies=identifies, tls=tls)
+        for host in {self.host, *(one.getsockname()[0] for one in self._sockets)}:
+            security.check_server(host, identifies=identifies, tls=tls)
 
     def _auth(
         self,
@@ -371,6 +386,7 @@ class Server:
             approvals=self._approvals,
             problems=self._problems,
             starting=starting,
+            readiness=self.readiness,
         )
         checker = HealthService(self.rights.knows)
         health_pb2_grpc.add_HealthServicer_to_server(checker, calls)
@@ -384,6 +400,7 @@ class Server:
             tls=self._tls.context if self._tls else None,
             handshake_s=CHECK_S,
             on_full=lambda: self.activity.limited("connections"),
+            sockets=self._sockets,
         )
         self._connections_max = listener.connections_max
         quotas.share(listener.connections_max)
@@ -396,11 +413,12 @@ class Server:
         if self._issuer is not None:
             kept.append(self.loop.create_task(self._issuer.keep()))
         watching = self.loop.create_task(self.rights.watch(self.hosting.read))
+        self.readiness.serve(self.hosting.databases, self._approvals, self._problems.of)
         with self._watching_disks(checker):
-            self._set_health(checker)
             self._log_start()
             self._ready.set()
             await self._stopping.wait()
+            self.readiness.stop()
         logger.info(
             "the server stops: %d calls run", len(self.activity.running), extra=about("server.stopping")
         )
@@ -480,28 +498,40 @@ class Server:
                 "the ends of certificates are unknown: %s", error, extra=about("certificate.unread")
             )
 
-    def _set_health(self, checker: HealthService) -> None:
-        """Set the health: NOT_SERVING as a whole and for writes while a disk refuses writes, SERVING for the
-        services that read. NOT_SERVING for migrations that cannot be applied."""
-        refused = any(db.engine.refusal.since_ns for db in self.hosting.databases.values())
-        answer = health_pb2.HealthCheckResponse
-        for name in ("", WRITES):
-            checker.set(name, answer.NOT_SERVING if refused else answer.SERVING)
-        for name, approval in self._approvals.items():
-            status = answer.NOT_SERVING if approval.problem else answer.SERVING
-            checker.set(migrations_health(name), status, name)
-        for name in self.hosting.databases.keys() - self._approvals.keys():
-            status = answer.NOT_SERVING if self._problems.of(name) else answer.SERVING
-            checker.set(migrations_health(name), status, name)
+    async def _beat(self) -> None:
+        while True:
+            self.readiness.beat()
+            self.on_beat()
+            await asyncio.sleep(BEAT_S)
+
+    async def _watch_health(self, changed: asyncio.Event, checker: HealthService) -> None:
+        """Show the health at each change that is notified, and every BEAT_S for the others."""
+        while True:
+            changed.clear()
+            self._show_health(checker)
+            await self.hosting.read(self.readiness.look)
+            self._show_health(checker)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BEAT_S):
+                    await changed.wait()
+
+    def _show_health(self, checker: HealthService) -> None:
+        checker.show(self.readiness, self.hosting.databases, WRITES)
+        self.readiness.report()
 
     @contextlib.contextmanager
     def _watching_disks(self, checker: HealthService) -> Iterator[None]:
-        """Update health when a disk refuses or accepts writes, and when migrations can be applied."""
-        loop = asyncio.get_running_loop()
+        """Keep the health up to date: when a disk refuses or accepts writes, when migrations can be applied,
+        and what else changes."""
+        loop, event = asyncio.get_running_loop(), asyncio.Event()
 
         def changed() -> None:
             with contextlib.suppress(RuntimeError):  # the loop has just ended
-                loop.call_soon_threadsafe(self._set_health, checker)
+                loop.call_soon_threadsafe(shown)
+
+        def shown() -> None:
+            self._show_health(checker)
+            event.set()
 
         refusals = [db.engine.refusal for db in self.hosting.databases.values()]
         for one in refusals:
@@ -509,9 +539,13 @@ class Server:
         for approval in self._approvals.values():
             approval.on_problem = changed
         self._problems.on_change = changed
+        self._show_health(checker)
+        watching = [loop.create_task(one) for one in (self._beat(), self._watch_health(event, checker))]
         try:
             yield
         finally:
+            for task in watching:
+                task.cancel()
             for one in refusals:
                 one.off_change(changed)
 
@@ -533,11 +567,6 @@ def _add_reflection(calls: Any) -> None:
         reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
     calls.add_registered_method_handlers(REFLECTION, {"ServerReflectionInfo": method})
-
-
-def migrations_health(name: str) -> str:
-    """Return the health service's name for the pending migrations of a database."""
-    return f"{name}/migrations"
 
 
 def _certified(tls: security.Tls | None) -> bool:

@@ -198,6 +198,12 @@ def built_rows(core: Core) -> int:
     return count
 
 
+def is_building(schema: Schema) -> bool:
+    """Return whether a migration builds rows or an index."""
+    spaces = schema.spaces.values()
+    return bool(schema.building) or any(one.building for info in spaces for one in info.indexes.values())
+
+
 def total_rows(tables: Tables) -> int:
     """Return how many rows the current build has to do, by the current counts. Read-only."""
     counts, schema = tables.counts, tables.schema

@@ -16,7 +16,7 @@ from everlog.store.tables.projection import PRODUCTION
 from everlog.store.tx.transaction import Transaction
 from everlog.store.upkeep import check, expiry, rebuild
 from everlog.store.upkeep.consumers import Consumers
-from everlog.store.upkeep.status import ArchiveStatus, Status, status
+from everlog.store.upkeep.status import ArchiveStatus, Health, Status, health, status
 
 
 class Admin:
@@ -41,6 +41,11 @@ class Admin:
         """Return the state of the database in numbers. Read-only."""
         self._core.check_open()
         return status(self._core, self._past, self._consumers, self._archiving())
+
+    def health(self) -> Health:
+        """Return whether the database takes calls now, and why not. Read-only, and cheap."""
+        self._core.check_open()
+        return health(self._core)
 
     def hashes(
         self, progress: OnProgress | None = None, *, seq: int | None = None, sealed: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from typing import Protocol
 
 import msgspec
@@ -13,6 +14,7 @@ from everlog.store.core import Core
 from everlog.store.errors import OpenError
 from everlog.store.history.past import Past
 from everlog.store.keys import ENDS
+from everlog.store.online.backfill import built_rows, is_building, total_rows
 from everlog.store.rocks import files
 from everlog.store.upkeep.consumers import Consumers
 from everlog.store.upkeep.expiry import due, next_end
@@ -76,6 +78,32 @@ class WritesStatus(msgspec.Struct, frozen=True):
     since_ns: int = 0
 
 
+class HealthState(StrEnum):
+    """The state of a served database. The API uses the same words."""
+
+    READY = "ready"
+    MIGRATING = "migrating"  # ready: rows are built while others read and write
+    WAITING = "waiting for approval"  # ready: the version in force is served
+    BLOCKED = "migrations cannot be applied"  # ready: the version in force is served
+    REFUSED = "writes refused"
+    OPENING = "opening"
+    CATCHING_UP = "catching up"  # opening: records are projected into the tables
+    STOPPING = "stopping"
+    CLOSED = "closed"
+
+
+class Health(msgspec.Struct, frozen=True):
+    """Whether a database takes calls, reads and writes, now; its state, and the reason in words.
+
+    `since_ns`: from which time, in nanoseconds since the Unix epoch; 0: unknown.
+    """
+
+    ready: bool = True
+    state: str = HealthState.READY
+    reason: str = ""
+    since_ns: int = 0
+
+
 class Retaining(Protocol):
     """Archives a database automatically (everlog.audit.retention)."""
 
@@ -109,6 +137,7 @@ class Status(msgspec.Struct, frozen=True):
     clock: ClockStatus = ClockStatus()
     warnings: list[str] = []
     production: bool = False
+    health: Health = Health()
 
 
 def software() -> str:
@@ -143,7 +172,20 @@ def status(core: Core, past: Past, consumers: Consumers, archive: ArchiveStatus)
         clock=_clock(core.clock, past, commit.time_ns),
         warnings=_warnings(core.vault.pending_deletions),
         production=core.production,
+        health=health(core),
     )
+
+
+def health(core: Core) -> Health:
+    """Return the health of an open database. Read-only; reads a few notes only while a migration builds."""
+    writes = _writes(core)
+    if writes.error:
+        return Health(ready=False, state=HealthState.REFUSED, reason=writes.error, since_ns=writes.since_ns)
+    if not is_building(core.schema):
+        return Health()
+    done = built_rows(core)
+    total = max(done, total_rows(core.tables))
+    return Health(state=HealthState.MIGRATING, reason=f"{done:,} of {total:,} rows are built")
 
 
 def _warnings(count: int) -> list[str]:

@@ -13,6 +13,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -20,13 +21,16 @@ from pathlib import Path
 
 import pytest
 
+from everlog.rpc.address import PORT
 from everlog.store.database import Database
 from everlog.store.rocks import ownership
+from tests.console.cli.test_systemd import Manager, started
 from tests.docs.session import Session, blocks
 from tests.store.models import ITEMS
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "deployment.md"
 ROOT = PAGE.parent.parent
+SYSTEMD = ROOT / "examples" / "operate" / "systemd"
 
 
 @pytest.mark.long
@@ -36,26 +40,61 @@ def test_the_page_about_deployment_does_what_it_says(tmp_path: Path) -> None:
     assert len([block for block in blocks(PAGE) if block.language == "console"]) == 4
 
 
-def test_the_unit_of_systemd_starts_and_stops(tmp_path: Path) -> None:
-    (unit,) = (block.text for block in blocks(PAGE) if block.language == "ini")
-    service = configparser.ConfigParser(interpolation=None)
-    service.optionxform = str  # type: ignore[assignment,method-assign]  # names keep their case
-    service.read_string(unit)
+def unit(name: str) -> configparser.ConfigParser:
+    """Return a unit of systemd; of keys that occur more than once, the last."""
+    found = configparser.ConfigParser(interpolation=None, strict=False)
+    found.optionxform = str  # type: ignore[assignment,method-assign]  # names keep their case
+    found.read(SYSTEMD / name)
+    return found
+
+
+def test_the_units_of_systemd_start_reload_and_stop_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = unit("everlog.service")["Service"]
+    monkeypatch.chdir(tmp_path)
     Database(tmp_path / "shop.db").close()
-    tokens = tmp_path / "tokens"
-    tokens.write_text("ann Qm5xd2VydHk\n")
-    tokens.chmod(0o400)
-    program, *words = shlex.split(service["Service"]["ExecStart"])
+    (tmp_path / "tokens").write_text("ann Qm5xd2VydHk\n")
+    (tmp_path / "tokens").chmod(0o400)
+    program, *words = shlex.split(service["ExecStart"])
     assert program.endswith("/everlog")
-    places = {"/var/lib/everlog": str(tmp_path), "${CREDENTIALS_DIRECTORY}": str(tmp_path)}
-    for there, here in places.items():
-        words = [word.replace(there, here) for word in words]
-    command = [sys.executable, "-m", "everlog.console", *words, "--listen", "127.0.0.1:0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as serving:
-        assert serving.stdout is not None
-        assert serving.stdout.readline().startswith(b"Serving: ")
+    assert words == ["serve", "--config", "/etc/everlog/serve.toml"]
+    config = tmp_path / "serve.toml"
+    config.write_text((SYSTEMD / "serve.toml").read_text().replace("127.0.0.1:7422", "127.0.0.1:0"))
+    name, value = service["Environment"].split("=")
+    manager = Manager(str(tmp_path / "notify"))
+    host, _, port = unit("everlog.socket")["Socket"]["ListenStream"].rpartition(":")
+    assert int(port) == PORT
+    with (
+        socket.create_server((host, 0)) as listening,
+        started(
+            *words[1:-1],
+            str(config),
+            sockets=(listening,),
+            **{"NOTIFY_SOCKET": manager.address, name: value.replace("%d", str(tmp_path))},
+        ) as serving,
+    ):
+        while "READY=1" not in manager.next():
+            pass
+        assert service["ExecReload"].split()[1:] == ["-HUP", "$MAINPID"]
+        serving.send_signal(signal.SIGHUP)
+        assert manager.next()[0] == "RELOADING=1"
+        assert manager.next()[0] == "READY=1"
         serving.send_signal(signal.SIGTERM)
         assert serving.wait(30) == 0
+    manager.close()
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here")
+def test_systemd_finds_no_fault_in_the_units(tmp_path: Path) -> None:
+    for path in SYSTEMD.glob("everlog.*"):  # a program that is here
+        (tmp_path / path.name).write_text(
+            path.read_text().replace("/opt/everlog/bin/everlog", sys.executable)
+        )
+    files = [str(path) for path in tmp_path.glob("everlog.*")]
+    done = subprocess.run(["systemd-analyze", "verify", *files], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(files) == 2
 
 
 def test_a_snapshot_of_one_moment_has_all_that_was_acknowledged(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tests.docs.session import Session, blocks
 DOCS = Path(__file__).parent.parent.parent / "docs"
 PAGES = [
     DOCS / f"{name}.md"
-    for name in ("python", "modelling", "packaging", "following", "security", "time", "tour")
+    for name in ("python", "modelling", "operating", "packaging", "following", "security", "time", "tour")
 ]
 RUN_ELSEWHERE = ("backup", "deployment", "erasure", "expiry", "history", "migrations", "privacy", "proofs")
 LONG = [DOCS / f"{name}.md" for name in RUN_ELSEWHERE]

@@ -66,6 +66,8 @@ def test_every_verb_that_reads_works_while_the_disk_is_full(
                 ended = everlog("-u", url, *words)
                 assert ended.code == 0, (words, ended.err)
         assert ": the disk is full" in everlog("-u", server.url("x"), "status").out
+        ended = everlog("health", server.url("x"))
+        assert (ended.code, ended.out.count("writes refused since 20")) == (3, 1)
         assert "  Writes refused since 20" in everlog("-u", server.url("x"), "status").out
         assert everlog("-u", server.url("x"), "status", "--json").json[0]["writes"]["since_ns"] > 0
         assert "  Writes refused: the disk of " in everlog("-u", f"file:{small_disk / 'db'}", "status").out

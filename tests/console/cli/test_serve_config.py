@@ -94,7 +94,7 @@ def test_the_flag_outranks_variables_and_these_the_file(
         ("approver = [\n 'a',\n 3]\n", "serve.toml:1: approver: expected text, found an integer"),
         ("hold = false\n[databases]\na = 1", "serve.toml:2: databases.a: expected text, found an integer"),
         ("log-level = 'loud'", "serve.toml:1: log-level: 'loud' is not one of"),
-        ("wait-timeout = 'soon'", "serve.toml:1: wait-timeout: expected a duration like 60s"),
+        ("wait-timeout = 'soon'", "serve.toml:1: wait-timeout: expected a duration like 90s"),
         ("listen = 2026-01-01", "listen: expected text, found a date or time"),
         ("config = 'x'", "--config cannot be set in the file"),
         ("env-file = 'x'", "--env-file cannot be set in the file"),

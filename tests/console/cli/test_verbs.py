@@ -46,6 +46,7 @@ VERBS = {
     "rollback": Verb("rollback --yes", f"{NOWHERE} rollback --yes", "up"),
     "down": Verb("down --yes", f"{NOWHERE} down --yes", "up"),
     "status": Verb("status", f"{NOWHERE} status"),
+    "health": Verb("health", f"{NOWHERE} health"),
     "dump": Verb("dump", f"{NOWHERE} dump"),
     "load": Verb("-u file:other.db load", "load", "dump"),
     "baseline": Verb(f"baseline {shop.FIRST}", "baseline 7"),

@@ -18,8 +18,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from everlog.audit.backup import backup
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
+from everlog.rpc.server import endpoint as endpoints
 from everlog.rpc.server import metrics
-from everlog.rpc.server.metrics import METRICS, OTHER, Endpoint, Metrics, page_table
+from everlog.rpc.server.endpoint import Endpoint
+from everlog.rpc.server.metrics import METRICS, OTHER, Metrics, page_table
 from everlog.rpc.server.server import Server
 from everlog.store.errors import ConflictError, DiskError, OpenError, UnavailableError
 from everlog.store.schema.table import Index, Table
@@ -29,7 +31,7 @@ from tests.store.models import ITEM_ID, ITEMS, TEXT, Item, declare
 PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
 UNITS = ("_seconds", "_bytes", "_records", "_rows", "_total", "_seq", "_info", "_bytes_per_second")
 COUNTS = re.compile(  # gauges that count things need no unit
-    r"_(up|size|waiting|refused|subscribers|consumers|over_cap|connections(_max)?|running|migrations|files"
+    r"_(up|ready|size|waiting|refused|subscribers|consumers|over_cap|connections(_max)?|running|migrations|files"
     r"|stopped|readable|snapshots|rows_done)$"
 )
 
@@ -76,7 +78,10 @@ def scraped(endpoint: Endpoint) -> Scraped:
 
 @pytest.fixture
 def served(db: EmbeddedDatabase) -> Iterator[tuple[Server, Endpoint]]:
-    with Server({"shop": db}) as server, Endpoint("127.0.0.1:0", Metrics(server)) as endpoint:
+    with (
+        Server({"shop": db}) as server,
+        Endpoint("127.0.0.1:0", server.readiness, Metrics(server)) as endpoint,
+    ):
         yield server, endpoint
 
 
@@ -144,7 +149,7 @@ def test_followers_are_measured(db: EmbeddedDatabase, served: tuple[Server, Endp
 def test_refused_writes_and_denied_calls_are_measured(db: EmbeddedDatabase, tmp_path: Path) -> None:
     with (
         Server({"shop": db}, token="sesame") as server,
-        Endpoint("127.0.0.1:0", Metrics(server)) as endpoint,
+        Endpoint("127.0.0.1:0", server.readiness, Metrics(server)) as endpoint,
     ):
         with pytest.raises(UnavailableError), RemoteDatabase(server.url("shop"), retry_s=0) as remote:
             remote.admin.status()
@@ -165,7 +170,7 @@ def test_certificates_are_measured(db: EmbeddedDatabase, tmp_path: Path) -> None
     certificate, key = Authority(tmp_path).sign("localhost", days=3)
     with (
         Server({"shop": db}, tls=Tls(certificate, key, None)) as server,
-        Endpoint("127.0.0.1:0", Metrics(server)) as endpoint,
+        Endpoint("127.0.0.1:0", server.readiness, Metrics(server)) as endpoint,
     ):
         (found,) = scraped(endpoint).families["everlog_certificate_expires_timestamp_seconds"].samples
         assert found.labels["file"] == str(certificate)
@@ -177,7 +182,7 @@ def test_backups_are_measured(db: EmbeddedDatabase, tmp_path: Path, monkeypatch:
     where = tmp_path / "backup"
     with Server({"shop": db}) as server:
         measured = Metrics(server, {"shop": str(where)})
-        with Endpoint("127.0.0.1:0", measured) as endpoint:
+        with Endpoint("127.0.0.1:0", server.readiness, measured) as endpoint:
             assert scraped(endpoint)("backup_readable", database="shop") == 0
             backup(db, where)
             db.put(ITEMS, Item(id=1))
@@ -204,7 +209,7 @@ def test_a_database_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path)
         EmbeddedDatabase(tmp_path / "a") as a,
         EmbeddedDatabase(tmp_path / "b") as b,
         Server({"a": a, "b": b}) as server,
-        Endpoint("127.0.0.1:0", Metrics(server)) as endpoint,
+        Endpoint("127.0.0.1:0", server.readiness, Metrics(server)) as endpoint,
     ):
         a.close()
         now = scraped(endpoint)
@@ -256,13 +261,15 @@ def test_only_this_machine_reads_them_without_a_token(
     assert get(endpoint, Host="evil.example:9420")[0] == 421
     assert get(endpoint, "/")[0] == 404
     with pytest.raises(OpenError, match=r"could be read from other machines .*--metrics-token-file"):
-        Endpoint("0.0.0.0:0", Metrics(server))
-    with Endpoint("127.0.0.1:0", Metrics(server), token="sesame") as guarded:
+        Endpoint("0.0.0.0:0", server.readiness, Metrics(server))
+    with Endpoint("127.0.0.1:0", server.readiness, Metrics(server), token="sesame") as guarded:
         assert get(guarded)[0] == 401
         assert get(guarded, Authorization="Bearer thyme")[0] == 401
         assert get(guarded, Authorization="Bearer sesame", Host="metrics.example")[0] == 200
     with pytest.raises(OpenError, match="choose another --metrics"):
-        Endpoint(endpoint.url.removeprefix("http://").removesuffix("/metrics"), Metrics(server))
+        Endpoint(
+            endpoint.url.removeprefix("http://").removesuffix("/metrics"), server.readiness, Metrics(server)
+        )
 
 
 def test_the_missing_library_is_said_with_the_command(
@@ -270,15 +277,15 @@ def test_the_missing_library_is_said_with_the_command(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "prometheus_client", None)
     with pytest.raises(OpenError, match=r"pip install 'everlog\[metrics\]'"):
-        Endpoint("127.0.0.1:0", Metrics(served[0]))
+        Endpoint("127.0.0.1:0", served[0].readiness, Metrics(served[0]))
 
 
 def test_readers_that_do_not_read_are_refused_beyond_a_number(served: tuple[Server, Endpoint]) -> None:
     _, endpoint = served
     port = int(endpoint.url.removesuffix("/metrics").rpartition(":")[2])
-    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(metrics.REQUESTS_MAX)]
+    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(endpoints.REQUESTS_MAX)]
     started = threading.Event()
-    while sum(one.name.startswith("Thread-") for one in threading.enumerate()) < metrics.REQUESTS_MAX:
+    while sum(one.name.startswith("Thread-") for one in threading.enumerate()) < endpoints.REQUESTS_MAX:
         started.wait(0.01)
     with socket.create_connection(("127.0.0.1", port)) as one:
         assert one.recv(1) == b""

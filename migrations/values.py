@@ -86,18 +86,23 @@ def from_text(field: FieldDescriptor) -> Convert:
     kind = kind_of(field)
     if field.is_repeated or kind is MESSAGE:
         return _from_json_text(from_json(field))
+    return one_from_text(field)
+
+
+def one_from_text(field: FieldDescriptor) -> Convert:
+    """Return the converter from the text of one value, which is no message: of a field, or in its list."""
     if (enum := field.enum_type) is not None:
         return lambda text: _enum(enum, int(text) if _INT.fullmatch(text) else text)
-    return _TEXT.get(kind, _int)
+    return _TEXT.get(kind_of(field), _int)
 
 
 def from_json(field: FieldDescriptor) -> Convert:
     """Return the converter from a decoded JSON value. It takes None only if `takes_null`."""
     if not field.is_repeated:
-        return _one_from_json(field)
+        return one_from_json(field)
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         return _map_from_json(field.message_type)
-    convert, null = _one_from_json(field), takes_null(field)
+    convert, null = one_from_json(field), takes_null(field)
 
     def items(value: Any) -> Any:
         found = []
@@ -330,7 +335,7 @@ def _placed(place: str, convert: Convert, value: Any) -> Any:
         raise ValueError(f"{place}{'' if text.startswith(('.', '[')) else ': '}{text}") from None
 
 
-def _one_from_json(field: FieldDescriptor) -> Convert:
+def one_from_json(field: FieldDescriptor) -> Convert:
     """Return the converter of one value: of a field, a list item or a map value."""
     if (enum := field.enum_type) is not None:
         return lambda value: _enum(enum, value)
@@ -347,7 +352,7 @@ def _one_from_json(field: FieldDescriptor) -> Convert:
 
 def _map_from_json(entry: Descriptor) -> Convert:
     key, value = entry.fields_by_name["key"], entry.fields_by_name["value"]
-    kind, convert, null = kind_of(key), _one_from_json(value), takes_null(value)
+    kind, convert, null = kind_of(key), one_from_json(value), takes_null(value)
     read_key = _same if kind is STRING else _bool if kind is BOOL else _int
 
     def items(given: Any) -> Any:
@@ -422,7 +427,7 @@ def _of_text(make: Any, fielded: Convert) -> Convert:
 
 
 def _wrapped(make: Any, _: Convert) -> Convert:
-    convert = _one_from_json(make.DESCRIPTOR.fields_by_name["value"])
+    convert = one_from_json(make.DESCRIPTOR.fields_by_name["value"])
     return lambda value: make(value=convert(value))
 
 
@@ -571,15 +576,16 @@ def _defaults(descriptor: Descriptor) -> list[tuple[str, Any]]:
 def _encoder(field: FieldDescriptor, defaults: bool = True) -> Convert:
     """Return the function from a field's value to a JSON value."""
     if not field.is_repeated:
-        return _one_to_json(field, defaults)
+        return one_to_json(field, defaults)
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
-        encode = _one_to_json(field.message_type.fields_by_name["value"], defaults)
+        encode = one_to_json(field.message_type.fields_by_name["value"], defaults)
         return lambda value: {_key_text(key): encode(one) for key, one in value.items()}
-    encode = _one_to_json(field, defaults)
+    encode = one_to_json(field, defaults)
     return lambda value: [encode(one) for one in value]
 
 
-def _one_to_json(field: FieldDescriptor, defaults: bool) -> Convert:
+def one_to_json(field: FieldDescriptor, defaults: bool = False) -> Convert:
+    """Return the function from one value, of a field or in its list, to a JSON value."""
     if (enum := field.enum_type) is not None:
         if enum.full_name == _NULL:
             return lambda number: None if number == 0 else number

@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from everlog.proto import fields_pb2 as everlog_dot_proto_dot_fields__pb2
 from everlog.proto import log_pb2 as everlog_dot_proto_dot_log__pb2
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65verlog/proto/access.proto\x12\neverlog.v1\x1a\x17\x65verlog/proto/log.proto\x1a google/protobuf/descriptor.proto\"\x83\x01\n\x04Need\x12 \n\x05right\x18\x01 \x03(\x0e\x32\x11.everlog.v1.Right\x12\r\n\x05table\x18\x02 \x01(\t\x12\n\n\x02op\x18\x03 \x01(\t\x12\x0c\n\x04when\x18\x04 \x01(\t\x12\r\n\x05whole\x18\x05 \x01(\x08\x12\x11\n\tdangerous\x18\x06 \x01(\x08\x12\x0e\n\x06server\x18\x07 \x01(\x08\"F\n\x04Role\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x05rules\x18\x02 \x03(\x0b\x32\x10.everlog.v1.Rule\x12\x0f\n\x07\x61udited\x18\x03 \x01(\x01\"\xb2\x01\n\x04Rule\x12!\n\x06rights\x18\x01 \x03(\x0e\x32\x11.everlog.v1.Right\x12\x0e\n\x06tables\x18\x02 \x03(\t\x12\x1b\n\x03ops\x18\x03 \x03(\x0e\x32\x0e.everlog.v1.Op\x12#\n\x04rows\x18\x04 \x03(\x0b\x32\x15.everlog.v1.Condition\x12\x0e\n\x06hidden\x18\x05 \x03(\t\x12%\n\x08\x62indings\x18\x06 \x03(\x0b\x32\x13.everlog.v1.Binding\"]\n\x07\x42inding\x12\r\n\x05table\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05space\x18\x03 \x01(\r\x12&\n\x06\x66ields\x18\x04 \x03(\x0b\x32\x16.everlog.v1.BoundField\"+\n\nBoundField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07numbers\x18\x02 \x03(\r\"*\n\tCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\"7\n\x05Grant\x12\x10\n\x08identity\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0e\n\x06tables\x18\x03 \x03(\t\"\x92\x01\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x12\x12\n\nexpires_ns\x18\x04 \x01(\x06\x12\r\n\x05roles\x18\x05 \x03(\t\x12\x10\n\x08\x64\x61tabase\x18\x06 \x01(\x0c\x12\x10\n\x08replaces\x18\x07 \x01(\t\x12\x18\n\x10replaced_ends_ns\x18\x08 \x01(\x06\"!\n\rWhoAmIRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"\x8d\x01\n\x0eWhoAmIResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x05proof\x18\x02 \x01(\x0e\x32\x18.everlog.v1.Commit.Proof\x12\x12\n\nexpires_ns\x18\x03 \x01(\x06\x12\r\n\x05roles\x18\x04 \x03(\t\x12!\n\x06rights\x18\x05 \x03(\x0e\x32\x11.everlog.v1.Right\"I\n\x11ShowAccessRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0e\n\x06\x61t_seq\x18\x02 \x01(\x04\x12\x12\n\nat_time_ns\x18\x03 \x01(\x06\"t\n\x0c\x41\x63\x63\x65ssChange\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0f\n\x07time_ns\x18\x02 \x01(\x06\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\'\n\x05proof\x18\x05 \x01(\x0e\x32\x18.everlog.v1.Commit.Proof\"U\n\tShownRole\x12\x1e\n\x04role\x18\x01 \x01(\x0b\x32\x10.everlog.v1.Role\x12(\n\x06\x63hange\x18\x02 \x01(\x0b\x32\x18.everlog.v1.AccessChange\"X\n\nShownGrant\x12 \n\x05grant\x18\x01 \x01(\x0b\x32\x11.everlog.v1.Grant\x12(\n\x06\x63hange\x18\x02 \x01(\x0b\x32\x18.everlog.v1.AccessChange\"\x93\x01\n\nShownToken\x12 \n\x05token\x18\x01 \x01(\x0b\x32\x11.everlog.v1.Token\x12)\n\x07\x63reated\x18\x02 \x01(\x0b\x32\x18.everlog.v1.AccessChange\x12\x0f\n\x07\x65nds_ns\x18\x03 \x01(\x06\x12\'\n\x05\x65nded\x18\x04 \x01(\x0b\x32\x18.everlog.v1.AccessChange\"\xa9\x01\n\x12ShowAccessResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12$\n\x05roles\x18\x02 \x03(\x0b\x32\x15.everlog.v1.ShownRole\x12&\n\x06grants\x18\x03 \x03(\x0b\x32\x16.everlog.v1.ShownGrant\x12&\n\x06tokens\x18\x04 \x03(\x0b\x32\x16.everlog.v1.ShownToken\x12\x10\n\x08problems\x18\x05 \x03(\t\"\x9f\x01\n\x14\x45xplainAccessRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0b\n\x03who\x18\x02 \x01(\t\x12\x0c\n\x04verb\x18\x03 \x01(\t\x12\r\n\x05table\x18\x04 \x01(\t\x12\x0e\n\x06\x61t_seq\x18\x05 \x01(\x04\x12\x12\n\nat_time_ns\x18\x06 \x01(\x06\x12\x10\n\x03key\x18\x07 \x01(\x0cH\x00\x88\x01\x01\x12\r\n\x05\x66ield\x18\x08 \x01(\tB\x06\n\x04_key\"H\n\x15\x45xplainAccessResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x11\n\tsentences\x18\x03 \x03(\t\"d\n\x11\x44\x65\x66ineRoleRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x1e\n\x04role\x18\x02 \x01(\x0b\x32\x10.everlog.v1.Role\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"R\n\x11RemoveRoleRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"a\n\x0cGrantRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12 \n\x05grant\x18\x02 \x01(\x0b\x32\x11.everlog.v1.Grant\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"g\n\x12\x43reateTokenRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12 \n\x05token\x18\x02 \x01(\x0b\x32\x11.everlog.v1.Token\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"Q\n\x12RevokeTokenRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x1d\n\x0e\x41\x63\x63\x65ssResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x04*\xdb\x02\n\x05Right\x12\x15\n\x11RIGHT_UNSPECIFIED\x10\x00\x12\x08\n\x04READ\x10\x01\x12\t\n\x05WRITE\x10\x02\x12\x08\n\x04LOAD\x10\x03\x12\x08\n\x04\x46\x45\x45\x44\x10\x04\x12\x0b\n\x07HISTORY\x10\x05\x12\x08\n\x04KEYS\x10\x06\x12\x0b\n\x07MIGRATE\x10\x07\x12\x0b\n\x07PROPOSE\x10\x08\x12\x0b\n\x07\x41PPROVE\x10\t\x12\x0c\n\x08ROLLBACK\x10\n\x12\x08\n\x04HOLD\x10\x0b\x12\x0b\n\x07\x41RCHIVE\x10\x0c\x12\n\n\x06\x42\x41\x43KUP\x10\r\x12\x0b\n\x07RESTORE\x10\x0e\x12\x0b\n\x07REBUILD\x10\x0f\x12\n\n\x06\x46ORGET\x10\x10\x12\x08\n\x04SIGN\x10\x11\x12\r\n\tCONSUMERS\x10\x12\x12\t\n\x05\x41\x44MIN\x10\x13\x12\n\n\x06STATUS\x10\x14\x12\t\n\x05\x43HECK\x10\x15\x12\t\n\x05PROVE\x10\x16\x12\x0b\n\x07RELEASE\x10\x17\x12\n\n\x06REMOVE\x10\x18\x12\x08\n\x04\x44ROP\x10\x19\x12\t\n\x05GRANT\x10\x1a\x12\t\n\x05\x41UDIT\x10\x1b\x32\xdc\x05\n\x06\x41\x63\x63\x65ss\x12G\n\x06WhoAmI\x12\x19.everlog.v1.WhoAmIRequest\x1a\x1a.everlog.v1.WhoAmIResponse\"\x06\xa2\xcf\x18\x02\x38\x01\x12N\n\x04Show\x12\x1d.everlog.v1.ShowAccessRequest\x1a\x1e.everlog.v1.ShowAccessResponse\"\x07\xa2\xcf\x18\x03\n\x01\x1b\x12\\\n\x07\x45xplain\x12 .everlog.v1.ExplainAccessRequest\x1a!.everlog.v1.ExplainAccessResponse\"\x0c\xa2\xcf\x18\x08\n\x01\x1b\"\x03who\x12P\n\nDefineRole\x12\x1d.everlog.v1.DefineRoleRequest\x1a\x1a.everlog.v1.AccessResponse\"\x07\xa2\xcf\x18\x03\n\x01\x1a\x12P\n\nRemoveRole\x12\x1d.everlog.v1.RemoveRoleRequest\x1a\x1a.everlog.v1.AccessResponse\"\x07\xa2\xcf\x18\x03\n\x01\x1a\x12\x46\n\x05Grant\x12\x18.everlog.v1.GrantRequest\x1a\x1a.everlog.v1.AccessResponse\"\x07\xa2\xcf\x18\x03\n\x01\x1a\x12G\n\x06Revoke\x12\x18.everlog.v1.GrantRequest\x1a\x1a.everlog.v1.AccessResponse\"\x07\xa2\xcf\x18\x03\n\x01\x1a\x12R\n\x0b\x43reateToken\x12\x1e.everlog.v1.CreateTokenRequest\x1a\x1a.everlog.v1.AccessResponse\"\x07\xa2\xcf\x18\x03\n\x01\x1a\x12R\n\x0bRevokeToken\x12\x1e.everlog.v1.RevokeTokenRequest\x1a\x1a.everlog.v1.AccessResponse\"\x07\xa2\xcf\x18\x03\n\x01\x1a:A\n\x05needs\x12\x1e.google.protobuf.MethodOptions\x18\xf4\x89\x03 \x03(\x0b\x32\x10.everlog.v1.NeedB$\n\neverlog.v1P\x01Z\x14\x65verlog/v1;everlogv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65verlog/proto/access.proto\x12\neverlog.v1\x1a\x1a\x65verlog/proto/fields.proto\x1a\x17\x65verlog/proto/log.proto\x1a google/protobuf/descriptor.proto\"\x83\x01\n\x04Need\x12 \n\x05right\x18\x01 \x03(\x0e\x32\x11.everlog.v1.Right\x12\r\n\x05table\x18\x02 \x01(\t\x12\n\n\x02op\x18\x03 \x01(\t\x12\x0c\n\x04when\x18\x04 \x01(\t\x12\r\n\x05whole\x18\x05 \x01(\x08\x12\x11\n\tdangerous\x18\x06 \x01(\x08\x12\x0e\n\x06server\x18\x07 \x01(\x08\"F\n\x04Role\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x05rules\x18\x02 \x03(\x0b\x32\x10.everlog.v1.Rule\x12\x0f\n\x07\x61udited\x18\x03 \x01(\x01\"\xb2\x01\n\x04Rule\x12!\n\x06rights\x18\x01 \x03(\x0e\x32\x11.everlog.v1.Right\x12\x0e\n\x06tables\x18\x02 \x03(\t\x12\x1b\n\x03ops\x18\x03 \x03(\x0e\x32\x0e.everlog.v1.Op\x12#\n\x04rows\x18\x04 \x03(\x0b\x32\x15.everlog.v1.Condition\x12\x0e\n\x06hidden\x18\x05 \x03(\t\x12%\n\x08\x62indings\x18\x06 \x03(\x0b\x32\x13.everlog.v1.Binding\"]\n\x07\x42inding\x12\r\n\x05table\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05space\x18\x03 \x01(\r\x12&\n\x06\x66ields\x18\x04 \x03(\x0b\x32\x16.everlog.v1.BoundField\"+\n\nBoundField\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07numbers\x18\x02 \x03(\r\"*\n\tCondition\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x03(\t\"7\n\x05Grant\x12\x10\n\x08identity\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0e\n\x06tables\x18\x03 \x03(\t\"\x92\x01\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x12\x12\n\nexpires_ns\x18\x04 \x01(\x06\x12\r\n\x05roles\x18\x05 \x03(\t\x12\x10\n\x08\x64\x61tabase\x18\x06 \x01(\x0c\x12\x10\n\x08replaces\x18\x07 \x01(\t\x12\x18\n\x10replaced_ends_ns\x18\x08 \x01(\x06\"!\n\rWhoAmIRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\"\x9e\x01\n\x0eWhoAmIResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x05proof\x18\x02 \x01(\x0e\x32\x18.everlog.v1.Commit.Proof\x12\x12\n\nexpires_ns\x18\x03 \x01(\x06\x12\r\n\x05roles\x18\x04 \x03(\t\x12!\n\x06rights\x18\x05 \x03(\x0e\x32\x11.everlog.v1.Right\x12\x0f\n\x07methods\x18\x06 \x03(\t\"I\n\x11ShowAccessRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0e\n\x06\x61t_seq\x18\x02 \x01(\x04\x12\x12\n\nat_time_ns\x18\x03 \x01(\x06\"t\n\x0c\x41\x63\x63\x65ssChange\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0f\n\x07time_ns\x18\x02 \x01(\x06\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\'\n\x05proof\x18\x05 \x01(\x0e\x32\x18.everlog.v1.Commit.Proof\"U\n\tShownRole\x12\x1e\n\x04role\x18\x01 \x01(\x0b\x32\x10.everlog.v1.Role\x12(\n\x06\x63hange\x18\x02 \x01(\x0b\x32\x18.everlog.v1.AccessChange\"X\n\nShownGrant\x12 \n\x05grant\x18\x01 \x01(\x0b\x32\x11.everlog.v1.Grant\x12(\n\x06\x63hange\x18\x02 \x01(\x0b\x32\x18.everlog.v1.AccessChange\"\x93\x01\n\nShownToken\x12 \n\x05token\x18\x01 \x01(\x0b\x32\x11.everlog.v1.Token\x12)\n\x07\x63reated\x18\x02 \x01(\x0b\x32\x18.everlog.v1.AccessChange\x12\x0f\n\x07\x65nds_ns\x18\x03 \x01(\x06\x12\'\n\x05\x65nded\x18\x04 \x01(\x0b\x32\x18.everlog.v1.AccessChange\"\xa9\x01\n\x12ShowAccessResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12$\n\x05roles\x18\x02 \x03(\x0b\x32\x15.everlog.v1.ShownRole\x12&\n\x06grants\x18\x03 \x03(\x0b\x32\x16.everlog.v1.ShownGrant\x12&\n\x06tokens\x18\x04 \x03(\x0b\x32\x16.everlog.v1.ShownToken\x12\x10\n\x08problems\x18\x05 \x03(\t\"\xa5\x01\n\x14\x45xplainAccessRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0b\n\x03who\x18\x02 \x01(\t\x12\x0c\n\x04verb\x18\x03 \x01(\t\x12\r\n\x05table\x18\x04 \x01(\t\x12\x0e\n\x06\x61t_seq\x18\x05 \x01(\x04\x12\x12\n\nat_time_ns\x18\x06 \x01(\x06\x12\x16\n\x03key\x18\x07 \x01(\x0c\x42\x04\xa8\xcf\x18\x02H\x00\x88\x01\x01\x12\r\n\x05\x66ield\x18\x08 \x01(\tB\x06\n\x04_key\"H\n\x15\x45xplainAccessResponse\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x11\n\tsentences\x18\x03 \x03(\t\"d\n\x11\x44\x65\x66ineRoleRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x1e\n\x04role\x18\x02 \x01(\x0b\x32\x10.everlog.v1.Role\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"R\n\x11RemoveRoleRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"a\n\x0cGrantRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12 \n\x05grant\x18\x02 \x01(\x0b\x32\x11.everlog.v1.Grant\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"g\n\x12\x43reateTokenRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12 \n\x05token\x18\x02 \x01(\x0b\x32\x11.everlog.v1.Token\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"Q\n\x12RevokeTokenRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x1d\n\x0e\x41\x63\x63\x65ssResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x04*\xdb\x02\n\x05Right\x12\x15\n\x11RIGHT_UNSPECIFIED\x10\x00\x12\x08\n\x04READ\x10\x01\x12\t\n\x05WRITE\x10\x02\x12\x08\n\x04LOAD\x10\x03\x12\x08\n\x04\x46\x45\x45\x44\x10\x04\x12\x0b\n\x07HISTORY\x10\x05\x12\x08\n\x04KEYS\x10\x06\x12\x0b\n\x07MIGRATE\x10\x07\x12\x0b\n\x07PROPOSE\x10\x08\x12\x0b\n\x07\x41PPROVE\x10\t\x12\x0c\n\x08ROLLBACK\x10\n\x12\x08\n\x04HOLD\x10\x0b\x12\x0b\n\x07\x41RCHIVE\x10\x0c\x12\n\n\x06\x42\x41\x43KUP\x10\r\x12\x0b\n\x07RESTORE\x10\x0e\x12\x0b\n\x07REBUILD\x10\x0f\x12\n\n\x06\x46ORGET\x10\x10\x12\x08\n\x04SIGN\x10\x11\x12\r\n\tCONSUMERS\x10\x12\x12\t\n\x05\x41\x44MIN\x10\x13\x12\n\n\x06STATUS\x10\x14\x12\t\n\x05\x43HECK\x10\x15\x12\t\n\x05PROVE\x10\x16\x12\x0b\n\x07RELEASE\x10\x17\x12\n\n\x06REMOVE\x10\x18\x12\x08\n\x04\x44ROP\x10\x19\x12\t\n\x05GRANT\x10\x1a\x12\t\n\x05\x41UDIT\x10\x1b\x32\xdc\x05\n\x06\x41\x63\x63\x65ss\x12G\n\x06WhoAmI\x12\x19.everlog.v1.WhoAmIRequest\x1a\x1a.everlog.v1.WhoAmIResponse\"\x06\xa2\xcf\x18\x02\x38\x01\x12N\n\x04Show\x12\x1d.everlog.v1.ShowAccessRequest\x1a\x1e.everlog.v1.ShowAccessResponse\"\x07\xa2\xcf\x18\x03\n\x01\x1b\x12\\\n\x07\x45xplain\x12 .everlog.v1.ExplainAccessRequest\x1a!.everlog.v1.ExplainAccessResponse\"\x0c\xa2\xcf\x18\x08\n\x01\x1b\"\x03who\x12P\n\nDefineRole\x12\x1d.everlog.v1.DefineRoleRequest\x1a\x1a.everlog.v1.AccessResponse\"\x07\xa2\xcf\x18\x03\n\x01\x1a\x12P\n\nRemoveRole\x12\x1d.everlog.v1.RemoveRoleRequest\x1a\x1a.everlog.v1.AccessResponse\"\x07\xa2\xcf\x18\x03\n\x01\x1a\x12\x46\n\x05Grant\x12\x18.everlog.v1.GrantRequest\x1a\x1a.everlog.v1.AccessResponse\"\x07\xa2\xcf\x18\x03\n\x01\x1a\x12G\n\x06Revoke\x12\x18.everlog.v1.GrantRequest\x1a\x1a.everlog.v1.AccessResponse\"\x07\xa2\xcf\x18\x03\n\x01\x1a\x12R\n\x0b\x43reateToken\x12\x1e.everlog.v1.CreateTokenRequest\x1a\x1a.everlog.v1.AccessResponse\"\x07\xa2\xcf\x18\x03\n\x01\x1a\x12R\n\x0bRevokeToken\x12\x1e.everlog.v1.RevokeTokenRequest\x1a\x1a.everlog.v1.AccessResponse\"\x07\xa2\xcf\x18\x03\n\x01\x1a:A\n\x05needs\x12\x1e.google.protobuf.MethodOptions\x18\xf4\x89\x03 \x03(\x0b\x32\x10.everlog.v1.NeedB$\n\neverlog.v1P\x01Z\x14\x65verlog/v1;everlogv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,6 +35,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'everlog.proto.access_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\neverlog.v1P\001Z\024everlog/v1;everlogv1'
+  _globals['_EXPLAINACCESSREQUEST'].fields_by_name['key']._loaded_options = None
+  _globals['_EXPLAINACCESSREQUEST'].fields_by_name['key']._serialized_options = b'\250\317\030\002'
   _globals['_ACCESS'].methods_by_name['WhoAmI']._loaded_options = None
   _globals['_ACCESS'].methods_by_name['WhoAmI']._serialized_options = b'\242\317\030\0028\001'
   _globals['_ACCESS'].methods_by_name['Show']._loaded_options = None
@@ -52,56 +55,56 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACCESS'].methods_by_name['CreateToken']._serialized_options = b'\242\317\030\003\n\001\032'
   _globals['_ACCESS'].methods_by_name['RevokeToken']._loaded_options = None
   _globals['_ACCESS'].methods_by_name['RevokeToken']._serialized_options = b'\242\317\030\003\n\001\032'
-  _globals['_RIGHT']._serialized_start=2490
-  _globals['_RIGHT']._serialized_end=2837
-  _globals['_NEED']._serialized_start=102
-  _globals['_NEED']._serialized_end=233
-  _globals['_ROLE']._serialized_start=235
-  _globals['_ROLE']._serialized_end=305
-  _globals['_RULE']._serialized_start=308
-  _globals['_RULE']._serialized_end=486
-  _globals['_BINDING']._serialized_start=488
-  _globals['_BINDING']._serialized_end=581
-  _globals['_BOUNDFIELD']._serialized_start=583
-  _globals['_BOUNDFIELD']._serialized_end=626
-  _globals['_CONDITION']._serialized_start=628
-  _globals['_CONDITION']._serialized_end=670
-  _globals['_GRANT']._serialized_start=672
-  _globals['_GRANT']._serialized_end=727
-  _globals['_TOKEN']._serialized_start=730
-  _globals['_TOKEN']._serialized_end=876
-  _globals['_WHOAMIREQUEST']._serialized_start=878
-  _globals['_WHOAMIREQUEST']._serialized_end=911
-  _globals['_WHOAMIRESPONSE']._serialized_start=914
-  _globals['_WHOAMIRESPONSE']._serialized_end=1055
-  _globals['_SHOWACCESSREQUEST']._serialized_start=1057
-  _globals['_SHOWACCESSREQUEST']._serialized_end=1130
-  _globals['_ACCESSCHANGE']._serialized_start=1132
-  _globals['_ACCESSCHANGE']._serialized_end=1248
-  _globals['_SHOWNROLE']._serialized_start=1250
-  _globals['_SHOWNROLE']._serialized_end=1335
-  _globals['_SHOWNGRANT']._serialized_start=1337
-  _globals['_SHOWNGRANT']._serialized_end=1425
-  _globals['_SHOWNTOKEN']._serialized_start=1428
-  _globals['_SHOWNTOKEN']._serialized_end=1575
-  _globals['_SHOWACCESSRESPONSE']._serialized_start=1578
-  _globals['_SHOWACCESSRESPONSE']._serialized_end=1747
-  _globals['_EXPLAINACCESSREQUEST']._serialized_start=1750
-  _globals['_EXPLAINACCESSREQUEST']._serialized_end=1909
-  _globals['_EXPLAINACCESSRESPONSE']._serialized_start=1911
-  _globals['_EXPLAINACCESSRESPONSE']._serialized_end=1983
-  _globals['_DEFINEROLEREQUEST']._serialized_start=1985
-  _globals['_DEFINEROLEREQUEST']._serialized_end=2085
-  _globals['_REMOVEROLEREQUEST']._serialized_start=2087
-  _globals['_REMOVEROLEREQUEST']._serialized_end=2169
-  _globals['_GRANTREQUEST']._serialized_start=2171
-  _globals['_GRANTREQUEST']._serialized_end=2268
-  _globals['_CREATETOKENREQUEST']._serialized_start=2270
-  _globals['_CREATETOKENREQUEST']._serialized_end=2373
-  _globals['_REVOKETOKENREQUEST']._serialized_start=2375
-  _globals['_REVOKETOKENREQUEST']._serialized_end=2456
-  _globals['_ACCESSRESPONSE']._serialized_start=2458
-  _globals['_ACCESSRESPONSE']._serialized_end=2487
-  _globals['_ACCESS']._serialized_start=2840
-  _globals['_ACCESS']._serialized_end=3572
+  _globals['_RIGHT']._serialized_start=2541
+  _globals['_RIGHT']._serialized_end=2888
+  _globals['_NEED']._serialized_start=130
+  _globals['_NEED']._serialized_end=261
+  _globals['_ROLE']._serialized_start=263
+  _globals['_ROLE']._serialized_end=333
+  _globals['_RULE']._serialized_start=336
+  _globals['_RULE']._serialized_end=514
+  _globals['_BINDING']._serialized_start=516
+  _globals['_BINDING']._serialized_end=609
+  _globals['_BOUNDFIELD']._serialized_start=611
+  _globals['_BOUNDFIELD']._serialized_end=654
+  _globals['_CONDITION']._serialized_start=656
+  _globals['_CONDITION']._serialized_end=698
+  _globals['_GRANT']._serialized_start=700
+  _globals['_GRANT']._serialized_end=755
+  _globals['_TOKEN']._serialized_start=758
+  _globals['_TOKEN']._serialized_end=904
+  _globals['_WHOAMIREQUEST']._serialized_start=906
+  _globals['_WHOAMIREQUEST']._serialized_end=939
+  _globals['_WHOAMIRESPONSE']._serialized_start=942
+  _globals['_WHOAMIRESPONSE']._serialized_end=1100
+  _globals['_SHOWACCESSREQUEST']._serialized_start=1102
+  _globals['_SHOWACCESSREQUEST']._serialized_end=1175
+  _globals['_ACCESSCHANGE']._serialized_start=1177
+  _globals['_ACCESSCHANGE']._serialized_end=1293
+  _globals['_SHOWNROLE']._serialized_start=1295
+  _globals['_SHOWNROLE']._serialized_end=1380
+  _globals['_SHOWNGRANT']._serialized_start=1382
+  _globals['_SHOWNGRANT']._serialized_end=1470
+  _globals['_SHOWNTOKEN']._serialized_start=1473
+  _globals['_SHOWNTOKEN']._serialized_end=1620
+  _globals['_SHOWACCESSRESPONSE']._serialized_start=1623
+  _globals['_SHOWACCESSRESPONSE']._serialized_end=1792
+  _globals['_EXPLAINACCESSREQUEST']._serialized_start=1795
+  _globals['_EXPLAINACCESSREQUEST']._serialized_end=1960
+  _globals['_EXPLAINACCESSRESPONSE']._serialized_start=1962
+  _globals['_EXPLAINACCESSRESPONSE']._serialized_end=2034
+  _globals['_DEFINEROLEREQUEST']._serialized_start=2036
+  _globals['_DEFINEROLEREQUEST']._serialized_end=2136
+  _globals['_REMOVEROLEREQUEST']._serialized_start=2138
+  _globals['_REMOVEROLEREQUEST']._serialized_end=2220
+  _globals['_GRANTREQUEST']._serialized_start=2222
+  _globals['_GRANTREQUEST']._serialized_end=2319
+  _globals['_CREATETOKENREQUEST']._serialized_start=2321
+  _globals['_CREATETOKENREQUEST']._serialized_end=2424
+  _globals['_REVOKETOKENREQUEST']._serialized_start=2426
+  _globals['_REVOKETOKENREQUEST']._serialized_end=2507
+  _globals['_ACCESSRESPONSE']._serialized_start=2509
+  _globals['_ACCESSRESPONSE']._serialized_end=2538
+  _globals['_ACCESS']._serialized_start=2891
+  _globals['_ACCESS']._serialized_end=3623
 # @@protoc_insertion_point(module_scope)

@@ -482,6 +482,7 @@ class WhoAmIResponse(_message.Message):
     EXPIRES_NS_FIELD_NUMBER: _builtins.int
     ROLES_FIELD_NUMBER: _builtins.int
     RIGHTS_FIELD_NUMBER: _builtins.int
+    METHODS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Empty: an anonymous caller."""
     proof: _log_pb2.Commit.Proof.ValueType
@@ -493,6 +494,12 @@ class WhoAmIResponse(_message.Message):
 
     @_builtins.property
     def rights(self) -> _containers.RepeatedScalarFieldContainer[Global___Right.ValueType]: ...
+    @_builtins.property
+    def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the caller may call in the database, perhaps on some tables only, as `everlog.v1.Store/Get`; without a
+        database: what answers to every caller. Empty: the server does not say.
+        """
+
     def __init__(
         self,
         *,
@@ -501,10 +508,11 @@ class WhoAmIResponse(_message.Message):
         expires_ns: _builtins.int = ...,
         roles: _abc.Iterable[_builtins.str] | None = ...,
         rights: _abc.Iterable[Global___Right.ValueType] | None = ...,
+        methods: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_ns", b"expires_ns", "name", b"name", "proof", b"proof", "rights", b"rights", "roles", b"roles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_ns", b"expires_ns", "methods", b"methods", "name", b"name", "proof", b"proof", "rights", b"rights", "roles", b"roles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -106,25 +106,29 @@ class AccessServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DefineRole(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Defines a role, or replaces the one of that name.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveRole(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Removes an unused role.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Grant(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Gives an identity a role.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Revoke(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Takes a role from an identity.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

@@ -47,9 +47,13 @@ class AccessStub:
     Explain: _grpc.UnaryUnaryMultiCallable[_access_pb2.ExplainAccessRequest, _access_pb2.ExplainAccessResponse]
     """Says why a call is allowed or denied. Callers may always ask about themselves."""
     DefineRole: _grpc.UnaryUnaryMultiCallable[_access_pb2.DefineRoleRequest, _access_pb2.AccessResponse]
+    """Defines a role, or replaces the one of that name."""
     RemoveRole: _grpc.UnaryUnaryMultiCallable[_access_pb2.RemoveRoleRequest, _access_pb2.AccessResponse]
+    """Removes an unused role."""
     Grant: _grpc.UnaryUnaryMultiCallable[_access_pb2.GrantRequest, _access_pb2.AccessResponse]
+    """Gives an identity a role."""
     Revoke: _grpc.UnaryUnaryMultiCallable[_access_pb2.GrantRequest, _access_pb2.AccessResponse]
+    """Takes a role from an identity."""
     CreateToken: _grpc.UnaryUnaryMultiCallable[_access_pb2.CreateTokenRequest, _access_pb2.AccessResponse]
     """Records a token that the client has made: the server receives its hash, and never its text."""
     RevokeToken: _grpc.UnaryUnaryMultiCallable[_access_pb2.RevokeTokenRequest, _access_pb2.AccessResponse]
@@ -65,9 +69,13 @@ class AccessAsyncStub(AccessStub):
     Explain: _aio.UnaryUnaryMultiCallable[_access_pb2.ExplainAccessRequest, _access_pb2.ExplainAccessResponse]  # type: ignore[assignment]
     """Says why a call is allowed or denied. Callers may always ask about themselves."""
     DefineRole: _aio.UnaryUnaryMultiCallable[_access_pb2.DefineRoleRequest, _access_pb2.AccessResponse]  # type: ignore[assignment]
+    """Defines a role, or replaces the one of that name."""
     RemoveRole: _aio.UnaryUnaryMultiCallable[_access_pb2.RemoveRoleRequest, _access_pb2.AccessResponse]  # type: ignore[assignment]
+    """Removes an unused role."""
     Grant: _aio.UnaryUnaryMultiCallable[_access_pb2.GrantRequest, _access_pb2.AccessResponse]  # type: ignore[assignment]
+    """Gives an identity a role."""
     Revoke: _aio.UnaryUnaryMultiCallable[_access_pb2.GrantRequest, _access_pb2.AccessResponse]  # type: ignore[assignment]
+    """Takes a role from an identity."""
     CreateToken: _aio.UnaryUnaryMultiCallable[_access_pb2.CreateTokenRequest, _access_pb2.AccessResponse]  # type: ignore[assignment]
     """Records a token that the client has made: the server receives its hash, and never its text."""
     RevokeToken: _aio.UnaryUnaryMultiCallable[_access_pb2.RevokeTokenRequest, _access_pb2.AccessResponse]  # type: ignore[assignment]
@@ -103,28 +111,32 @@ class AccessServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _access_pb2.DefineRoleRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_access_pb2.AccessResponse, _abc.Awaitable[_access_pb2.AccessResponse]]: ...
+    ) -> _typing.Union[_access_pb2.AccessResponse, _abc.Awaitable[_access_pb2.AccessResponse]]:
+        """Defines a role, or replaces the one of that name."""
 
     @_abc_1.abstractmethod
     def RemoveRole(
         self,
         request: _access_pb2.RemoveRoleRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_access_pb2.AccessResponse, _abc.Awaitable[_access_pb2.AccessResponse]]: ...
+    ) -> _typing.Union[_access_pb2.AccessResponse, _abc.Awaitable[_access_pb2.AccessResponse]]:
+        """Removes an unused role."""
 
     @_abc_1.abstractmethod
     def Grant(
         self,
         request: _access_pb2.GrantRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_access_pb2.AccessResponse, _abc.Awaitable[_access_pb2.AccessResponse]]: ...
+    ) -> _typing.Union[_access_pb2.AccessResponse, _abc.Awaitable[_access_pb2.AccessResponse]]:
+        """Gives an identity a role."""
 
     @_abc_1.abstractmethod
     def Revoke(
         self,
         request: _access_pb2.GrantRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_access_pb2.AccessResponse, _abc.Awaitable[_access_pb2.AccessResponse]]: ...
+    ) -> _typing.Union[_access_pb2.AccessResponse, _abc.Awaitable[_access_pb2.AccessResponse]]:
+        """Takes a role from an identity."""
 
     @_abc_1.abstractmethod
     def CreateToken(

@@ -34,6 +34,7 @@ class AdminStub:
     ListDatabases: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListDatabasesRequest, _admin_pb2.ListDatabasesResponse]
     """Lists the databases that this server hosts."""
     Status: _grpc.UnaryUnaryMultiCallable[_admin_pb2.StatusRequest, _admin_pb2.StatusResponse]
+    """Returns the state of the database in numbers, and what needs attention."""
     Health: _grpc.UnaryUnaryMultiCallable[_admin_pb2.HealthRequest, _admin_pb2.HealthResponse]
     """Returns whether the database takes calls now, and why not. For callers without a token there is also
     grpc.health.v1.Health.
@@ -57,6 +58,7 @@ class AdminAsyncStub(AdminStub):
     ListDatabases: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListDatabasesRequest, _admin_pb2.ListDatabasesResponse]  # type: ignore[assignment]
     """Lists the databases that this server hosts."""
     Status: _aio.UnaryUnaryMultiCallable[_admin_pb2.StatusRequest, _admin_pb2.StatusResponse]  # type: ignore[assignment]
+    """Returns the state of the database in numbers, and what needs attention."""
     Health: _aio.UnaryUnaryMultiCallable[_admin_pb2.HealthRequest, _admin_pb2.HealthResponse]  # type: ignore[assignment]
     """Returns whether the database takes calls now, and why not. For callers without a token there is also
     grpc.health.v1.Health.
@@ -88,7 +90,8 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _admin_pb2.StatusRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_admin_pb2.StatusResponse, _abc.Awaitable[_admin_pb2.StatusResponse]]: ...
+    ) -> _typing.Union[_admin_pb2.StatusResponse, _abc.Awaitable[_admin_pb2.StatusResponse]]:
+        """Returns the state of the database in numbers, and what needs attention."""
 
     @_abc_1.abstractmethod
     def Health(

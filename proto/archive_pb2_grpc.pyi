@@ -42,7 +42,9 @@ class ArchiveStub:
     Hold: _grpc.UnaryUnaryMultiCallable[_archive_pb2.HoldRequest, _archive_pb2.HoldsResponse]
     """Keeps the record at `seq` and later ones. A second call with the same name moves the hold."""
     Release: _grpc.UnaryUnaryMultiCallable[_archive_pb2.ReleaseRequest, _archive_pb2.HoldsResponse]
+    """Removes a hold: the log that it kept can be archived."""
     Holds: _grpc.UnaryUnaryMultiCallable[_archive_pb2.HoldsRequest, _archive_pb2.HoldsResponse]
+    """Lists the holds."""
 
 @_typing.type_check_only
 class ArchiveAsyncStub(ArchiveStub):
@@ -54,7 +56,9 @@ class ArchiveAsyncStub(ArchiveStub):
     Hold: _aio.UnaryUnaryMultiCallable[_archive_pb2.HoldRequest, _archive_pb2.HoldsResponse]  # type: ignore[assignment]
     """Keeps the record at `seq` and later ones. A second call with the same name moves the hold."""
     Release: _aio.UnaryUnaryMultiCallable[_archive_pb2.ReleaseRequest, _archive_pb2.HoldsResponse]  # type: ignore[assignment]
+    """Removes a hold: the log that it kept can be archived."""
     Holds: _aio.UnaryUnaryMultiCallable[_archive_pb2.HoldsRequest, _archive_pb2.HoldsResponse]  # type: ignore[assignment]
+    """Lists the holds."""
 
 class ArchiveServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -86,13 +90,15 @@ class ArchiveServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _archive_pb2.ReleaseRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_archive_pb2.HoldsResponse, _abc.Awaitable[_archive_pb2.HoldsResponse]]: ...
+    ) -> _typing.Union[_archive_pb2.HoldsResponse, _abc.Awaitable[_archive_pb2.HoldsResponse]]:
+        """Removes a hold: the log that it kept can be archived."""
 
     @_abc_1.abstractmethod
     def Holds(
         self,
         request: _archive_pb2.HoldsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_archive_pb2.HoldsResponse, _abc.Awaitable[_archive_pb2.HoldsResponse]]: ...
+    ) -> _typing.Union[_archive_pb2.HoldsResponse, _abc.Awaitable[_archive_pb2.HoldsResponse]]:
+        """Lists the holds."""
 
 def add_ArchiveServicer_to_server(servicer: ArchiveServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

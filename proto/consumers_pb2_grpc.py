@@ -60,27 +60,31 @@ class ConsumersServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Register(self, request, context):
-        """A name of another identity needs the right REMOVE as well, and a reason: what is held for it could be lost.
+        """Registers a durable name of a follower, or changes its cap or owner.
+        A name of another identity needs the right REMOVE as well, and a reason: what is held for it could be lost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Bookmark(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Moves the position of a consumer.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def List(self, request, context):
-        """Callers whose rights are limited to some tables see their own consumers.
+        """Lists the consumers.
+        Callers whose rights are limited to some tables see their own consumers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Remove(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Removes a consumer: the log is no longer kept for it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

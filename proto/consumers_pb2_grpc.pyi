@@ -40,21 +40,33 @@ class ConsumersStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ConsumersAsyncStub: ...
     Register: _grpc.UnaryUnaryMultiCallable[_consumers_pb2.RegisterRequest, _consumers_pb2.RegisterResponse]
-    """A name of another identity needs the right REMOVE as well, and a reason: what is held for it could be lost."""
+    """Registers a durable name of a follower, or changes its cap or owner.
+    A name of another identity needs the right REMOVE as well, and a reason: what is held for it could be lost.
+    """
     Bookmark: _grpc.UnaryUnaryMultiCallable[_consumers_pb2.BookmarkRequest, _consumers_pb2.BookmarkResponse]
+    """Moves the position of a consumer."""
     List: _grpc.UnaryUnaryMultiCallable[_consumers_pb2.ListConsumersRequest, _consumers_pb2.ListConsumersResponse]
-    """Callers whose rights are limited to some tables see their own consumers."""
+    """Lists the consumers.
+    Callers whose rights are limited to some tables see their own consumers.
+    """
     Remove: _grpc.UnaryUnaryMultiCallable[_consumers_pb2.RemoveConsumerRequest, _consumers_pb2.RemoveConsumerResponse]
+    """Removes a consumer: the log is no longer kept for it."""
 
 @_typing.type_check_only
 class ConsumersAsyncStub(ConsumersStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Register: _aio.UnaryUnaryMultiCallable[_consumers_pb2.RegisterRequest, _consumers_pb2.RegisterResponse]  # type: ignore[assignment]
-    """A name of another identity needs the right REMOVE as well, and a reason: what is held for it could be lost."""
+    """Registers a durable name of a follower, or changes its cap or owner.
+    A name of another identity needs the right REMOVE as well, and a reason: what is held for it could be lost.
+    """
     Bookmark: _aio.UnaryUnaryMultiCallable[_consumers_pb2.BookmarkRequest, _consumers_pb2.BookmarkResponse]  # type: ignore[assignment]
+    """Moves the position of a consumer."""
     List: _aio.UnaryUnaryMultiCallable[_consumers_pb2.ListConsumersRequest, _consumers_pb2.ListConsumersResponse]  # type: ignore[assignment]
-    """Callers whose rights are limited to some tables see their own consumers."""
+    """Lists the consumers.
+    Callers whose rights are limited to some tables see their own consumers.
+    """
     Remove: _aio.UnaryUnaryMultiCallable[_consumers_pb2.RemoveConsumerRequest, _consumers_pb2.RemoveConsumerResponse]  # type: ignore[assignment]
+    """Removes a consumer: the log is no longer kept for it."""
 
 class ConsumersServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -63,14 +75,17 @@ class ConsumersServicer(metaclass=_abc_1.ABCMeta):
         request: _consumers_pb2.RegisterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_consumers_pb2.RegisterResponse, _abc.Awaitable[_consumers_pb2.RegisterResponse]]:
-        """A name of another identity needs the right REMOVE as well, and a reason: what is held for it could be lost."""
+        """Registers a durable name of a follower, or changes its cap or owner.
+        A name of another identity needs the right REMOVE as well, and a reason: what is held for it could be lost.
+        """
 
     @_abc_1.abstractmethod
     def Bookmark(
         self,
         request: _consumers_pb2.BookmarkRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_consumers_pb2.BookmarkResponse, _abc.Awaitable[_consumers_pb2.BookmarkResponse]]: ...
+    ) -> _typing.Union[_consumers_pb2.BookmarkResponse, _abc.Awaitable[_consumers_pb2.BookmarkResponse]]:
+        """Moves the position of a consumer."""
 
     @_abc_1.abstractmethod
     def List(
@@ -78,13 +93,16 @@ class ConsumersServicer(metaclass=_abc_1.ABCMeta):
         request: _consumers_pb2.ListConsumersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_consumers_pb2.ListConsumersResponse, _abc.Awaitable[_consumers_pb2.ListConsumersResponse]]:
-        """Callers whose rights are limited to some tables see their own consumers."""
+        """Lists the consumers.
+        Callers whose rights are limited to some tables see their own consumers.
+        """
 
     @_abc_1.abstractmethod
     def Remove(
         self,
         request: _consumers_pb2.RemoveConsumerRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_consumers_pb2.RemoveConsumerResponse, _abc.Awaitable[_consumers_pb2.RemoveConsumerResponse]]: ...
+    ) -> _typing.Union[_consumers_pb2.RemoveConsumerResponse, _abc.Awaitable[_consumers_pb2.RemoveConsumerResponse]]:
+        """Removes a consumer: the log is no longer kept for it."""
 
 def add_ConsumersServicer_to_server(servicer: ConsumersServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

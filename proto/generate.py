@@ -2,6 +2,7 @@
 
     proto/*.proto ─ protoc ─▶ *_pb2.py *_pb2.pyi            messages, and their types
                               *_pb2_grpc.py *_pb2_grpc.pyi  where the file has a service
+                              contract.binpb                all files with their comments
 
 The folder is mapped to `everlog/proto`, so that generated code imports `everlog.proto` and a
 descriptor's name is `everlog/proto/log.proto`, wherever the sources lie. What it writes is
@@ -13,8 +14,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
 HERE = Path(__file__).parent
 PACKAGE = "everlog/proto"
+CONTRACT = "contract.binpb"
 
 
 def generate(target: Path) -> list[Path]:
@@ -27,11 +31,29 @@ def generate(target: Path) -> list[Path]:
     with tempfile.TemporaryDirectory() as out:
         _protoc(sources, f"--python_out={out}", f"--mypy_out=quiet:{out}")
         _protoc(services, f"--grpc_python_out={out}", f"--mypy_grpc_out=quiet:{out}")
+        described = Path(out) / CONTRACT
+        _protoc(sources, "--include_source_info", f"--descriptor_set_out={described}")
+        (Path(out) / PACKAGE / CONTRACT).write_bytes(_commented(described.read_bytes()))
         written = []
         for made in sorted((Path(out) / PACKAGE).iterdir()):
             written.append(target / made.name)
             written[-1].write_bytes(made.read_bytes())
     return written
+
+
+def _commented(raw: bytes) -> bytes:
+    """Return a FileDescriptorSet with the comments, and without the places in the files."""
+    found = FileDescriptorSet.FromString(raw)
+    for file in found.file:
+        kept = [
+            one for one in file.source_code_info.location if one.leading_comments or one.trailing_comments
+        ]
+        for one in kept:
+            one.ClearField("span")
+            one.ClearField("leading_detached_comments")
+        del file.source_code_info.location[:]
+        file.source_code_info.location.extend(kept)
+    return found.SerializeToString(deterministic=True)
 
 
 def _protoc(sources: list[Path], *outputs: str) -> None:

@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from everlog.proto import access_pb2 as everlog_dot_proto_dot_access__pb2
+from everlog.proto import fields_pb2 as everlog_dot_proto_dot_fields__pb2
 from everlog.proto import log_pb2 as everlog_dot_proto_dot_log__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65verlog/proto/history.proto\x12\neverlog.v1\x1a\x1a\x65verlog/proto/access.proto\x1a\x17\x65verlog/proto/log.proto\"e\n\tAtRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x03seq\x18\x02 \x01(\x04H\x00\x12\x11\n\x07time_ns\x18\x03 \x01(\x06H\x00\x12\r\n\x05table\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\x04\x42\x04\n\x02\x61t\"]\n\nAtResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0f\n\x07time_ns\x18\x02 \x01(\x06\x12\"\n\x06schema\x18\x03 \x01(\x0b\x32\x12.everlog.v1.Schema\x12\r\n\x05table\x18\x04 \x01(\t\"?\n\nGeneration\x12\r\n\x05space\x18\x01 \x01(\r\x12\"\n\x06schema\x18\x02 \x01(\x0b\x32\x12.everlog.v1.Schema\"}\n\x0eHistoryRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x0b\n\x03key\x18\x04 \x01(\x0c\x12\x14\n\x0coldest_first\x18\x05 \x01(\x08\x12\x16\n\x0elimit_plus_one\x18\x06 \x01(\x04\"h\n\x0fHistoryResponse\x12+\n\x0bgenerations\x18\x01 \x03(\x0b\x32\x16.everlog.v1.Generation\x12(\n\x08versions\x18\x02 \x03(\x0b\x32\x16.everlog.v1.RowVersion\"\xb8\x02\n\nRowVersion\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0f\n\x07time_ns\x18\x02 \x01(\x06\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x05 \x01(\t\x12\x14\n\x0c\x63\x61usation_id\x18\x06 \x01(\t\x12\x0e\n\x06\x63lient\x18\x07 \x01(\t\x12\x1a\n\x02op\x18\x08 \x01(\x0e\x32\x0e.everlog.v1.Op\x12\x10\n\x03row\x18\t \x01(\x0cH\x00\x88\x01\x01\x12\x0e\n\x06\x66ields\x18\n \x03(\t\x12\x11\n\tmigration\x18\x0b \x01(\x04\x12\x0e\n\x06\x65rased\x18\x0c \x01(\x08\x12\r\n\x05space\x18\r \x01(\r\x12\x0e\n\x06sealed\x18\x0e \x01(\x08\x12\'\n\x05proof\x18\x0f \x01(\x0e\x32\x18.everlog.v1.Commit.ProofB\x06\n\x04_row\"c\n\x0b\x44iffRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x11\n\tstart_seq\x18\x04 \x01(\x04\x12\x0f\n\x07\x65nd_seq\x18\x05 \x01(\x04\">\n\x0c\x44iffResponse\x12.\n\x0b\x64ifferences\x18\x01 \x03(\x0b\x32\x19.everlog.v1.RowDifference\"x\n\rRowDifference\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x13\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0cH\x00\x88\x01\x01\x12\x12\n\x05\x61\x66ter\x18\x03 \x01(\x0cH\x01\x88\x01\x01\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x0e\n\x06\x66ields\x18\x05 \x03(\tB\t\n\x07_beforeB\x08\n\x06_after\"\xaf\x02\n\nLogRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x12\n\x05\x61\x63tor\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05table\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\x0b\n\x03key\x18\x05 \x01(\x0c\x12\x1b\n\x0e\x63orrelation_id\x18\x06 \x01(\tH\x01\x88\x01\x01\x12\x0c\n\x04kind\x18\x07 \x01(\t\x12\x11\n\tafter_seq\x18\x08 \x01(\x04\x12\x11\n\tuntil_seq\x18\t \x01(\x04\x12\x15\n\x08since_ns\x18\n \x01(\x06H\x02\x88\x01\x01\x12\x16\n\tbefore_ns\x18\x0b \x01(\x06H\x03\x88\x01\x01\x12\x16\n\x0elimit_plus_one\x18\x0c \x01(\x04\x42\x08\n\x06_actorB\x11\n\x0f_correlation_idB\x0b\n\t_since_nsB\x0c\n\n_before_ns\"V\n\x0bLogResponse\x12\"\n\x06schema\x18\x01 \x01(\x0b\x32\x12.everlog.v1.Schema\x12#\n\x07\x63ommits\x18\x02 \x03(\x0b\x32\x12.everlog.v1.Commit2\xbb\x02\n\x07History\x12\x43\n\x02\x41t\x12\x15.everlog.v1.AtRequest\x1a\x16.everlog.v1.AtResponse\"\x0e\xa2\xcf\x18\n\n\x01\x05\x12\x05table\x12T\n\x07History\x12\x1a.everlog.v1.HistoryRequest\x1a\x1b.everlog.v1.HistoryResponse\"\x0e\xa2\xcf\x18\n\n\x01\x05\x12\x05table0\x01\x12K\n\x04\x44iff\x12\x17.everlog.v1.DiffRequest\x1a\x18.everlog.v1.DiffResponse\"\x0e\xa2\xcf\x18\n\n\x01\x05\x12\x05table0\x01\x12H\n\x03Log\x12\x16.everlog.v1.LogRequest\x1a\x17.everlog.v1.LogResponse\"\x0e\xa2\xcf\x18\n\n\x01\x05\x12\x05table0\x01\x42$\n\neverlog.v1P\x01Z\x14\x65verlog/v1;everlogv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65verlog/proto/history.proto\x12\neverlog.v1\x1a\x1a\x65verlog/proto/access.proto\x1a\x1a\x65verlog/proto/fields.proto\x1a\x17\x65verlog/proto/log.proto\"e\n\tAtRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x03seq\x18\x02 \x01(\x04H\x00\x12\x11\n\x07time_ns\x18\x03 \x01(\x06H\x00\x12\r\n\x05table\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\x04\x42\x04\n\x02\x61t\"]\n\nAtResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0f\n\x07time_ns\x18\x02 \x01(\x06\x12\"\n\x06schema\x18\x03 \x01(\x0b\x32\x12.everlog.v1.Schema\x12\r\n\x05table\x18\x04 \x01(\t\"?\n\nGeneration\x12\r\n\x05space\x18\x01 \x01(\r\x12\"\n\x06schema\x18\x02 \x01(\x0b\x32\x12.everlog.v1.Schema\"\x83\x01\n\x0eHistoryRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x11\n\x03key\x18\x04 \x01(\x0c\x42\x04\xa8\xcf\x18\x02\x12\x14\n\x0coldest_first\x18\x05 \x01(\x08\x12\x16\n\x0elimit_plus_one\x18\x06 \x01(\x04\"h\n\x0fHistoryResponse\x12+\n\x0bgenerations\x18\x01 \x03(\x0b\x32\x16.everlog.v1.Generation\x12(\n\x08versions\x18\x02 \x03(\x0b\x32\x16.everlog.v1.RowVersion\"\xbe\x02\n\nRowVersion\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0f\n\x07time_ns\x18\x02 \x01(\x06\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x05 \x01(\t\x12\x14\n\x0c\x63\x61usation_id\x18\x06 \x01(\t\x12\x0e\n\x06\x63lient\x18\x07 \x01(\t\x12\x1a\n\x02op\x18\x08 \x01(\x0e\x32\x0e.everlog.v1.Op\x12\x16\n\x03row\x18\t \x01(\x0c\x42\x04\xa8\xcf\x18\x01H\x00\x88\x01\x01\x12\x0e\n\x06\x66ields\x18\n \x03(\t\x12\x11\n\tmigration\x18\x0b \x01(\x04\x12\x0e\n\x06\x65rased\x18\x0c \x01(\x08\x12\r\n\x05space\x18\r \x01(\r\x12\x0e\n\x06sealed\x18\x0e \x01(\x08\x12\'\n\x05proof\x18\x0f \x01(\x0e\x32\x18.everlog.v1.Commit.ProofB\x06\n\x04_row\"c\n\x0b\x44iffRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x11\n\tstart_seq\x18\x04 \x01(\x04\x12\x0f\n\x07\x65nd_seq\x18\x05 \x01(\x04\">\n\x0c\x44iffResponse\x12.\n\x0b\x64ifferences\x18\x01 \x03(\x0b\x32\x19.everlog.v1.RowDifference\"\x8a\x01\n\rRowDifference\x12\x11\n\x03key\x18\x01 \x01(\x0c\x42\x04\xa8\xcf\x18\x02\x12\x19\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0c\x42\x04\xa8\xcf\x18\x01H\x00\x88\x01\x01\x12\x18\n\x05\x61\x66ter\x18\x03 \x01(\x0c\x42\x04\xa8\xcf\x18\x01H\x01\x88\x01\x01\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x0e\n\x06\x66ields\x18\x05 \x03(\tB\t\n\x07_beforeB\x08\n\x06_after\"\xb5\x02\n\nLogRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x12\n\x05\x61\x63tor\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05table\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\x11\n\x03key\x18\x05 \x01(\x0c\x42\x04\xa8\xcf\x18\x02\x12\x1b\n\x0e\x63orrelation_id\x18\x06 \x01(\tH\x01\x88\x01\x01\x12\x0c\n\x04kind\x18\x07 \x01(\t\x12\x11\n\tafter_seq\x18\x08 \x01(\x04\x12\x11\n\tuntil_seq\x18\t \x01(\x04\x12\x15\n\x08since_ns\x18\n \x01(\x06H\x02\x88\x01\x01\x12\x16\n\tbefore_ns\x18\x0b \x01(\x06H\x03\x88\x01\x01\x12\x16\n\x0elimit_plus_one\x18\x0c \x01(\x04\x42\x08\n\x06_actorB\x11\n\x0f_correlation_idB\x0b\n\t_since_nsB\x0c\n\n_before_ns\"V\n\x0bLogResponse\x12\"\n\x06schema\x18\x01 \x01(\x0b\x32\x12.everlog.v1.Schema\x12#\n\x07\x63ommits\x18\x02 \x03(\x0b\x32\x12.everlog.v1.Commit2\xbb\x02\n\x07History\x12\x43\n\x02\x41t\x12\x15.everlog.v1.AtRequest\x1a\x16.everlog.v1.AtResponse\"\x0e\xa2\xcf\x18\n\n\x01\x05\x12\x05table\x12T\n\x07History\x12\x1a.everlog.v1.HistoryRequest\x1a\x1b.everlog.v1.HistoryResponse\"\x0e\xa2\xcf\x18\n\n\x01\x05\x12\x05table0\x01\x12K\n\x04\x44iff\x12\x17.everlog.v1.DiffRequest\x1a\x18.everlog.v1.DiffResponse\"\x0e\xa2\xcf\x18\n\n\x01\x05\x12\x05table0\x01\x12H\n\x03Log\x12\x16.everlog.v1.LogRequest\x1a\x17.everlog.v1.LogResponse\"\x0e\xa2\xcf\x18\n\n\x01\x05\x12\x05table0\x01\x42$\n\neverlog.v1P\x01Z\x14\x65verlog/v1;everlogv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,6 +35,18 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'everlog.proto.history_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\neverlog.v1P\001Z\024everlog/v1;everlogv1'
+  _globals['_HISTORYREQUEST'].fields_by_name['key']._loaded_options = None
+  _globals['_HISTORYREQUEST'].fields_by_name['key']._serialized_options = b'\250\317\030\002'
+  _globals['_ROWVERSION'].fields_by_name['row']._loaded_options = None
+  _globals['_ROWVERSION'].fields_by_name['row']._serialized_options = b'\250\317\030\001'
+  _globals['_ROWDIFFERENCE'].fields_by_name['key']._loaded_options = None
+  _globals['_ROWDIFFERENCE'].fields_by_name['key']._serialized_options = b'\250\317\030\002'
+  _globals['_ROWDIFFERENCE'].fields_by_name['before']._loaded_options = None
+  _globals['_ROWDIFFERENCE'].fields_by_name['before']._serialized_options = b'\250\317\030\001'
+  _globals['_ROWDIFFERENCE'].fields_by_name['after']._loaded_options = None
+  _globals['_ROWDIFFERENCE'].fields_by_name['after']._serialized_options = b'\250\317\030\001'
+  _globals['_LOGREQUEST'].fields_by_name['key']._loaded_options = None
+  _globals['_LOGREQUEST'].fields_by_name['key']._serialized_options = b'\250\317\030\002'
   _globals['_HISTORY'].methods_by_name['At']._loaded_options = None
   _globals['_HISTORY'].methods_by_name['At']._serialized_options = b'\242\317\030\n\n\001\005\022\005table'
   _globals['_HISTORY'].methods_by_name['History']._loaded_options = None
@@ -42,28 +55,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HISTORY'].methods_by_name['Diff']._serialized_options = b'\242\317\030\n\n\001\005\022\005table'
   _globals['_HISTORY'].methods_by_name['Log']._loaded_options = None
   _globals['_HISTORY'].methods_by_name['Log']._serialized_options = b'\242\317\030\n\n\001\005\022\005table'
-  _globals['_ATREQUEST']._serialized_start=96
-  _globals['_ATREQUEST']._serialized_end=197
-  _globals['_ATRESPONSE']._serialized_start=199
-  _globals['_ATRESPONSE']._serialized_end=292
-  _globals['_GENERATION']._serialized_start=294
-  _globals['_GENERATION']._serialized_end=357
-  _globals['_HISTORYREQUEST']._serialized_start=359
-  _globals['_HISTORYREQUEST']._serialized_end=484
-  _globals['_HISTORYRESPONSE']._serialized_start=486
-  _globals['_HISTORYRESPONSE']._serialized_end=590
-  _globals['_ROWVERSION']._serialized_start=593
-  _globals['_ROWVERSION']._serialized_end=905
-  _globals['_DIFFREQUEST']._serialized_start=907
-  _globals['_DIFFREQUEST']._serialized_end=1006
-  _globals['_DIFFRESPONSE']._serialized_start=1008
-  _globals['_DIFFRESPONSE']._serialized_end=1070
-  _globals['_ROWDIFFERENCE']._serialized_start=1072
-  _globals['_ROWDIFFERENCE']._serialized_end=1192
-  _globals['_LOGREQUEST']._serialized_start=1195
-  _globals['_LOGREQUEST']._serialized_end=1498
-  _globals['_LOGRESPONSE']._serialized_start=1500
-  _globals['_LOGRESPONSE']._serialized_end=1586
-  _globals['_HISTORY']._serialized_start=1589
-  _globals['_HISTORY']._serialized_end=1904
+  _globals['_ATREQUEST']._serialized_start=124
+  _globals['_ATREQUEST']._serialized_end=225
+  _globals['_ATRESPONSE']._serialized_start=227
+  _globals['_ATRESPONSE']._serialized_end=320
+  _globals['_GENERATION']._serialized_start=322
+  _globals['_GENERATION']._serialized_end=385
+  _globals['_HISTORYREQUEST']._serialized_start=388
+  _globals['_HISTORYREQUEST']._serialized_end=519
+  _globals['_HISTORYRESPONSE']._serialized_start=521
+  _globals['_HISTORYRESPONSE']._serialized_end=625
+  _globals['_ROWVERSION']._serialized_start=628
+  _globals['_ROWVERSION']._serialized_end=946
+  _globals['_DIFFREQUEST']._serialized_start=948
+  _globals['_DIFFREQUEST']._serialized_end=1047
+  _globals['_DIFFRESPONSE']._serialized_start=1049
+  _globals['_DIFFRESPONSE']._serialized_end=1111
+  _globals['_ROWDIFFERENCE']._serialized_start=1114
+  _globals['_ROWDIFFERENCE']._serialized_end=1252
+  _globals['_LOGREQUEST']._serialized_start=1255
+  _globals['_LOGREQUEST']._serialized_end=1564
+  _globals['_LOGRESPONSE']._serialized_start=1566
+  _globals['_LOGRESPONSE']._serialized_end=1652
+  _globals['_HISTORY']._serialized_start=1655
+  _globals['_HISTORY']._serialized_end=1970
 # @@protoc_insertion_point(module_scope)

@@ -60,25 +60,29 @@ class HistoryServicer:
     """Missing associated documentation comment in .proto file."""
 
     def At(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Returns the record and the schema of a point in time.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def History(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Streams the versions of a row, newest first.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Diff(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Streams the rows of a table that differ between two points in time.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Log(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Streams the commits that match a query, oldest first.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

@@ -38,17 +38,25 @@ class HistoryStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> HistoryAsyncStub: ...
     At: _grpc.UnaryUnaryMultiCallable[_history_pb2.AtRequest, _history_pb2.AtResponse]
+    """Returns the record and the schema of a point in time."""
     History: _grpc.UnaryStreamMultiCallable[_history_pb2.HistoryRequest, _history_pb2.HistoryResponse]
+    """Streams the versions of a row, newest first."""
     Diff: _grpc.UnaryStreamMultiCallable[_history_pb2.DiffRequest, _history_pb2.DiffResponse]
+    """Streams the rows of a table that differ between two points in time."""
     Log: _grpc.UnaryStreamMultiCallable[_history_pb2.LogRequest, _history_pb2.LogResponse]
+    """Streams the commits that match a query, oldest first."""
 
 @_typing.type_check_only
 class HistoryAsyncStub(HistoryStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     At: _aio.UnaryUnaryMultiCallable[_history_pb2.AtRequest, _history_pb2.AtResponse]  # type: ignore[assignment]
+    """Returns the record and the schema of a point in time."""
     History: _aio.UnaryStreamMultiCallable[_history_pb2.HistoryRequest, _history_pb2.HistoryResponse]  # type: ignore[assignment]
+    """Streams the versions of a row, newest first."""
     Diff: _aio.UnaryStreamMultiCallable[_history_pb2.DiffRequest, _history_pb2.DiffResponse]  # type: ignore[assignment]
+    """Streams the rows of a table that differ between two points in time."""
     Log: _aio.UnaryStreamMultiCallable[_history_pb2.LogRequest, _history_pb2.LogResponse]  # type: ignore[assignment]
+    """Streams the commits that match a query, oldest first."""
 
 class HistoryServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -56,27 +64,31 @@ class HistoryServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _history_pb2.AtRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_history_pb2.AtResponse, _abc.Awaitable[_history_pb2.AtResponse]]: ...
+    ) -> _typing.Union[_history_pb2.AtResponse, _abc.Awaitable[_history_pb2.AtResponse]]:
+        """Returns the record and the schema of a point in time."""
 
     @_abc_1.abstractmethod
     def History(
         self,
         request: _history_pb2.HistoryRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_history_pb2.HistoryResponse], _abc.AsyncIterator[_history_pb2.HistoryResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_history_pb2.HistoryResponse], _abc.AsyncIterator[_history_pb2.HistoryResponse]]:
+        """Streams the versions of a row, newest first."""
 
     @_abc_1.abstractmethod
     def Diff(
         self,
         request: _history_pb2.DiffRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_history_pb2.DiffResponse], _abc.AsyncIterator[_history_pb2.DiffResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_history_pb2.DiffResponse], _abc.AsyncIterator[_history_pb2.DiffResponse]]:
+        """Streams the rows of a table that differ between two points in time."""
 
     @_abc_1.abstractmethod
     def Log(
         self,
         request: _history_pb2.LogRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_history_pb2.LogResponse], _abc.AsyncIterator[_history_pb2.LogResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_history_pb2.LogResponse], _abc.AsyncIterator[_history_pb2.LogResponse]]:
+        """Streams the commits that match a query, oldest first."""
 
 def add_HistoryServicer_to_server(servicer: HistoryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -169,7 +169,8 @@ class MigrationsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Reject(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Rejects a proposal.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

@@ -46,6 +46,7 @@ class MigrationsStub:
     Approve: _grpc.UnaryStreamMultiCallable[_migrations_pb2.ApproveRequest, _migrations_pb2.ApproveResponse]
     """Approves a proposal, applies it, and streams the progress."""
     Reject: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.RejectRequest, _migrations_pb2.RejectResponse]
+    """Rejects a proposal."""
     PlanRollback: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.RollbackRequest, _migrations_pb2.PlanRollbackResponse]
     """Returns what Rollback would do and lose; changes nothing."""
     Rollback: _grpc.UnaryStreamMultiCallable[_migrations_pb2.RollbackRequest, _migrations_pb2.RollbackResponse]
@@ -83,6 +84,7 @@ class MigrationsAsyncStub(MigrationsStub):
     Approve: _aio.UnaryStreamMultiCallable[_migrations_pb2.ApproveRequest, _migrations_pb2.ApproveResponse]  # type: ignore[assignment]
     """Approves a proposal, applies it, and streams the progress."""
     Reject: _aio.UnaryUnaryMultiCallable[_migrations_pb2.RejectRequest, _migrations_pb2.RejectResponse]  # type: ignore[assignment]
+    """Rejects a proposal."""
     PlanRollback: _aio.UnaryUnaryMultiCallable[_migrations_pb2.RollbackRequest, _migrations_pb2.PlanRollbackResponse]  # type: ignore[assignment]
     """Returns what Rollback would do and lose; changes nothing."""
     Rollback: _aio.UnaryStreamMultiCallable[_migrations_pb2.RollbackRequest, _migrations_pb2.RollbackResponse]  # type: ignore[assignment]
@@ -164,7 +166,8 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _migrations_pb2.RejectRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_migrations_pb2.RejectResponse, _abc.Awaitable[_migrations_pb2.RejectResponse]]: ...
+    ) -> _typing.Union[_migrations_pb2.RejectResponse, _abc.Awaitable[_migrations_pb2.RejectResponse]]:
+        """Rejects a proposal."""
 
     @_abc_1.abstractmethod
     def PlanRollback(

@@ -23,9 +23,10 @@ _sym_db = _symbol_database.Default()
 
 
 from everlog.proto import access_pb2 as everlog_dot_proto_dot_access__pb2
+from everlog.proto import fields_pb2 as everlog_dot_proto_dot_fields__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65verlog/proto/people.proto\x12\neverlog.v1\x1a\x1a\x65verlog/proto/access.proto\"\xd7\x01\n\rForgetRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\r\n\x05space\x18\x03 \x01(\r\x12\r\n\x03key\x18\x04 \x01(\x0cH\x00\x12\x10\n\x06person\x18\x05 \x01(\x0cH\x00\x12\r\n\x05\x61\x63tor\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x08 \x01(\t\x12\x14\n\x0c\x63\x61usation_id\x18\t \x01(\t\x12\x0e\n\x06\x63lient\x18\n \x01(\t\x12\x11\n\tcommit_id\x18\x0b \x01(\x0c\x42\x05\n\x03who\"e\n\x0e\x46orgetResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0e\n\x06key_id\x18\x02 \x01(\x0c\x12\x0c\n\x04rows\x18\x03 \x01(\x04\x12(\n\tremaining\x18\x04 \x03(\x0b\x32\x15.everlog.v1.Remaining\"5\n\tRemaining\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0c\n\x04seqs\x18\x03 \x03(\x04\"v\n\rExportRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\r\n\x05space\x18\x03 \x01(\r\x12\r\n\x03key\x18\x04 \x01(\x0cH\x00\x12\x10\n\x06person\x18\x05 \x01(\x0cH\x00\x12\r\n\x05\x61\x63tor\x18\x06 \x01(\tB\x05\n\x03who\"\x1e\n\x0e\x45xportResponse\x12\x0c\n\x04json\x18\x01 \x01(\x0c\"2\n\x0fReadableRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\"8\n\x10ReadableResponse\x12$\n\x05\x66ound\x18\x01 \x03(\x0b\x32\x15.everlog.v1.Remaining\"0\n\x0bKeysRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0f\n\x07key_ids\x18\x02 \x03(\x0c\"F\n\x0cKeysResponse\x12\x11\n\tsealed_in\x18\x01 \x01(\x0c\x12#\n\x04keys\x18\x02 \x03(\x0b\x32\x15.everlog.v1.PersonKey\"(\n\tPersonKey\x12\x0e\n\x06key_id\x18\x01 \x01(\x0c\x12\x0b\n\x03key\x18\x02 \x01(\x0c\"\x81\x01\n\x10RotateKeyRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x04 \x01(\t\x12\x14\n\x0c\x63\x61usation_id\x18\x05 \x01(\t\x12\x0e\n\x06\x63lient\x18\x06 \x01(\t\"B\n\x11RotateKeyResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\x04\x12\r\n\x05total\x18\x02 \x01(\x04\x12\x10\n\x08\x66inished\x18\x03 \x01(\x08\x32\x8a\x03\n\x06People\x12J\n\x06\x46orget\x12\x19.everlog.v1.ForgetRequest\x1a\x1a.everlog.v1.ForgetResponse\"\t\xa2\xcf\x18\x05\n\x01\x10\x30\x01\x12\x42\n\x04Keys\x12\x17.everlog.v1.KeysRequest\x1a\x18.everlog.v1.KeysResponse\"\x07\xa2\xcf\x18\x03\n\x01\x06\x12J\n\x06\x45xport\x12\x19.everlog.v1.ExportRequest\x1a\x1a.everlog.v1.ExportResponse\"\x07\xa2\xcf\x18\x03\n\x01\x10\x30\x01\x12O\n\x08Readable\x12\x1b.everlog.v1.ReadableRequest\x1a\x1c.everlog.v1.ReadableResponse\"\x08\xa2\xcf\x18\x04\n\x02\x10\x1b\x12S\n\tRotateKey\x12\x1c.everlog.v1.RotateKeyRequest\x1a\x1d.everlog.v1.RotateKeyResponse\"\x07\xa2\xcf\x18\x03\n\x01\x13\x30\x01\x42$\n\neverlog.v1P\x01Z\x14\x65verlog/v1;everlogv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65verlog/proto/people.proto\x12\neverlog.v1\x1a\x1a\x65verlog/proto/access.proto\x1a\x1a\x65verlog/proto/fields.proto\"\xdd\x01\n\rForgetRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\r\n\x05space\x18\x03 \x01(\r\x12\x13\n\x03key\x18\x04 \x01(\x0c\x42\x04\xa8\xcf\x18\x02H\x00\x12\x10\n\x06person\x18\x05 \x01(\x0cH\x00\x12\r\n\x05\x61\x63tor\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x08 \x01(\t\x12\x14\n\x0c\x63\x61usation_id\x18\t \x01(\t\x12\x0e\n\x06\x63lient\x18\n \x01(\t\x12\x11\n\tcommit_id\x18\x0b \x01(\x0c\x42\x05\n\x03who\"e\n\x0e\x46orgetResponse\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0e\n\x06key_id\x18\x02 \x01(\x0c\x12\x0c\n\x04rows\x18\x03 \x01(\x04\x12(\n\tremaining\x18\x04 \x03(\x0b\x32\x15.everlog.v1.Remaining\"5\n\tRemaining\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0c\n\x04seqs\x18\x03 \x03(\x04\"|\n\rExportRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\r\n\x05space\x18\x03 \x01(\r\x12\x13\n\x03key\x18\x04 \x01(\x0c\x42\x04\xa8\xcf\x18\x02H\x00\x12\x10\n\x06person\x18\x05 \x01(\x0cH\x00\x12\r\n\x05\x61\x63tor\x18\x06 \x01(\tB\x05\n\x03who\"\x1e\n\x0e\x45xportResponse\x12\x0c\n\x04json\x18\x01 \x01(\x0c\"2\n\x0fReadableRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\"8\n\x10ReadableResponse\x12$\n\x05\x66ound\x18\x01 \x03(\x0b\x32\x15.everlog.v1.Remaining\"0\n\x0bKeysRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0f\n\x07key_ids\x18\x02 \x03(\x0c\"F\n\x0cKeysResponse\x12\x11\n\tsealed_in\x18\x01 \x01(\x0c\x12#\n\x04keys\x18\x02 \x03(\x0b\x32\x15.everlog.v1.PersonKey\"(\n\tPersonKey\x12\x0e\n\x06key_id\x18\x01 \x01(\x0c\x12\x0b\n\x03key\x18\x02 \x01(\x0c\"\x81\x01\n\x10RotateKeyRequest\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x04 \x01(\t\x12\x14\n\x0c\x63\x61usation_id\x18\x05 \x01(\t\x12\x0e\n\x06\x63lient\x18\x06 \x01(\t\"B\n\x11RotateKeyResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\x04\x12\r\n\x05total\x18\x02 \x01(\x04\x12\x10\n\x08\x66inished\x18\x03 \x01(\x08\x32\x8a\x03\n\x06People\x12J\n\x06\x46orget\x12\x19.everlog.v1.ForgetRequest\x1a\x1a.everlog.v1.ForgetResponse\"\t\xa2\xcf\x18\x05\n\x01\x10\x30\x01\x12\x42\n\x04Keys\x12\x17.everlog.v1.KeysRequest\x1a\x18.everlog.v1.KeysResponse\"\x07\xa2\xcf\x18\x03\n\x01\x06\x12J\n\x06\x45xport\x12\x19.everlog.v1.ExportRequest\x1a\x1a.everlog.v1.ExportResponse\"\x07\xa2\xcf\x18\x03\n\x01\x10\x30\x01\x12O\n\x08Readable\x12\x1b.everlog.v1.ReadableRequest\x1a\x1c.everlog.v1.ReadableResponse\"\x08\xa2\xcf\x18\x04\n\x02\x10\x1b\x12S\n\tRotateKey\x12\x1c.everlog.v1.RotateKeyRequest\x1a\x1d.everlog.v1.RotateKeyResponse\"\x07\xa2\xcf\x18\x03\n\x01\x13\x30\x01\x42$\n\neverlog.v1P\x01Z\x14\x65verlog/v1;everlogv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,6 +34,10 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'everlog.proto.people_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\neverlog.v1P\001Z\024everlog/v1;everlogv1'
+  _globals['_FORGETREQUEST'].fields_by_name['key']._loaded_options = None
+  _globals['_FORGETREQUEST'].fields_by_name['key']._serialized_options = b'\250\317\030\002'
+  _globals['_EXPORTREQUEST'].fields_by_name['key']._loaded_options = None
+  _globals['_EXPORTREQUEST'].fields_by_name['key']._serialized_options = b'\250\317\030\002'
   _globals['_PEOPLE'].methods_by_name['Forget']._loaded_options = None
   _globals['_PEOPLE'].methods_by_name['Forget']._serialized_options = b'\242\317\030\005\n\001\0200\001'
   _globals['_PEOPLE'].methods_by_name['Keys']._loaded_options = None
@@ -43,30 +48,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PEOPLE'].methods_by_name['Readable']._serialized_options = b'\242\317\030\004\n\002\020\033'
   _globals['_PEOPLE'].methods_by_name['RotateKey']._loaded_options = None
   _globals['_PEOPLE'].methods_by_name['RotateKey']._serialized_options = b'\242\317\030\003\n\001\023'
-  _globals['_FORGETREQUEST']._serialized_start=71
-  _globals['_FORGETREQUEST']._serialized_end=286
-  _globals['_FORGETRESPONSE']._serialized_start=288
-  _globals['_FORGETRESPONSE']._serialized_end=389
-  _globals['_REMAINING']._serialized_start=391
-  _globals['_REMAINING']._serialized_end=444
-  _globals['_EXPORTREQUEST']._serialized_start=446
-  _globals['_EXPORTREQUEST']._serialized_end=564
-  _globals['_EXPORTRESPONSE']._serialized_start=566
-  _globals['_EXPORTRESPONSE']._serialized_end=596
-  _globals['_READABLEREQUEST']._serialized_start=598
-  _globals['_READABLEREQUEST']._serialized_end=648
-  _globals['_READABLERESPONSE']._serialized_start=650
-  _globals['_READABLERESPONSE']._serialized_end=706
-  _globals['_KEYSREQUEST']._serialized_start=708
-  _globals['_KEYSREQUEST']._serialized_end=756
-  _globals['_KEYSRESPONSE']._serialized_start=758
-  _globals['_KEYSRESPONSE']._serialized_end=828
-  _globals['_PERSONKEY']._serialized_start=830
-  _globals['_PERSONKEY']._serialized_end=870
-  _globals['_ROTATEKEYREQUEST']._serialized_start=873
-  _globals['_ROTATEKEYREQUEST']._serialized_end=1002
-  _globals['_ROTATEKEYRESPONSE']._serialized_start=1004
-  _globals['_ROTATEKEYRESPONSE']._serialized_end=1070
-  _globals['_PEOPLE']._serialized_start=1073
-  _globals['_PEOPLE']._serialized_end=1467
+  _globals['_FORGETREQUEST']._serialized_start=99
+  _globals['_FORGETREQUEST']._serialized_end=320
+  _globals['_FORGETRESPONSE']._serialized_start=322
+  _globals['_FORGETRESPONSE']._serialized_end=423
+  _globals['_REMAINING']._serialized_start=425
+  _globals['_REMAINING']._serialized_end=478
+  _globals['_EXPORTREQUEST']._serialized_start=480
+  _globals['_EXPORTREQUEST']._serialized_end=604
+  _globals['_EXPORTRESPONSE']._serialized_start=606
+  _globals['_EXPORTRESPONSE']._serialized_end=636
+  _globals['_READABLEREQUEST']._serialized_start=638
+  _globals['_READABLEREQUEST']._serialized_end=688
+  _globals['_READABLERESPONSE']._serialized_start=690
+  _globals['_READABLERESPONSE']._serialized_end=746
+  _globals['_KEYSREQUEST']._serialized_start=748
+  _globals['_KEYSREQUEST']._serialized_end=796
+  _globals['_KEYSRESPONSE']._serialized_start=798
+  _globals['_KEYSRESPONSE']._serialized_end=868
+  _globals['_PERSONKEY']._serialized_start=870
+  _globals['_PERSONKEY']._serialized_end=910
+  _globals['_ROTATEKEYREQUEST']._serialized_start=913
+  _globals['_ROTATEKEYREQUEST']._serialized_end=1042
+  _globals['_ROTATEKEYRESPONSE']._serialized_start=1044
+  _globals['_ROTATEKEYRESPONSE']._serialized_end=1110
+  _globals['_PEOPLE']._serialized_start=1113
+  _globals['_PEOPLE']._serialized_end=1507
 # @@protoc_insertion_point(module_scope)

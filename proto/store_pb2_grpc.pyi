@@ -40,9 +40,13 @@ class StoreStub:
     Describe: _grpc.UnaryUnaryMultiCallable[_store_pb2.DescribeRequest, _store_pb2.DescribeResponse]
     """Returns the database's identity, the schema in force, and its head."""
     Get: _grpc.UnaryUnaryMultiCallable[_store_pb2.GetRequest, _store_pb2.GetResponse]
+    """Returns one row, by its primary key."""
     BatchGet: _grpc.UnaryUnaryMultiCallable[_store_pb2.BatchGetRequest, _store_pb2.BatchGetResponse]
+    """Returns the rows of several primary keys."""
     Scan: _grpc.UnaryStreamMultiCallable[_store_pb2.ScanRequest, _store_pb2.ScanResponse]
+    """Streams the rows of a range, in order of the primary key or of an index."""
     Count: _grpc.UnaryUnaryMultiCallable[_store_pb2.CountRequest, _store_pb2.CountResponse]
+    """Returns the number of rows of a range."""
     Commit: _grpc.UnaryUnaryMultiCallable[_store_pb2.CommitRequest, _store_pb2.CommitResponse]
     """Validates a transaction and appends it as one record."""
     Turn: _grpc.UnaryStreamMultiCallable[_store_pb2.TurnRequest, _store_pb2.TurnResponse]
@@ -59,9 +63,13 @@ class StoreAsyncStub(StoreStub):
     Describe: _aio.UnaryUnaryMultiCallable[_store_pb2.DescribeRequest, _store_pb2.DescribeResponse]  # type: ignore[assignment]
     """Returns the database's identity, the schema in force, and its head."""
     Get: _aio.UnaryUnaryMultiCallable[_store_pb2.GetRequest, _store_pb2.GetResponse]  # type: ignore[assignment]
+    """Returns one row, by its primary key."""
     BatchGet: _aio.UnaryUnaryMultiCallable[_store_pb2.BatchGetRequest, _store_pb2.BatchGetResponse]  # type: ignore[assignment]
+    """Returns the rows of several primary keys."""
     Scan: _aio.UnaryStreamMultiCallable[_store_pb2.ScanRequest, _store_pb2.ScanResponse]  # type: ignore[assignment]
+    """Streams the rows of a range, in order of the primary key or of an index."""
     Count: _aio.UnaryUnaryMultiCallable[_store_pb2.CountRequest, _store_pb2.CountResponse]  # type: ignore[assignment]
+    """Returns the number of rows of a range."""
     Commit: _aio.UnaryUnaryMultiCallable[_store_pb2.CommitRequest, _store_pb2.CommitResponse]  # type: ignore[assignment]
     """Validates a transaction and appends it as one record."""
     Turn: _aio.UnaryStreamMultiCallable[_store_pb2.TurnRequest, _store_pb2.TurnResponse]  # type: ignore[assignment]
@@ -86,28 +94,32 @@ class StoreServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _store_pb2.GetRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_store_pb2.GetResponse, _abc.Awaitable[_store_pb2.GetResponse]]: ...
+    ) -> _typing.Union[_store_pb2.GetResponse, _abc.Awaitable[_store_pb2.GetResponse]]:
+        """Returns one row, by its primary key."""
 
     @_abc_1.abstractmethod
     def BatchGet(
         self,
         request: _store_pb2.BatchGetRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_store_pb2.BatchGetResponse, _abc.Awaitable[_store_pb2.BatchGetResponse]]: ...
+    ) -> _typing.Union[_store_pb2.BatchGetResponse, _abc.Awaitable[_store_pb2.BatchGetResponse]]:
+        """Returns the rows of several primary keys."""
 
     @_abc_1.abstractmethod
     def Scan(
         self,
         request: _store_pb2.ScanRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_store_pb2.ScanResponse], _abc.AsyncIterator[_store_pb2.ScanResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_store_pb2.ScanResponse], _abc.AsyncIterator[_store_pb2.ScanResponse]]:
+        """Streams the rows of a range, in order of the primary key or of an index."""
 
     @_abc_1.abstractmethod
     def Count(
         self,
         request: _store_pb2.CountRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_store_pb2.CountResponse, _abc.Awaitable[_store_pb2.CountResponse]]: ...
+    ) -> _typing.Union[_store_pb2.CountResponse, _abc.Awaitable[_store_pb2.CountResponse]]:
+        """Returns the number of rows of a range."""
 
     @_abc_1.abstractmethod
     def Commit(

@@ -135,6 +135,7 @@ ROWS = [
         for verb in ("create", "drop", "wait", "config", "completion", "keygen", "cert dev")
     ),
     *(Row("", "", verb, "reads files that others have made") for verb in ("verify", "audit")),
+    Row("", "", "api", "calls any RPC, by the name of the RPC"),
     Row("", "", "repair", "a damaged database cannot be opened"),
     Row("", "", "console", "`everlog.console.web` is the console, without a public call"),
     Row("", "", "serve", "`everlog.rpc.server` is the server, without a public call"),

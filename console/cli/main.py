@@ -87,6 +87,7 @@ COMMANDS = {
     "consumers": "follow",
     "access": "access",
     "token": "access",
+    "api": "api",
     "check": "check",
     "expire": "check",
     "clock": "check",
@@ -197,7 +198,12 @@ def _run(args: list[str] | None, settings: Settings) -> int:
     except OutputError:
         return 0  # the streams have the error
     except (click.ClickException, click.Abort, KeyboardInterrupt, Error, OSError) as error:
-        return _failed(error, settings, as_json=settings.json or "--json" in args)
+        return _failed(error, settings, as_json=settings.json or "--json" in _before_api(args))
+
+
+def _before_api(args: Sequence[str]) -> Sequence[str]:
+    """Return the arguments up to `api`, whose --json is the request."""
+    return args[: args.index("api")] if "api" in args else args
 
 
 def _variables() -> set[str]:

@@ -188,6 +188,18 @@ def common(command: F) -> F:
     return command
 
 
+def common_except(*names: str) -> Callable[[F], F]:
+    """Add the options that all commands have, without those that a command has in its own way."""
+
+    def add(command: F) -> F:
+        for name, option in reversed(_NAMED):
+            if name not in names:
+                command = option(command)
+        return command
+
+    return add
+
+
 def writes(command: F) -> F:
     """Add the options of commands that commit: actor and reason."""
     for option in reversed(_WRITES):
@@ -322,6 +334,8 @@ _OPTIONS = [
         help="Include rows and values in error messages, on this terminal only.",
     ),
 ]
+
+_NAMED = [(one.name, option) for option in _OPTIONS for one in option(click.Command("")).params[-1:]]
 
 actor_option = click.option(
     "--actor",

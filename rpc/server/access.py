@@ -46,6 +46,9 @@ class AccessService(access_pb2_grpc.AccessServicer):
             holder = self._hosting.rights.holder(identity, request.database)
             answer.roles.extend(dict.fromkeys(held.role for held in holder.held))
             answer.rights.extend(pb.Right.ValueType(right) for right in holder.rights())
+        answer.methods.extend(
+            path.removeprefix("/") for path in self._hosting.rights.callable(identity, request.database)
+        )
         return answer
 
     async def Show(self, request: pb.ShowAccessRequest, context: Any) -> pb.ShowAccessResponse:

@@ -43,6 +43,7 @@ from everlog.rpc import security
 from everlog.rpc.http2.grpc import OPEN_METHODS, Aborted, Call, end
 from everlog.rpc.security import ANONYMOUS, Identity
 from everlog.rpc.server.issuer import Issuer, is_jwt
+from everlog.rpc.server.needs import Need, gives, needs_of, possible
 from everlog.store.database import Database
 from everlog.store.errors import (
     AccessError,
@@ -59,11 +60,9 @@ from everlog.store.tx.transaction import Actor, Proof
 from everlog.store.upkeep.roles import (
     ASKED_MAX,
     BY_TABLE,
-    OPS,
     OWNER,
     READY,
     RIGHTS,
-    Decision,
     Held,
     Holder,
     Issued,
@@ -79,61 +78,7 @@ HOW = "set EVERLOG_TOKEN, or put ?token-file=FILE into the URL"
 READ_ALL = (pb.READ, pb.FEED, pb.BACKUP, pb.CHECK)  # each shows all that a table has now
 READ_ALL_PAST = (pb.HISTORY, pb.FEED, pb.BACKUP, pb.CHECK)  # and what it had
 WORDS: dict[int, str] = {number: word for word, number in RIGHTS.items()}
-_OPS = {number: word for word, number in OPS.items()}
 EVERYTHING = Holder("", [Held(rule, OWNER.name) for rule in OWNER.rules])
-
-
-class Need(NamedTuple):
-    """What a method needs; see the proto."""
-
-    rights: tuple[int, ...]
-    tables: Callable[[Any], Iterable[tuple[str, str]]] | None  # with the operation, which may be empty
-    when: str
-    whole: bool
-    dangerous: bool
-    server: bool
-
-
-def needs_of(services: Iterable[ServiceDescriptor]) -> dict[str, tuple[Need, ...]]:
-    """Return what each method of these services needs, by path; without those that do not declare it."""
-    found = {}
-    for service in services:
-        for method in service.methods:
-            declared = method.GetOptions().Extensions[pb.needs]
-            if declared:
-                found[f"/{service.full_name}/{method.name}"] = tuple(_need(one) for one in declared)
-    return found
-
-
-def _need(one: pb.Need) -> Need:
-    return Need(
-        tuple(one.right),
-        _tables(one.table, one.op) if one.table else None,
-        one.when,
-        one.whole,
-        one.dangerous,
-        one.server,
-    )
-
-
-def _tables(path: str, op: str) -> Callable[[Any], Iterable[tuple[str, str]]]:
-    """Return the function that reads the tables that a request names."""
-    outer, _, inner = path.partition(".")
-    if inner:
-        by = op.partition(".")[2]
-
-        def each(request: Any) -> Iterable[tuple[str, str]]:
-            found = getattr(request, outer)
-            return dict.fromkeys((getattr(one, inner), _OPS[getattr(one, by)] if by else "") for one in found)
-
-        return each
-
-    def named(request: Any) -> Iterable[tuple[str, str]]:
-        found = getattr(request, path)
-        names = (found,) if isinstance(found, str) else found
-        return [(name, "") for name in names if name]
-
-    return named
 
 
 class Scope(NamedTuple):
@@ -488,11 +433,10 @@ class Rights:
     ) -> None:
         limited = False
         for right in rights:
-            found: Decision = holder.decide(right, table, op)
-            if found.allowed:
-                if not whole or (found.visibility is None if table else found.whole):
-                    return
-                limited = True
+            given, has = gives(holder, right, table, op, whole=whole)
+            if given:
+                return
+            limited = limited or has
         if limited and table:
             raise AccessError(
                 f"the roles of {identity.name} limit the rows or fields of {table}, so it cannot follow,"
@@ -513,6 +457,18 @@ class Rights:
         except (AccessError, OpenError, Aborted):
             return False
         return True
+
+    def callable(self, identity: Identity, database: str) -> list[str]:
+        """Return the paths that a caller may call in a database, on some table at least; without a database,
+        those that are of the server. Raises AccessError if it has nothing there."""
+        holder = self.holder(identity, database) if database else None
+        tables = self.databases[database].schema.tables if database else ()
+        return sorted(
+            path
+            for path, needs in self._needs.items()
+            if needs[0].server
+            or (holder is not None and all(possible(need, holder, tables) for need in needs))
+        )
 
     def refusal(self, call: Call, error: Exception) -> Exception:
         """Return the error that the caller receives: without tables and rows that it may not see."""

@@ -6,8 +6,6 @@
 
     with Server({"flights": db}, "127.0.0.1:7420") as server: server.wait()
 
-Reflection comes from grpcio.
-
 Invariants
   (1) a server that other machines can reach has TLS and a token, or does not start (security.py);
   (2) two servers never share a port;
@@ -23,16 +21,12 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
 
-import grpc
-from google.protobuf import descriptor_pb2, descriptor_pool, text_format
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
-from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc  # type: ignore[import-untyped]
-from grpc_reflection.v1alpha._async import ReflectionServicer  # type: ignore[import-untyped]
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
 from everlog.audit.note import Signer
 from everlog.migrations.approval.approval import Approval
@@ -63,6 +57,7 @@ from everlog.rpc.http2.connection import Connection
 from everlog.rpc.http2.grpc import Calls
 from everlog.rpc.http2.limits import CHECK_S, Turns
 from everlog.rpc.http2.listener import Listener
+from everlog.rpc.server import reflection
 from everlog.rpc.server.access import AccessService
 from everlog.rpc.server.activity import SLOW_MS, Activity
 from everlog.rpc.server.admin import AdminService, ArchiveService, ConsumersService, ProofsService
@@ -132,7 +127,6 @@ def register(
 
 
 GRACE_S = 5.0
-REFLECTION, REFLECTION_FILE = "grpc.reflection.v1.ServerReflection", "grpc/reflection/v1/reflection.proto"
 FILES_S = 1.0  # between two looks at the files of certificates
 WARN_EVERY_S = 24 * 3600.0
 BEAT_S = 0.5  # between two beats of the event loop, and two looks at the health
@@ -154,7 +148,7 @@ class Server:
     `rotate_key`; None: that of the environment. `archives` maps a database to the target of its archive.
     `slow_ms`: calls that take longer are logged, 0: none. `quota`: how much callers may have. `readiness`
     tells its health; see health.py. `sockets`: TCP sockets that listen already, and take the place of
-    `address`.
+    `address`. `services`: those of a program, in addition.
 
     Raises OpenError for an invalid address, and for a server that other machines could reach without TLS and
     a token.
@@ -184,6 +178,7 @@ class Server:
         quota: Quota | None = None,
         readiness: Readiness | None = None,
         sockets: Iterable[socket.socket] = (),
+        services: Sequence[reflection.Service] = (),
     ) -> None:
         self.readiness = readiness or Readiness()
         self.activity = Activity(frozenset(databases), slow_ms=slow_ms)
@@ -200,7 +195,7 @@ class Server:
         self.rights = Rights(
             databases,
             Tokens(self._tokens, roles or {}),
-            DESCRIPTORS,
+            (*DESCRIPTORS, *(one.descriptor for one in services)),
             certified=_certified(tls),
             issuer=self._issuer,
         )
@@ -210,6 +205,7 @@ class Server:
             pool.on_limit = self.activity.limited
         self._tls = security.ServerTls(tls) if tls else None
         self._acting, self._keys_for = tuple(acting), tuple(keys_for)
+        self._services = tuple(services)
         self._signer = signer
         self._next_master_key = next_master_key
         self._archives = dict(archives or {})
@@ -390,7 +386,9 @@ class Server:
         )
         checker = HealthService(self.rights.knows)
         health_pb2_grpc.add_HealthServicer_to_server(checker, calls)
-        _add_reflection(calls)
+        for service in self._services:
+            service.add(calls)
+        reflection.register(calls, SERVICES, self._services)
         connections, turns = self.connections, Turns()
         listener = Listener(
             self.host,
@@ -548,25 +546,6 @@ class Server:
                 task.cancel()
             for one in refusals:
                 one.off_change(changed)
-
-
-def _add_reflection(calls: Any) -> None:
-    """Register reflection in both versions. Their messages are the same bytes; grpcio has the older one."""
-    old = reflection_pb2.DESCRIPTOR
-    file = descriptor_pb2.FileDescriptorProto()
-    old.CopyToProto(file)
-    text = str(file).replace(old.package, REFLECTION.rpartition(".")[0]).replace(old.name, REFLECTION_FILE)
-    file = text_format.Parse(text, descriptor_pb2.FileDescriptorProto())
-    with contextlib.suppress(TypeError):  # another package has it
-        descriptor_pool.Default().Add(file)
-    servicer = ReflectionServicer((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME, REFLECTION))
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, calls)
-    method = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        reflection_pb2.ServerReflectionRequest.FromString,
-        reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    calls.add_registered_method_handlers(REFLECTION, {"ServerReflectionInfo": method})
 
 
 def _certified(tls: security.Tls | None) -> bool:

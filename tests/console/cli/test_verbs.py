@@ -90,6 +90,7 @@ VERBS = {
     "token list": Verb("token list", f"{NOWHERE} token list", "token create --name ann --role reader"),
     "token rotate": Verb("token rotate ann", "token rotate nobody", "token create --name ann --role reader"),
     "token revoke": Verb("token revoke ann", "token revoke nobody", "token create --name ann --role reader"),
+    "api": Verb("api", ""),  # --json is its request
     "consumers": Verb("consumers", f"{NOWHERE} consumers"),
     "consumers register": Verb("consumers register mirror", f"{NOWHERE} consumers register mirror"),
     "consumers remove": Verb(

@@ -454,6 +454,120 @@ class Token(_message.Message):
 Global___Token: _TypeAlias = Token  # noqa: Y015
 
 @_typing.final
+class Audited(_message.Message):
+    """Detail of a Notice `access.audited`, whose subject is the name of a table."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TABLE_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    table: _builtins.int
+    """Id of the table."""
+    share: _builtins.float
+    """The share of its reads at servers that the read audit records, from 0 (none) to 1 (all)."""
+    def __init__(
+        self,
+        *,
+        table: _builtins.int = ...,
+        share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["share", b"share", "table", b"table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Audited: _TypeAlias = Audited  # noqa: Y015
+
+@_typing.final
+class ReadRecord(_message.Message):
+    """A read at a server, in a file of the read audit (docs/format.md, "Read audit"). It is on disk permanently."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_NS_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    CALL_FIELD_NUMBER: _builtins.int
+    TABLE_FIELD_NUMBER: _builtins.int
+    SPACE_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    AT_SEQ_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    time_ns: _builtins.int
+    identity: _builtins.str
+    """Name of the caller; empty: anonymous."""
+    proof: _log_pb2.Commit.Proof.ValueType
+    call: _builtins.str
+    """Service and method, such as `Store/Get`."""
+    table: _builtins.int
+    """Id of the table, and the space of its rows."""
+    space: _builtins.int
+    index: _builtins.str
+    """Name of the index that was read; empty: by key."""
+    start: _builtins.bytes
+    """Encoded bounds of the range that was read: inclusive and exclusive; empty: no bound. Of a sealed table only
+    bounds of keys that hold no personal data.
+    """
+    end: _builtins.bytes
+    at_seq: _builtins.int
+    """Seq of the moment that was read; 0: now."""
+    share: _builtins.float
+    """The share of such reads that were recorded."""
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReadKey]: ...
+    def __init__(
+        self,
+        *,
+        time_ns: _builtins.int = ...,
+        identity: _builtins.str = ...,
+        proof: _log_pb2.Commit.Proof.ValueType = ...,
+        call: _builtins.str = ...,
+        table: _builtins.int = ...,
+        space: _builtins.int = ...,
+        index: _builtins.str = ...,
+        keys: _abc.Iterable[Global___ReadKey] | None = ...,
+        start: _builtins.bytes = ...,
+        end: _builtins.bytes = ...,
+        at_seq: _builtins.int = ...,
+        share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_seq", b"at_seq", "call", b"call", "end", b"end", "identity", b"identity", "index", b"index", "keys", b"keys", "proof", b"proof", "share", b"share", "space", b"space", "start", b"start", "table", b"table", "time_ns", b"time_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadRecord: _TypeAlias = ReadRecord  # noqa: Y015
+
+@_typing.final
+class ReadKey(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    key: _builtins.bytes
+    """Encoded primary key. Empty: not recorded, because it may be personal data and no person is known for it."""
+    key_id: _builtins.bytes
+    """Id of the key of a person, under which `key` is sealed; empty: it is not sealed."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.bytes = ...,
+        key_id: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "key_id", b"key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadKey: _TypeAlias = ReadKey  # noqa: Y015
+
+@_typing.final
 class WhoAmIRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -664,6 +778,33 @@ class ShownToken(_message.Message):
 Global___ShownToken: _TypeAlias = ShownToken  # noqa: Y015
 
 @_typing.final
+class ShownAudit(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TABLE_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    table: _builtins.str
+    """Current name."""
+    share: _builtins.float
+    @_builtins.property
+    def change(self) -> Global___AccessChange: ...
+    def __init__(
+        self,
+        *,
+        table: _builtins.str = ...,
+        share: _builtins.float = ...,
+        change: Global___AccessChange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "share", b"share", "table", b"table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShownAudit: _TypeAlias = ShownAudit  # noqa: Y015
+
+@_typing.final
 class ShowAccessResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -672,6 +813,7 @@ class ShowAccessResponse(_message.Message):
     GRANTS_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    AUDITS_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     @_builtins.property
     def roles(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShownRole]: ...
@@ -683,6 +825,10 @@ class ShowAccessResponse(_message.Message):
     def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What an operator should repair, a sentence each, such as a filter on a field that no longer exists."""
 
+    @_builtins.property
+    def audits(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShownAudit]:
+        """The tables that are audited."""
+
     def __init__(
         self,
         *,
@@ -691,10 +837,11 @@ class ShowAccessResponse(_message.Message):
         grants: _abc.Iterable[Global___ShownGrant] | None = ...,
         tokens: _abc.Iterable[Global___ShownToken] | None = ...,
         problems: _abc.Iterable[_builtins.str] | None = ...,
+        audits: _abc.Iterable[Global___ShownAudit] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grants", b"grants", "problems", b"problems", "roles", b"roles", "seq", b"seq", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audits", b"audits", "grants", b"grants", "problems", b"problems", "roles", b"roles", "seq", b"seq", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -918,6 +1065,146 @@ class RevokeTokenRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevokeTokenRequest: _TypeAlias = RevokeTokenRequest  # noqa: Y015
+
+@_typing.final
+class AuditRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATABASE_FIELD_NUMBER: _builtins.int
+    TABLE_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    database: _builtins.str
+    table: _builtins.str
+    share: _builtins.float
+    """From 0 (none) to 1 (all)."""
+    actor: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        database: _builtins.str = ...,
+        table: _builtins.str = ...,
+        share: _builtins.float = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "database", b"database", "reason", b"reason", "share", b"share", "table", b"table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditRequest: _TypeAlias = AuditRequest  # noqa: Y015
+
+@_typing.final
+class ReadsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATABASE_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    TABLE_FIELD_NUMBER: _builtins.int
+    SINCE_NS_FIELD_NUMBER: _builtins.int
+    BEFORE_NS_FIELD_NUMBER: _builtins.int
+    LIMIT_PLUS_ONE_FIELD_NUMBER: _builtins.int
+    database: _builtins.str
+    who: _builtins.str
+    """Only reads by this identity, or of this table; empty: all."""
+    table: _builtins.str
+    since_ns: _builtins.int
+    """Only reads at or after, and before these times, nanoseconds since the Unix epoch; 0: all."""
+    before_ns: _builtins.int
+    limit_plus_one: _builtins.int
+    """Maximum number of reads, plus one; 0: all."""
+    def __init__(
+        self,
+        *,
+        database: _builtins.str = ...,
+        who: _builtins.str = ...,
+        table: _builtins.str = ...,
+        since_ns: _builtins.int = ...,
+        before_ns: _builtins.int = ...,
+        limit_plus_one: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_ns", b"before_ns", "database", b"database", "limit_plus_one", b"limit_plus_one", "since_ns", b"since_ns", "table", b"table", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadsRequest: _TypeAlias = ReadsRequest  # noqa: Y015
+
+@_typing.final
+class RecordedRead(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_NS_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    CALL_FIELD_NUMBER: _builtins.int
+    TABLE_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    RANGE_FIELD_NUMBER: _builtins.int
+    AT_SEQ_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    time_ns: _builtins.int
+    identity: _builtins.str
+    proof: _log_pb2.Commit.Proof.ValueType
+    call: _builtins.str
+    table: _builtins.str
+    """The table's current name, or the one that it had."""
+    index: _builtins.str
+    range: _builtins.str
+    """For people: the range that was read; empty: none, or all."""
+    at_seq: _builtins.int
+    share: _builtins.float
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For people: each key that was read."""
+
+    def __init__(
+        self,
+        *,
+        time_ns: _builtins.int = ...,
+        identity: _builtins.str = ...,
+        proof: _log_pb2.Commit.Proof.ValueType = ...,
+        call: _builtins.str = ...,
+        table: _builtins.str = ...,
+        index: _builtins.str = ...,
+        keys: _abc.Iterable[_builtins.str] | None = ...,
+        range: _builtins.str = ...,
+        at_seq: _builtins.int = ...,
+        share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_seq", b"at_seq", "call", b"call", "identity", b"identity", "index", b"index", "keys", b"keys", "proof", b"proof", "range", b"range", "share", b"share", "table", b"table", "time_ns", b"time_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordedRead: _TypeAlias = RecordedRead  # noqa: Y015
+
+@_typing.final
+class ReadsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    READS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reads(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordedRead]: ...
+    def __init__(
+        self,
+        *,
+        reads: _abc.Iterable[Global___RecordedRead] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reads", b"reads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadsResponse: _TypeAlias = ReadsResponse  # noqa: Y015
 
 @_typing.final
 class AccessResponse(_message.Message):

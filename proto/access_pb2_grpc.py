@@ -74,6 +74,16 @@ class AccessStub:
                 request_serializer=everlog_dot_proto_dot_access__pb2.CreateTokenRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_access__pb2.AccessResponse.FromString,
                 _registered_method=True)
+        self.Audit = channel.unary_unary(
+                '/everlog.v1.Access/Audit',
+                request_serializer=everlog_dot_proto_dot_access__pb2.AuditRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_access__pb2.AccessResponse.FromString,
+                _registered_method=True)
+        self.Reads = channel.unary_stream(
+                '/everlog.v1.Access/Reads',
+                request_serializer=everlog_dot_proto_dot_access__pb2.ReadsRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_access__pb2.ReadsResponse.FromString,
+                _registered_method=True)
         self.RevokeToken = channel.unary_unary(
                 '/everlog.v1.Access/RevokeToken',
                 request_serializer=everlog_dot_proto_dot_access__pb2.RevokeTokenRequest.SerializeToString,
@@ -140,6 +150,20 @@ class AccessServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Audit(self, request, context):
+        """Sets the share of the reads of a table that the read audit records.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reads(self, request, context):
+        """Streams the recorded reads, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RevokeToken(self, request, context):
         """Ends a token, and the running streams of its callers.
         """
@@ -189,6 +213,16 @@ def add_AccessServicer_to_server(servicer, server):
                     servicer.CreateToken,
                     request_deserializer=everlog_dot_proto_dot_access__pb2.CreateTokenRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_access__pb2.AccessResponse.SerializeToString,
+            ),
+            'Audit': grpc.unary_unary_rpc_method_handler(
+                    servicer.Audit,
+                    request_deserializer=everlog_dot_proto_dot_access__pb2.AuditRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_access__pb2.AccessResponse.SerializeToString,
+            ),
+            'Reads': grpc.unary_stream_rpc_method_handler(
+                    servicer.Reads,
+                    request_deserializer=everlog_dot_proto_dot_access__pb2.ReadsRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_access__pb2.ReadsResponse.SerializeToString,
             ),
             'RevokeToken': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeToken,
@@ -412,6 +446,60 @@ class Access:
             '/everlog.v1.Access/CreateToken',
             everlog_dot_proto_dot_access__pb2.CreateTokenRequest.SerializeToString,
             everlog_dot_proto_dot_access__pb2.AccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Audit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Access/Audit',
+            everlog_dot_proto_dot_access__pb2.AuditRequest.SerializeToString,
+            everlog_dot_proto_dot_access__pb2.AccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/everlog.v1.Access/Reads',
+            everlog_dot_proto_dot_access__pb2.ReadsRequest.SerializeToString,
+            everlog_dot_proto_dot_access__pb2.ReadsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,10 @@ class AccessStub:
     """Takes a role from an identity."""
     CreateToken: _grpc.UnaryUnaryMultiCallable[_access_pb2.CreateTokenRequest, _access_pb2.AccessResponse]
     """Records a token that the client has made: the server receives its hash, and never its text."""
+    Audit: _grpc.UnaryUnaryMultiCallable[_access_pb2.AuditRequest, _access_pb2.AccessResponse]
+    """Sets the share of the reads of a table that the read audit records."""
+    Reads: _grpc.UnaryStreamMultiCallable[_access_pb2.ReadsRequest, _access_pb2.ReadsResponse]
+    """Streams the recorded reads, oldest first."""
     RevokeToken: _grpc.UnaryUnaryMultiCallable[_access_pb2.RevokeTokenRequest, _access_pb2.AccessResponse]
     """Ends a token, and the running streams of its callers."""
 
@@ -78,6 +82,10 @@ class AccessAsyncStub(AccessStub):
     """Takes a role from an identity."""
     CreateToken: _aio.UnaryUnaryMultiCallable[_access_pb2.CreateTokenRequest, _access_pb2.AccessResponse]  # type: ignore[assignment]
     """Records a token that the client has made: the server receives its hash, and never its text."""
+    Audit: _aio.UnaryUnaryMultiCallable[_access_pb2.AuditRequest, _access_pb2.AccessResponse]  # type: ignore[assignment]
+    """Sets the share of the reads of a table that the read audit records."""
+    Reads: _aio.UnaryStreamMultiCallable[_access_pb2.ReadsRequest, _access_pb2.ReadsResponse]  # type: ignore[assignment]
+    """Streams the recorded reads, oldest first."""
     RevokeToken: _aio.UnaryUnaryMultiCallable[_access_pb2.RevokeTokenRequest, _access_pb2.AccessResponse]  # type: ignore[assignment]
     """Ends a token, and the running streams of its callers."""
 
@@ -145,6 +153,22 @@ class AccessServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_access_pb2.AccessResponse, _abc.Awaitable[_access_pb2.AccessResponse]]:
         """Records a token that the client has made: the server receives its hash, and never its text."""
+
+    @_abc_1.abstractmethod
+    def Audit(
+        self,
+        request: _access_pb2.AuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_access_pb2.AccessResponse, _abc.Awaitable[_access_pb2.AccessResponse]]:
+        """Sets the share of the reads of a table that the read audit records."""
+
+    @_abc_1.abstractmethod
+    def Reads(
+        self,
+        request: _access_pb2.ReadsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_access_pb2.ReadsResponse], _abc.AsyncIterator[_access_pb2.ReadsResponse]]:
+        """Streams the recorded reads, oldest first."""
 
     @_abc_1.abstractmethod
     def RevokeToken(

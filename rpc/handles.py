@@ -44,10 +44,12 @@ if TYPE_CHECKING:
     from everlog.store.schema.table import Table
     from everlog.store.tables.hashing import TableHash
     from everlog.store.tx.reader import Snapshot
-    from everlog.store.upkeep.access import Caller, Explanation, NewToken, Shown
+    from everlog.store.upkeep.access import Caller, NewToken, Shown
     from everlog.store.upkeep.consumers import Cap, Consumer
+    from everlog.store.upkeep.explanation import Explanation
     from everlog.store.upkeep.people import Forgotten
     from everlog.store.upkeep.personal_data import Remaining
+    from everlog.store.upkeep.read_audit import RecordedRead
     from everlog.store.upkeep.roles import Role
     from everlog.store.upkeep.status import Health, Status
 
@@ -109,6 +111,22 @@ class Access(Protocol):
     ) -> int:
         """Take a role from an identity: with `tables` only the grant on exactly these. Writes. Raises
         RowError if it was not granted."""
+
+    def audit(self, table: str, share: float = 1.0, *, actor: str = "", reason: str = "") -> int:
+        """Set the share of the reads of a table that servers record: 1 all, 0 none. Writes. Raises RowError,
+        SchemaError."""
+
+    def reads(
+        self,
+        *,
+        who: str = "",
+        table: str = "",
+        since: Time | None = None,
+        before: Time | None = None,
+        limit: int | None = None,
+    ) -> Iterator[RecordedRead]:
+        """Yield the reads that servers have recorded, oldest first: only those by an identity, of a table,
+        at or after `since` and before `before`. Read-only. Raises RowError, DiskError."""
 
     def create_token(
         self,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from google.protobuf.message import Message
 
 from everlog.migrations.proposal import Event, Proposal, ProposalState
@@ -18,6 +19,7 @@ from everlog.store.history.row_history import Version
 from everlog.store.schema.admission import read
 from everlog.store.tx.transaction import Proof, proof_name
 from everlog.store.upkeep.consumers import Consumer, cap_of, message_of_cap
+from everlog.store.upkeep.read_audit import RecordedRead
 from everlog.store.upkeep.roles import Change
 
 SCHEMA_KEY = "everlog-schema"  # metadata of a request: the schema version by which its bytes are encoded
@@ -149,3 +151,24 @@ def message_of_change(change: Change) -> access_pb2.AccessChange:
 def change_of(message: access_pb2.AccessChange) -> Change:
     """Decode the commit that changed roles, grants or tokens."""
     return Change(message.seq, message.time_ns, message.actor, message.reason, proof_name(message.proof))
+
+
+def message_of_read(one: RecordedRead) -> access_pb2.RecordedRead:
+    """Encode a read of the read audit."""
+    return access_pb2.RecordedRead(**{**msgspec.structs.asdict(one), "proof": Proof.Value(one.proof.upper())})
+
+
+def read_of(message: access_pb2.RecordedRead) -> RecordedRead:
+    """Decode a read of the read audit."""
+    return RecordedRead(
+        message.time_ns,
+        message.identity,
+        proof_name(message.proof),
+        message.call,
+        message.table,
+        message.index,
+        tuple(message.keys),
+        message.range,
+        message.at_seq,
+        message.share,
+    )

@@ -27,9 +27,11 @@ from everlog.console.cli.options import (
     writes,
 )
 from everlog.store.schema.arguments import nanoseconds, time_text
+from everlog.store.tx.transaction import marked
 
 if TYPE_CHECKING:
     from everlog.store.upkeep.access import NewToken, Shown
+    from everlog.store.upkeep.read_audit import RecordedRead
     from everlog.store.upkeep.roles import Issued, Role, Rule
 
 tables_option = click.option(
@@ -75,9 +77,14 @@ def show(settings: Settings, *, at: int | str | None) -> None:
             output.echo({"grant": msgspec.to_builtins(grant), "change": msgspec.to_builtins(change)})
         else:
             click.echo(f"{grant.identity}: {grant.role}{_on(grant.tables)}  (commit {change.seq})")
+    for table, share, change in found.audits:
+        if settings.json:
+            output.echo({"audit": {"table": table, "share": share}, "change": msgspec.to_builtins(change)})
+        else:
+            click.echo(f"reads of {table}: {share:.2%} are recorded  (commit {change.seq})")
     for problem in found.problems:
         output.echo({"problem": problem}) if settings.json else click.echo(f"warning: {problem}")
-    if not (found.grants or found.problems or settings.json):
+    if not (found.grants or found.audits or found.problems or settings.json):
         click.echo("No roles are granted")
 
 
@@ -276,6 +283,60 @@ def explain(
 
 
 @access.command()
+@click.argument("table")
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    help="Share of the reads that are recorded: 1 all, 0.01 a sample of one in a hundred, 0 none.",
+)
+@writes
+@common
+@pass_settings
+def audit(settings: Settings, *, table: str, share: float, actor: str, reason: str) -> None:
+    """Record the reads of TABLE at servers: when, by whom, of which rows.
+
+    A read that cannot be recorded is refused.
+
+    \b
+    Examples:
+      everlog -u file:shop.db access audit customers --reason "contract 12"
+      everlog -u everlog://db.example.com/shop access audit orders --share 0.01
+    """
+    with open_database(settings) as db:
+        seq = db.access.audit(table, share, actor=actor, reason=reason)
+    what = "no reads" if not share else "all reads" if share == 1 else f"{share:.2%} of the reads"
+    _done(settings, seq, f"Audited: servers record {what} of {table}", "audited")
+
+
+@access.command()
+@click.option("--who", default="", metavar="IDENTITY", help="Only reads by this identity.")
+@click.option("--table", default="", metavar="TABLE", help="Only reads of this table.")
+@click.option("--since", type=Moment(), metavar="TIME", help="Only reads at or after this time.")
+@click.option("--before", type=Moment(), metavar="TIME", help="Only reads before this time.")
+@click.option("--limit", type=click.IntRange(0), metavar="N", help="At most N reads.")
+@common
+@pass_settings
+def reads(settings: Settings, *, who: str, table: str, since: Any, before: Any, limit: int | None) -> None:
+    """List the recorded reads of audited tables, oldest first.
+
+    \b
+    Examples:
+      everlog -u file:shop.db access reads --table customers --since '1h ago'
+      everlog -u everlog://db.example.com/shop access reads --who ann --json
+    """
+    check_common(settings, folders=False, dumps=False)
+    with open_database(settings, read_only=True) as db:
+        found = db.access.reads(who=who, table=table, since=since, before=before, limit=limit)
+        for one in found:
+            if settings.json:
+                output.echo(msgspec.to_builtins(one))
+            else:
+                click.echo(_read_line(one))
+
+
+@access.command()
 @common
 @pass_settings
 def whoami(settings: Settings) -> None:
@@ -431,6 +492,15 @@ def _conditions(rows: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
             raise click.UsageError(f"--rows: expected FIELD=VALUE, found {one!r}")
         found[field] = (*found.get(field, ()), value)
     return found
+
+
+def _read_line(one: RecordedRead) -> str:
+    what = [one.table, *([f"index {one.index}"] if one.index else [])]
+    what += [f"keys {', '.join(one.keys)}"] if one.keys else []
+    what += [f"from {one.range}"] if one.range else []
+    what += [f"as of {one.at_seq}"] if one.at_seq else []
+    who = f"{one.identity or 'anonymous'}{marked(one.proof)}"
+    return f"{time_text(one.time_ns)}  {who}  {one.call}  {'; '.join(what)}"
 
 
 def _on(tables: tuple[str, ...]) -> str:

@@ -6,29 +6,31 @@ A token is made here, and the server receives only its SHA-256, so a repeated re
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from everlog.proto import access_pb2 as pb
 from everlog.proto import access_pb2_grpc
 from everlog.rpc.client.channel import Channel
-from everlog.rpc.wire import change_of
+from everlog.rpc.wire import change_of, read_of
 from everlog.store.schema import arguments
-from everlog.store.schema.arguments import Position, nanoseconds
+from everlog.store.schema.arguments import Position, Time, nanoseconds
 from everlog.store.schema.schema import Schema
 from everlog.store.tx.transaction import Metadata, proof_name
 from everlog.store.upkeep import roles as values
 from everlog.store.upkeep.access import (
     Caller,
-    Explanation,
     NewToken,
     Shown,
     check_asked,
+    check_share,
     check_token,
     find_token,
     new_token,
     replacement,
 )
+from everlog.store.upkeep.explanation import Explanation
+from everlog.store.upkeep.read_audit import RecordedRead, check_asked_reads
 from everlog.store.upkeep.roles import RIGHTS, Grant, Issued, Role, State, Token
 
 
@@ -72,6 +74,7 @@ class RemoteAccess:
                 for one in answer.tokens
             ],
             list(answer.problems),
+            [(one.table, one.share, change_of(one.change)) for one in answer.audits],
         )
 
     def explain(
@@ -140,6 +143,37 @@ class RemoteAccess:
         wanted = () if tables is None else values.check_tables(tables)
         one = Grant(values.check_name(identity, "an identity"), arguments.text(role, "role"), wanted)
         return self._seq(self._stub.Revoke, self._grant(one, actor, reason))
+
+    def audit(self, table: str, share: float = 1.0, *, actor: str = "", reason: str = "") -> int:
+        """Set the share of the reads of a table at servers that are recorded: 1 all, 0 none. Writes."""
+        share, table = check_share(share), arguments.text(table, "table")
+        Metadata(actor, reason).check()
+        request = pb.AuditRequest(
+            database=self._database, table=table, share=share, actor=actor, reason=reason
+        )
+        return self._seq(self._stub.Audit, request)
+
+    def reads(
+        self,
+        *,
+        who: str = "",
+        table: str = "",
+        since: Time | None = None,
+        before: Time | None = None,
+        limit: int | None = None,
+    ) -> Iterator[RecordedRead]:
+        """Yield the recorded reads at servers, oldest first. Read-only."""
+        wanted = check_asked_reads(who, table, since, before, limit)
+        request = pb.ReadsRequest(
+            database=self._database,
+            who=wanted.who,
+            table=wanted.table,
+            since_ns=wanted.since_ns,
+            before_ns=wanted.before_ns,
+            limit_plus_one=0 if wanted.limit is None else wanted.limit + 1,
+        )
+        answers = self._channel.stream(self._stub.Reads, request)
+        return (read_of(one) for answer in answers for one in answer.reads)
 
     def create_token(
         self,

@@ -71,6 +71,7 @@ class Call:
 
     __slots__ = (
         "accounts",
+        "before",
         "began",
         "ends_with",
         "id",
@@ -103,6 +104,7 @@ class Call:
         self.waited_s = 0.0  # for the peer to read
         self.identity: Any = None  # of the caller, and what it may do: as the gate has them
         self.scope: Any = None
+        self.before: Callable[[], None] | None = None  # has to run before its method, in a thread
 
     @property
     def caller(self) -> str:

@@ -13,7 +13,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from shlex import quote
 from typing import Any
 
@@ -21,13 +21,14 @@ from everlog.proto import access_pb2 as pb
 from everlog.proto import access_pb2_grpc
 from everlog.rpc.http2.grpc import Context
 from everlog.rpc.security import Identity
-from everlog.rpc.server.host import Hosting
-from everlog.rpc.wire import message_of_change
+from everlog.rpc.server.host import Hosting, ResponseStream
+from everlog.rpc.wire import message_of_change, message_of_read
 from everlog.store.database import Database
 from everlog.store.errors import AccessError
 from everlog.store.tx.transaction import Proof, proof_of
 from everlog.store.upkeep import roles as values
-from everlog.store.upkeep.access import check_asked, explain, explain_as, shown
+from everlog.store.upkeep.access import check_asked, shown
+from everlog.store.upkeep.explanation import explain, explain_as
 from everlog.store.upkeep.roles import OWNER, State
 
 
@@ -97,6 +98,21 @@ class AccessService(access_pb2_grpc.AccessServicer):
         tables = one.tables or None
         return await self._change(access.revoke, context, request, one.identity, one.role, tables)
 
+    async def Audit(self, request: pb.AuditRequest, context: Any) -> pb.AccessResponse:
+        access = self._hosting.database(request.database).access
+        return await self._change(access.audit, context, request, request.table, request.share)
+
+    async def Reads(self, request: pb.ReadsRequest, context: Any) -> AsyncIterator[pb.ReadsResponse]:
+        db = self._hosting.database(request.database)
+
+        def run(responses: ResponseStream[pb.ReadsResponse]) -> None:
+            for answer in _reads(db, request):
+                self._hosting.check_going()
+                responses.send(answer)
+
+        async for answer in self._hosting.stream(run, goes_on=False, stops=True):
+            yield answer
+
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Any) -> pb.AccessResponse:
         db, token = self._hosting.database(request.database), values.token_of(request.token)
         identity: Identity = context.identity
@@ -127,6 +143,21 @@ class AccessService(access_pb2_grpc.AccessServicer):
         return pb.AccessResponse(seq=seq)
 
 
+READS = 256  # in one message
+
+
+def _reads(db: Database, request: pb.ReadsRequest) -> Iterator[pb.ReadsResponse]:
+    answer = pb.ReadsResponse()
+    limit = request.limit_plus_one - 1 if request.limit_plus_one else None
+    since, before = request.since_ns or None, request.before_ns or None
+    for one in db.access.reads(who=request.who, table=request.table, since=since, before=before, limit=limit):
+        answer.reads.append(message_of_read(one))
+        if len(answer.reads) >= READS:
+            yield answer
+            answer = pb.ReadsResponse()
+    yield answer
+
+
 def _state(db: Database, request: pb.ShowAccessRequest | pb.ExplainAccessRequest) -> State:
     if not (request.at_seq or request.at_time_ns):
         return db.access.state
@@ -135,7 +166,7 @@ def _state(db: Database, request: pb.ShowAccessRequest | pb.ExplainAccessRequest
 
 def _show(db: Database, request: pb.ShowAccessRequest) -> pb.ShowAccessResponse:
     state = _state(db, request)
-    found = shown(state, db.access.problems() if state is db.access.state else ())
+    found = shown(state, db.schema, db.access.problems() if state is db.access.state else ())
     answer = pb.ShowAccessResponse(seq=found.seq, problems=found.problems)
     for role, change in found.roles:
         answer.roles.add(
@@ -144,6 +175,8 @@ def _show(db: Database, request: pb.ShowAccessRequest) -> pb.ShowAccessResponse:
         )
     for grant, change in found.grants:
         answer.grants.add(grant=values.message_of_grant(grant), change=message_of_change(change))
+    for table, share, change in found.audits:
+        answer.audits.add(table=table, share=share, change=message_of_change(change))
     for one in found.tokens:
         answer.tokens.add(
             token=values.message_of_token(one.token),

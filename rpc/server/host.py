@@ -272,7 +272,17 @@ class Hosting:
 
 
 def _work(fn: Callable[[], Any]) -> Work:
-    return Work(running.get(), fn)
+    """Return the work of the running call. What has to run before its method precedes its first work."""
+    call = running.get()
+    if call is None or call.before is None:
+        return Work(call, fn)
+    before, call.before = call.before, None
+
+    def run() -> Any:
+        before()
+        return fn()
+
+    return Work(call, run)
 
 
 def _gone() -> ClosedError:

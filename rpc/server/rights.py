@@ -44,6 +44,7 @@ from everlog.rpc.http2.grpc import OPEN_METHODS, Aborted, Call, end
 from everlog.rpc.security import ANONYMOUS, Identity
 from everlog.rpc.server.issuer import Issuer, is_jwt
 from everlog.rpc.server.needs import Need, gives, needs_of, possible
+from everlog.rpc.server.read_audit import ReadAudits
 from everlog.store.database import Database
 from everlog.store.errors import (
     AccessError,
@@ -241,12 +242,14 @@ class Rights:
         self._stale = True  # a log has other tokens
         self._changed = True  # streams may not be allowed any more
         self._call_ends_ns = 0  # when the next caller's proof ends; 0: none does
+        self._audits = ReadAudits(self.databases, self._needs)
         for db in self.databases.values():
             db.access.add_waker(self._wake)
         self._refresh()
 
     def close(self) -> None:
-        """Look for changes no more."""
+        """Look for changes no more, and end the read audits."""
+        self._audits.close()
         for db in self.databases.values():
             db.access.remove_waker(self._wake)
 
@@ -359,6 +362,9 @@ class Rights:
             for need in needs:
                 if not need.when or getattr(request, need.when):
                     self._check(need, holder, identity, database, request)
+            if call not in self._streams:  # it begins
+                tables = needs[0].tables
+                call.before = self._audits.before(path, holder, identity.name, tables, request)
         self._watch(call)
 
     def _watch(self, call: Call) -> None:

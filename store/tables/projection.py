@@ -43,7 +43,7 @@ SHREDDED = "key.shredded"
 REGISTERED, REMOVED = "consumer.registered", "consumer.removed"
 PRODUCTION = "database.production"
 # About who may do what (store/upkeep/access.py). `subject` and `detail` by kind: a role's name and Role; the
-# name alone; an identity and Grant, twice; a token's name and Token; a token's id alone.
+# name alone; an identity and Grant, twice; a token's name and Token; a token's id alone; a table and Audited.
 ROLE, ROLE_REMOVED, GRANTED, REVOKED = (
     "access.role",
     "access.role.removed",
@@ -51,7 +51,8 @@ ROLE, ROLE_REMOVED, GRANTED, REVOKED = (
     "access.revoked",
 )
 TOKEN, TOKEN_REVOKED = "token.created", "token.revoked"
-ACCESS = frozenset({ROLE, ROLE_REMOVED, GRANTED, REVOKED, TOKEN, TOKEN_REVOKED})
+AUDITED = "access.audited"
+ACCESS = frozenset({ROLE, ROLE_REMOVED, GRANTED, REVOKED, TOKEN, TOKEN_REVOKED, AUDITED})
 _MISSING = object()
 
 # Full key of the tables -> value; None: deleted.

@@ -11,6 +11,7 @@
     access.revoked        identity    everlog.v1.Grant      the same as it was granted
     token.created         identity    everlog.v1.Token      its SHA-256, not its text
     token.revoked         token id
+    access.audited        table       everlog.v1.Audited    the share of its reads that are recorded
 
 A server enforces this (rpc/server/rights.py). A program that opens the files of a database is not restricted:
 it could read them anyway.
@@ -33,32 +34,30 @@ import hashlib
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from shlex import quote
 from typing import Any, NamedTuple
 
 import msgspec
 from google.protobuf.message import DecodeError, Message
 
-from everlog.proto import log_pb2
+from everlog.proto import access_pb2, log_pb2
 from everlog.store import keys, program_log
 from everlog.store.core import Core
 from everlog.store.errors import AccessError, CorruptionError, CursorError, RowError, SealedError
 from everlog.store.history.past import Past
 from everlog.store.schema import arguments, codec
-from everlog.store.schema.arguments import Position, nanoseconds, time_text
+from everlog.store.schema.arguments import Position, Time, nanoseconds, time_text
 from everlog.store.schema.schema import Schema, TableInfo
 from everlog.store.tables import projection as kinds
-from everlog.store.tx.transaction import Metadata, marked
+from everlog.store.tx.transaction import Metadata
 from everlog.store.upkeep import limits
 from everlog.store.upkeep import roles as values
+from everlog.store.upkeep.explanation import Explanation, explain
+from everlog.store.upkeep.read_audit import RecordedRead, check_asked_reads, recorded
 from everlog.store.upkeep.roles import (
-    BY_TABLE,
-    DANGEROUS,
     OWNER,
     READY,
     RIGHTS,
     Change,
-    Decision,
     Grant,
     Holder,
     Issued,
@@ -79,37 +78,36 @@ _KINDS = {
     kinds.REVOKED: "revoked",
     kinds.TOKEN: "created",
     kinds.TOKEN_REVOKED: "token.revoked",
+    kinds.AUDITED: "audited",
 }
 
 
-class Explanation(NamedTuple):
-    """Whether a call is allowed as of a record, and why: a sentence each."""
-
-    allowed: bool
-    seq: int
-    sentences: tuple[str, ...]
-
-
 class Shown(NamedTuple):
-    """Roles (None: a ready-made one), grants and tokens, each with the commit that made it, after record
-    `seq`."""
+    """Roles (None: a ready-made one), grants, tokens and audited tables (name and share), each with the
+    commit that made it, after record `seq`."""
 
     seq: int
     roles: list[tuple[Role, Change | None]]
     grants: list[tuple[Grant, Change]]
     tokens: list[Issued]
     problems: list[str]
+    audits: list[tuple[str, float, Change]]
 
 
-def shown(state: State, problems: Iterable[str] = ()) -> Shown:
-    """Return what a state holds, for people. Tokens have no hashes."""
+def shown(state: State, schema: Schema, problems: Iterable[str] = ()) -> Shown:
+    """Return what a state holds, for people, with the names of tables in a schema. Tokens have no hashes."""
+    names = {info.proto.id: name for name, info in schema.tables.items()}
+    audits = [
+        (names.get(id, f"{name} (dropped)"), share, change)
+        for id, (name, share, change) in state.audits.items()
+    ]
     ready: list[tuple[Role, Change | None]] = [(role, None) for role in READY.values()]
     tokens = [
         msgspec.structs.replace(one, token=msgspec.structs.replace(one.token, sha256=b""))
         for one in state.tokens.values()
     ]
     return Shown(
-        state.seq, [*ready, *state.roles.values()], list(state.grants.items()), tokens, list(problems)
+        state.seq, [*ready, *state.roles.values()], list(state.grants.items()), tokens, list(problems), audits
     )
 
 
@@ -245,8 +243,8 @@ class Access:
         """Return all roles, grants and tokens with the commits that made them, and what an operator should
         repair; or those as of a record or a time. Read-only. Raises CursorError."""
         if at is not None:
-            return shown(self.at(at))
-        return shown(self.refresh(), self.problems())
+            return shown(self.at(at), self._core.schema)
+        return shown(self.refresh(), self._core.schema, self.problems())
 
     def whoami(self) -> Caller:
         """Return the caller: a program that opens the files of a database may do everything. Read-only."""
@@ -341,6 +339,32 @@ class Access:
             for one in found:
                 seq = self._notice(kinds.REVOKED, identity, values.message_of_grant(one), actor, reason)
             return seq
+
+    def audit(self, table: str, share: float = 1.0, *, actor: str = "", reason: str = "") -> int:
+        """Set the share of the reads of a table at servers that are recorded: 1 all, 0 none. Return the seq
+        of the commit, 0 if it is that. Writes. Raises RowError, SchemaError."""
+        share, info = check_share(share), self._core.schema.table(arguments.text(table, "table"))
+        id = info.proto.id
+        with self._changing:
+            if self.refresh().share(id) == share:
+                return 0
+            return self._notice(
+                kinds.AUDITED, table, access_pb2.Audited(table=id, share=share), actor, reason
+            )
+
+    def reads(
+        self,
+        *,
+        who: str = "",
+        table: str = "",
+        since: Time | None = None,
+        before: Time | None = None,
+        limit: int | None = None,
+    ) -> Iterator[RecordedRead]:
+        """Yield the recorded reads at servers, oldest first: only those by an identity, of a table, and at or
+        after `since`, before `before`. Read-only. Raises RowError, DiskError."""
+        wanted = check_asked_reads(who, table, since, before, limit)
+        return recorded(self._core, self._past, wanted)
 
     def create_token(
         self,
@@ -524,7 +548,15 @@ _SAYS = {
     kinds.REVOKED: "revoked a role of",
     kinds.TOKEN: "created a token of",
     kinds.TOKEN_REVOKED: "revoked the token",
+    kinds.AUDITED: "changed the read audit of",
 }
+
+
+def check_share(share: Any) -> float:
+    """Return the share of reads that are recorded. Raises RowError."""
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+        raise RowError(f"expected a share of reads from 0 to 1, found {share!r}")
+    return float(share)
 
 
 def check_asked(table: str, key: Any, field: str) -> None:
@@ -576,66 +608,3 @@ def replacement(old: Issued, now_ns: int, keep_s: float) -> tuple[str, Token]:
     expires_ns = now_ns + token.expires_ns - old.created.time_ns if token.expires_ns else 0
     ends_ns = now_ns + int(keep_s * 1e9) if keep_s else 0
     return new_token(token.name, token.roles, expires_ns, replaces=token.id, ends_ns=ends_ns)
-
-
-def explain(state: State, who: str, verb: str, table: str, *, database: bytes, now_ns: int) -> Explanation:
-    """See `Access.explain`. `database` is its UUID, `now_ns` the time for which tokens are valid."""
-    right, op = check_verb(verb)
-    found = explain_as(state, state.holder(who), verb, table)
-    said = list(found.sentences)
-    for one in state.tokens.values():
-        if one.token.name == who and one.token.roles and one.valid(database, now_ns):
-            other = state.holder(who, one.token.roles).decide(right, table, op)
-            said.append(
-                f"calls with token {one.token.id} have the roles {', '.join(one.token.roles)} instead:"
-                f" they {'may' if other.allowed else 'may not'}"
-            )
-    return found._replace(sentences=tuple(said))
-
-
-def explain_as(state: State, holder: Holder, verb: str, table: str) -> Explanation:
-    """Return whether a holder of rules may do `verb`, and why."""
-    right, op = check_verb(verb)
-    decision = holder.decide(right, table, op)
-    who = holder.name or "an anonymous caller"
-    said = [f"{who} {'may' if decision.allowed else 'may not'} {verb}{f' {table}' if table else ''}"]
-    said += _allowing(decision) if decision.allowed else _denying(state, holder.name, right, table)
-    if decision.allowed and right in DANGEROUS:
-        said.append(f"{verb} cannot be undone: each call needs a reason")
-    return Explanation(decision.allowed, state.seq, tuple(said))
-
-
-def _allowing(decision: Decision) -> Iterator[str]:
-    for held in decision.held:
-        by = f", granted in commit {held.by.seq}{_by(held.by)}" if held.by else ""
-        yield f"by role {held.role}{_limits(held.rule.tables)}{_limits(held.tables, 'granted on')}{by}"
-        for field, found in sorted(held.rule.rows.items()):
-            yield f"only rows with {field} = {' or '.join(found)}"
-        if held.rule.hidden:
-            yield f"without the fields {', '.join(held.rule.hidden)}"
-
-
-def _denying(state: State, who: str, right: int, table: str) -> Iterator[str]:
-    granted = state.granted(who)
-    for grant, by in granted.items():
-        known = state.role(grant.role)
-        if known is None:
-            yield f"role {grant.role} does not exist"
-        else:
-            on = _limits(grant.tables, "granted on")
-            yield f"role {grant.role}{on} does not give it (granted in commit {by.seq}{_by(by)})"
-    if not granted:
-        yield f"no role is granted to {who}"
-    word = next(word for word, number in RIGHTS.items() if number == right)
-    sufficient = [name for name, role in READY.items() if any(word in rule.rights for rule in role.rules)]
-    on = f" --table {quote(table)}" if table and right in BY_TABLE else ""
-    yield f"to allow it: everlog access grant {quote(who)} {sufficient[0]}{on}"
-
-
-def _limits(tables: tuple[str, ...], word: str = "on") -> str:
-    return f" {word} {', '.join(tables)}" if tables else ""
-
-
-def _by(change: Change) -> str:
-    who = f" by {change.actor}{marked(change.proof)}" if change.actor else ""
-    return f" at {time_text(change.time_ns)}{who}{f': {change.reason}' if change.reason else ''}"

@@ -252,9 +252,17 @@ def _no_id(_: str) -> int:
 class Holder:
     """The rules that one identity has in one state. Decisions are kept, so that the next is a look-up."""
 
-    def __init__(self, name: str, held: Iterable[Held], id_of: Callable[[str], int] = _no_id) -> None:
-        """`id_of`: returns the id of the table that has a name now; 0: none."""
+    def __init__(
+        self,
+        name: str,
+        held: Iterable[Held],
+        id_of: Callable[[str], int] = _no_id,
+        audited: float = 0.0,
+    ) -> None:
+        """`id_of`: returns the id of the table that has a name now; 0: none. `audited`: the share of its
+        reads of any table that are recorded."""
         self.name = name
+        self.audited = audited
         self.held = tuple(held)
         # Whether some rule limits rows or fields.
         self.limited = any(one.rule.limited for one in self.held)
@@ -320,7 +328,13 @@ class State:
         self.roles: dict[str, tuple[Role, Change]] = {}
         self.grants: dict[Grant, Change] = {}
         self.tokens: dict[str, Issued] = {}
+        # By id of the table: its name then, and the share of its reads that are recorded.
+        self.audits: dict[int, tuple[str, float, Change]] = {}
         self._holders: dict[tuple[str, tuple[str, ...]], Holder] = {}
+
+    def share(self, table: int) -> float:
+        """Return the share of the reads of a table, by its id, that are recorded."""
+        return self.audits[table][1] if table in self.audits else 0.0
 
     def role(self, name: str) -> Role | None:
         """Return a ready-made or own role; None if there is none of that name."""
@@ -332,7 +346,9 @@ class State:
         if found is None:
             if len(self._holders) > LIST_MAX:
                 self._holders.clear()
-            found = self._holders[name, roles] = Holder(name, self._held(name, roles), self.id_of)
+            held = tuple(self._held(name, roles))
+            known = [self.roles[one.role][0].audited for one in held if one.role in self.roles]
+            found = self._holders[name, roles] = Holder(name, held, self.id_of, max(known, default=0.0))
         return found
 
     def granted(self, name: str) -> dict[Grant, Change]:
@@ -365,6 +381,11 @@ class State:
             self.tokens[token.id] = Issued(token, change, token.expires_ns)
             if token.replaces:
                 self._end(token.replaces, token.replaced_ends_ns or change.time_ns, change)
+        elif kind == "audited":
+            audited = pb.Audited.FromString(notice.detail)
+            self.audits.pop(audited.table, None)
+            if audited.share:
+                self.audits[audited.table] = notice.subject, audited.share, change
         else:
             self._end(notice.subject, change.time_ns, change)
 

@@ -19,6 +19,8 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 from everlog.migrations import digest
 from everlog.proto import access_pb2, consumers_pb2, feed_pb2, log_pb2
 from everlog.store.record import KNOWN_FEATURES
+from everlog.store.schema.codec import encode_string
+from everlog.store.upkeep.read_audit import records_in
 from tests.docs.format_reader import (
     airport,
     checked,
@@ -142,12 +144,34 @@ def test_the_example_records_decode() -> None:
     assert fields(notice[3][0]) == {1: [b"ann"], 2: [b"tenant"], 3: [b"bookings"]}
 
 
+def test_the_record_of_the_read_audit_on_the_page_is_read_by_the_code(tmp_path: Path) -> None:
+    section = PAGE.partition("\n## Read audit\n")[2].partition("\n## ")[0]
+    raw = bytes.fromhex("".join(re.findall(r"^\| `((?:[0-9a-f]{2} ?)+)` \|", section, re.MULTILINE)))
+    path = tmp_path / "file"
+    path.write_bytes(raw + raw[:7])  # and a part of another
+    with path.open("rb") as file:
+        (record,) = records_in(file)
+    found = access_pb2.ReadRecord.FromString(record)
+    assert (found.identity, found.call, found.table, found.space, found.share) == (
+        "ann",
+        "Store/Get",
+        1,
+        3,
+        1.0,
+    )
+    assert found.proof == log_pb2.Commit.TOKEN
+    assert [one.key for one in found.keys] == [encode_string("JFK")]
+
+
 ROW = re.compile(r"^\| (\d+) \| `(\w+)` \| (\w+\*?) \|", re.MULTILINE)
 LINE_OF = re.compile(r"^\| ([A-Z]\w+(?:\.\w+)?) \| (\d+ .*) \|$", re.MULTILINE)
 FIELD = re.compile(r"(\d+) `(\w+)` (\w+\*?)")
 VALUE = re.compile(r"(\d+) ([A-Z_]+)")
 ON_PAGE = [log_pb2.DESCRIPTOR, feed_pb2.DESCRIPTOR, consumers_pb2.DESCRIPTOR, access_pb2.DESCRIPTOR]
-ON_DISK = {"Registration", "Cap", "Role", "Rule", "Binding", "BoundField", "Condition", "Grant", "Token"}
+ON_DISK = {
+    *("Registration", "Cap", "Role", "Rule", "Binding", "BoundField", "Condition", "Grant", "Token"),
+    *("Audited", "ReadRecord", "ReadKey"),
+}
 NOT_ON_PAGE = {"SubscribeRequest"} | {
     name
     for file in (consumers_pb2.DESCRIPTOR, access_pb2.DESCRIPTOR)

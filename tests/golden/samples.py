@@ -158,6 +158,18 @@ def _access() -> dict[str, log_pb2.Notice]:
         rows=[access_pb2.Condition(field="tenant", values=["$who", "acme"])],
         hidden=["card"],
     )
+    bound = access_pb2.Rule(
+        rights=[access_pb2.READ],
+        hidden=["owner.card"],
+        bindings=[
+            access_pb2.Binding(
+                table=3,
+                name="bookings",
+                space=5,
+                fields=[access_pb2.BoundField(name="owner.card", numbers=[4, 300])],
+            )
+        ],
+    )
     token = access_pb2.Token(
         id="0123456789ab",
         name="ann",
@@ -176,6 +188,8 @@ def _access() -> dict[str, log_pb2.Notice]:
             access_pb2.Grant(identity="ann", role="tenant", tables=["bookings"]),
         ),
         "token": ("token.created", "ann", token),
+        "bound-role": ("access.role", "clerk", access_pb2.Role(name="clerk", rules=[bound])),
+        "audited": ("access.audited", "bookings", access_pb2.Audited(table=3, share=0.25)),
     }
     return {
         name: log_pb2.Notice(kind=kind, subject=subject, detail=detail.SerializeToString(deterministic=True))

@@ -41,7 +41,7 @@ def test_a_record_of_each_kind_is_read(name: str) -> None:
     assert commit.checksum == record.checksum_of(framed)
     kinds = dict.fromkeys(("created", "base", "migration", "load", "notice"))
     expected = {name: name for name in kinds} | {"backfill": "migration", "returning": "migration"}
-    expected |= dict.fromkeys(("consumer", "role", "grant", "token"), "notice")
+    expected |= dict.fromkeys(("consumer", "role", "grant", "token", "bound-role", "audited"), "notice")
     assert commit.WhichOneof("about") == expected.get(name)
 
 

@@ -74,6 +74,8 @@ VERBS = {
     "follow": Verb("follow --to sqlite:m.sqlite --once", "follow --to nowhere:x --once"),
     "access whoami": Verb("access whoami", f"{NOBODY} access whoami"),
     "access show": Verb("access show", f"{NOWHERE} access show"),
+    "access audit": Verb("access audit books", "access audit nowhere"),
+    "access reads": Verb("access reads --who ann", f"{NOWHERE} access reads", silent=True),
     "access roles": Verb("access roles", f"{NOWHERE} access roles"),
     "access explain": Verb(
         "access explain ann read",
@@ -230,6 +232,7 @@ def test_what_is_stopped_exits_with_the_number_of_the_signal(
 MEANINGS = {
     "--actor": "WHO",
     "--at": "SEQ|TIME",
+    "--before": "TIME",
     "--checkpoint": "FILE",
     "--console-url": "URL",
     "--deep": "",
@@ -249,6 +252,7 @@ MEANINGS = {
     "--out-of-order": "",
     "--person": "VALUE",
     "--rate": "ROWS",
+    "--since": "TIME",
     "--reason": "WHY",
     "--signed-by": "VKEY",
     "--signing-key": "FILE",

@@ -51,10 +51,11 @@ MAY = {
     "migrator": f"{SEEING} Migrations/Apply Migrations/Propose Migrations/Complete Migrations/Cancel"
     " Migrations/Load Migrations/Baseline Migrations/Accept Migrations/Folders",
     "approver": f"{SEEING} Migrations/Approve Migrations/Reject",
-    "auditor": f"{READING} {PROVING} Proofs/Prove Admin/Check Access/Show People/Readable Migrations/Folders",
+    "auditor": f"{READING} {PROVING} Proofs/Prove Admin/Check Access/Show Access/Reads"
+    " People/Readable Migrations/Folders",
     "operator": f"{SEEING} {PROVING} Admin/Check Admin/Rebuild Admin/Expire Admin/CorrectClock"
     " Admin/SetProduction Archive/Archive Archive/Hold Consumers/Register Consumers/Bookmark"
-    " Feed/Subscribe Proofs/Checkpoint Proofs/Keep People/RotateKey Access/Show People/Readable"
+    " Feed/Subscribe Proofs/Checkpoint Proofs/Keep People/RotateKey Access/Show Access/Reads People/Readable"
     " Migrations/Folders",
 }
 METHODS: dict[str, MethodDescriptor] = {

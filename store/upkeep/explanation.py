@@ -1,0 +1,97 @@
+"""Explanation: why a call is allowed or denied, in sentences.
+
+    state, identity, right, table ─▶ decision ─▶ the rules that give it, or the grants that do not
+
+Read-only. What it says is for operators; a caller may ask about itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from shlex import quote
+from typing import NamedTuple
+
+from everlog.store.schema.arguments import time_text
+from everlog.store.tx.transaction import marked
+from everlog.store.upkeep.roles import (
+    BY_TABLE,
+    DANGEROUS,
+    READY,
+    RIGHTS,
+    Change,
+    Decision,
+    Holder,
+    State,
+    check_verb,
+)
+
+
+class Explanation(NamedTuple):
+    """Whether a call is allowed as of a record, and why: a sentence each."""
+
+    allowed: bool
+    seq: int
+    sentences: tuple[str, ...]
+
+
+def explain(state: State, who: str, verb: str, table: str, *, database: bytes, now_ns: int) -> Explanation:
+    """See `Access.explain`. `database` is its UUID, `now_ns` the time for which tokens are valid."""
+    right, op = check_verb(verb)
+    found = explain_as(state, state.holder(who), verb, table)
+    said = list(found.sentences)
+    for one in state.tokens.values():
+        if one.token.name == who and one.token.roles and one.valid(database, now_ns):
+            other = state.holder(who, one.token.roles).decide(right, table, op)
+            said.append(
+                f"calls with token {one.token.id} have the roles {', '.join(one.token.roles)} instead:"
+                f" they {'may' if other.allowed else 'may not'}"
+            )
+    return found._replace(sentences=tuple(said))
+
+
+def explain_as(state: State, holder: Holder, verb: str, table: str) -> Explanation:
+    """Return whether a holder of rules may do `verb`, and why."""
+    right, op = check_verb(verb)
+    decision = holder.decide(right, table, op)
+    who = holder.name or "an anonymous caller"
+    said = [f"{who} {'may' if decision.allowed else 'may not'} {verb}{f' {table}' if table else ''}"]
+    said += _allowing(decision) if decision.allowed else _denying(state, holder.name, right, table)
+    if decision.allowed and right in DANGEROUS:
+        said.append(f"{verb} cannot be undone: each call needs a reason")
+    return Explanation(decision.allowed, state.seq, tuple(said))
+
+
+def _allowing(decision: Decision) -> Iterator[str]:
+    for held in decision.held:
+        by = f", granted in commit {held.by.seq}{_by(held.by)}" if held.by else ""
+        yield f"by role {held.role}{_limits(held.rule.tables)}{_limits(held.tables, 'granted on')}{by}"
+        for field, found in sorted(held.rule.rows.items()):
+            yield f"only rows with {field} = {' or '.join(found)}"
+        if held.rule.hidden:
+            yield f"without the fields {', '.join(held.rule.hidden)}"
+
+
+def _denying(state: State, who: str, right: int, table: str) -> Iterator[str]:
+    granted = state.granted(who)
+    for grant, by in granted.items():
+        known = state.role(grant.role)
+        if known is None:
+            yield f"role {grant.role} does not exist"
+        else:
+            on = _limits(grant.tables, "granted on")
+            yield f"role {grant.role}{on} does not give it (granted in commit {by.seq}{_by(by)})"
+    if not granted:
+        yield f"no role is granted to {who}"
+    word = next(word for word, number in RIGHTS.items() if number == right)
+    sufficient = [name for name, role in READY.items() if any(word in rule.rights for rule in role.rules)]
+    on = f" --table {quote(table)}" if table and right in BY_TABLE else ""
+    yield f"to allow it: everlog access grant {quote(who)} {sufficient[0]}{on}"
+
+
+def _limits(tables: tuple[str, ...], word: str = "on") -> str:
+    return f" {word} {', '.join(tables)}" if tables else ""
+
+
+def _by(change: Change) -> str:
+    who = f" by {change.actor}{marked(change.proof)}" if change.actor else ""
+    return f" at {time_text(change.time_ns)}{who}{f': {change.reason}' if change.reason else ''}"

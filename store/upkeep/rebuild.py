@@ -43,6 +43,7 @@ from everlog.store.rocks.engine import Engine
 from everlog.store.rocks.errors import translated
 from everlog.store.rocks.ownership import HALF, LOCK, Ownership, clear_owned, resolve
 from everlog.store.rocks.view import View
+from everlog.store.schema import codec
 from everlog.store.schema.schema import Schema, TableInfo
 from everlog.store.tables.hashing import TableHash, hashes, rows_of, same_hash, same_row
 from everlog.store.tables.projection import CODE, FamilyTarget, Pending, Target
@@ -301,6 +302,22 @@ def _complete_or_removed(path: Path, marker: bytes, *, resumed: bool) -> Iterato
         owner.release()
 
 
+def _mark_forgotten_later(target: FamilyTarget, vault: Vault) -> None:
+    """Mark the tables with rows of people who were forgotten after the last record: they have no index
+    entries, and by these records their keys are only missing. With a key store that has them, the indexes
+    are built."""
+    start, spaces = keys.NOTE_OF_KEY, set[bytes]()
+    for note, _ in target.view.items(start, codec.after(start)):
+        key_id, where = note[len(start) :][: keys.KEY_ID_SIZE], note[len(start) + keys.KEY_ID_SIZE :]
+        if not vault.has(key_id) and target.stored(keys.NOTE_SHREDDED + key_id) is None:
+            spaces.add(where[: keys.SPACE.size])
+    writes = target.batch()
+    for space in spaces:
+        if target.stored(keys.NOTE_BARE + space) is None:
+            writes[keys.NOTE_BARE + space] = keys.BARE_IN_PART
+    target.write(writes)
+
+
 def _make(  # noqa: PLR0917  called once, above
     owner: Ownership,
     records: Iterable[bytes] | Source,
@@ -335,6 +352,8 @@ def _make(  # noqa: PLR0917  called once, above
         if projector.applied != last:
             raise CorruptionError(f"expected records up to {last}, found none after {projector.applied}")
         projector.flush()
+        if vault is not None and vault.is_open and not vault.locked:
+            _mark_forgotten_later(target, vault)
         log.sync()
         engine.flush()
         engine.rest(engine.data)

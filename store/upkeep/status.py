@@ -170,7 +170,7 @@ def status(core: Core, past: Past, consumers: Consumers, archive: ArchiveStatus)
         writes=_writes(core),
         archive=msgspec.structs.replace(archive, base=core.log.trimmed.base, archived_ns=core.archived_ns()),
         clock=_clock(core.clock, past, commit.time_ns),
-        warnings=_warnings(core.vault.pending_deletions),
+        warnings=_warnings(core.vault.pending_deletions, read_only=core.read_only),
         production=core.production,
         health=health(core),
     )
@@ -188,11 +188,16 @@ def health(core: Core) -> Health:
     return Health(state=HealthState.MIGRATING, reason=f"{done:,} of {total:,} rows are built")
 
 
-def _warnings(count: int) -> list[str]:
+def _warnings(count: int, *, read_only: bool) -> list[str]:
     if not count:
         return []
     keys = "The key of a forgotten person is" if count == 1 else f"{count} keys of forgotten persons are"
-    return [f"{keys} not overwritten yet: the disk refused it; it is tried again once a second"]
+    when = (
+        "the next opening for writing does it, as `everlog expire` does"
+        if read_only
+        else "the disk refused it; it is tried again once a second"
+    )
+    return [f"{keys} not overwritten yet: {when}"]
 
 
 def _clock(clock: Clock, past: Past, time_ns: int) -> ClockStatus:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from itertools import chain, repeat
 from pathlib import Path
 
-from everlog.audit import merkle, note, proof
+from everlog.audit import merkle
 from everlog.audit.chain import Chain, wanted
 from everlog.audit.export import Directory
 from everlog.audit.known_hashes import BackupCopy, Copy, Known, compare, hashed, skip_leaves, tiled
@@ -142,10 +142,9 @@ class Audit:
             yield f"the tree: {error}"
         if self._tiles is not None:
             try:
-                text = self._tiles.checkpoint()
-                if text is None:
+                there = self._tiles.head()
+                if there is None:
                     raise CorruptionError("expected an exported tree, found no checkpoint")
-                there = proof.read(note.split(text)[0])
                 yield from self._tiles.problems(there.size, self._progress)
                 found = self._knows(f"the tiles in {self._tiles.where}", there.size, self._tiles.tile)
                 if found != there.root:

@@ -57,6 +57,25 @@ class Directory:
         except FileNotFoundError:
             return None
 
+    def head(self) -> proof.Checkpoint | None:
+        """Return what its checkpoint states, unverified; None if there is none. Raises CorruptionError naming
+        the file."""
+        text = self.checkpoint()
+        if text is None:
+            return None
+        try:
+            stated, signatures = note.split(text)
+            found = proof.read(stated)
+            names = {name for name, _ in signatures}
+            if found.origin not in names:
+                raise CorruptionError(
+                    f"expected a checkpoint signed by {found.origin}, which it names as its log, found"
+                    f" signatures of {', '.join(sorted(names))}"
+                )
+        except CorruptionError as error:
+            raise CorruptionError(f"{self.where / CHECKPOINT}: {error}") from None
+        return found
+
     def tile(self, level: int, index: int, width: int) -> bytes:
         """Return the first `width` hashes of a tile. Raises CorruptionError naming the file."""
         return self._read(level, index, width, merkle.HASH_BYTES)
@@ -293,10 +312,15 @@ def _leaves(entries: bytes) -> bytes:
 
 def _before(prover: Prover, there: Directory, wanted: proof.Checkpoint) -> int:
     """Return how many records of this log were exported before."""
-    text = there.checkpoint()
-    if text is None:
+    try:
+        earlier = there.head()
+    except CorruptionError as error:
+        raise CorruptionError(
+            f"{error}. Remove that file and run this again, which compares all tiles with the log and writes"
+            " it anew"
+        ) from None
+    if earlier is None:
         return 0
-    earlier = proof.read(note.split(text)[0])
     if earlier.origin != wanted.origin:
         raise CorruptionError(
             f"{there.where} is of {earlier.origin}, not of {wanted.origin}; name another directory"

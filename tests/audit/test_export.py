@@ -240,3 +240,29 @@ def test_a_byte_of_the_checkpoint_that_was_changed_is_found_by_the_key(tmp_path:
             changed[at] ^= bit
             with pytest.raises(CorruptionError):
                 proof.open_checkpoint(changed.decode(errors="surrogateescape"), signer.verifier)
+
+
+def test_a_checkpoint_that_was_changed_is_named_and_the_remedy_works(
+    tmp_path: Path, exported: tuple[Database, str]
+) -> None:
+    db, text = exported
+    where = tmp_path / "tiles"
+    file = where / "checkpoint"
+    kept = file.read_bytes()
+    origin = kept.index(b"\n")
+    for changed in (
+        b"x" + kept[1:],  # another log's
+        kept[: origin - 1] + b"x" + kept[origin:],
+        kept[:-1],
+        kept + b"x",
+        b"",
+    ):
+        file.write_bytes(changed)
+        (found,) = Audit(db, tiles=where).problems()
+        assert str(file) in found
+        with pytest.raises(CorruptionError, match=f"{file}: .* Remove that file and run this again"):
+            export(LocalProver(db), text, where)
+        file.unlink()
+        export(LocalProver(db), text, where)
+        assert file.read_bytes() == kept
+        assert list(Audit(db, tiles=where).problems()) == []

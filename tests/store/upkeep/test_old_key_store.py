@@ -226,10 +226,8 @@ def test_a_key_that_came_back_opens_nothing_and_check_says_so(path: Path, older:
         assert reader.at(seq=3).get(PATIENTS, 1) is None
         (found,) = [one for one in reader.admin.check() if "forgotten persons" in one]
         assert "has the keys of 1 forgotten persons" in found
-        assert reader.admin.status().warnings == [
-            "The key of a forgotten person is not overwritten yet: the next opening for writing does it, as"
-            " `everlog expire` does"
-        ]
+        (warning,) = reader.admin.status().warnings
+        assert warning.endswith("the next opening for writing does it, as `everlog expire` does")
     assert (path / "KEYS").read_bytes() == copy
     with open_people(path) as db:
         assert not [one for one in db.admin.check() if "forgotten persons" in one]

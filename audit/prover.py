@@ -34,7 +34,7 @@ from everlog.audit.proof import Checkpoint, Consistency, Inclusion
 from everlog.audit.tree import KIND, Tree
 from everlog.proto import log_pb2
 from everlog.store.database import Database
-from everlog.store.errors import CorruptionError, CursorError, Error, PreconditionError
+from everlog.store.errors import CorruptionError, CursorError, Error, PreconditionError, RowError
 from everlog.store.progress import OnProgress
 from everlog.store.record import unframe
 from everlog.store.rocks.files import sync_directory
@@ -188,7 +188,10 @@ class LocalProver:
                 " one of another key: let the server sign, `everlog checkpoint` without --signing-key;"
                 " nothing was written"
             )
-        checkpoint = proof.read(note.split(text)[0])
+        try:
+            checkpoint = proof.read(note.split(text)[0])
+        except CorruptionError as error:  # of what the caller sent, not of the log
+            raise RowError(f"{error}; nothing was written") from None
         if checkpoint.size > self.head()[0] or self._tree.root(checkpoint.size) != checkpoint.root:
             raise PreconditionError(
                 f"the checkpoint of {checkpoint.size} records of {checkpoint.origin} is not one of this log"

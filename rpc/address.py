@@ -16,7 +16,7 @@ from __future__ import annotations
 import ipaddress
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from everlog.store import urls
 from everlog.store.environment import variable
@@ -117,6 +117,29 @@ def parse(url: str) -> Address:
             url=str(address),
         )
     return address
+
+
+def with_token_file(url: str, file: str) -> str:
+    """Return the URL of a server with the file of its token. Raises OpenError if it has a token."""
+    return _with(url, "token-file", file)
+
+
+def with_token(url: str, token: str) -> str:
+    """Return the URL of a server with its token. Raises OpenError if it has one, or for an invalid token."""
+    if not token.isascii() or not token.isprintable() or " " in token or not token:
+        raise OpenError("expected one token of visible ASCII characters, found another text or none")
+    return _with(url, "token", token)
+
+
+def _with(url: str, name: str, value: str) -> str:
+    if not is_url(url):
+        raise OpenError(
+            f"{without_secrets(url)}: a token is for a server, and the files of a database need none; leave"
+            " --token-file out"
+        )
+    if shows_token(url) or "token-file" in dict(parse_qsl(urlsplit(url).query)):
+        raise OpenError(f"{without_secrets(url)}: expected one token, found one in the URL and --token-file")
+    return f"{url}{'&' if '?' in url else '?'}{name}={quote(value, safe='')}"
 
 
 def shows_token(url: str) -> bool:

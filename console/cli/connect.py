@@ -62,7 +62,7 @@ def open_database(
     progress: OnProgress | None = None,
 ) -> AnyDatabase:
     """Return the database of the settings, or of `url`; with --wait, wait until it is available."""
-    where = url or settings.url
+    where = settings.with_token(url) if url else settings.url
     how: dict[str, Any] = {
         "create": create,
         "read_only": read_only,

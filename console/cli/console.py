@@ -101,7 +101,7 @@ def console(settings: Settings, *, server: str | None, listen: str, console_url:
     if server is not None:
         refuse_idle("url", "env", when="beside URL")
     check_address(listen, "--listen")
-    where = server or settings.url
+    where = settings.with_token(server) if server else settings.url
     if not address.is_url(where):
         raise OpenError(
             f"expected the URL of a server, everlog://HOST:PORT/NAME, found {address.without_secrets(where)};"

@@ -10,6 +10,7 @@ command, as in dbmate.
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
@@ -26,6 +27,7 @@ from everlog.store.schema.times import duration_s, exact_text, time_ns_of
 F = TypeVar("F", bound=Callable[..., Any])
 
 URL_VARIABLE = "DATABASE_URL"
+STDIN = "-"  # as a file
 MIGRATIONS_VARIABLE = "EVERLOG_MIGRATIONS_DIR"
 SCHEMA_VARIABLE = "EVERLOG_SCHEMA_FILE"
 
@@ -35,6 +37,7 @@ class Settings:
     """The values of the common options. Variables of the environment are read when they are first needed."""
 
     url_given: str | None = None
+    token_file: str | None = None
     env: str = URL_VARIABLE
     migrations_given: str | None = None
     schema_given: str | None = None
@@ -48,6 +51,8 @@ class Settings:
     resume: str = ""
     # The user was warned of a token in --url.
     warned: bool = False
+    # The token of --token-file -, which can be read once.
+    _token: str | None = None
     # The signal that stopped the command.
     signal: signal.Signals = signal.SIGINT
     streams: Streams | None = None
@@ -75,7 +80,20 @@ class Settings:
             )
         if self.url_given and not self.warned:
             self._warn(url)
-        return url
+        return self.with_token(url)
+
+    def with_token(self, url: str) -> str:
+        """Return the URL of a server with the token of --token-file, if it was given. Raises OpenError for
+        another URL, and for one that has a token."""
+        if self.token_file is None:
+            return url
+        from everlog.rpc.address import with_token, with_token_file
+
+        if self.token_file != STDIN:
+            return with_token_file(url, self.token_file)
+        if self._token is None:
+            self._token = sys.stdin.readline().strip()
+        return with_token(url, self._token)
 
     def _warn(self, url: str) -> None:
         """Warn once of a token that the list of processes shows."""
@@ -85,7 +103,7 @@ class Settings:
         if shows_token(url):
             click.echo(
                 "warning: a token in --url can be seen by every user of this machine (ps); put it into"
-                " EVERLOG_TOKEN, or into a file: ?token-file=FILE",
+                " EVERLOG_TOKEN, or into a file (--token-file FILE)",
                 err=True,
             )
 
@@ -183,6 +201,11 @@ def to_version(what: str) -> Callable[[F], F]:
 
 def common(command: F) -> F:
     """Add the options that all commands have to a command."""
+    return common_of_server(_token_option(command))
+
+
+def common_of_server(command: F) -> F:
+    """Add the options that all commands have to a command that is no client, and has tokens of its own."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -336,6 +359,14 @@ _OPTIONS = [
 ]
 
 _NAMED = [(one.name, option) for option in _OPTIONS for one in option(click.Command("")).params[-1:]]
+
+_token_option = _common(
+    "--token-file",
+    metavar="FILE",
+    to="token_file",
+    help="File with the token for a server, which only its owner can read; - for standard input.  [env:"
+    " EVERLOG_TOKEN, the token itself]",
+)
 
 actor_option = click.option(
     "--actor",

@@ -36,7 +36,7 @@ from everlog.console.cli.options import (
     Renamed,
     Settings,
     check_common,
-    common,
+    common_of_server,
     pass_settings,
     refuse_idle,
     writes,
@@ -334,7 +334,7 @@ _OPTIONS = [
 @migrating_options
 @console_options
 @writes
-@common
+@common_of_server
 @pass_settings
 def serve(
     settings: Settings,

@@ -30,7 +30,7 @@ from everlog.audit.tiles import Tile, nodes
 from everlog.audit.tree import Tree
 from everlog.store import record
 from everlog.store.database import Database
-from everlog.store.errors import CorruptionError, Error
+from everlog.store.errors import CorruptionError, Error, quantity
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.rocks import manifest
 from everlog.store.rocks.files import Temporary
@@ -81,8 +81,8 @@ class Audit:
         for what, size in sorted(ends):
             if size > head:
                 yield (
-                    f"the log {self._db.url} ends at record {head}, but {what} is of {size} records: record"
-                    f" {head + 1} is the first that is missing"
+                    f"the log {self._db.url} ends at record {head}, but {what} is of"
+                    f" {quantity(size, 'record')}: record {head + 1} is the first that is missing"
                 )
         try:
             yield from self._archived()
@@ -149,8 +149,8 @@ class Audit:
                 found = self._knows(f"the tiles in {self._tiles.where}", there.size, self._tiles.tile)
                 if found != there.root:
                     raise CorruptionError(
-                        f"expected tiles of {there.size} records with the root of the checkpoint beside them,"
-                        f" {there.root.hex()}, found {found.hex()}: one of them was changed"
+                        f"expected tiles of {quantity(there.size, 'record')} with the root of the checkpoint"
+                        f" beside them, {there.root.hex()}, found {found.hex()}: one of them was changed"
                     )
             except Error as error:
                 yield f"{self._tiles.where}: {error}"
@@ -231,4 +231,4 @@ class Audit:
 
 def _rows(hashes: dict[str, TableHash], name: str) -> str:
     found = hashes.get(name)
-    return f"{found.rows} rows of hash {found.hash.hex()[:16]}" if found else "no such table"
+    return f"{quantity(found.rows, 'row')} of hash {found.hash.hex()[:16]}" if found else "no such table"

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from everlog.audit import merkle, note, proof
 from everlog.audit.prover import Prover
 from everlog.audit.tiles import WIDTH, Growing, full_width, nodes, path, place
-from everlog.store.errors import CorruptionError, DiskError
+from everlog.store.errors import CorruptionError, DiskError, quantity
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.rocks import files
 
@@ -146,8 +146,8 @@ class Directory:
             data = self.beginning(file, size)
             if data is None:
                 yield (
-                    f"{self.where / file} is not part of the tree of {size} records; if an export was"
-                    " interrupted, run `everlog tiles` again"
+                    f"{self.where / file} is not part of the tree of {quantity(size, 'record')}; if an"
+                    " export was interrupted, run `everlog tiles` again"
                 )
             elif data != (self.where / file).read_bytes():
                 yield f"{self.where / file} is not a prefix of the tile that replaced it: it was changed"
@@ -231,8 +231,9 @@ def export(
     found = there.root(wanted.size)
     if found != wanted.root:
         raise CorruptionError(
-            f"expected the tiles in {where} to give the root {wanted.root.hex()} of {wanted.size} records,"
-            f" found {found.hex()}: the log does not match its checkpoint, or a tile was changed"
+            f"expected the tiles in {where} to give the root {wanted.root.hex()} of"
+            f" {quantity(wanted.size, 'record')}, found {found.hex()}: the log does not match its"
+            " checkpoint, or a tile was changed"
         )
     repaired, strange = _repair_others(there, wanted.size) if damaged else ([], [])
     _write(where / CHECKPOINT, text.encode())
@@ -327,8 +328,9 @@ def _before(prover: Prover, there: Directory, wanted: proof.Checkpoint) -> int:
         )
     if earlier.size > wanted.size or prover.head(earlier.size)[1] != earlier.root:
         raise CorruptionError(
-            f"{there.where} has a checkpoint of {earlier.size} records with which this log does not begin:"
-            " the log was rewritten or cut since, or is another copy. `everlog audit --tiles` names the"
+            f"{there.where} has a checkpoint of {quantity(earlier.size, 'record')} with which this log"
+            " does not begin: the log was rewritten or cut since, or is another copy. `everlog audit"
+            " --tiles` names the"
             " record",
             size=earlier.size,
         )

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 
-from everlog.store.errors import CorruptionError
+from everlog.store.errors import CorruptionError, quantity
 
 HASH_BYTES = 32
 EMPTY = sha256(b"").digest()
@@ -113,7 +113,8 @@ def verify_inclusion(index: int, size: int, leaf: bytes, proof: list[bytes], cla
         raise CorruptionError(f"the proof for index {index} of {size} is too short: {len(proof)} hashes")
     if found != claimed:
         raise CorruptionError(
-            f"expected the tree of {size} entries to have the root {claimed.hex()}, but the entry at index"
+            f"expected the tree of {quantity(size, 'entry', 'entries')} to have the root {claimed.hex()},"
+            " but the entry at index"
             f" {index} and its proof give {found.hex()}: that entry is not in that tree",
             place=index,
         )
@@ -123,21 +124,24 @@ def verify_consistency(first: int, size: int, first_root: bytes, claimed: bytes,
     """Verify that the tree of `size` entries with the claimed root begins with the tree of `first` entries
     that has `first_root` (RFC 9162, 2.1.4.2). Raises CorruptionError if the proof does not show it."""
     if not 0 <= first <= size:
-        raise CorruptionError(f"expected an earlier tree of at most {size} entries, found one of {first}")
+        raise CorruptionError(
+            f"expected an earlier tree of at most {quantity(size, 'entry', 'entries')}, found one of {first}"
+        )
     if first in {0, size}:
         expected = EMPTY if first == 0 else claimed
         if proof or first_root != expected:
             raise CorruptionError(
-                f"the trees of {first} and {size} entries do not match: expected the root"
-                f" {expected.hex()} and no proof, found {first_root.hex()} and {len(proof)} hashes"
+                f"the trees of {first} and {quantity(size, 'entry', 'entries')} do not match: expected the"
+                f" root {expected.hex()} and no proof, found {first_root.hex()} and {len(proof)} hashes"
             )
         return
     old, new = _walk(first, size, proof if first & (first - 1) else [first_root, *proof])
     for what, entries, there, given in (("earlier", first, old, first_root), ("later", size, new, claimed)):
         if there != given:
             raise CorruptionError(
-                f"expected the {what} tree, of {entries} entries, to have the root {given.hex()}, found that"
-                f" the proof gives {there.hex()}: one tree does not begin with the other"
+                f"expected the {what} tree, of {quantity(entries, 'entry', 'entries')}, to have the root"
+                f" {given.hex()}, found that the proof gives {there.hex()}: one tree does not begin with the"
+                " other"
             )
 
 
@@ -174,14 +178,18 @@ class Frontier:
 def _walk(first: int, size: int, path: list[bytes]) -> tuple[bytes, bytes]:
     """Return the roots of both trees, as a consistency proof gives them."""
     if not path:
-        raise CorruptionError(f"expected a proof from {first} to {size} entries, found none")
+        raise CorruptionError(
+            f"expected a proof from {first} to {quantity(size, 'entry', 'entries')}, found none"
+        )
     fn, sn = first - 1, size - 1
     while fn & 1:
         fn, sn = fn >> 1, sn >> 1
     old = new = path[0]
     for node in path[1:]:
         if sn == 0:
-            raise CorruptionError(f"the proof from {first} to {size} entries is too long")
+            raise CorruptionError(
+                f"the proof from {first} to {quantity(size, 'entry', 'entries')} is too long"
+            )
         if fn & 1 or fn == sn:
             old, new = node_hash(node, old), node_hash(node, new)
             while not fn & 1 and fn:
@@ -190,7 +198,7 @@ def _walk(first: int, size: int, path: list[bytes]) -> tuple[bytes, bytes]:
             new = node_hash(new, node)
         fn, sn = fn >> 1, sn >> 1
     if sn:
-        raise CorruptionError(f"the proof from {first} to {size} entries is too short")
+        raise CorruptionError(f"the proof from {first} to {quantity(size, 'entry', 'entries')} is too short")
     return old, new
 
 

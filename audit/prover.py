@@ -34,7 +34,7 @@ from everlog.audit.proof import Checkpoint, Consistency, Inclusion
 from everlog.audit.tree import KIND, Tree
 from everlog.proto import log_pb2
 from everlog.store.database import Database
-from everlog.store.errors import CorruptionError, CursorError, Error, PreconditionError, RowError
+from everlog.store.errors import CorruptionError, CursorError, Error, PreconditionError, RowError, quantity
 from everlog.store.progress import OnProgress
 from everlog.store.record import unframe
 from everlog.store.rocks.files import sync_directory
@@ -194,8 +194,8 @@ class LocalProver:
             raise RowError(f"{error}; nothing was written") from None
         if checkpoint.size > self.head()[0] or self._tree.root(checkpoint.size) != checkpoint.root:
             raise PreconditionError(
-                f"the checkpoint of {checkpoint.size} records of {checkpoint.origin} is not one of this log"
-                f" ({UUID(bytes=self.database)}); nothing was written"
+                f"the checkpoint of {quantity(checkpoint.size, 'record')} of {checkpoint.origin} is not"
+                f" one of this log ({UUID(bytes=self.database)}); nothing was written"
             )
 
         def about(commit: log_pb2.Commit) -> None:
@@ -256,9 +256,10 @@ def _check_grown(prover: Prover, last: Checkpoint, memory: Memory, progress: OnP
     size, root = prover.head(progress=progress)
     if size < last.size:
         raise CorruptionError(
-            f"the log {last.origin} ends at record {size}, but its key has signed {last.size} records: record"
-            f" {size + 1} is the first that is missing. The database was rolled back or restored, or this is"
-            " an older copy; nothing was signed. Restore the missing records; or, if they are lost, remove"
+            f"the log {last.origin} ends at record {size}, but its key has signed"
+            f" {quantity(last.size, 'record')}: record {size + 1} is the first that is missing. The database"
+            " was rolled back or restored, or this is an older copy; nothing was signed. Restore the"
+            " missing records; or, if they are lost, remove"
             f" {memory.file} and inform the holders of checkpoints",
             seq=size + 1,
         )

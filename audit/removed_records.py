@@ -22,7 +22,7 @@ from everlog.audit.tree import Tree
 from everlog.proto import log_pb2
 from everlog.store import record
 from everlog.store.database import Database
-from everlog.store.errors import CorruptionError, CursorError, Error
+from everlog.store.errors import CorruptionError, CursorError, Error, quantity
 
 
 class Removed:
@@ -79,7 +79,7 @@ class Removed:
         """Yield the differences of the Base and the kept records from the archived records."""
         schema = log_pb2.Schema()
         if self.base.tree_size != self.last:
-            yield f"the Base at {self.last} is of a tree of {self.base.tree_size} records"
+            yield f"the Base at {self.last} is of a tree of {quantity(self.base.tree_size, 'record')}"
         for seq, framed in self._kept.items():
             if seq > self.last:
                 break  # the log was trimmed again meanwhile

@@ -31,7 +31,7 @@ from everlog.audit import merkle
 from everlog.audit.merkle import leaf_of
 from everlog.audit.tiles import WIDTH, Growing, Tiles, nodes
 from everlog.store.database import Database
-from everlog.store.errors import ClosedError, CorruptionError, CursorError, DiskError
+from everlog.store.errors import ClosedError, CorruptionError, CursorError, DiskError, quantity
 from everlog.store.keys import SEQ
 from everlog.store.process import Lock
 from everlog.store.progress import OnProgress, Progress
@@ -214,7 +214,8 @@ class Tree:
     def _check(self, size: int, head: int) -> None:
         if size > head:
             raise CorruptionError(
-                f"the tree is over {size} records, but the log ends at {head}: its end is lost. Restore a"
+                f"the tree is over {quantity(size, 'record')}, but the log ends at {head}: its end is"
+                " lost. Restore a"
                 " backup",
                 seq=head + 1,
             )

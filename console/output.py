@@ -58,7 +58,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from everlog.migrations.values import as_json, dump, expected, from_text, plain
-from everlog.store.errors import Error, RowError
+from everlog.store.errors import Error, RowError, quantity
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema.codec import TIMESTAMP, kind_of
 
@@ -86,7 +86,8 @@ def values(fields: Sequence[Steps], words: Iterable[str], role: str) -> Any:
     words = list(words)
     if len(words) > len(fields):
         raise RowError(
-            f"{role} has the fields {dotted(fields)}; found {len(words)} values: {' '.join(words)}"
+            f"{role} has the fields {dotted(fields)}; found {quantity(len(words), 'value')}:"
+            f" {' '.join(words)}"
         )
     found = tuple(_value(path, word, role) for path, word in zip(fields, words, strict=False))
     return found[0] if len(found) == 1 else found or None

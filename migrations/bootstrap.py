@@ -35,7 +35,7 @@ from everlog.migrations.migration import Key, Migration, Row
 from everlog.migrations.rows import SUFFIXES, read, read_bytes, read_pieces
 from everlog.migrations.spill import Spilled
 from everlog.proto import log_pb2
-from everlog.store.errors import Error, MigrationError, RowError
+from everlog.store.errors import Error, MigrationError, RowError, quantity
 from everlog.store.record import RECORD_BYTES_MAX
 from everlog.store.schema.evolve import evolve
 from everlog.store.schema.schema import Schema
@@ -151,8 +151,8 @@ def bootstrap(migration: Migration, *, twice: bool = False) -> Bootstrap:
         rows.deleted_bytes += _ROW_OVERHEAD + _key_size(schema, table, key)
         if rows.deleted_bytes > RECORD_BYTES_MAX:
             raise MigrationError(
-                f"migration {migration.title} deletes over {len(rows.deleted):,} rows in bootstrap.py,"
-                " more than fit into one record; split them over several migrations",
+                f"migration {migration.title} deletes over {quantity(len(rows.deleted), 'row')} in"
+                " bootstrap.py, more than fit into one record; split them over several migrations",
                 version=migration.version,
             )
     rows.withheld = withheld_paths(migration, sealed, words)

@@ -45,7 +45,7 @@ from everlog.migrations.migration import Migration
 from everlog.migrations.status import MigrationInfo, State, compare
 from everlog.proto import log_pb2
 from everlog.store.database import Database
-from everlog.store.errors import MigrationError, SchemaError
+from everlog.store.errors import MigrationError, SchemaError, quantity
 from everlog.store.online.backfill import built_rows
 from everlog.store.progress import OnProgress
 from everlog.store.schema import arguments, evolve
@@ -279,8 +279,8 @@ def check_left_over(db: Database, migrations: list[Migration]) -> None:
                     if rows := _rows_with(db, now, old.number):
                         raise MigrationError(
                             f"migration {migration.title} gives {table.name} {new.name} = {new.number},"
-                            f" but {rows:,} rows still have a value of {old.name} = {old.number}, which"
-                            f" commit {commit} rolled back; take the next number that was never used",
+                            f" but {old.name} = {old.number}, which commit {commit} rolled back, still has"
+                            f" a value in {quantity(rows, 'row')}; take the next number that was never used",
                             version=migration.version,
                             table=table.name,
                             field=new.name,
@@ -317,7 +317,9 @@ def _given_up(db: Database) -> Iterator[PlannedMigration]:
     """Yield the step that gives up an interrupted rollback: its migration stays in force."""
     begun = current_migration(db)
     if begun is not None and begun.migration.back:
-        text = f"give up its rollback, which has reversed {built_rows(db.core):,} rows; no row is lost"
+        text = (
+            f"give up its rollback, which has reversed {quantity(built_rows(db.core), 'row')}; no row is lost"
+        )
         yield PlannedMigration(begun.migration.version, begun.migration.name, [PlannedStep(text)])
 
 
@@ -328,13 +330,15 @@ def _steps(old: Schema, new: Schema, migration: Migration, counts: Counter[str])
         kept = f"; {', '.join(decided)} stay as newer migrations define them" if decided else ""
         yield PlannedStep(f"apply out of order, after version {before.version}{kept}")
     for name in sorted(old.tables.keys() - new.tables.keys()):
-        yield PlannedStep(f"drop table {name} with its {counts[name]:,} rows")
+        yield PlannedStep(f"drop table {name} with its {quantity(counts[name], 'row')}")
     remade = migration.up.names if migration.up is not None else ()
     online = evolve.online(before, following, remade=remade) or log_pb2.Schema()
     beside = {(one.id, index.id) for one in online.tables for index in one.indexes if index.building}
     if remade:
         rows = sum(counts.values())
-        took = f"; reading all {rows:,} rows takes about {rows / REWRITTEN_PER_S:,.1f} s" if rows else ""
+        took = (
+            f"; reading {quantity(rows, 'row')} takes about {rows / REWRITTEN_PER_S:,.1f} s" if rows else ""
+        )
         text = f"remake the rows of {', '.join(remade)} with `up`, while writers wait{took}"
         yield PlannedStep(text, instant=False, rows=rows)
     both = [(name, old.tables.get(name), table) for name, table in new.tables.items()]
@@ -348,7 +352,7 @@ def _steps(old: Schema, new: Schema, migration: Migration, counts: Counter[str])
             took = (
                 f", about {counts[name] / REWRITTEN_PER_S:,.0f} s" if counts[name] > REWRITTEN_PER_S else ""
             )
-            text = f"rewrite {counts[name]:,} rows of {name} with `up`{took}, and switch to them"
+            text = f"rewrite {quantity(counts[name], 'row')} of {name} with `up`{took}, and switch to them"
             text += BESIDE if counts[name] else ""
             yield PlannedStep(text, instant=not counts[name], rows=counts[name])
             continue
@@ -368,16 +372,20 @@ def _row_steps(
     seeds = loaded(migration, data, before)
     ids = {table.id for table in before.tables}
     for name, rows in data.counts.items():
-        text, there, instant = f"put {rows:,} bootstrap rows into {name}", counts[name], name not in seeds
+        text, there, instant = (
+            f"put {quantity(rows, 'bootstrap row')} into {name}",
+            counts[name],
+            name not in seeds,
+        )
         if name in seeds:
             text += ", in several records, before the table becomes readable"
         if name in seeds and new.tables[name].proto.id in ids and name not in migration.transforms:
-            text += f"; copy its {there:,} existing rows{BESIDE}, and switch to both"
+            text += f"; copy its {quantity(there, 'existing row')}{BESIDE}, and switch to both"
             rows += there  # noqa: PLW2901
         yield PlannedStep(text, instant, rows)
     counts.update(data.counts)
     for name, rows in Counter(table.name for table, _ in data.deleted).items():
-        yield PlannedStep(f"delete {rows:,} rows of {name}", True, rows)
+        yield PlannedStep(f"delete {quantity(rows, 'row')} of {name}", True, rows)
 
 
 def _people_steps(
@@ -398,8 +406,9 @@ def _people_steps(
     for name, tables in people.opened(before, following, remade):
         many = people.count(db.tables, {table.space for table in tables})
         yield PlannedStep(
-            f"OPEN the rows of {many:,} people: {name} names no person, so sealed rows become readable in"
-            " the files, and the log keeps them permanently; forgetting does not reach them"
+            f"OPEN the rows of {quantity(many, 'person', 'people')}: {name} names no person, so sealed"
+            " rows become readable in the files, and the log keeps them permanently; forgetting does not"
+            " reach them"
         )
 
 
@@ -413,8 +422,10 @@ def _ttl_steps(known: TableInfo | None, table: TableInfo) -> Iterator[PlannedSte
 
 def _trial_step(trial: Trial) -> PlannedStep:
     if not trial.failed:
-        return PlannedStep(f"`up` of {trial.table} was tried on {trial.rows:,} rows and succeeds for all")
-    which = f"{trial.failed:,} of {trial.rows:,} rows, the first {trial.problem}"
+        return PlannedStep(
+            f"`up` of {trial.table} was tried on {quantity(trial.rows, 'row')} and succeeds for all"
+        )
+    which = f"{trial.failed:,} of {quantity(trial.rows, 'row')}, the first {trial.problem}"
     text = f"`up` of {trial.table} FAILS for {which}"
     return PlannedStep(text, True, trial.failed, problem=True, private=trial.private)
 
@@ -425,8 +436,8 @@ def remake_step(tried: RemakeTrial, name: str) -> PlannedStep:
         text = f"`{name}` FAILS on the current rows: {tried.problem}"
         return PlannedStep(text, problem=True, private=tried.private)
     return PlannedStep(
-        f"`{name}` was tried: it makes {tried.rows:,} rows in {tried.seconds:,.1f} s; writers will wait about"
-        f" {tried.seconds + tried.rows / REWRITTEN_PER_S:,.1f} s"
+        f"`{name}` was tried: it makes {quantity(tried.rows, 'row')} in {tried.seconds:,.1f} s; writers"
+        f" will wait about {tried.seconds + tried.rows / REWRITTEN_PER_S:,.1f} s"
     )
 
 
@@ -449,7 +460,9 @@ def _index_steps(
             verb = "rebuild" if index.name in was else "build"
             kind = "unique index" if index.unique else "index"
             how = BESIDE if (table.proto.id, index.id) in beside else ", while writers wait"
-            text = f"{verb} {kind} {table.name}.{index.name} over {rows:,} rows{how if rows else ''}"
+            text = (
+                f"{verb} {kind} {table.name}.{index.name} over {quantity(rows, 'row')}{how if rows else ''}"
+            )
             yield PlannedStep(text, instant=not rows, rows=rows)
 
 

@@ -40,7 +40,7 @@ from everlog.migrations.status import LoggedMigration, MigrationInfo, State, com
 from everlog.proto import log_pb2
 from everlog.store.crypto.vault import Vault
 from everlog.store.database import Database
-from everlog.store.errors import CorruptionError, MigrationError
+from everlog.store.errors import CorruptionError, MigrationError, quantity
 from everlog.store.schema.schema import Schema
 from everlog.store.tx.transaction import Metadata
 
@@ -77,7 +77,7 @@ class Missing(msgspec.Struct, frozen=True):
     @property
     def says(self) -> str:
         """What is missing and how to get it, as a sentence."""
-        size = f"{self.size:,} bytes, " if self.size else ""
+        size = f"{quantity(self.size, 'byte')}, " if self.size else ""
         which = f"{size}SHA-256 {self.sha256}" if self.sha256 else "with rows of a sealed table"
         found = "differs from the applied one" if self.is_other else "is missing"
         return (

@@ -48,7 +48,7 @@ from everlog.migrations.online import remade_rows
 from everlog.migrations.status import LoggedMigration, logged_migrations
 from everlog.proto import log_pb2
 from everlog.store.database import Database
-from everlog.store.errors import Error, MigrationError
+from everlog.store.errors import Error, MigrationError, quantity
 from everlog.store.progress import OnProgress
 from everlog.store.schema import evolve
 from everlog.store.schema.codec import kind_of
@@ -142,8 +142,9 @@ def _refuse_open(
         of = people.count(db.tables, {one.space for one in db.schema.proto.tables if one.HasField("person")})
         raise MigrationError(
             f"migration {logged.title} sealed the rows of table {tables[0].name}: rolling it back would"
-            f" write them, those of {of:,} people, in clear to table {name}, and the log keeps that"
-            " permanently. Write a new migration instead; removing `person` in it is an error of lint, which"
+            f" write them, those of {quantity(of, 'person', 'people')}, in clear to table {name}, and the"
+            " log keeps that permanently. Write a new migration instead; removing `person` in it is an"
+            " error of lint, which"
             " can be ignored with a reason",
             version=logged.version,
             table=name,

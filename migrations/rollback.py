@@ -34,7 +34,7 @@ from everlog.migrations.plan import BESIDE, PlannedStep, check_target, remake_st
 from everlog.migrations.reverse import Folders, Reversal, count_round_trip_changes, reversal_of
 from everlog.migrations.status import LoggedMigration, MigrationInfo, State, newest_first
 from everlog.store.database import Database
-from everlog.store.errors import MigrationError
+from everlog.store.errors import MigrationError, quantity
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema import arguments
 from everlog.store.schema.evolve import aborted
@@ -175,7 +175,9 @@ def _chosen(found: list[LoggedMigration], count: int | None, to: int | None) -> 
         wanted = 1 if count is None else count
         if len(found) < wanted:
             there = f"only {len(found)} are" if found else "none is"
-            raise MigrationError(f"expected {wanted} applied migrations to roll back, but {there} applied")
+            raise MigrationError(
+                f"expected {quantity(wanted, 'applied migration')} to roll back, but {there} applied"
+            )
         return found[:wanted]
     if to == 0:
         return found
@@ -216,11 +218,11 @@ class Losses:
         for name, info in self.now.tables.items():
             if info.proto.id not in names:
                 rows = self.rows[name]
-                self.steps.append(PlannedStep(f"drop table {name} with its {rows:,} rows"))
+                self.steps.append(PlannedStep(f"drop table {name} with its {quantity(rows, 'row')}"))
                 if rows:
                     but = ", except what `down` reads from them" if way.remake is not None else ""
                     self.lost.append(
-                        f"{rows:,} rows of table {name}, which is dropped{but}; the log keeps them"
+                        f"{quantity(rows, 'row')} of table {name}, which is dropped{but}; the log keeps them"
                     )
         were = {info.proto.id: info for info in self.now.tables.values()}
         for name, info in self.after.tables.items():
@@ -259,13 +261,18 @@ class Losses:
             mine = self.now.tables.get(name)
             if mine is not None and mine.proto.id in ids:
                 self.steps.append(
-                    PlannedStep(f"keep {number:,} rows of {name} from the migration's bootstrap data")
+                    PlannedStep(
+                        f"keep {quantity(number, 'row')} of {name} from the migration's bootstrap data"
+                    )
                 )
 
     def _by_down(self, was: TableInfo, way: Transform[Any, Any]) -> None:
         """Add rows that `down` converts back: what `up` would not make of them again is lost."""
         rows = self.rows[was.name]
-        text = f"rewrite {rows:,} rows of {was.name} with `down`, and switch to them{BESIDE if rows else ''}"
+        text = (
+            f"rewrite {quantity(rows, 'row')} of {was.name} with `down`, and switch to"
+            f" them{BESIDE if rows else ''}"
+        )
         self.steps.append(PlannedStep(text, not rows, rows))
         live = self.db.schema.tables.get(was.name)
         if live is None or live.space != was.space:
@@ -273,8 +280,8 @@ class Losses:
         changed, fields = count_round_trip_changes(self.db, way)
         if changed:
             self.lost.append(
-                f"{was.name}: {changed:,} of its {rows:,} rows would change by `down` and then `up`, in"
-                f" {', '.join(sorted(fields))}; the log keeps them"
+                f"{was.name}: {changed:,} of its {quantity(rows, 'row')} would change by `down` and then"
+                f" `up`, in {', '.join(sorted(fields))}; the log keeps them"
             )
 
     def _fields(self, was: TableInfo, info: TableInfo) -> None:
@@ -288,8 +295,8 @@ class Losses:
             self.steps.append(PlannedStep(f"restore the model of {info.name}: {', '.join(words)}"))
         for number, rows in self._with_values(was, gone).items():
             self.lost.append(
-                f"{was.name}.{gone[number]}, which has a value in {rows:,} rows: it is no longer read, and"
-                " each row loses it when it is next written"
+                f"{was.name}.{gone[number]}, which has a value in {quantity(rows, 'row')}: it is no longer"
+                " read, and each row loses it when it is next written"
             )
 
     def _with_values(self, was: TableInfo, gone: dict[int, str]) -> Counter[int]:
@@ -314,5 +321,5 @@ class Losses:
             if id not in old:
                 kind = "unique index" if info.indexes[name].unique else "index"
                 waiting = ", while writers wait" if rows else ""
-                text = f"build {kind} {info.name}.{name} again over {rows:,} rows{waiting}"
+                text = f"build {kind} {info.name}.{name} again over {quantity(rows, 'row')}{waiting}"
                 self.steps.append(PlannedStep(text, not rows, rows))

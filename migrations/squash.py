@@ -32,7 +32,7 @@ from everlog.migrations.scaffold import new
 from everlog.migrations.status import MigrationInfo, State
 from everlog.migrations.values import as_json
 from everlog.store.database import Database
-from everlog.store.errors import Error, MigrationError
+from everlog.store.errors import Error, MigrationError, quantity
 from everlog.store.schema.reflect import table_of
 
 
@@ -53,7 +53,9 @@ def squash(name: str, source: Source = SOURCE, *, now: datetime | None = None) -
     root = find(source)
     old = load(source)
     if len(old) < 2:
-        raise MigrationError(f"{root.path} has {len(old)} migrations, so there is nothing to squash")
+        raise MigrationError(
+            f"{root.path} has {quantity(len(old), 'migration')}, so there is nothing to squash"
+        )
     was_summed = (root.path / SUMS_FILE).exists()
     with tempfile.TemporaryDirectory(dir=root.path.parent, prefix=".squash-") as scratch:
         aside = Path(scratch) / "folders"

@@ -127,3 +127,8 @@ class LimitError(Error):
 
 class ClosedError(Error):
     """Raised when an object is used after it was closed."""
+
+
+def quantity(number: int, noun: str, plural: str = "") -> str:
+    """Return a number and its noun, as `1 row`, `2,000 rows`. `plural`: by default the noun with an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"

@@ -21,6 +21,7 @@ from everlog.console.cli.options import (
     writes,
 )
 from everlog.console.output import show_progress
+from everlog.store.errors import quantity
 from everlog.store.schema.arguments import nanoseconds, seq_of
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def backup(settings: Settings, *, directory: str, hashes: bool | None) -> None:
     elif done.records:
         click.echo(
             f"Backed up: records {done.first:,} to {done.last:,}, {output.size(done.written_bytes)} written;"
-            f" {directory} has {done.segments} segments, {output.size(done.total_bytes)}"
+            f" {directory} has {quantity(done.segments, 'segment')}, {output.size(done.total_bytes)}"
         )
     else:
         click.echo(f"Nothing new: {directory} is at record {done.last:,}, and so is the database")
@@ -127,7 +128,7 @@ def restore(settings: Settings, *, directory: str, to: Path, at: int | str | Non
     proven = ", proven by the hashes in the backup" if done.proven else ""
     click.echo(f"Restored: {to}, as of record {done.seq:,}, {output.moment(done.time_ns)}{proven}")
     for name, table in done.tables.items():
-        click.echo(f"          {name}, {table.rows:,} rows, {table.hash.hex()[:16]}")
+        click.echo(f"          {name}, {quantity(table.rows, 'row')}, {table.hash.hex()[:16]}")
 
 
 DAY_NS = 86_400 * 10**9
@@ -231,7 +232,10 @@ def archive(
         output.echo(msgspec.structs.asdict(done))
     elif done.removed:
         freed = output.size(max(0, done.bytes_before - done.bytes_after))
-        click.echo(f"Archived: {done.removed:,} records, up to {done.base:,}; {freed} of the disk were freed")
+        click.echo(
+            f"Archived: {quantity(done.removed, 'record')}, up to {done.base:,}; {freed} of the disk were"
+            " freed"
+        )
     elif target is not None and had < done.base:
         where = without_secrets(target)
         click.echo(f"Copied: {where} also has the records up to {done.base:,}; later ones stay: {done.held}")
@@ -247,7 +251,7 @@ def _would_archive(settings: Settings, keep_records: int, keep_ns: int) -> None:
     if settings.json:
         output.echo({"records": records, "base": last, "held": held, "dry_run": True})
     elif records:
-        click.echo(f"Would archive: {records:,} records, up to {last:,}; later ones stay: {held}")
+        click.echo(f"Would archive: {quantity(records, 'record')}, up to {last:,}; later ones stay: {held}")
     else:
         click.echo(f"Nothing to archive: {held}")
 

@@ -20,7 +20,7 @@ from everlog.console.cli.connect import (
 from everlog.console.cli.options import Renamed, Settings, common, dry_run, pass_settings, writes
 from everlog.console.output import show_progress
 from everlog.rpc.address import without_secrets
-from everlog.store.errors import Error
+from everlog.store.errors import Error, quantity
 from everlog.store.rocks import files
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: int
         if settings.json:
             output.echo({"table": name, "rows": table.rows, "hash": table.hash.hex()})
         else:
-            click.echo(f"Equal: {name}, {table.rows:,} rows, {table.hash.hex()[:16]}")
+            click.echo(f"Equal: {name}, {quantity(table.rows, 'row')}, {table.hash.hex()[:16]}")
 
 
 def _into(db: AnyDatabase, into: Path, at: int | str | None, progress: OnProgress) -> dict[str, TableHash]:
@@ -176,8 +176,8 @@ def repair(settings: Settings, *, dry_run: bool) -> None:
     if done.why:
         click.echo(f"Found: {done.why}")
     click.echo(
-        f"{'Would keep' if dry_run else 'Kept'} the log up to record {done.records:,}"
-        f" of {done.records + done.cut:,}, and rebuilt its tables from it: {done.cut:,} records cut"
+        f"{'Would keep' if dry_run else 'Kept'} the log up to record {done.records:,} of"
+        f" {done.records + done.cut:,}, and rebuilt its tables from it: {quantity(done.cut, 'record')} cut"
     )
     for name in done.aside:
         click.echo(f"{'Would set' if dry_run else 'Set'} aside: row {name}, which cannot be read")
@@ -212,7 +212,7 @@ def expire(settings: Settings, *, trust_clock: bool, dry_run: bool) -> None:
     if settings.json:
         output.echo({"rows": rows, **({"dry_run": True} if dry_run else {})})
     else:
-        click.echo(f"{'Would expire' if dry_run else 'Expired'}: {rows:,} rows")
+        click.echo(f"{'Would expire' if dry_run else 'Expired'}: {quantity(rows, 'row')}")
 
 
 @click.command()

@@ -36,7 +36,7 @@ from everlog.migrations.rows import read_csv, read_jsonl, read_parquet
 from everlog.migrations.values import message_from_json, to_text
 from everlog.proto import log_pb2
 from everlog.rpc.address import without_secrets
-from everlog.store.errors import Error, LoadError, RowError
+from everlog.store.errors import Error, LoadError, RowError, quantity
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema.admission import doubts
 from everlog.store.schema.descriptors import descriptor_of
@@ -325,14 +325,17 @@ def import_(
     before = f" ({done.skipped:,} of them loaded before)" if done.skipped else ""
     fresh = done.rows - done.skipped
     rate = f", {fresh / done.seconds:,.0f} a second" if fresh and done.seconds else ""
-    click.echo(f"Imported: {done.rows:,} rows of {table}{before} in {done.commits:,} commits{rate}")
+    click.echo(
+        f"Imported: {quantity(done.rows, 'row')} of {table}{before} in"
+        f" {quantity(done.commits, 'commit')}{rate}"
+    )
 
 
 def _would_import(settings: Settings, table: str, rows: int) -> None:
     if settings.json:
         output.echo({"table": table, "rows": rows, "dry_run": True})
     else:
-        click.echo(f"Would import: {rows:,} rows of {table}; unique indexes were not checked")
+        click.echo(f"Would import: {quantity(rows, 'row')} of {table}; unique indexes were not checked")
 
 
 @click.command()
@@ -446,7 +449,7 @@ def _print(settings: Settings, counts: dict[str, int], word: str) -> None:
         if settings.json:
             output.echo({"table": name, "rows": rows})
         else:
-            click.echo(f"{word}: {rows:,} rows of {name}")
+            click.echo(f"{word}: {quantity(rows, 'row')} of {name}")
 
 
 def _ask(db: AnyDatabase) -> None:

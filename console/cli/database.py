@@ -10,7 +10,7 @@ from everlog.console import output
 from everlog.console.cli.connect import check_url, directory_of, is_remote, open_database
 from everlog.console.cli.options import Settings, common, dry_run, pass_settings, writes
 from everlog.rpc.address import without_secrets
-from everlog.store.errors import Error, OpenError
+from everlog.store.errors import Error, OpenError, quantity
 from everlog.store.rocks.files import read_marker
 from everlog.store.rocks.ownership import locked, remove_owned
 
@@ -109,7 +109,7 @@ def _size(settings: Settings) -> str:
     try:
         with open_database(settings, read_only=True) as db:
             rows = sum(table.rows for table in db.admin.status().tables)
-            return f"{rows:,} rows in {db.head:,} commits"
+            return f"{quantity(rows, 'row')} in {quantity(db.head, 'commit')}"
     except Error as error:
         return f"which cannot be read ({error})"
 

@@ -25,6 +25,7 @@ from everlog.console.cli.options import (
 from everlog.console.output import show_progress
 from everlog.store.crypto.master_key import NEXT_VARIABLE
 from everlog.store.database import Database
+from everlog.store.errors import quantity
 from everlog.store.rocks.files import KEYS
 from everlog.store.schema.descriptors import descriptor_of, resolve
 from everlog.store.schema.schema import TableInfo
@@ -88,7 +89,7 @@ def forget(
         left = msgspec.to_builtins(done.remaining)
         output.echo({"seq": done.seq, "key_id": done.key_id.hex(), "rows": done.rows, "remaining": left})
     else:
-        click.echo(f"Forgotten: {done.rows:,} rows, key {done.key_id.hex()}, commit {done.seq}")
+        click.echo(f"Forgotten: {quantity(done.rows, 'row')}, key {done.key_id.hex()}, commit {done.seq}")
         for one in done.remaining:
             click.echo(f"Still readable: {one.text}")
 
@@ -117,8 +118,10 @@ def _would_forget(settings: Settings, held: Iterable[bytes]) -> None:
     if settings.json:
         output.echo({"rows": rows, "versions": versions, "dry_run": True})
         return
-    listed = ", ".join(f"{count:,} rows of {name}" for name, count in sorted(rows.items())) or "no rows"
-    click.echo(f"Would forget: {listed}, and {versions:,} versions of them in the log")
+    listed = (
+        ", ".join(f"{quantity(count, 'row')} of {name}" for name, count in sorted(rows.items())) or "no rows"
+    )
+    click.echo(f"Would forget: {listed}, and {quantity(versions, 'version')} of them in the log")
 
 
 @click.group()
@@ -219,6 +222,6 @@ def rotate_key(settings: Settings, file: str | None, *, reason: str, actor: str)
     if settings.json:
         output.echo({"keys": count})
     elif count:
-        click.echo(f"Done: {count:,} keys are under the new master key; use that one from now on")
+        click.echo(f"Done: {quantity(count, 'key')} moved to the new master key; use that one from now on")
     else:
         click.echo("Done: all keys are under that master key already")

@@ -24,7 +24,7 @@ from everlog.console.output import show_progress
 from everlog.consumers.follower.follower import RETRY_FIRST_S
 from everlog.feed.message import FeedBatch
 from everlog.proto import log_pb2
-from everlog.store.errors import Error, OpenError
+from everlog.store.errors import Error, OpenError, quantity
 
 if TYPE_CHECKING:
     from everlog.console.cli.connect import AnyDatabase
@@ -331,7 +331,7 @@ def _cap(known: Cap | None, days: float | None, records: int | None, size: int |
 
 def _line(one: Consumer) -> str:
     lag = f"{one.lag_records:,} behind, for {_duration(one.lag_s)}" if one.lag_records else "caught up"
-    held = f"{one.held_records:,} records are held, {output.size(one.held_bytes)}"
+    held = f"holds {quantity(one.held_records, 'record')}, {output.size(one.held_bytes)}"
     if one.over:
         held = f"beyond its cap, {one.over}: nothing is held"
     owner = f"; of {one.owner}" if one.owner else ""
@@ -339,7 +339,7 @@ def _line(one: Consumer) -> str:
 
 
 def _shown(cap: Cap) -> str:
-    words = [f"{cap.records:,} records"] if cap.records else []
+    words = [quantity(cap.records, "record")] if cap.records else []
     words += [_duration(cap.seconds)] if cap.seconds else []
     words += [output.size(cap.bytes)] if cap.bytes else []
     return ", ".join(words) or "none"

@@ -26,7 +26,7 @@ from everlog.console.output import show_progress
 from everlog.migrations.lint.rules import RULES, Finding, Rule, Severity
 from everlog.rpc.address import without_secrets
 from everlog.store import VERSION
-from everlog.store.errors import OpenError
+from everlog.store.errors import OpenError, quantity
 
 if TYPE_CHECKING:
     from everlog.console.cli.connect import AnyDatabase
@@ -167,9 +167,7 @@ def count_findings(findings: Sequence[Finding]) -> str:
     """Return the numbers by severity, such as `2 errors, 1 warning`, without zeros."""
     counts = Counter(finding.severity for finding in findings)
     said = [
-        f"{counts[one]:,} {one}{'s' if counts[one] != 1 and one is not Severity.INFO else ''}"
-        for one in Severity
-        if counts[one]
+        quantity(counts[one], one, one if one is Severity.INFO else "") for one in Severity if counts[one]
     ]
     return ", ".join(said) or "nothing found"
 

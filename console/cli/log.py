@@ -29,7 +29,7 @@ from everlog.console.cli.follow import batches
 from everlog.console.cli.options import Moment, Renamed, Settings, common, pass_settings
 from everlog.console.output import as_text, atomic_file
 from everlog.proto import log_pb2
-from everlog.store.errors import Error
+from everlog.store.errors import Error, quantity
 from everlog.store.history.query import KINDS, Entry, RowChange, entry_of
 from everlog.store.schema import arguments
 from everlog.store.schema.schema import Schema
@@ -281,7 +281,7 @@ def _about(entry: Entry) -> str:
             return f"migration {about.version}_{about.name} {step}{claimed}"
         case "load":
             step = log_pb2.Load.Step.Name(about.step).lower()
-            return f"load of {about.table}, {about.rows:,} rows so far, {step}"
+            return f"load of {about.table}, {quantity(about.rows, 'row')} so far, {step}"
         case "notice":
             return f"{about.kind} {about.subject}".rstrip()
         case _:

@@ -20,7 +20,7 @@ from everlog.console import output
 from everlog.console.cli.connect import directory_of, is_remote, open_database
 from everlog.console.cli.options import Renamed, Settings, common, pass_settings
 from everlog.console.output import show_progress
-from everlog.store.errors import Error
+from everlog.store.errors import Error, quantity
 from everlog.store.rocks.files import read_secret
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def tiles(
             note = newest(prover, by=verifier_in(vkey) if vkey else None, origin=origin)
         done = export(prover, note, directory, progress, verify=verify)
     new = done.size - done.before
-    said = f"Exported: {done.size:,} records, {new:,} of them new, to {output.path(directory)}"
+    said = f"Exported: {quantity(done.size, 'record')}, {new:,} of them new, to {output.path(directory)}"
     facts = {"size": done.size, "before": done.before, "path": str(directory)}
     print_result(settings, said, {**facts, "repaired": done.repaired, "strange": done.strange})
     if not settings.json:
@@ -352,7 +352,8 @@ def verify(
         found.verify(signed)
         facts |= {"seq": found.leaf_index + 1, "record": found.record.hex()}
         said = (
-            f"Verified: record {found.leaf_index + 1} is in the log {signed.origin} of {signed.size} records"
+            f"Verified: record {found.leaf_index + 1} is in the log {signed.origin} of"
+            f" {quantity(signed.size, 'record')}"
         )
     elif isinstance(found, Consistency):
         if old is not None:
@@ -366,9 +367,15 @@ def verify(
             before = signed._replace(size=0, root=EMPTY)
         found.verify(before, signed)
         facts |= {"from": found.old}
-        said = f"Verified: the log {signed.origin} of {signed.size} records begins with its first {found.old}"
+        said = (
+            f"Verified: the log {signed.origin} of {quantity(signed.size, 'record')} begins with its first"
+            f" {found.old}"
+        )
     else:
-        said = f"Verified: the log {signed.origin} had {signed.size} records, root {signed.root.hex()}"
+        said = (
+            f"Verified: the log {signed.origin} had {quantity(signed.size, 'record')}, root"
+            f" {signed.root.hex()}"
+        )
     if cosigned:
         facts["cosigned"] = cosigned
         times = ", ".join(f"{name} at {output.moment(at * 10**9)}" for name, at in cosigned.items())
@@ -473,7 +480,7 @@ def audit(
         )
     elif not found_any:
         before = f"the {looked.after:,} earlier ones are archived, " if looked.after else ""
-        records = f"{looked.seq - looked.after:,} records"
+        records = quantity(looked.seq - looked.after, "record")
         click.echo(f"OK: no problems found: {records}, {before}root {looked.root.hex()}")
         if 0 < looked.against_size < looked.seq:
             click.echo(

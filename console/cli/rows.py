@@ -12,7 +12,7 @@ from everlog.console import output
 from everlog.console.cli import connect
 from everlog.console.cli.connect import SeqOrTime, at_option, moment, open_database, reading
 from everlog.console.cli.options import Settings, common, pass_settings
-from everlog.store.errors import CorruptionError, Error, RowError
+from everlog.store.errors import CorruptionError, Error, RowError, quantity
 from everlog.store.history.diff import Difference
 from everlog.store.history.row_history import Version
 from everlog.store.tx.transaction import marked
@@ -125,7 +125,9 @@ def scan(
             again = base64.urlsafe_b64encode(found.resume).decode()
             click.echo(f"more rows: --resume={again}", err=True)
         if unreadable:
-            raise Error(f"{unreadable:,} rows of {table} could not be read; all others were printed")
+            raise Error(
+                f"{quantity(unreadable, 'row')} of {table} could not be read; all others were printed"
+            )
 
 
 def _token(resume: str) -> bytes:

@@ -14,7 +14,7 @@ from everlog.console.cli.check import ahead_of
 from everlog.console.cli.connect import open_database
 from everlog.console.cli.options import Settings, common, pass_settings
 from everlog.rpc.address import without_secrets
-from everlog.store.errors import Error
+from everlog.store.errors import Error, quantity
 
 if TYPE_CHECKING:
     from everlog.console.cli.connect import AnyDatabase
@@ -126,7 +126,8 @@ def _print(
     width = max((len(table.name) for table in what.tables), default=0)
     for table in what.tables:
         indexes = f"  indexes: {', '.join(table.indexes)}" if table.indexes else ""
-        click.echo(f"  {table.name:{width}}  {table.rows:>11,} rows{indexes}")
+        number, noun = quantity(table.rows, "row").split()
+        click.echo(f"  {table.name:{width}}  {number:>11} {noun:4}{indexes}".rstrip())
     if line := ahead_of(what.clock):
         click.echo(f"  {line}")
     _print_expiry(what.expiry)
@@ -155,7 +156,7 @@ def _print_migrations(infos: list[MigrationInfo], count: dict[str, int], *, verb
 def _print_expiry(what: ExpiryStatus) -> None:
     if what.rows:
         click.echo(
-            f"  {what.rows:,} rows expire, {what.due:,} of them are due; the next is due at"
+            f"  {quantity(what.rows, 'row')} with an expiry, {what.due:,} of them due; the next is due at"
             f" {output.moment(what.next_ns)}"
         )
     if what.jumped_s:
@@ -194,7 +195,11 @@ def _notes(info: MigrationInfo) -> Iterator[str]:
 
 
 def _progress(info: MigrationInfo) -> str:
-    done = f"{info.rows:,} of {info.total:,} rows done" if info.total else f"{info.rows:,} rows done"
+    done = (
+        f"{info.rows:,} of {quantity(info.total, 'row')} done"
+        if info.total
+        else f"{quantity(info.rows, 'row')} done"
+    )
     left = f", about {info.left_s:,.0f} s left" if info.left_s else ""
     return f"{done}{left}" + (f", stopped: {info.stopped}" if info.stopped else "")
 

@@ -39,7 +39,7 @@ from everlog.migrations.proposal import (
     pick,
 )
 from everlog.rpc.address import host_of, host_port, is_loopback, listening
-from everlog.store.errors import Error, MigrationError, OpenError
+from everlog.store.errors import Error, MigrationError, OpenError, quantity
 from everlog.store.program_log import about
 
 HTML, JSON = "text/html; charset=utf-8", "application/json"
@@ -189,7 +189,7 @@ def _file(path: str, digest: str, content: bytes | None) -> str:
     shown = "<p>Too large to be stored with the proposal.</p>"
     if content is not None:
         words = _text(content)
-        shown = f"<p>{len(content):,} bytes, not text.</p>" if words is None else _lines(words)
+        shown = f"<p>{quantity(len(content), 'byte')}, not text.</p>" if words is None else _lines(words)
     return (
         f"<details><summary>{escape(path)}</summary><p>SHA-256 <code>{escape(digest)}</code></p>"
         f"{shown}</details>"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from everlog.consumers.follower.sink import Sink
-from everlog.store.errors import SinkError
+from everlog.store.errors import SinkError, quantity
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.tables.hashing import TableHash, content_hash
 
@@ -81,7 +81,7 @@ def _compare(name: str, theirs: Mapping[str, TableHash], sink: Sink) -> str:
     except SinkError as error:
         return str(error)
     if found.rows != expected.rows:
-        return f"has {found.rows} rows in the sink, {expected.rows} in the database"
+        return f"has {quantity(found.rows, 'row')} in the sink, {expected.rows} in the database"
     if found.hash != expected.hash:
         return f"has content hash {found.hash.hex()} in the sink, {expected.hash.hex()} in the database"
     return ""

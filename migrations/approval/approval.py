@@ -87,7 +87,7 @@ _VERBS = {
     "accept": "accept folders of",
 }
 
-_ROWS = re.compile(r"\b([\d,]+) rows?\b")
+_ROWS = re.compile(r"\b([\d,]+) (?:existing )?rows?\b")
 # What differs between two plans of the same work: durations, and which rows failed. Plans of earlier versions
 # say "some" instead of "about".
 _VARIES = re.compile(r",? (?:some|about|in) [\d.,]+ m?s\b| FAILS for .*")

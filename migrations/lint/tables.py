@@ -32,7 +32,7 @@ from everlog.migrations.lint.rules import Findings
 from everlog.migrations.lint.source import ProtoText, full_name
 from everlog.migrations.lint.wire import Models
 from everlog.migrations.migration import Migration
-from everlog.store.errors import SchemaError
+from everlog.store.errors import SchemaError, quantity
 from everlog.store.schema.schema import is_surrogate
 from everlog.store.schema.table import Field, Index, Table
 
@@ -59,7 +59,7 @@ def lint_people(step: Step, old: Table[Any, Any] | None, new: Table[Any, Any]) -
                     " forgotten: does it identify a person?",
                 )
     if old is not None and old.person is None:
-        rows = f"{step.counts[old.name]:,} rows" if old.name in step.counts else "rows"
+        rows = quantity(step.counts[old.name], "row") if old.name in step.counts else "rows"
         step.found.add(
             "person/open-before",
             new.where,
@@ -110,7 +110,7 @@ def lint_tables(step: Step) -> None:
     migration, found = step.migration, step.found
     for name in migration.drop:
         if name in step.before:
-            rows = f" with its {step.counts[name]:,} rows" if name in step.counts else ""
+            rows = f" with its {quantity(step.counts[name], 'row')}" if name in step.counts else ""
             found.add(
                 "loss/table-dropped",
                 migration.where,

@@ -33,7 +33,7 @@ from everlog.migrations.rollback import plan_rollback, rollback
 from everlog.migrations.runner import apply
 from everlog.migrations.testing.template import Templates
 from everlog.store.database import Database
-from everlog.store.errors import MigrationError, SchemaError
+from everlog.store.errors import MigrationError, SchemaError, quantity
 from everlog.store.rocks.files import in_memory
 from everlog.store.schema.reflect import table_of
 from everlog.store.tables.hashing import TableHash
@@ -259,7 +259,7 @@ def _same(
     for name in sorted(expected.keys() | found.keys()):
         one, other = expected.get(name), found.get(name)
         if one != other and name not in left_out:
-            rows = [f"{side.rows:,} rows" if side else "no table" for side in (one, other)]
+            rows = [quantity(side.rows, "row") if side else "no table" for side in (one, other)]
             raise UntrueError(
                 f"{subject.folder.title}: table {name} differs {when}: expected {rows[0]}, found {rows[1]}"
                 f"{', with other values' if rows[0] == rows[1] else ''}"

@@ -22,7 +22,7 @@ from google.protobuf.message import Message
 from everlog.proto import store_pb2, store_pb2_grpc
 from everlog.rpc import errors
 from everlog.rpc.client.channel import Channel
-from everlog.store.errors import CorruptionError
+from everlog.store.errors import CorruptionError, quantity
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema.schema import Binding
 from everlog.store.schema.table import Table
@@ -119,8 +119,9 @@ class RemoteLoad:
         known, self._rows, self._finished = self._rows, answer.rows, answer.finished
         if self._rows < known:
             raise CorruptionError(
-                f"{self._channel.url}: the server had {known:,} rows of load {self._first.id} and now has"
-                f" {self._rows:,}: it lost rows that it had acknowledged; load again, with the same id"
+                f"{self._channel.url}: the server had {quantity(known, 'row')} of load {self._first.id}"
+                f" and now has {self._rows:,}: it lost rows that it had acknowledged; load again, with the"
+                " same id"
             )
         while self._unanswered and known < answer.rows:
             known += len(self._unanswered.popleft().rows)

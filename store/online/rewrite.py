@@ -22,7 +22,7 @@ from google.protobuf.message import Message
 from everlog.proto import log_pb2
 from everlog.store import keys
 from everlog.store.core import Core
-from everlog.store.errors import Error, MigrationError, RowError, UniqueError
+from everlog.store.errors import Error, MigrationError, RowError, UniqueError, quantity
 from everlog.store.online.backfill import backfilled, seeds_of
 from everlog.store.progress import OnProgress, Pace, Progress
 from everlog.store.schema.schema import Schema, TableInfo
@@ -209,7 +209,7 @@ class _Recompute:
                 transaction, sync=False, about=lambda commit: commit.migration.CopyFrom(step)
             )
         except UniqueError as error:
-            text = f"{self._yields} {error} (after {self.rows:,} rows)"
+            text = f"{self._yields} {error} (after {quantity(self.rows, 'row')})"
             raise MigrationError(text, private=error.private, **error.facts) from error
         self.chunk, self._bytes = {}, 0
 
@@ -226,4 +226,4 @@ def duplicate_row(info: TableInfo, key: bytes, count: int) -> MigrationError:
 
 
 def _failed(what: str, count: int, **facts: Any) -> MigrationError:
-    return MigrationError(f"the function of the Remake {what} (after {count:,} rows)", **facts)
+    return MigrationError(f"the function of the Remake {what} (after {quantity(count, 'row')})", **facts)

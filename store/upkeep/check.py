@@ -23,7 +23,7 @@ from google.protobuf.message import DecodeError
 from everlog.store import keys, record
 from everlog.store.core import Core
 from everlog.store.crypto.vault import Vault
-from everlog.store.errors import DiskError, Error, SealedError
+from everlog.store.errors import DiskError, Error, SealedError, quantity
 from everlog.store.online.backfill import progress_of
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.rocks import files, manifest
@@ -109,9 +109,9 @@ def _keys(core: Core) -> Iterator[str]:
     try:
         if not core.read_only and (lost := vault.lost()):
             yield (
-                f"{vault.path} lacks {len(lost):,} keys that this process has: an older copy replaced it"
-                " while the database is open. Restore the newest copy before this process ends; if there"
-                " is none, export the sealed tables"
+                f"{vault.path} lacks {quantity(len(lost), 'key')} that this process has: an older copy"
+                " replaced it while the database is open. Restore the newest copy before this process"
+                " ends; if there is none, export the sealed tables"
             )
         found = _forgotten_in_newer_file(core, vault) if core.read_only else vault.forgotten_in_file()
         if found and not core.read_only:
@@ -123,7 +123,7 @@ def _keys(core: Core) -> Iterator[str]:
         return
     if found:
         yield (
-            f"{vault.path} has the keys of {len(found):,} forgotten persons, the first"
+            f"{vault.path} has the keys of {quantity(len(found), 'forgotten person')}, the first"
             f" {found[0].hex()}: an older copy of it was restored, or a process was killed before it"
             " overwrote them. Nothing is read with these keys; `everlog expire` overwrites them while no"
             " process has the database open. Destroy older copies of the file"
@@ -311,11 +311,14 @@ class _Passes:
                     if problem := self._entry(at, index, full):
                         yield problem
                 if found != rows and self._built[at] is None:
-                    yield f"index {info.name}.{index.name} has {found:,} entries for {rows:,} rows"
+                    yield (
+                        f"index {info.name}.{index.name} has {quantity(found, 'entry', 'entries')} for"
+                        f" {quantity(rows, 'row')}"
+                    )
         except Error as error:
             yield f"table {info.name}: {error}"
         if rows != self._count:
-            yield f"table {info.name} has {rows:,} rows, but its stored count is {self._count:,}"
+            yield f"table {info.name} has {quantity(rows, 'row')}, but its stored count is {self._count:,}"
 
     def _row(self, key: bytes, value: bytes) -> Iterator[str]:
         view, info = self._view, self._info
@@ -402,7 +405,7 @@ def _ends(view: View, schema: Schema, count: int) -> Iterator[str]:
     except Error as error:
         yield f"expiry of rows: {error}"
     if found != count:
-        yield f"{found:,} rows expire, but the stored count is {count:,}"
+        yield f"found {quantity(found, 'row')} with an expiry, but the stored count is {count:,}"
 
 
 def _strays(view: View, schema: Schema) -> Iterator[str]:

@@ -40,7 +40,15 @@ from google.protobuf.message import DecodeError
 from everlog.proto import consumers_pb2, log_pb2
 from everlog.store import keys, program_log, record
 from everlog.store.core import Core
-from everlog.store.errors import CorruptionError, CursorError, DiskError, OpenError, ReadOnlyError, RowError
+from everlog.store.errors import (
+    CorruptionError,
+    CursorError,
+    DiskError,
+    OpenError,
+    ReadOnlyError,
+    RowError,
+    quantity,
+)
 from everlog.store.rocks import files
 from everlog.store.schema import arguments, codec
 from everlog.store.tables.projection import REGISTERED, REMOVED
@@ -172,11 +180,11 @@ class Cap(msgspec.Struct, frozen=True):
     def over(self, records: int, seconds: float, size: int) -> str:
         """Return which limit is exceeded, in a few words; empty: none."""
         if self.records and records > self.records:
-            return f"more than {self.records:,} records"
+            return f"more than {quantity(self.records, 'record')}"
         if self.seconds and seconds > self.seconds:
             days = self.seconds / DAY_S
             return f"more than {days:,.3g} day{'s' if days != 1 else ''}"
-        return f"more than {self.bytes:,} bytes" if self.bytes and size > self.bytes else ""
+        return f"more than {quantity(self.bytes, 'byte')}" if self.bytes and size > self.bytes else ""
 
 
 class Consumer(msgspec.Struct, frozen=True):

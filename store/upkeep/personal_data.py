@@ -26,7 +26,7 @@ from google.protobuf.message import DecodeError, Message
 from everlog.proto import log_pb2
 from everlog.store import keys, record
 from everlog.store.core import Core
-from everlog.store.errors import Error, RowError, SealedError
+from everlog.store.errors import Error, RowError, SealedError, quantity
 from everlog.store.online.apply import recorded, schema_at
 from everlog.store.schema.descriptors import descriptor_of, has, resolve
 from everlog.store.schema.schema import Schema, TableInfo, person_part
@@ -391,7 +391,7 @@ def remaining(
     matches = [(seq, where) for seq, where in matches if where]
     found = list[Remaining]()
     if opened:
-        what = f"{len(opened):,} versions of rows that were written before their table was sealed"
+        what = f"{quantity(len(opened), 'version')} of rows from before their table was sealed"
         found.append(Remaining("versions", f"{what}: {_seqs(opened)}", tuple(opened)))
     if matches:
         parts = sorted({part for _, where in matches for part in where})
@@ -436,7 +436,7 @@ def readable(core: Core) -> Iterator[Remaining]:
             if info is not None and not info.sealed and change.op == log_pb2.PUT:
                 counts.setdefault(info.name, []).append(seq)
     for name, seqs in sorted(counts.items()):
-        text = f"{len(seqs):,} versions of rows of {name} from before it was sealed: {_seqs(seqs)}"
+        text = f"{quantity(len(seqs), 'version')} of rows of {name} from before it was sealed: {_seqs(seqs)}"
         yield Remaining("versions", text, tuple(seqs))
     for one in recorded(core.log, core.tables):
         yield from _readable_texts(one.seq, one.migration, tables)

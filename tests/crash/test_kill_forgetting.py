@@ -84,7 +84,7 @@ def test_a_reader_finds_all_right_however_often_it_looks(
             found = list(reader.admin.check(deep=True))
             if where == "before the zeros":  # this happens only when it is next opened for writing
                 assert len(found) == 1
-                assert "KEYS has the keys of 1 forgotten persons" in found[0]
+                assert "KEYS has the keys of 1 forgotten person" in found[0]
             else:
                 assert found == []
             assert len(list(reader.scan(PATIENTS.by_id))) == reader.count(PATIENTS) == 12

@@ -123,7 +123,7 @@ def test_the_plan_says_that_checks_are_held_and_rows_deleted(project: Project, d
     project.add("one", files={"checks.py": HEAD + "return []\n", "bootstrap.py": delete})
     (planned,) = migrations.plan(db, project.build().path)
     steps = [step.text for step in planned.steps]
-    assert "delete 1 rows of airports" in steps
+    assert "delete 1 row of airports" in steps
     assert steps[-1].startswith("run checks.py before and after")
 
 

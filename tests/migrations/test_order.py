@@ -55,7 +55,7 @@ def test_out_of_order_the_database_ends_where_it_would_have_ended(newer: Project
     assert [step.text for step in planned.steps] == [
         "apply out of order, after version 20260101000002; airports stay as newer migrations define them",
         "create table others",
-        "put 1 bootstrap rows into others",
+        "put 1 bootstrap row into others",
     ]
     (done,) = migrations.apply(db, newer.path, out_of_order=True)
     assert done.version == LATE

@@ -207,7 +207,7 @@ def test_rows_made_anew_of_sealed_ones_in_an_open_table_are_an_error(
         migrations.apply(db, project.path, to=migrations.load(project.path)[0].version)
         table = migrations.load(project.path)[0].tables[0]
         db.put(table, table.model(faa="A", name="Wilhelmina"))
-        assert "OPEN the rows of 1 people" in migrations.plan(db, project.path)[0].steps[0].text
+        assert "OPEN the rows of 1 person" in migrations.plan(db, project.path)[0].steps[0].text
 
 
 BY_CODE = """
@@ -306,7 +306,7 @@ def test_what_was_written_before_a_table_was_sealed_is_exported_and_said_to_stay
         assert said["texts"].seqs == (brought,)
         left = {one.kind: one for one in db.people.forget(now, "A1").remaining}
         assert left["versions"].seqs == (brought, brought, brought + 1)
-        assert left["versions"].text.startswith("3 versions of rows that were written before their table was")
+        assert left["versions"].text.startswith("3 versions of rows from before their table was")
         assert left["texts"].seqs == (brought,)
         assert "airports/A1" in left["keys"].text
         assert [one["is"] for one in db.people.export(now, "A1")["versions"]][:2] == ["open", "open"]
@@ -325,5 +325,5 @@ def test_up_of_a_sealing_migration_says_what_stays_readable(
     project.build()
     assert run([*url, "up"], Settings()) == 0
     said = capsys.readouterr().out
-    assert "Still readable: 1 versions of rows of airports from before it was sealed: commit 2" in said
+    assert "Still readable: 1 version of rows of airports from before it was sealed: commit 2" in said
     assert "Wilhelmina" not in said

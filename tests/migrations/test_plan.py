@@ -57,7 +57,7 @@ def test_a_table_that_is_dropped_is_said_with_its_rows(project: Project, db: Dat
         code.read_text().replace("AIRPORTS = ", "OTHERS = ").replace('"airports",', '"others",', 1)
     )
     code.write_text(code.read_text().replace("[AIRPORTS]", "[OTHERS]"))
-    assert steps(db, project.build())[1] == ["drop table airports with its 1 rows", "create table others"]
+    assert steps(db, project.build())[1] == ["drop table airports with its 1 row", "create table others"]
 
 
 def test_a_dry_run_finds_what_would_stop_the_run_and_the_run_agrees(project: Project, db: Database) -> None:

@@ -112,10 +112,10 @@ def test_a_plan_says_what_would_be_done_and_lost_and_does_nothing(two: Project, 
     assert [step.text for step in planned[0].steps] == [
         "restore the model of airports: remove city",
         "drop index airports.by_name",
-        "keep 1 rows of airports from the migration's bootstrap data",
+        "keep 1 row of airports from the migration's bootstrap data",
     ]
     (lost,) = planned[0].lost
-    assert lost.startswith("airports.city, which has a value in 1 rows: it is no longer read")
+    assert lost.startswith("airports.city, which has a value in 1 row: it is no longer read")
     assert [step.text for step in planned[1].steps] == ["drop table airports with its 3 rows"]
     assert planned[1].lost == ["3 rows of table airports, which is dropped; the log keeps them"]
 
@@ -165,7 +165,7 @@ def test_it_goes_back_to_a_version_without_any_folder(project: Project, db: Data
     ):
         migrations.rollback(db, to=20260101000001)
     migrations.rollback(db, to=0)
-    with pytest.raises(MigrationError, match="expected 1 applied migrations to roll back, but none is"):
+    with pytest.raises(MigrationError, match="expected 1 applied migration to roll back, but none is"):
         migrations.rollback(db)
 
 

@@ -33,7 +33,7 @@ def test_a_cap_is_set_and_who_is_beyond_it_is_shown(everlog: Run, books: Path) -
     everlog("testdata")
     out = everlog("consumers", "register", "mirror", "--cap-records", "1", "--cap-days", "0").out
     assert out.startswith("Registered: mirror: at 0, ")
-    assert "beyond its cap, more than 1 records: nothing is held; cap 1 records, 10.7 GB" in out
+    assert "beyond its cap, more than 1 record: nothing is held; cap 1 record, 10.7 GB" in out
     assert "  Consumer mirror is beyond its cap: nothing is held for it" in everlog("status").out
     assert everlog("status", "--json").json[0]["consumers"] == {
         "registered": 1,

@@ -22,7 +22,7 @@ def test_drop_asks_before_it_removes(everlog: Run, books: Path) -> None:
     ended = everlog("drop")
     assert ended.code == 1
     assert "this deletes" in ended.err
-    assert "1 rows in 3 commits" in ended.err
+    assert "1 row in 3 commits" in ended.err
     assert books.exists()
     assert everlog("drop", "--yes").out == f"Dropped: file:{books}\n"
     assert not books.exists()

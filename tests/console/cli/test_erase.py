@@ -31,9 +31,7 @@ def test_a_dry_run_says_what_would_be_forgotten_and_changes_nothing(
     url, words = f"file:{clinic}", ("forget", "patients", *who, "--reason", "asked", "--dry-run")
     before = everlog("-u", url, "log", "--json").out
     said = everlog("-u", url, *words)
-    assert (
-        said.out == "Would forget: 1 rows of patients, 1 rows of visits, and 2 versions of them in the log\n"
-    )
+    assert said.out == "Would forget: 1 row of patients, 1 row of visits, and 2 versions of them in the log\n"
     (found,) = everlog("-u", url, *words, "--json").json
     assert found == {"rows": {"patients": 1, "visits": 1}, "versions": 2, "dry_run": True}
     assert everlog("-u", url, "log", "--json").out == before
@@ -55,7 +53,7 @@ def test_a_person_is_forgotten_by_a_row_and_by_name(
     assert everlog("-u", url, "scan", "visits").out == ""
     monkeypatch.setenv("EVERLOG_ACTOR", "dpo")
     gone = everlog("-u", url, "forget", "patients", "--person", "s-2", "--reason", "asked")
-    assert gone.out.startswith("Forgotten: 1 rows, key ")
+    assert gone.out.startswith("Forgotten: 1 row, key ")
     *_, last = everlog("-u", url, "log", "--kind", "notice", "--json").json
     assert last["actor"] == "dpo"
     again = everlog("-u", url, "forget", "patients", "--person", "s-2", "--reason", "asked")

@@ -23,11 +23,11 @@ def put(path: Path, expires: int) -> None:
 def test_rows_whose_life_is_over_are_deleted_now(everlog: Run, books: Path) -> None:
     everlog("testdata")
     rows = everlog("status", "--json").json[0]["tables"][0]["rows"]
-    assert "rows expire" not in everlog("status").out
+    assert "with an expiry" not in everlog("status").out
     put(books, time.time_ns())
     found = everlog("status", "--json").json[0]["expiry"]
     assert (found["rows"], found["due"], found["jumped_s"]) == (1, 1, 0.0)
-    assert "1 rows expire, 1 of them are due; the next is due at" in everlog("status").out
+    assert "1 row with an expiry, 1 of them due; the next is due at" in everlog("status").out
     everlog("expire")
     assert everlog("status", "--json").json[0]["tables"][0]["rows"] == rows - 1
     assert everlog("expire", "--yes").out == "Expired: 0 rows\n"

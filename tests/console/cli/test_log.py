@@ -9,7 +9,7 @@ def test_the_log_tells_who_did_what_and_why(everlog: Run, books: Path, here: Pat
     everlog("import", "books", "one.csv", "--actor", "ann", "--reason", "typo")
     lines = everlog("log", "--after", "3").out.splitlines()
     assert lines[0].split()[0] == "4"
-    assert "ann  typo  load of books, 1 rows so far, finished" in lines[0]
+    assert "ann  typo  load of books, 1 row so far, finished" in lines[0]
     assert lines[1].strip() == "put    books/978-0/1  (before: commit 2)"
 
 

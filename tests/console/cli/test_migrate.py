@@ -35,9 +35,9 @@ def test_a_dry_run_prints_the_steps_and_makes_nothing(everlog: Run, project: Pat
     assert ended.out.splitlines() == [
         f"Pending: {shop.FIRST}_create_books",
         "  create table books",
-        "  put 1 bootstrap rows into books",
+        "  put 1 bootstrap row into books",
         f"Pending: {shop.SECOND}_index_books",
-        "  build index books.by_title over 1 rows, beside the live table",
+        "  build index books.by_title over 1 row, beside the live table",
     ]
     assert not (here / "new.db").exists()
     assert everlog("-u", "file:new.db", "-d", project, "plan") == ended

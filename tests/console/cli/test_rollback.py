@@ -8,7 +8,7 @@ from everlog.store.database import Database
 from tests.console import shop
 from tests.console.conftest import Run
 
-LOST = "1 rows of table books, which is dropped; the log keeps them"
+LOST = "1 row of table books, which is dropped; the log keeps them"
 
 
 def test_rollback_takes_back_the_last_migration_and_up_brings_it_again(everlog: Run, books: Path) -> None:
@@ -33,7 +33,7 @@ def test_a_dry_run_tells_what_would_be_lost_and_does_nothing(everlog: Run, books
         f"Would roll back: {shop.SECOND}_index_books",
         "  drop index books.by_title",
         f"Would roll back: {shop.FIRST}_create_books",
-        "  drop table books with its 1 rows",
+        "  drop table books with its 1 row",
         f"  lost: {LOST}",
     ]
     told = everlog("--json", "rollback", "--to", "0", "--dry-run").json

@@ -315,10 +315,10 @@ def test_what_cannot_be_undone_can_be_tried() -> None:
     ("words", "says"),
     [
         ("expire --dry-run", "Would expire: 0 rows\n"),
-        ("drop --dry-run", "Would drop: file:books.db, 1 rows in 2 commits\n"),
+        ("drop --dry-run", "Would drop: file:books.db, 1 row in 2 commits\n"),
         (
             "import books books.jsonl --dry-run",
-            "Would import: 1 rows of books",
+            "Would import: 1 row of books",
         ),
         ("testdata --dry-run --scale 2", "Would load: 20 rows of books\n"),
         ("archive old --keep-records 0 --dry-run", "Nothing to archive: "),

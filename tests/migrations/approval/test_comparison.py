@@ -47,7 +47,7 @@ def test_a_table_that_was_empty_and_is_not_is_another_plan(project: Project, db:
     approval = Approval(db, project.build().path)
     digest = proposed(approval).digest.hex()
     put(approval, "JFK", "Kennedy")
-    with pytest.raises(MigrationError, match=r"does: build index airports.by_name over 1 rows"):
+    with pytest.raises(MigrationError, match=r"does: build index airports.by_name over 1 row"):
         approval.approve(digest, actor="ann", reason="yes")
 
 

@@ -83,7 +83,7 @@ def test_what_is_dropped_is_a_warning(project: Project, db: Database) -> None:
     third.write_text(f'{HEADER}\nMIGRATION = Migration(tables=[], drop=["airports"])\n')
     findings = lint(project.build().path, db)
     assert ids(findings) == ["loss/index-dropped", "loss/table-dropped"]
-    assert "with its 1 rows" in findings[1].text
+    assert "with its 1 row" in findings[1].text
     assert {str(finding.severity) for finding in findings} == {"warning"}
 
 

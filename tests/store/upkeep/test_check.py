@@ -95,7 +95,7 @@ def stray_index(_: Database, batch: Batch) -> None:
         (other_key, "row airports/A contains another key: airports/B"),
         (future, "row airports/A was written by commit 99, but the log ends at 3"),
         (bad_key, "of table airports cannot be decoded"),
-        (bad_count, "table airports has 1 rows, but its stored count is 77"),
+        (bad_count, "table airports has 1 row, but its stored count is 77"),
         (stray_space, "found keys in space 9, which belongs to no table"),
         (stray_last_space, "found keys in space 4294967295, which belongs to no table"),
         (stray_index, "found keys in index 9 of table airports, which does not exist"),

@@ -160,7 +160,7 @@ def test_beyond_its_cap_nothing_is_held_for_a_consumer(db: Database) -> None:
     db.consumers.register("by records", cap=Cap(records=30, seconds=0, bytes=0))
     db.consumers.register("by bytes", cap=Cap(seconds=0, bytes=1))
     assert not db.consumers["by records"].over
-    assert db.consumers["by bytes"].over == "more than 1 bytes"
+    assert db.consumers["by bytes"].over == "more than 1 byte"
     fill(db, 30)
     found = db.consumers["by records"]
     assert (found.over, found.held_records, found.held_bytes) == ("more than 30 records", 0, 0)

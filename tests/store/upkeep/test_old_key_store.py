@@ -224,13 +224,13 @@ def test_a_key_that_came_back_opens_nothing_and_check_says_so(path: Path, older:
     with open_people(path, read_only=True) as reader:
         assert [one.erased for one in reader.history(PATIENTS, 1)] == [False, True]
         assert reader.at(seq=3).get(PATIENTS, 1) is None
-        (found,) = [one for one in reader.admin.check() if "forgotten persons" in one]
-        assert "has the keys of 1 forgotten persons" in found
+        (found,) = [one for one in reader.admin.check() if "forgotten person" in one]
+        assert "has the keys of 1 forgotten person" in found
         (warning,) = reader.admin.status().warnings
         assert warning.endswith("the next opening for writing does it, as `everlog expire` does")
     assert (path / "KEYS").read_bytes() == copy
     with open_people(path) as db:
-        assert not [one for one in db.admin.check() if "forgotten persons" in one]
+        assert not [one for one in db.admin.check() if "forgotten person" in one]
     assert (path / "KEYS").read_bytes() != copy
 
 
@@ -251,8 +251,8 @@ def test_a_reader_that_was_open_before_obeys_the_log_too(path: Path, monkeypatch
                 assert [one.erased for one in reader.history(PATIENTS, 1)] == [False, True]
                 assert reader.at(seq=seq).get(PATIENTS, 1) is None
                 assert reader.get(PATIENTS, 2) == patient(2, "s-2", name="2")
-            assert [one for one in reader.admin.check() if "forgotten persons" in one]
-        assert [one for one in db.admin.check() if "forgotten persons" in one]
+            assert [one for one in reader.admin.check() if "forgotten person" in one]
+        assert [one for one in db.admin.check() if "forgotten person" in one]
 
 
 def test_a_restored_database_with_an_old_key_store_obeys_its_log(path: Path, older: bytes) -> None:
@@ -274,7 +274,7 @@ def test_nobody_new_is_written_once_the_key_store_was_replaced(path: Path) -> No
         newest = (path / "KEYS").read_bytes()
         (path / "new").write_bytes(copy)
         (path / "new").replace(path / "KEYS")
-        assert any("lacks 1 keys that this process has" in one for one in db.admin.check())
+        assert any("lacks 1 key that this process has" in one for one in db.admin.check())
         db.put(PATIENTS, patient(2, "s-2", name="Bobby"))
         head = db.head
         with pytest.raises(DiskError, match="was replaced or removed"):

@@ -21,7 +21,6 @@ from everlog.console.cli.options import (
     Duration,
     Moment,
     Settings,
-    check_common,
     common,
     pass_settings,
     writes,
@@ -264,7 +263,6 @@ def explain(
       everlog -u file:shop.db access explain ann delete orders --at 812
       everlog -u file:shop.db access explain ann read orders --key 17 --field price
     """
-    check_common(settings, folders=False, dumps=False)
     with open_database(settings, read_only=True) as db:
         key = None
         if keys and table:
@@ -326,7 +324,6 @@ def reads(settings: Settings, *, who: str, table: str, since: Any, before: Any, 
       everlog -u file:shop.db access reads --table customers --since '1h ago'
       everlog -u everlog://db.example.com/shop access reads --who ann --json
     """
-    check_common(settings, folders=False, dumps=False)
     with open_database(settings, read_only=True) as db:
         found = db.access.reads(who=who, table=table, since=since, before=before, limit=limit)
         for one in found:
@@ -464,7 +461,6 @@ def revoke_token(settings: Settings, *, which: str, actor: str, reason: str) -> 
 
 
 def _shown(settings: Settings, at: int | str | None) -> Shown:
-    check_common(settings, folders=False, dumps=False)
     with open_database(settings, read_only=True) as db:
         return db.access.show(at)
 

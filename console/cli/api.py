@@ -26,7 +26,7 @@ from click.shell_completion import CompletionItem
 
 from everlog.console import output
 from everlog.console.cli.connect import TableName, is_remote, open_database
-from everlog.console.cli.options import Renamed, Settings, check_common, common_except, pass_settings
+from everlog.console.cli.options import Renamed, Settings, common_except, pass_settings
 from everlog.store.errors import Error, OpenError, RowError
 
 if TYPE_CHECKING:
@@ -163,7 +163,6 @@ def api(
       everlog api Feed Subscribe --now true
       everlog api Store Count --table orders --grpcurl
     """
-    check_common(settings, folders=False, dumps=False)
     names = list(takewhile(lambda word: not word.startswith("-"), words[:2]))
     if help_ and len(names) < 2:
         click.echo(ctx.get_help())

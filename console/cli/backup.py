@@ -13,7 +13,6 @@ from everlog.console.cli.connect import Directory, at_option, is_remote, open_da
 from everlog.console.cli.options import (
     Renamed,
     Settings,
-    check_common,
     common,
     dry_run,
     pass_settings,
@@ -49,7 +48,6 @@ def backup(settings: Settings, *, directory: str, hashes: bool | None) -> None:
       everlog -u file:flights.db backup flights.backup
       everlog -u everlog://db.example.com/flights backup s3://backups/flights
     """
-    check_common(settings, folders=False, dumps=False)
     settings.resume = f"the backup in {directory} is complete up to an earlier record; run it again to resume"
     with open_database(settings, read_only=True) as db, show_progress() as progress:
         done = db.archive.backup(directory, hashes=hashes, progress=progress)
@@ -201,7 +199,6 @@ def archive(
     from everlog.audit.archived import reach
     from everlog.store.urls import without_secrets
 
-    check_common(settings, folders=False, dumps=False)
     if not release:
         refuse_idle("actor", "reason", when="without --release")
     keeps = keep_records is not None or keep_days is not None

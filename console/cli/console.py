@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from everlog.console import output
-from everlog.console.cli.options import Settings, check_common, common, pass_settings, refuse_idle
+from everlog.console.cli.options import Settings, common, pass_settings, refuse_idle
 from everlog.rpc import address
 from everlog.store.errors import OpenError
 
@@ -97,7 +97,6 @@ def console(settings: Settings, *, server: str | None, listen: str, console_url:
       everlog console everlog://db.example.com/flights
       everlog -u everlog+insecure://127.0.0.1:7420/flights console --listen 127.0.0.1:0
     """
-    check_common(settings, folders=False, dumps=False)
     if server is not None:
         refuse_idle("url", "env", when="beside URL")
     check_address(listen, "--listen")

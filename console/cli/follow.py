@@ -19,7 +19,7 @@ import click
 
 from everlog.console import output
 from everlog.console.cli.connect import TableName, is_remote, open_database
-from everlog.console.cli.options import Settings, check_common, common, pass_settings, refuse_idle, writes
+from everlog.console.cli.options import Settings, common, pass_settings, refuse_idle, writes
 from everlog.console.output import show_progress
 from everlog.consumers.follower.follower import RETRY_FIRST_S
 from everlog.feed.message import FeedBatch
@@ -133,7 +133,6 @@ def follow(
     """
     from everlog.consumers import Follower, open_sink, verify
 
-    check_common(settings, folders=False, dumps=False)
     if source is not None:
         refuse_idle("url", "env", when="beside --from")
     settings.resume = "the same command resumes exactly where it stopped"

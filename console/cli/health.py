@@ -21,7 +21,7 @@ import msgspec
 
 from everlog.console import output
 from everlog.console.cli.connect import check_url, is_remote, open_database
-from everlog.console.cli.options import Settings, check_common, common, pass_settings
+from everlog.console.cli.options import Settings, common, pass_settings
 from everlog.rpc.address import parse, without_secrets
 from everlog.store.errors import Error, OpenError, UnavailableError
 from everlog.store.upkeep.status import Health
@@ -54,7 +54,6 @@ def health(ctx: click.Context, settings: Settings, *, where: str | None) -> None
       everlog health http://127.0.0.1:7422
       everlog -u file:flights.db health --json
     """
-    check_common(settings, folders=False, dumps=False)
     if where is not None:
         settings.url_given = where
     found = _waited(settings) if settings.wait else _asked(settings, settings.url)

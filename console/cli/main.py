@@ -17,19 +17,23 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from functools import cache, wraps
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import msgspec
 
-from everlog.console.cli.options import Common, Settings, common
+from everlog.console.cli.options import Common, Settings, check_common, common
 from everlog.console.output import OutputError, Streams
 from everlog.store import VERSION, environment
 from everlog.store.errors import Error
+
+T = TypeVar("T")
 
 # For a command that a signal stopped: the word that is printed, and the exit code: 128 + the signal's number.
 STOPPED = {
@@ -122,12 +126,55 @@ READERS = frozenset(
 )
 
 
+# Commands that read folders of migrations. All others refuse --migrations-dir.
+READ_FOLDERS = frozenset(
+    {
+        *(
+            "accept",
+            "approve",
+            "baseline",
+            "build",
+            "check",
+            "complete",
+            "completion",
+            "config",
+            "down",
+            "lint",
+        ),
+        *(
+            "migrate",
+            "migrations",
+            "new",
+            "plan",
+            "propose",
+            "reject",
+            "restore-folders",
+            "rollback",
+            "serve",
+        ),
+        *("squash", "status", "testdata", "up"),
+    }
+)
+
+# Commands after which the schema file is written, or that only read or write that file. All others refuse
+# --schema-file and --no-dump-schema.
+DUMP_SCHEMA = frozenset(
+    {
+        *("baseline", "complete", "completion", "config", "down", "dump", "load", "migrate", "plan"),
+        *("rollback", "up"),
+    }
+)
+
+
 class Commands(click.Group):
     """The group of all COMMANDS."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and args[0][:1].isalnum() and not ctx.resilient_parsing:
+            near = " or ".join(map(repr, get_close_matches(args[0], COMMANDS)))
+            ctx.fail(f"No such command {args[0]!r}.{near and f' Did you mean {near}?'}")
         found = super().resolve_command(ctx, args)
         if (streams := ctx.ensure_object(Settings).streams) is not None:
             streams.output.stops = found[0] in READERS
@@ -140,14 +187,33 @@ class Commands(click.Group):
         return command(cmd_name) if cmd_name in COMMANDS else None
 
 
+@cache
 def command(name: str) -> click.Command:
     """Return the command of this name, one of COMMANDS."""
     module = import_module(f"everlog.console.cli.{COMMANDS[name]}")
     found: click.Command = getattr(module, {"import": "import_"}.get(name, name.replace("-", "_")))
     for one in (found, *(found.commands.values() if isinstance(found, click.Group) else ())):
         shared = [max(option.opts, key=len) for option in one.params if isinstance(option, Common)]
+        if one.callback is not None:
+            one.callback = _checked(name, one.callback)
         one.epilog = f"Options of every command: {', '.join(shared)}. `everlog --help` describes them."
     return found
+
+
+def _checked(name: str, run: Callable[..., T]) -> Callable[..., T]:
+    """Return `run` of a command, after a check of the options that all commands have."""
+
+    @wraps(run)
+    def checked(*args: Any, **how: Any) -> T:
+        settings = click.get_current_context().ensure_object(Settings)
+        check_common(
+            folders=name in READ_FOLDERS,
+            dumps=name in DUMP_SCHEMA,
+            waits=settings.wait or name == "wait",
+        )
+        return run(*args, **how)
+
+    return checked
 
 
 @click.group(

@@ -17,7 +17,6 @@ from everlog.console.cli import project
 from everlog.console.cli.connect import directory_of, is_remote, open_database
 from everlog.console.cli.options import (
     Settings,
-    check_common,
     common,
     dry_run,
     pass_settings,
@@ -125,7 +124,6 @@ def plan(settings: Settings, /, **options: Any) -> None:
 
 def _check_options(settings: Settings, *, strict: bool, out_of_order: bool) -> None:
     """Raise UsageError for options that have no effect or exclude each other."""
-    check_common(settings, folders=True, dumps=True)
     if is_remote(settings.url):
         refuse_idle("migrations_dir", when="at a server, which was started with its migrations")
     if strict and out_of_order:

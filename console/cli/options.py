@@ -284,14 +284,14 @@ def refuse_idle(*names: str, when: str, variables: bool = False) -> None:
         )
 
 
-def check_common(settings: Settings, *, folders: bool, dumps: bool) -> None:
-    """Raise UsageError for a common option that has no effect on a command that reads no `folders`, or
-    `dumps` no schema."""
+def check_common(*, folders: bool, dumps: bool, waits: bool) -> None:
+    """Raise UsageError for a common option that has no effect on a command that reads no `folders`, `dumps`
+    no schema or does not wait (`waits`)."""
     if not folders:
         refuse_idle("migrations_dir", when="on a command that reads no migrations")
     if not dumps:
         refuse_idle("schema_file", "no_dump_schema", when="on a command that changes no schema")
-    if not settings.wait:
+    if not waits:
         refuse_idle("wait_timeout", when="without --wait")
 
 

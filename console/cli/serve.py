@@ -35,7 +35,6 @@ from everlog.console.cli.console import announce, check_address, console_options
 from everlog.console.cli.options import (
     Renamed,
     Settings,
-    check_common,
     common_of_server,
     pass_settings,
     refuse_idle,
@@ -237,16 +236,28 @@ _OPTIONS = [
     metavar="FILE",
     help="File with this token.",
 )
-@click.option("--tls-cert", type=click.Path(path_type=Path), help="The server's certificate chain, in PEM.")
-@click.option("--tls-key", type=click.Path(path_type=Path), help="Private key of the certificate, in PEM.")
+@click.option(
+    "--tls-cert",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The server's certificate chain, in PEM.",
+)
+@click.option(
+    "--tls-key",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Private key of the certificate, in PEM.",
+)
 @click.option(
     "--tls-client-ca",
     type=click.Path(path_type=Path),
+    metavar="FILE",
     help="Certificate authority of the client certificates, in PEM; makes them mandatory.",
 )
 @click.option(
     "--tls-client-crl",
     type=click.Path(path_type=Path),
+    metavar="FILE",
     help="Revoked client certificates: the lists (CRL) of these authorities, in PEM.",
 )
 @click.option(
@@ -317,7 +328,7 @@ _OPTIONS = [
     "--slow-ms",
     type=click.FloatRange(0),
     default=1000.0,
-    show_default=True,
+    show_default="1000",
     metavar="MS",
     help="Log calls that take longer than MS milliseconds; 0: none.",
 )
@@ -400,7 +411,6 @@ def serve(
     if sockets:
         refuse_idle("listen", when="beside the sockets of LISTEN_FDS", variables=True)
     _refuse_idle(
-        settings,
         databases,
         packages,
         tls=tls_cert is not None,
@@ -505,7 +515,6 @@ def _tls_of(
 
 
 def _refuse_idle(
-    settings: Settings,
     databases: tuple[str, ...],
     packages: tuple[str, ...],
     *,
@@ -514,7 +523,6 @@ def _refuse_idle(
     console: bool,
 ) -> None:
     """Raise UsageError for an option that has no effect in the chosen mode."""
-    check_common(settings, folders=True, dumps=False)
     checked = ("approve_own", "console_listen")
     if migrate != "checked":
         refuse_idle("approvers", when="without --migrate checked: any client can migrate", variables=True)

@@ -55,7 +55,7 @@ _OPTIONS = [
         "--jwt-leeway",
         type=click.FloatRange(0, 300),
         default=30.0,
-        show_default=True,
+        show_default="30",
         metavar="SECONDS",
         help="Accepted difference of clocks.",
     ),

@@ -11,7 +11,7 @@ import msgspec
 from everlog.store import VERSION
 from everlog.store.clock import BEHIND_NS, Clock
 from everlog.store.core import Core
-from everlog.store.errors import OpenError
+from everlog.store.errors import OpenError, quantity
 from everlog.store.history.past import Past
 from everlog.store.keys import ENDS
 from everlog.store.online.backfill import built_rows, is_building, total_rows
@@ -185,7 +185,7 @@ def health(core: Core) -> Health:
         return Health()
     done = built_rows(core)
     total = max(done, total_rows(core.tables))
-    return Health(state=HealthState.MIGRATING, reason=f"{done:,} of {total:,} rows are built")
+    return Health(state=HealthState.MIGRATING, reason=f"{done:,} of {quantity(total, 'row')} are built")
 
 
 def _warnings(count: int, *, read_only: bool) -> list[str]:

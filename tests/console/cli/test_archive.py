@@ -74,6 +74,20 @@ def test_what_is_not_clear_is_a_mistake_of_the_command_line(
     assert why in ended.err
 
 
+def test_a_dry_run_at_a_server_says_what_would_be_archived(everlog: Run, books: Path) -> None:
+    everlog("testdata")
+    with serving("--archive-to", "old") as served:
+        at = ("-u", served.url, "archive", "--keep-records", "1")
+        (would,) = everlog(*at, "--dry-run", "--json").json
+        said = f"Would archive: {would['records']:,} records, up to {would['base']:,}; later ones stay: "
+        assert everlog(*at, "--dry-run").out.startswith(said)
+        assert would["records"] > 1
+        assert not Path("old").exists()
+        (done,) = everlog(*at, "--json").json
+        assert (done["removed"], done["base"]) == (would["records"], would["base"])
+        assert everlog(*at, "--dry-run").out.startswith("Nothing to archive: ")
+
+
 def test_a_server_is_asked_to_archive_and_says_where_it_does(everlog: Run, books: Path) -> None:
     everlog("testdata")
     with serving("--archive-to", "old") as served:

@@ -1,4 +1,4 @@
-"""Options without effect in the chosen mode, and the effect of SIGHUP on a server."""
+"""Options without effect in the chosen mode, mistyped words, and the effect of SIGHUP on a server."""
 
 from __future__ import annotations
 
@@ -42,6 +42,16 @@ SERVE = ("serve", "--listen", "127.0.0.1:0")
         ),
         (("follow", "--to", "sqlite:x", "-d", "x"), "--migrations-dir would have no effect"),
         (("backup", "x", "-d", "x"), "--migrations-dir would have no effect"),
+        (
+            ("-d", "x", "get", "books", "1"),
+            "--migrations-dir would have no effect on a command that reads no",
+        ),
+        (("token", "list", "-d", "x"), "--migrations-dir would have no effect"),
+        (
+            ("scan", "books", "--schema-file", "x"),
+            "--schema-file would have no effect on a command that changes",
+        ),
+        (("status", "--wait-timeout", "5s"), "--wait-timeout would have no effect without --wait"),
         (("backup", "x", "--no-dump-schema"), "--no-dump-schema would have no effect"),
         (("archive", "x", "--keep-days", "1", "--schema-file", "x"), "--schema-file would have no effect"),
     ],
@@ -138,3 +148,18 @@ def test_operators_are_told_of_a_certificate_that_ends(everlog: Run, one: Path, 
         assert [one.partition(": ")[2] for one in receiver.titles] == [
             "a certificate of the server must be replaced"
         ]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("statsu",), "No such command 'statsu'. Did you mean 'status'?\n"),
+        (("prov",), "No such command 'prov'. Did you mean 'prove'"),
+        (("xyzzy",), "No such command 'xyzzy'.\n"),
+        (("-u", "file:x.db", "rolback"), "Did you mean 'rollback' or 'backup'?\n"),
+        (("up", "--dry-rum"), "Did you mean '--dry-run'?\n"),
+    ],
+)
+def test_a_mistyped_word_suggests_the_nearest(everlog: Run, words: tuple[str, ...], says: str) -> None:
+    ended = everlog(*words)
+    assert (ended.code, says in ended.err) == (2, True), ended.err

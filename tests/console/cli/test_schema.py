@@ -44,7 +44,7 @@ def test_baseline_has_nothing_to_do_where_all_is_applied(everlog: Run, books: Pa
 def test_baseline_adopts_what_came_without_its_migrations(everlog: Run, project: Path, here: Path) -> None:
     common = ("-u", "file:new.db", "-d", project)
     everlog(*common, "up", "--to", shop.FIRST)
-    text = everlog(*common, "--schema-file", "-", "dump").out
+    text = everlog(*common[:2], "--schema-file", "-", "dump").out
     (here / "first.everlog").write_text(
         text.replace(f"migration {shop.FIRST}_create_books", "migration 1_old")
     )

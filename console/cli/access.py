@@ -31,7 +31,7 @@ from everlog.store.tx.transaction import marked
 if TYPE_CHECKING:
     from everlog.store.upkeep.access import NewToken, Shown
     from everlog.store.upkeep.read_audit import RecordedRead
-    from everlog.store.upkeep.roles import Issued, Role, Rule
+    from everlog.store.upkeep.roles import Issued, Role
 
 tables_option = click.option(
     "--table",
@@ -168,6 +168,12 @@ def revoke(
     " and all fields must agree.",
 )
 @click.option("--hide", "hidden", multiple=True, metavar="FIELD", help="Leave this field out.")
+@click.option(
+    "--audited",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Share of the reads of its callers that servers record, of any table.  [default: 0, or as it is]",
+)
 @click.option("--add", is_flag=True, help="Add this rule to the role, instead of replacing its rules.")
 @writes
 @common
@@ -181,6 +187,7 @@ def define(
     ops: tuple[str, ...],
     rows: tuple[str, ...],
     hidden: tuple[str, ...],
+    audited: float | None,
     add: bool,
     actor: str,
     reason: str,
@@ -202,10 +209,11 @@ def define(
 
     made = Rule(rights, tables, ops, _conditions(rows), hidden)
     with open_database(settings) as db:
-        before: tuple[Rule, ...] = ()
+        before = Role(name, ())
         if add:
-            before = next((role.rules for role, _ in db.access.show().roles if role.name == name), ())
-        seq = db.access.define(Role(name, (*before, made)), actor=actor, reason=reason)
+            before = next((role for role, _ in db.access.show().roles if role.name == name), before)
+        share = before.audited if audited is None else audited
+        seq = db.access.define(Role(name, (*before.rules, made), share), actor=actor, reason=reason)
     _done(settings, seq, f"Defined: role {name}", "defined")
 
 

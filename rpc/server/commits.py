@@ -181,8 +181,11 @@ def _before(db: Database, tx: Transaction, info: TableInfo, made: Write) -> tupl
     """Return the row that a write replaces; of a repeated commit the row that it wrote, and True."""
     commit_id = tx.metadata.commit_id
     seq = db.committer.validator.known(commit_id) if commit_id else None
-    if seq is not None:
-        for change in db.log.commit(seq).changes:
+    written = db.log.commit(seq) if seq is not None else None
+    if written is not None and written.actor != tx.metadata.actor:  # of another caller: it is refused
+        written = None
+    if written is not None:
+        for change in written.changes:
             if change.space == info.space and change.key == made.key and change.op == log_pb2.PUT:
                 row = opened(info, change)
                 return (None if row is None else info.salvage(row)), True
@@ -191,7 +194,7 @@ def _before(db: Database, tx: Transaction, info: TableInfo, made: Write) -> tupl
         row = None if value is None else info.row_in(made.key, value)
     except SealedError as error:
         raise SealedError("a row of this commit is sealed, and cannot be opened", **error.facts) from None
-    return (None if row is None else info.salvage(row)), seq is not None
+    return (None if row is None else info.salvage(row)), written is not None
 
 
 def _reads(db: Database, request: store_pb2.CommitRequest) -> Reads:

@@ -119,24 +119,49 @@ def seen_value(of: Iterable[Limits], info: TableInfo, key: bytes, value: bytes) 
 
 
 def seen_versions(found: Iterable[Found], of: Limits, *, newest_first: bool) -> Iterator[Found]:
-    """Yield the versions of a row that are visible. A delete is visible if the version that it deleted is."""
-    deletes: list[Found] = []
+    """Yield the versions of a row that are visible. A delete is visible if the version that it deleted is.
+
+    The fields of a version are those that differ from the previous one, or all, if that is not visible.
+    """
+    return _newest_seen(found, of) if newest_first else _oldest_seen(found, of)
+
+
+def _oldest_seen(found: Iterable[Found], of: Limits) -> Iterator[Found]:
     shown = False
     for one in found:
         if one.version.op == "delete":
-            if newest_first:
-                deletes.append(one)
-            elif shown:
+            if shown:
                 yield one
+            shown = False
             continue
         row = of.see(one.info, one.raw) if one.raw is not None else None
+        if row is not None:
+            yield _version(one, row, of, after_visible=shown)
         shown = row is not None
-        if shown:
-            yield from deletes
-            hidden = {path[0].name for path in of.hidden_by_any(one.info).values()}
-            fields = tuple(name for name in one.version.fields if name not in hidden)
-            yield one._replace(version=one.version._replace(fields=fields), raw=row)
-        deletes = []
+
+
+def _newest_seen(found: Iterable[Found], of: Limits) -> Iterator[Found]:
+    later: tuple[Found, bytes] | None = None  # a visible version, while the previous one is not known
+    delete: Found | None = None
+    for one in found:
+        row = of.see(one.info, one.raw) if one.version.op != "delete" and one.raw is not None else None
+        if later is not None:
+            yield _version(*later, of, after_visible=row is not None)
+        if delete is not None and row is not None:
+            yield delete
+        later = None if row is None else (one, row)
+        delete = one if one.version.op == "delete" else None
+    if later is not None:
+        yield _version(*later, of, after_visible=False)
+
+
+def _version(one: Found, row: bytes, of: Limits, *, after_visible: bool) -> Found:
+    hidden = {path[0].name for path in of.hidden_by_any(one.info).values()}
+    if after_visible:
+        fields = tuple(name for name in one.version.fields if name not in hidden)
+    else:
+        fields = tuple(field.name for field, _ in one.info.model.FromString(row).ListFields())
+    return one._replace(version=one.version._replace(fields=fields), raw=row)
 
 
 def seen_commit(db: Database, commit: log_pb2.Commit, schema: Schema, scope: Scope) -> bool:
@@ -161,6 +186,8 @@ def seen_commit(db: Database, commit: log_pb2.Commit, schema: Schema, scope: Sco
             if row is None:
                 continue
             change.row = row
+            if change.prior and not _visible_at(db, of, info, change.key, change.prior):
+                change.ClearField("prior")
         kept.append(log_pb2.Change.FromString(change.SerializeToString()))
     about = commit.WhichOneof("about")
     if about and not (about == "load" and scope.reads_history(commit.load.table)):

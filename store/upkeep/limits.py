@@ -45,8 +45,9 @@ Condition = tuple[Path, frozenset[Any]]
 
 
 class Shown(NamedTuple):
-    """A rule for one model: conditions, and hidden fields by name."""
+    """A rule of a role for one model: conditions, and hidden fields by name."""
 
+    role: str
     conditions: tuple[Condition, ...]
     hidden: dict[str, Path]
 
@@ -114,7 +115,7 @@ class Limits:
         found = self._rules.get(info)
         if found is None:
             found = self._rules[info] = tuple(
-                rule for sight in self._visibilities if (rule := compiled(sight, info)) is not None
+                rule for visibility in self._visibilities if (rule := compiled(visibility, info)) is not None
             )
         return found
 
@@ -135,13 +136,13 @@ class Limits:
         return AccessError(text, actor=self._who, table=self._table)
 
 
-def compiled(sight: Visibility, info: TableInfo) -> Shown | None:
+def compiled(visibility: Visibility, info: TableInfo) -> Shown | None:
     """Return a rule for the rows of a table; None: it gives nothing there."""
-    binding = sight.binding
+    binding = visibility.binding
     if info.proto.id != binding.table:
         return None
     conditions = []
-    for name, texts in sight.rows:
+    for name, texts in visibility.rows:
         path = field_of(binding, name, info)
         kind = comparable(path[-1]) if path is not None else None
         if path is None or kind is None:
@@ -149,12 +150,12 @@ def compiled(sight: Visibility, info: TableInfo) -> Shown | None:
         values = (kind(text) for text in texts)
         conditions.append((path, frozenset(value for value in values if value is not None)))
     hidden = {}
-    for name in sight.hidden:
+    for name in visibility.hidden:
         path = field_of(binding, name, info)
         if path is None or any(_overlap(path, key) for key in info.key_fields):
             return None
         hidden[dotted(path)] = path
-    return Shown(tuple(conditions), hidden)
+    return Shown(visibility.role, tuple(conditions), hidden)
 
 
 def field_of(binding: Binding, name: str, info: TableInfo) -> Path | None:
@@ -408,9 +409,10 @@ def invisible(limits: Limits, info: TableInfo, row: Message | None, field: str) 
     limits.check(info)
     rules = limits.rules(info)
     if row is not None and not any(rule.shows(row) for rule in rules):
-        for number, rule in enumerate(rules, 1):
+        for rule in rules:
             failing = [dotted(path) for path, values in rule.conditions if _value(row, path) not in values]
-            yield f"the row is not visible by rule {number}: its {' and '.join(failing)} has another value"
+            verb = "has another value" if len(failing) == 1 else "have other values"
+            yield f"the row is not visible by role {rule.role}: its {' and '.join(failing)} {verb}"
         return
     if row is not None:
         yield "the row is visible"

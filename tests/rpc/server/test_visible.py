@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
+from threading import Event
 from typing import Any
 
+import grpc
 import pytest
 
 import everlog
@@ -374,13 +379,13 @@ def test_what_an_operator_is_told_about_a_row_and_a_field(
         return filled.access.explain("acme", "read", "airports", **asked).sentences[-1]
 
     assert last(key="A04") == "the row is visible"
-    assert last(key="A05") == "the row is not visible by rule 1: its city has another value"
+    assert last(key="A05") == "the row is not visible by role tenant: its city has another value"
     assert last(key="ZZZ") == "no row has this key"
     assert last(field="name") == "the field name is hidden"
     assert last(field="city", key="A04") == "the field city is visible"
     before = filled.head
     filled.put(AIRPORTS, Airport(faa="A05", city="acme"))
-    assert last(key="A05", at=before).startswith("the row is not visible by rule 1")
+    assert last(key="A05", at=before).startswith("the row is not visible by role tenant")
     assert last(key="A05") == "the row is visible"
     for key, seen in (("A04", True), ("A06", False), ("ZZZ", False)):  # it learns no more than by reading
         stub = access_pb2_grpc.AccessStub(acme.channel.grpc)
@@ -470,8 +475,8 @@ def test_a_repeated_commit_of_a_caller_with_limits_takes_effect_once(
     assert acme.put(AIRPORTS, row, commit_id=commit_id).seq == first.seq
 
 
-def test_a_scan_of_few_visible_rows_ends_with_its_deadline(
-    acme: RemoteDatabase, filled: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch
+def test_a_scan_of_few_visible_rows_is_read_in_slices(
+    acme: RemoteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "VISITED_ROWS", 1)
     pages: list[int] = []
@@ -484,8 +489,77 @@ def test_a_scan_of_few_visible_rows_ends_with_its_deadline(
 
     monkeypatch.setattr(store.ServedScan, "page", counted)
     assert [row.faa for row in acme.scan(AIRPORTS, start="A01")] == MINE[1:]
-    assert len(pages) >= 39  # in slices, between which it can be ended
+    assert len(pages) >= 39  # between two of them it can be ended
     assert max(pages) == 1
+
+
+@pytest.mark.parametrize("how", ["deadline", "cancelled"])
+def test_a_scan_without_visible_rows_ends_with_its_client(
+    acme: RemoteDatabase, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    began, released = Event(), Event()
+
+    def endless(self: store.ServedScan) -> store_pb2.ScanResponse:
+        began.set()
+        return store_pb2.ScanResponse()
+
+    monkeypatch.setattr(store.ServedScan, "page", endless)
+    monkeypatch.setattr(store.ServedScan, "release", lambda _: released.set())
+    request = store_pb2.ScanRequest(database="x", table="airports").SerializeToString()
+    scan: Any = acme.channel.grpc.unary_stream("/everlog.v1.Store/Scan")
+    call = scan(request, metadata=acme.channel.metadata, timeout=1 if how == "deadline" else 60)
+    assert began.wait(30)
+    if how == "cancelled":
+        call.cancel()
+    with pytest.raises(grpc.RpcError):
+        next(call)
+    assert released.wait(30)
+
+
+def test_writes_beside_others_keep_to_the_rows_and_fields_of_each(filled: EmbeddedDatabase) -> None:
+    """Two tenants write while a third caller changes hidden fields, and gives rows away."""
+    filled.access.grant("globex", "tenant")
+    tokens, stop = {"acme": "a", "globex": "g"}, Event()
+    keys = [f"A{number:02}" for number in range(6)]
+
+    def write(url: str, who: str, seed: int) -> int:
+        random, done = Random(seed), 0
+        with RemoteDatabase(f"{url}?token={tokens[who]}") as db:
+            for number in range(150):
+                row = Airport(faa=random.choice(keys), city=who, place=Place(height=number))
+                with contextlib.suppress(AccessError, everlog.ConflictError):
+                    done += 1 if db.put(AIRPORTS, row).seq else 0
+        return done
+
+    def disturb() -> None:
+        random, number = Random(3), 0
+        while not stop.is_set():
+            number += 1
+            city = random.choice(("acme", "globex"))
+            filled.put(AIRPORTS, Airport(faa=random.choice(keys), name=f"secret {number}", city=city))
+
+    with (
+        Server({"x": filled}, tokens=tokens) as server,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        third = pool.submit(disturb)
+        writers = [pool.submit(write, server.url("x"), who, seed) for seed, who in enumerate(tokens)]
+        assert all(writer.result() for writer in writers)
+        stop.set()
+        third.result()
+    checked = 0
+    rows: dict[tuple[Any, ...], Any] = {}
+    for entry in filled.past.log(table=AIRPORTS):
+        for change in entry.changes:
+            before: Any = rows.get(change.key)
+            after: Any = change.row
+            if entry.actor:
+                assert after is not None
+                assert after.city == entry.actor
+                assert before is None or (before.city, before.name) == (entry.actor, after.name)
+                checked += 1
+            rows[change.key] = after
+    assert checked
 
 
 # fields

@@ -194,6 +194,15 @@ class Model:
         return found
 
 
+def changed_fields(before: Any, after: Any) -> tuple[str, ...]:
+    if after is None:
+        return ()
+    names = [field.name for field in after.DESCRIPTOR.fields]
+    if before is None:
+        return tuple(field.name for field, _ in after.ListFields())
+    return tuple(name for name in names if getattr(before, name) != getattr(after, name))
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_answers_are_those_of_a_model(
     db: EmbeddedDatabase, seed: int, monkeypatch: pytest.MonkeyPatch
@@ -253,9 +262,13 @@ def test_answers_are_those_of_a_model(
                     was = model.visible(seq - 1).get(key)
                     if row is not None or was is not None:
                         versions.append((seq, row))
-            found = [(one.seq, one.row) for one in acme.history(AIRPORTS, key, newest_first=False)]
-            assert found == versions, key
-            assert [(one.seq, one.row) for one in acme.history(AIRPORTS, key)] == versions[::-1]
+            found = list(acme.history(AIRPORTS, key, newest_first=False))
+            assert [(one.seq, one.row) for one in found] == versions, key
+            assert list(acme.history(AIRPORTS, key)) == found[::-1]
+            assert list(acme.history(AIRPORTS, key, limit=2)) == found[::-1][:2]
+            for one in found:
+                was = model.visible(one.seq - 1).get(key)
+                assert one.fields == changed_fields(was, one.row), (key, one)
         for _ in range(5):
             start, end = sorted(random.sample(moments, 2))
             old, new = model.visible(start), model.visible(end)
@@ -270,6 +283,9 @@ def test_answers_are_those_of_a_model(
             for entry in acme.past.log()
             for change in entry.changes
         }
+        for entry in acme.past.log():
+            for change in entry.changes:
+                assert not change.prior or change.key[0] in model.visible(change.prior)
         expected_log: dict[tuple[int, str], Any] = {}
         for seq in moments[1:]:
             for key in keys:

@@ -31,7 +31,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from everlog.console.web import migrations, overview
+from everlog.console.web import api, migrations, overview
 from everlog.console.web.format import href, with_query
 from everlog.console.web.page import (
     STATIC,
@@ -439,4 +439,5 @@ ROUTES = [
     *route("/account", account),
     *overview.ROUTES,
     *migrations.ROUTES,
+    *api.ROUTES,
 ]

@@ -7,6 +7,7 @@ value    of a field: text, or "unset"
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from everlog.console.output import moment, size
 
 TIME_NS_MAX = 253_402_300_799 * 10**9  # the end of the year 9999
 
+_NAME = re.compile(r"`([^`\n]+)`")
 _UNITS = (
     (86_400 * 365, "year", "years"),
     (86_400, "d", "d"),
@@ -121,6 +123,12 @@ def with_query(path: str, query: Mapping[str, Any]) -> str:
     return f"{path}?{urlencode(pairs)}" if pairs else path
 
 
+def prose(text: str) -> Markup:
+    """Return a comment of code as text: its lines joined to paragraphs, its `names` as code."""
+    paragraphs = [part if "\n " in part else " ".join(part.split()) for part in text.split("\n\n")]
+    return Markup(_NAME.sub(r"<code>\1</code>", str(escape("\n\n".join(paragraphs)))))  # noqa: S704  escaped
+
+
 def plural(count: int, one: str, several: str = "") -> str:
     """Return a count with its noun."""
     return f"{count:,} {one if count == 1 else several or one + 's'}"
@@ -138,6 +146,7 @@ FILTERS: Mapping[str, Any] = {
     "ident": ident,
     "copy": copy,
     "plural": plural,
+    "prose": prose,
     "key_words": key_words,
 }
 GLOBALS: Mapping[str, Any] = {"href": href, "escape": escape}

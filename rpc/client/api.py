@@ -69,48 +69,75 @@ class Api:
 
         Raises the error of the server, of `sent`, and UnavailableError.
         """
-        channel, failed = self._channel, list[BaseException]()
+        running = self.start(method, sent)
+        try:
+            yield from running
+        finally:
+            running.cancel()
+
+    def start(self, method: Method, sent: Iterable[Message]) -> Running:
+        """Begin a call, and return its responses. Raises RowError."""
+        if not method.client_streaming:
+            sent = list(sent)
+            if len(sent) != 1:
+                raise RowError(f"expected one request of {method.name}, found {len(sent)}")
+        return Running(self._channel, method, sent)
+
+    def _schema(self) -> Schema:
+        stub = store_pb2_grpc.StoreStub(self._channel.grpc)
+        request = store_pb2.DescribeRequest(database=self._channel.address.database)
+        return Schema(self._channel.call(stub.Describe, request).schema)
+
+
+class Running:
+    """A call that has begun. Iterated once, it yields the responses; `cancel` is for any thread."""
+
+    def __init__(self, channel: Channel, method: Method, sent: Iterable[Message]) -> None:
+        self._channel = channel
+        self._sent = sent
+        self._failed: list[BaseException] = []
+        self._call: Any = None
         channel.check_open()
         how: dict[str, Any] = {
             "request_serializer": method.request.SerializeToString,
             "response_deserializer": method.response.FromString,
         }
         path = f"/{method.path}"
-        calls: list[Any] = []
-
-        def each() -> Iterator[Message]:
-            try:
-                yield from sent
-            except BaseException as error:  # noqa: BLE001  it is raised below, in the thread of the caller
-                failed.append(error)
-                for call in calls:
-                    call.cancel()
 
         def start() -> Any:
             if method.client_streaming:
-                return channel.grpc.stream_stream(path, **how)(each(), metadata=channel.metadata)
-            found = list(sent)
-            if len(found) != 1:
-                raise RowError(f"expected one request of {method.name}, found {len(found)}")
-            return channel.grpc.unary_stream(path, **how)(found[0], metadata=channel.metadata)
+                return channel.grpc.stream_stream(path, **how)(self._each(), metadata=channel.metadata)
+            (request,) = sent
+            return channel.grpc.unary_stream(path, **how)(request, metadata=channel.metadata)
 
-        call = channel.started(start)
-        calls.append(call)
+        self._call = channel.started(start)
+        if self._failed:  # before the call was known
+            self.cancel()
+
+    def _each(self) -> Iterator[Message]:
+        """Yield the requests, in a thread of gRPC. Their error is raised in the thread of the caller."""
         try:
-            yield from call
-        except grpc.RpcError as error:
-            if not failed:
-                channel.check_open()
-                raise errors.translate(error, channel.url) from None
-        finally:
-            call.cancel()
-        if failed:
-            raise failed[0]
+            yield from self._sent
+        except BaseException as error:  # noqa: BLE001  gRPC would log it
+            self._failed.append(error)
+            self.cancel()
 
-    def _schema(self) -> Schema:
-        stub = store_pb2_grpc.StoreStub(self._channel.grpc)
-        request = store_pb2.DescribeRequest(database=self._channel.address.database)
-        return Schema(self._channel.call(stub.Describe, request).schema)
+    def cancel(self) -> None:
+        """End the call."""
+        if self._call is not None:
+            self._call.cancel()
+
+    def __iter__(self) -> Iterator[Message]:
+        try:
+            yield from self._call
+        except grpc.RpcError as error:
+            if not self._failed:
+                self._channel.check_open()
+                raise errors.translate(error, self._channel.url) from None
+        finally:
+            self.cancel()
+        if self._failed:
+            raise self._failed[0]
 
 
 def with_database(method: Method, given: Mapping[str, Any], database: str) -> Mapping[str, Any]:
@@ -131,7 +158,10 @@ def grpcurl(address: Address, method: Method, sent: Iterable[Message]) -> str:
     words = ["grpcurl"]
     if not address.secure:
         words.append("-plaintext")
-    for option, file in (("-cacert", address.ca), ("-cert", address.cert), ("-key", address.key)):
+    for option, file in (
+        *(("-cacert", address.ca), ("-cert", address.cert), ("-key", address.key)),
+        ("-servername", address.name),
+    ):
         if file:
             words += [option, shlex.quote(file)]
     if address.token:

@@ -55,6 +55,7 @@ from everlog.store.tx.write import NEVER, Expires, expires_ns_of
 if TYPE_CHECKING:
     from everlog.audit.prover import Prover
     from everlog.rpc import handles
+    from everlog.rpc.client.api import Api
 
 K = TypeVar("K")
 
@@ -126,6 +127,13 @@ class RemoteDatabase(Writer):
         from everlog.rpc.client.audit import RemoteArchive
 
         return RemoteArchive(self._channel, self)
+
+    @property
+    def api(self) -> Api:
+        """All methods of the server, by their descriptors; see `everlog.rpc.client.api.Api`."""
+        from everlog.rpc.client.api import Api
+
+        return Api(self._channel)
 
     # identity and state
 

@@ -14,6 +14,7 @@ Invariants
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -24,6 +25,7 @@ from everlog.store.errors import OpenError
 from everlog.store.rocks.files import read_secret
 
 SCHEME, INSECURE = "everlog", "everlog+insecure"
+TOKEN = re.compile(r"[!-~]+")  # what a header can contain
 PORT = 7420
 PORT_MAX = 65_535
 
@@ -92,6 +94,11 @@ def parse(url: str) -> Address:
     address = address._replace(
         token=address.token or (_token_in(file) if file else variable("EVERLOG_TOKEN"))
     )
+    if address.token and not TOKEN.fullmatch(address.token):
+        raise OpenError(
+            f"{address}: expected a token of visible ASCII characters, found other characters or spaces in"
+            f" {file or ('the URL' if shows_token(url) else 'EVERLOG_TOKEN')}"
+        )
     if parts.scheme not in (SCHEME, INSECURE) or not host or not database or "/" in database:
         raise OpenError(f"expected everlog://HOST:PORT/DATABASE, found {parts.scheme}://{host}/{database}")
     if settings:
@@ -156,9 +163,9 @@ def shows_token(url: str) -> bool:
 def _token_in(file: str) -> str:
     """Return the token in a file that only its owner can read. Raises OpenError."""
     words = read_secret(Path(file), "the token").split()
-    if len(words) != 1 or not words[0].isascii():
+    if len(words) != 1:
         raise OpenError(f"{file}: expected one token of visible ASCII characters, found {len(words)} words")
-    return words[0].decode()
+    return words[0].decode("latin-1")
 
 
 def listening(address: str) -> tuple[str, int]:

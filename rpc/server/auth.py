@@ -22,12 +22,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from everlog.rpc.address import TOKEN
 from everlog.rpc.http2.grpc import Context
 from everlog.store.errors import AccessError, OpenError
 from everlog.store.rocks.files import read_secret
 from everlog.store.tx.transaction import Actor, Proof, proof_of
-
-_TOKEN = re.compile(r"[!-~]+")
 
 
 class Auth:
@@ -148,13 +147,13 @@ def read_tokens(path: str | Path, unnamed: str = "") -> TokensFile:
 
 def check_tokens(unnamed: str, tokens: Mapping[str, str]) -> None:
     """Raise OpenError for tokens that cannot be sent in a header, or that do not identify one name."""
-    if unnamed and not _TOKEN.fullmatch(unnamed):
+    if unnamed and not TOKEN.fullmatch(unnamed):
         raise OpenError("expected a token of visible ASCII characters, found other characters or spaces")
     seen = {unnamed} - {""}
     for name, token in tokens.items():
         if not name.strip() or not name.isprintable():
             raise OpenError(f"expected the name of a token, found {name!r}")
-        if not _TOKEN.fullmatch(token):
+        if not TOKEN.fullmatch(token):
             raise OpenError(
                 f"expected the token of {name} to be visible ASCII characters, found others or none"
             )
@@ -184,7 +183,7 @@ def _token_in(line: bytes) -> tuple[str, str, tuple[str, ...]] | None:
     roles = tuple(rest[0].split(",")) if rest else ()
     if "" in roles:
         raise ValueError("a role without a name")
-    if not name.isprintable() or not _TOKEN.fullmatch(token) or token.startswith("#"):
+    if not name.isprintable() or not TOKEN.fullmatch(token) or token.startswith("#"):
         raise ValueError("characters that are not visible, or a token that is not ASCII or begins with #")
     return name, token, roles
 

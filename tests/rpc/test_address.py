@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -101,8 +102,23 @@ def test_a_token_comes_from_a_file_that_only_its_owner_can_read(
     path.chmod(0o600)
     for wrong in ("two words", "", "s\u00e9same"):
         path.write_text(wrong)
-        with pytest.raises(everlog.OpenError, match="expected one token") as caught:
+        with pytest.raises(everlog.OpenError, match=r"expected (one|a) token of visible ASCII") as caught:
             parse(url)
         assert "same" not in str(caught.value)
     with pytest.raises(everlog.OpenError, match="cannot be read"):
         parse(f"everlog://h/x?token-file={tmp_path}/none")
+
+
+@pytest.mark.parametrize(
+    "token", ["sesame\n", " sesame", "ses ame", "s\u00e9same", "\ufeffsesame", "ses\x7fame"]
+)
+def test_a_token_that_cannot_be_sent_is_refused_without_showing_it(
+    monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    words = "h:7420/x: expected a token of visible ASCII characters, found other characters or spaces in"
+    monkeypatch.setenv("EVERLOG_TOKEN", token)
+    with pytest.raises(everlog.OpenError, match=f"{words} EVERLOG_TOKEN") as caught:
+        everlog.open("everlog://h/x")
+    assert "same" not in str(caught.value)
+    with pytest.raises(everlog.OpenError, match=f"{words} the URL"):
+        everlog.open(f"everlog://h/x?token={quote(token)}")

@@ -30,6 +30,7 @@ import click
 from click.core import ParameterSource
 
 from everlog.console.cli.options import Common, Renamed, Settings
+from everlog.console.cli.serve_jwt import jwt_of
 from everlog.console.cli.serve_limits import PARAMETERS as LIMITS
 from everlog.console.cli.serve_limits import quota_of
 from everlog.store import environment
@@ -346,12 +347,15 @@ class Reloading:
         named = read_tokens(get["tokens_file"], token) if get["tokens_file"] else TokensFile({}, {})
         told = targets(get["notify"]) if self._tells else None
         quota = quota_of(get)
+        jwt = {name: value for name, value in get.items() if name.startswith("jwt_")}
+        both = bool(get["jwt_issuer"] and self._began.params["jwt_issuer"])
         self._server.reload(
             token=token,
             tokens=named.tokens,
             roles=named.roles,
             acting=get["acting"],
             keys_for=get["keys_for"],
+            jwt=jwt_of(jwt) if both else None,
         )
         self._server.limit(quota)
         self._server.activity.log_slower_than(get["slow_ms"])
@@ -362,7 +366,9 @@ class Reloading:
             approval.rules = replace(approval.rules, approvers=frozenset(get["approvers"]))
         before = self._began.params
         return [
-            self._named(name, now) for name in get if name not in RELOADED and get[name] != before.get(name)
+            self._named(name, now)
+            for name in get
+            if name not in RELOADED and not (both and name in jwt) and get[name] != before.get(name)
         ]
 
     def _named(self, name: str, now: Values) -> str:

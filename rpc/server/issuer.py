@@ -90,7 +90,7 @@ class Issuer:
     that are invalid or unsafe, and without joserfc."""
 
     def __init__(self, rules: Jwt) -> None:
-        _check(rules)
+        check_rules(rules)
         self.rules = rules
         self.generation = 0  # increases when other keys are in use
         self._keys: list[tuple[str, str, str, Key]] | None = None  # kid, kty, alg, key
@@ -100,6 +100,16 @@ class Issuer:
         self._failed = False
         self._wanted = asyncio.Event()
         self._known: OrderedDict[bytes, Identity] = OrderedDict()
+
+    def replace(self, rules: Jwt) -> None:
+        """Accept tokens by other rules from now on; they were checked. In the thread of the event loop."""
+        before, self.rules = self.rules, rules
+        self._known.clear()
+        self.generation += 1
+        if (rules.issuer, rules.jwks) != (before.issuer, before.jwks):
+            self._keys, self._source = None, ""
+            self._failed = False
+        self._wanted.set()
 
     # tokens
 
@@ -197,12 +207,14 @@ class Issuer:
 
     async def refresh(self) -> None:
         """Read the keys. A failure is logged, and leaves the previous ones in use."""
-        self._tried_s = time.monotonic()
+        self._tried_s, rules = time.monotonic(), self.rules
         try:
-            keys, source = await asyncio.to_thread(_read_keys, self.rules)
+            keys, source = await asyncio.to_thread(_read_keys, rules)
         except OpenError as error:
             self._failed = True
             logger.warning("the keys of JWTs cannot be read: %s", error, extra=about("jwt.keys"))
+            return
+        if rules is not self.rules:  # replaced meanwhile: they are read again at once
             return
         self._failed, self._read_s = False, time.monotonic()
         if source != self._source:
@@ -270,7 +282,8 @@ def _time(claims: dict[str, Any], name: str) -> float | None:
     return float(found)
 
 
-def _check(rules: Jwt) -> None:
+def check_rules(rules: Jwt) -> None:
+    """Raise OpenError for rules that are invalid or unsafe, and without joserfc."""
     if find_spec("joserfc") is None:
         raise OpenError("--jwt-issuer needs the library joserfc; pip install 'everlog[oidc]'")
     _check_url(rules.issuer, "--jwt-issuer")

@@ -539,7 +539,7 @@ class Rights:
             except Aborted as error:
                 end(call, error.code, str(error))
             except Error as error:
-                end(call, grpc.StatusCode.PERMISSION_DENIED, str(error))
+                end(call, grpc.StatusCode.PERMISSION_DENIED, error)
 
     def _end_renamed(self) -> None:
         """End the calls of limited callers in databases in which a table has another name: rights are on

@@ -66,7 +66,7 @@ from everlog.rpc.server.feed import PATH, FeedService
 from everlog.rpc.server.health import HealthService, Readiness
 from everlog.rpc.server.history import HistoryService
 from everlog.rpc.server.host import Hosting
-from everlog.rpc.server.issuer import Issuer, Jwt
+from everlog.rpc.server.issuer import Issuer, Jwt, check_rules
 from everlog.rpc.server.migrations import MigrationsService, Problems
 from everlog.rpc.server.people import PeopleService
 from everlog.rpc.server.quotas import Quota, Quotas
@@ -296,11 +296,12 @@ class Server:
         roles: Mapping[str, Iterable[str]] | None = None,
         acting: Iterable[str] | None = None,
         keys_for: Iterable[str] | None = None,
+        jwt: Jwt | None = None,
     ) -> None:
-        """Replace the tokens, `acting` and `keys_for` (None: unchanged), and read the certificates again.
-        Calls whose token is gone end within a second; connections keep the certificate that they began with.
-        Raises OpenError, and changes nothing, for an invalid file or token, and if the server would be open
-        to other machines without TLS and a token."""
+        """Replace the tokens, `acting`, `keys_for` and `jwt` (None: unchanged), and read the certificates
+        again. Calls whose token is gone end within a second; connections keep the certificate that they began
+        with. Raises OpenError, and changes nothing, for an invalid file or token, if the server would be open
+        to other machines without TLS and a token, and for `jwt` if the server began without an issuer."""
         check_tokens(token, tokens or {})
         named = {"": token} | dict(tokens or {})
         files = self._tls.files if self._tls else None
@@ -310,12 +311,21 @@ class Server:
         may_act = self._acting if acting is None else tuple(acting)
         may_have = self._keys_for if keys_for is None else tuple(keys_for)
         auth = self._auth(named, may_act, may_have, files)
+        if jwt is not None:
+            if self._issuer is None:
+                raise OpenError(
+                    "the server accepts no JWTs, and would accept some; restart it with an issuer"
+                )
+            check_rules(jwt)
         if self._tls is not None:
             self._tls.load()
             self._log_warnings()
         self._acting, self._keys_for = may_act, may_have
         self._tokens, self.hosting.auth = named, auth
         self.rights.replace(Tokens(named, roles or {}))
+        if jwt is not None and self._issuer is not None and self.loop is not None:
+            with contextlib.suppress(RuntimeError):  # its loop has just ended
+                self.loop.call_soon_threadsafe(self._issuer.replace, jwt)
 
     def limit(self, quota: Quota) -> None:
         """Limit callers by another quota from now on."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,12 +23,18 @@ NEW: dict[str, Callable[[], Key]] = {
 }
 
 
+class Http(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print nothing of handshakes that a client ended."""
+
+
 class TestIssuer:
-    """Serves discovery and JWKS over HTTP, and signs tokens. `asked` counts the requests for keys."""
+    """Serves discovery and JWKS over HTTP, or over HTTPS with a certificate and its key, and signs tokens.
+    `asked` counts the requests for keys."""
 
     __test__ = False
 
-    def __init__(self) -> None:
+    def __init__(self, *tls: Path) -> None:
         self.keys: dict[str, Key] = {}
         self.published: dict[str, Key] = {}
         self.extra: list[dict[str, Any]] = []  # published as they are
@@ -41,9 +49,13 @@ class TestIssuer:
 
             def log_message(self, *_: Any) -> None: ...
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http = Http(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(tls[0], tls[1])
+            self._http.socket = context.wrap_socket(self._http.socket, server_side=True)
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._http.server_port}"
         self.add("one")
 
     def add(self, kid: str, kind: str = "RSA", *, publish: bool = True) -> Key:

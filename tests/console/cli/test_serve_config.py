@@ -18,6 +18,7 @@ from everlog.store.environment import SETTINGS
 from everlog.store.errors import LimitError, OpenError, UnavailableError
 from tests.console.conftest import Run
 from tests.console.served import serving
+from tests.rpc.issuing import AUDIENCE, TestIssuer
 
 SAMPLES: dict[str, tuple[Any, str, Any]] = {  # by type of click: in the file, in a variable, the value
     "text": ("one", "one", "one"),
@@ -237,6 +238,31 @@ def test_sighup_applies_the_limits_of_callers(everlog: Run, one: Path, here: Pat
         file.write_text("log-format = 'json'\nlimit-for = ['127.0.0.1:speed=1']\n")
         os.kill(served.process.pid, signal.SIGHUP)
         assert "expected WHO:LIMIT=N" in served.logged("reload.failed")["message"]
+
+
+def test_sighup_applies_the_rules_for_tokens_of_an_issuer(everlog: Run, one: Path, here: Path) -> None:
+    file = here / "serve.toml"
+    with TestIssuer() as issuer:
+
+        def write(role: str, more: str = "") -> None:
+            rules = f"jwt-issuer = '{issuer.url}'\njwt-audience = '{AUDIENCE}'\njwt-roles-claim = 'groups'\n"
+            file.write_text(f"log-format = 'json'\n{rules}jwt-role = ['staff={role}']\n{more}")
+
+        write("follower")
+        with serving("--config", str(file), log=True, cwd=here) as served:
+            url = f"{served.url}?token={issuer.token('ann', groups=['staff'])}"
+            with RemoteDatabase(url) as ann:
+                assert ann.access.whoami().roles == ("follower",)
+                write("reader", "jwt-leeway = 10\n")
+                os.kill(served.process.pid, signal.SIGHUP)
+                served.logged("reload.done")
+                assert ann.access.whoami().roles == ("reader",)
+            write("reader", "jwt-leeway = 1000\n")
+            os.kill(served.process.pid, signal.SIGHUP)
+            assert "leeway" in served.logged("reload.failed")["message"]
+            file.write_text("log-format = 'json'\n")
+            os.kill(served.process.pid, signal.SIGHUP)
+            assert "jwt-issuer" in served.logged("reload.later")["message"]
 
 
 def test_variables_that_other_commands_read_keep_their_names() -> None:

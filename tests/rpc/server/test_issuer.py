@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
@@ -22,6 +23,7 @@ from everlog.rpc.server import issuer as issuing
 from everlog.rpc.server.issuer import Issuer, Jwt
 from everlog.rpc.server.server import Server
 from tests.conformance.database_case import AIRPORTS, Airport
+from tests.rpc.certificates import Authority
 from tests.rpc.issuing import AUDIENCE, TestIssuer
 
 JFK = Airport(faa="JFK", name="Kennedy")
@@ -341,3 +343,52 @@ def test_unsafe_rules_start_nothing(given: dict[str, Any], says: str) -> None:
     with pytest.raises(OpenError, match=says) as caught:
         Issuer(Jwt(**whole))
     assert "sesame" not in str(caught.value)
+
+
+def test_keys_over_https_are_of_the_host_and_signed_by_an_authority(
+    owned: EmbeddedDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, stranger = Authority(tmp_path), Authority(tmp_path, "stranger")
+    elsewhere = [x509.DNSName("elsewhere.example.com")]
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
+    for files, accepted in (
+        (authority.sign("good"), True),
+        (stranger.sign("forged"), False),
+        (authority.sign("other host", file="other", names=elsewhere), False),
+        (authority.sign("ended", days=-1), False),
+    ):
+        with TestIssuer(*files) as issuer, Server({"x": owned}, jwt=rules(issuer)) as server:
+            assert issuer.url.startswith("https://")
+            if accepted:
+                with at(server, issuer.token()) as ann:
+                    ann.put(AIRPORTS, JFK)
+            else:
+                assert "no current keys of the issuer" in refused(server, issuer.token())
+                assert issuer.asked == 0
+
+
+def test_other_rules_apply_at_once_also_to_running_streams(db: EmbeddedDatabase, issuer: TestIssuer) -> None:
+    mapped = rules(issuer, roles_claim="groups", roles={"staff": ("follower", "reader")})
+    token = issuer.token("bob", groups=["staff"])
+    with TestIssuer() as other, Server({"x": db}, jwt=mapped) as server:
+        with at(server, token) as bob:
+            bob.get(AIRPORTS, "JFK")
+            feed = iter(bob.feed(after=db.head))
+            server.reload(jwt=mapped._replace(roles={"staff": ("reader",)}))
+            with pytest.raises(AccessError, match="bob lacks the right feed"):
+                list(feed)
+            bob.get(AIRPORTS, "JFK")
+            with pytest.raises(OpenError, match="expected the audience"):
+                server.reload(jwt=mapped._replace(audience=""))
+            bob.get(AIRPORTS, "JFK")
+            server.reload(jwt=mapped._replace(audience="other"))
+            assert "for another audience" in refused(server, token)
+        moved = mapped._replace(issuer=other.url)
+        server.reload(jwt=moved)
+        with RemoteDatabase(
+            f"{server.url('x')}?token={other.token('bob', groups=['staff'])}", retry_s=20
+        ) as bob:
+            bob.get(AIRPORTS, "JFK")
+        assert "not one of its issuer" in refused(server, token)
+    with Server({"x": db}, token="sesame") as server, pytest.raises(OpenError, match="accepts no JWTs"):
+        server.reload(token="sesame", jwt=mapped)

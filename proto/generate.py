@@ -42,14 +42,14 @@ def generate(target: Path) -> list[Path]:
 
 
 def _commented(raw: bytes) -> bytes:
-    """Return a FileDescriptorSet with the comments, and without the places in the files."""
+    """Return a FileDescriptorSet with only the places that have comments. They keep their spans: programs in
+    Go refuse a place without one."""
     found = FileDescriptorSet.FromString(raw)
     for file in found.file:
         kept = [
             one for one in file.source_code_info.location if one.leading_comments or one.trailing_comments
         ]
         for one in kept:
-            one.ClearField("span")
             one.ClearField("leading_detached_comments")
         del file.source_code_info.location[:]
         file.source_code_info.location.extend(kept)

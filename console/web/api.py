@@ -42,10 +42,10 @@ from everlog.rpc.client.methods import Field, Method, Service
 from everlog.rpc.client.requests import decoded, merged, tree
 from everlog.store.errors import AccessError, Error, LimitError, RowError, SchemaError, UnavailableError
 
-SHOWN_BYTES_MAX = 1 << 20  # of a response
+SHOWN_BYTES_MAX, STREAM_BYTES_MAX = 1 << 20, 16 << 20  # of a response, and of all of a stream on a page
 FIRST, MORE, STREAM_MAX = 20, 10, 1000  # responses of a stream at first, times as many each time, and at most
 FIRST_S, UNARY_S = 10.0, 120.0  # how long a page waits for them
-CALLS_MAX, CALL_S = 100, 60.0  # calls that are to begin, and for how long
+CALLS_MAX, CALLS_BYTES_MAX, CALL_S = 100, 64 << 20, 60.0  # calls that are to begin, and for how long
 STREAMS_MAX = 50
 QUEUE_MAX = 16  # responses between the thread of a call and its page
 ENDED = '<span class="badge">ended</span>'
@@ -350,11 +350,14 @@ def _result(view: View, api: Api, method: Method, requests: Sequence[Message], t
         count = max(FIRST, min(int(word), STREAM_MAX))
     limit_s = FIRST_S if method.server_streaming else UNARY_S
     until = time.monotonic() + limit_s
-    found: list[Any] = []
+    found, size = list[Any](), 0
     with deadline(limit_s), closing(api.call(method, requests)) as answers:
         try:
             for answer in islice(answers, count + 1):
-                found.append(api.shown(answer, table=table))  # noqa: PERF401  kept if the next one is late
+                found.append(api.shown(answer, table=table))
+                size += answer.ByteSize()
+                if size > STREAM_BYTES_MAX and method.server_streaming:
+                    return Result(found, 0, f"shown are the first {size >> 20} MiB; `everlog api` prints all")
         except UnavailableError:
             if not (method.server_streaming and time.monotonic() >= until):
                 raise
@@ -375,6 +378,11 @@ class Call(NamedTuple):
     table: str
     added: float = 0.0
 
+    @property
+    def size(self) -> int:
+        """The size of the requests in bytes."""
+        return sum(one.ByteSize() for one in self.requests)
+
 
 class Calls:
     """The calls that are to begin, and the number of those that run. Thread-safe."""
@@ -389,9 +397,12 @@ class Calls:
         id, now = secrets.token_urlsafe(32), time.monotonic()
         with self._lock:
             kept = {key: one for key, one in self._waiting.items() if now - one.added < CALL_S}
-            if len(kept) >= CALLS_MAX:
+            size = sum(one.size for one in (*kept.values(), call))
+            if len(kept) >= CALLS_MAX or size > CALLS_BYTES_MAX or self._running >= STREAMS_MAX:
                 raise LimitError(
-                    f"{CALLS_MAX} streams are about to begin; try again in a minute", limit="streams"
+                    f"expected at most {STREAMS_MAX} streams in this console, and {CALLS_MAX} that are about"
+                    " to begin; close pages, or try again in a minute",
+                    limit="streams",
                 )
             self._waiting = {**kept, id: call._replace(added=now)}
         return id
@@ -475,7 +486,7 @@ class Pump:
             self._running.cancel()
 
     def _run(self) -> None:
-        call, count, error = self._call, 0, ""
+        call, count, size, error = self._call, 0, 0, ""
         try:
             self._running = call.api.start(call.method, call.requests)
             if self._closed.is_set():
@@ -483,15 +494,16 @@ class Pump:
             for answer in self._running:
                 count += 1
                 short, text = told(call.api.shown(answer, table=call.table))
+                size += len(text)
                 self._put("message", fragment("_api_message.html", number=count, short=short, text=text))
-                if count >= STREAM_MAX or self._closed.is_set():
+                if count >= STREAM_MAX or size > STREAM_BYTES_MAX or self._closed.is_set():
                     break
         except Error as failure:
             error = str(failure)
         finally:
             if self._running is not None:
                 self._running.cancel()
-        cut = count >= STREAM_MAX
+        cut = count >= STREAM_MAX or size > STREAM_BYTES_MAX
         self._put("end", fragment("_api_end.html", error=error, count=count, cut=cut))
 
     def _put(self, kind: str, html: str) -> None:

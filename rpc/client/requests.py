@@ -29,6 +29,7 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC
 from functools import lru_cache
 from typing import Any
@@ -98,8 +99,9 @@ class Tables:
     def learn(self, message: Message) -> None:
         """Keep the tables of all schemas in a response."""
         if message.DESCRIPTOR.full_name == _SCHEMA:
-            schema = Schema(log_pb2.Schema.FromString(message.SerializeToString()))
-            self._spaces.update(schema.spaces)
+            with suppress(Error, KeyError, TypeError, ValueError):  # it is incomplete
+                schema = Schema(log_pb2.Schema.FromString(message.SerializeToString()))
+                self._spaces.update(schema.spaces)
             return
         descriptor: Any = message.DESCRIPTOR
         for field in _with_schemas(descriptor):
@@ -521,7 +523,7 @@ def _decoded(field: FieldDescriptor, value: bytes, around: Outside, tables: Tabl
             return values.as_json(info.parse(value))
         if methods.holds(field) == KEY:
             return [values.plain(one) for one in info.decode_key(value)]
-    except Error:
+    except (Error, KeyError):
         return None
     return None
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from everlog.proto import generate
+from everlog.proto import contract, generate
 
 
 def test_generated_code_is_what_make_proto_writes(tmp_path: Path) -> None:
@@ -19,3 +19,10 @@ def test_generated_code_names_its_files_by_the_package() -> None:
 
     assert log_pb2.DESCRIPTOR.name == "everlog/proto/log.proto"
     assert log_pb2.DESCRIPTOR.name in {one.name for one in feed_pb2.DESCRIPTOR.dependencies}
+
+
+def test_the_contract_has_comments_with_their_places() -> None:
+    for file in contract.files().values():
+        places = file.source_code_info.location
+        assert any(one.leading_comments for one in places), file.name
+        assert all(len(one.span) in {3, 4} for one in places), "grpcurl refuses a place without a span"

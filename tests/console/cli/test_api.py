@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from click.shell_completion import ShellComplete
 
-from everlog.console.cli.main import cli
+from everlog.console.cli.api import option_of
+from everlog.console.cli.main import cli, command
 from everlog.console.cli.options import Settings
+from everlog.rpc.client.methods import Services
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from tests.conformance.database_case import AIRPORTS, Airport, open_case
@@ -95,6 +97,22 @@ def test_a_new_service_is_listed_described_and_called(everlog: Run, server: Serv
     }
     told = [line for line in everlog("--json", "api", "Weather").json if line["method"] == "Observe"]
     assert (told[0]["returns_stream"], told[0]["needs"]) == (True, ["read"])
+
+
+def test_a_value_may_begin_with_a_dash_and_no_field_has_the_name_of_an_option(
+    everlog: Run, server: Server
+) -> None:
+    done = everlog("api", "Weather", "Forecast", "--place.height", "-3", "--place.name=--verbose")
+    assert json.loads(done.out)["request"]["place"] == {"name": "--verbose", "height": -3}
+    taken = {word for param in command("api").params for word in param.opts}
+    fields = {
+        option_of(name)
+        for service in Services.of_contract()
+        for method in service.methods.values()
+        for name in method.fields
+    }
+    assert "--table" in fields
+    assert not taken & fields, "give it in --json only, or rename it"
 
 
 def test_what_the_caller_may_not_call_is_refused_by_the_server(everlog: Run, server: Server) -> None:

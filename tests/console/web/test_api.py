@@ -293,6 +293,33 @@ def test_a_large_response_is_cut_and_says_so(ann: Visitor, monkeypatch: pytest.M
     assert "`everlog api` prints them" in answer.words
 
 
+def test_what_a_page_keeps_of_streams_is_bounded(ann: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "STREAM_BYTES_MAX", 10_000)
+    path, name = "/api/Weather/Observe", "x" * 3000
+    answer = send(ann, path, place__name=name, _count="1000")
+    assert len(shown(answer)) == 4
+    assert "Shown are the first 0 MiB; `everlog api` prints all" in answer.words
+    with stream(ann, events_of(send(ann, path, SCRIPTED, place__name=name))) as response:
+        found = [event(response) for _ in range(6)]
+    assert [kind for kind, _ in found[4:]] == ["ended", "end"]
+    assert "The first 4 responses" in found[5][1]
+    monkeypatch.setattr(pages, "CALLS_BYTES_MAX", 2000)
+    assert "streams in this console" in send(ann, path, SCRIPTED, place__name=name).words
+    monkeypatch.undo()
+    monkeypatch.setattr(pages, "STREAMS_MAX", 0)
+    assert send(ann, path, place__name="x", count="1").status == 200
+    assert "expected at most 0 streams" in send(ann, path, SCRIPTED, place__name="x").words
+
+
+def test_a_stream_ends_with_its_session(ann: Visitor) -> None:
+    target = events_of(send(ann, "/api/Weather/Observe", SCRIPTED, wait_ms="1h"))
+    with stream(ann, target) as response:
+        assert event(response)[0] == "message"
+        ann.post("/sign-out")
+        assert event(response)[0] == "ended"
+        assert "Ended." in event(response)[1]
+
+
 def test_a_list_of_several_databases_has_a_choice(flights: EmbeddedDatabase) -> None:
     with (
         EmbeddedDatabase(flights.path / "other.db") as other,

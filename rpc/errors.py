@@ -82,12 +82,12 @@ def trailing(error: Error) -> tuple[tuple[str, bytes], ...]:
     """Return the facts of an error as metadata; without the facts if they are too large or cannot be
     encoded."""
     try:
-        told = msgspec.msgpack.encode(Details(type(error).__name__, error.facts), enc_hook=_plain)
+        packed = msgspec.msgpack.encode(Details(type(error).__name__, error.facts), enc_hook=_plain)
     except (ValueError, OverflowError):  # an unpaired surrogate, or a number of more than 64 bits
-        told = b""
-    if not told or len(told) > TEXT_MAX:
-        told = msgspec.msgpack.encode(Details(type(error).__name__, {}))
-    return ((KEY, told),)
+        packed = b""
+    if not packed or len(packed) > TEXT_MAX:
+        packed = msgspec.msgpack.encode(Details(type(error).__name__, {}))
+    return ((KEY, packed),)
 
 
 def _plain(value: object) -> str:

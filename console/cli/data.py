@@ -108,7 +108,7 @@ FORMATS = ("jsonl", "csv", "parquet")
 GROUP_ROWS, GROUP_BYTES = 4096, 8 << 20  # of one row group of Parquet
 
 _QUOTED = re.compile(r'[",\r\n]')
-_EMPTY = '""'  # an empty cell that is alone on its line; otherwise the line would be empty
+_EMPTY = '""'  # an empty cell that is the only one of its line, which would otherwise be empty
 _ARROW = {
     FieldDescriptor.TYPE_BOOL: "bool_",
     FieldDescriptor.TYPE_BYTES: "binary",
@@ -185,7 +185,7 @@ def _column(field: FieldDescriptor, arrow: Any) -> _Column:
 def _checked(rows: Iterable[Message], model: type[Message]) -> Iterable[Message]:
     """Yield the rows. If the model can hold data that JSON cannot, compare each with what would be read back.
 
-    Such data is extensions, and text that is not UTF-8. Raises RowError for a row that would differ.
+    Extensions, and text that is not UTF-8, are such data. Raises RowError for a row that would differ.
     """
     if not any(doubt.has_loose_text for doubt in doubts(model, model)):
         yield from rows
@@ -389,7 +389,7 @@ def _told(rows: Iterable[Any], step: str, total: int, progress: OnProgress | Non
             progress(Progress(step, done, total))
 
 
-LOOKED_AT = 1000  # commits; the command also asks if more than these are test data
+LOOKED_AT = 1000  # commits; with more of them, the command asks without reading them all
 
 
 @click.command()

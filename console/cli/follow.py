@@ -58,8 +58,8 @@ def batches(
 
 
 def register_follower(settings: Settings, url: str | None, name: str) -> None:
-    """Register a consumer of an embedded database that is opened read-only, unless it is known. The database
-    is opened for writing for that. Writes. Raises OpenError if another process has it open."""
+    """Register a consumer of an embedded database that is opened read-only, unless it is known.
+    Writes: opens the database for writing. Raises OpenError if another process has it open."""
     if is_remote(url or settings.url):
         return
     with open_database(settings, url=url, read_only=True) as db:

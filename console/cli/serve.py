@@ -152,7 +152,8 @@ def retained(
     keep_records: int | None,
     stack: ExitStack,
 ) -> None:
-    """Archive the databases with a target automatically until the stack is closed, if a limit is given."""
+    """Archive the databases that have a target in the background, if --keep-days or --keep-records was given.
+    Closing the stack ends it."""
     from everlog.audit.retention import Retention
 
     if keep_days is None and keep_records is None:
@@ -167,8 +168,8 @@ def retained(
 
 
 def targets(words: Sequence[str], databases: Iterable[str], option: str = "--archive-to") -> dict[str, str]:
-    """Return the archive target of each database, or what another option names. Raises OpenError for an
-    unknown name, and for one target for several databases."""
+    """Return the archive targets by the name of their database. `option`: the one that has them, if it is
+    another. Raises OpenError for an unknown name, and for one target for several databases."""
     names, found = list(databases), dict[str, str]()
     for word in words:
         name, equals, target = word.partition("=")
@@ -502,7 +503,7 @@ def serve(
 def _tls_of(
     cert: Path | None, key: Path | None, ca: Path | None, crl: Path | None, names: tuple[str, ...]
 ) -> Tls | None:
-    """Return the files of TLS, if it is wanted. Raises OpenError and UsageError."""
+    """Return the files for TLS; None without --tls-cert. Raises OpenError and UsageError."""
     from everlog.rpc.security import NAMES, Tls
 
     if bool(cert) != bool(key):
@@ -562,19 +563,18 @@ def _taken(how: dict[str, Any], *prefixes: str) -> dict[str, Any]:
 
 
 def _catching_up(readiness: Readiness, name: str) -> OnProgress:
-    """Return an OnProgress that says how far the opening of a database is."""
-
+    """Return an OnProgress that reports the progress of opening a database."""
     from everlog.rpc.server.admin import throttled
 
-    def tell(at: Progress) -> None:
+    def report(at: Progress) -> None:
         total = f" of {at.total:,}" if at.total else ""
         readiness.starting(HealthState.CATCHING_UP, f"{name}: {at.done:,}{total} {at.unit}")
 
-    return throttled(tell)
+    return throttled(report)
 
 
 def _freeze() -> None:
-    """Keep the program's own objects out of full collections of garbage, which delay calls."""
+    """Exclude the program's own objects from full garbage collections, which delay calls."""
     gc.collect()
     gc.freeze()
 

@@ -1,4 +1,4 @@
-"""Serve config: every option of `serve` from a file and from the environment, and again on SIGHUP.
+"""Serve config: read the options of `serve` from a file and from the environment, and again on SIGHUP.
 
     flag  >  environment  >  .env  >  --config FILE  >  default
 
@@ -9,7 +9,8 @@
 Keys and variables are derived from the options of the command; there is no other list of them.
 
 Invariants
-  (1) a file with an unknown key, a value of another type, or a secret that others can read starts nothing;
+  (1) the server does not start with a file that has an unknown key, a value of another type, or a secret
+      that others can read;
   (2) SIGHUP applies all changes that can be applied, or none, and logs the others.
 """
 
@@ -139,7 +140,8 @@ class Source:
 
 
 class Values(NamedTuple):
-    """The values of the parameters, where each comes from, and the value and place below the command line."""
+    """The values of the parameters, and the source of each. `origins`: the value that applies without the
+    command line, and its place."""
 
     params: dict[str, Any]
     sources: dict[str, ParameterSource | None]
@@ -307,7 +309,7 @@ class Reloading:
         *,
         tells: bool,
     ) -> None:
-        """`tells`: notifications have an effect. Only while a command runs."""
+        """`tells`: whether the server notifies. Create it only while a command runs."""
         context = click.get_current_context()
         assert isinstance(context.command, Configured)
         self._command, self._parent = context.command, context.parent
@@ -338,7 +340,8 @@ class Reloading:
         return self._command.values(self._args, self._parent)
 
     def _apply(self, now: Values) -> list[str]:
-        """Apply the values; return which other ones changed since the start, with their sources."""
+        """Apply the values that SIGHUP can change. Return the others that changed since the start, with their
+        sources."""
         from everlog.migrations.approval.notify import targets
         from everlog.rpc.server.auth import TokensFile, read_tokens
 

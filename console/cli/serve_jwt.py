@@ -70,7 +70,8 @@ def jwt_options(command: F) -> F:
 
 
 def jwt_of(how: Mapping[str, Any]) -> Jwt | None:
-    """Return how tokens of an issuer are accepted, if they are. Raises OpenError, UsageError."""
+    """Return the settings for tokens of an issuer; None without --jwt-issuer. Raises OpenError and
+    UsageError."""
     if not how["jwt_issuer"]:
         refuse_idle(*(name for name in how if name != "jwt_issuer"), when="without --jwt-issuer")
         return None

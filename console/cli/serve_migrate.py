@@ -33,8 +33,9 @@ logger = logging.getLogger("everlog")
 
 
 class Migrated(NamedTuple):
-    """`approvals`: of databases whose migrations require approval, by name. `problems`: why a running
-    migration cannot continue, by the name of its database; the previous version is served."""
+    """The migrations of a server, by the names of its databases. `approvals`: of those whose migrations
+    require approval. `problems`: why a migration in progress cannot continue; the previous version is
+    served."""
 
     approvals: dict[str, Approval]
     notifier: Notifier
@@ -103,7 +104,7 @@ def migrated(
 
 
 def _attach(databases: Mapping[str, EmbeddedDatabase], sources: Mapping[str, str]) -> dict[str, str]:
-    """Give each running migration its code, which writers need. Return why that failed, by database."""
+    """Load the code of each migration in progress, which writers need. Return the errors by database."""
     from everlog import migrations
     from everlog.migrations import in_progress
 

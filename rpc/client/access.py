@@ -1,4 +1,5 @@
-"""Access: `db.access` of a database on a server: each call raises what that of an embedded database raises.
+"""Access: `db.access` of a database on a server. Each call returns and raises the same as on an embedded
+database.
 
 A token is made here, and the server receives only its SHA-256, so a repeated request records it once.
 """

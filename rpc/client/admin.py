@@ -184,7 +184,7 @@ class RemoteAdmin:
 
 
 class RemoteConsumers:
-    """See `everlog.store.upkeep.consumers.Consumers`: each call raises what that raises."""
+    """See `everlog.store.upkeep.consumers.Consumers`: with the same results and errors."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel

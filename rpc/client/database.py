@@ -7,7 +7,7 @@
                     └─ the rest ─────▶ RemoteAdmin ──▶ Admin service
 
 Invariants
-  (1) a call returns and raises what it returns and raises embedded; in addition, every call can raise
+  (1) a call returns and raises the same as on an embedded database; in addition, every call can raise
       UnavailableError when the server is unavailable for longer than `retry_s`;
   (2) a snapshot detects changes: a row that changed after it raises ConflictError.
 """

@@ -9,7 +9,7 @@
     rows that a migration rewrote since     ─▶ the model of their time, from the schema of the moment
 
 Invariants
-  (1) a call returns and raises what it returns and raises embedded.
+  (1) a call returns and raises the same as on an embedded database.
 """
 
 from __future__ import annotations

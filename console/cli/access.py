@@ -46,7 +46,7 @@ tables_option = click.option(
 @common
 @pass_settings
 def access(settings: Settings) -> None:
-    """Show and change who may do what: roles, and to whom they are granted. The log records each change.
+    """Show and change roles, and the identities that have them. The log records each change.
 
     Ready-made roles: reader, writer, follower, migrator, approver, auditor, operator, owner.
 
@@ -63,7 +63,7 @@ def access(settings: Settings) -> None:
 @common
 @pass_settings
 def show(settings: Settings, *, at: int | str | None) -> None:
-    """Show the roles of each identity, and what must be repaired, such as a role that does not exist.
+    """Show the roles of each identity, and problems, such as a role that does not exist.
 
     \b
     Examples:
@@ -151,14 +151,14 @@ def revoke(
 
 @access.command()
 @click.argument("name")
-@click.option("--right", "rights", multiple=True, metavar="RIGHT", help="Allow this; may be repeated.")
+@click.option("--right", "rights", multiple=True, metavar="RIGHT", help="Right to allow; may be repeated.")
 @tables_option
 @click.option(
     "--op",
     "ops",
     multiple=True,
     type=click.Choice(["put", "delete"]),
-    help="Of the right write only this operation; may be repeated.",
+    help="Limit the right `write` to this operation; may be repeated.",
 )
 @click.option(
     "--rows",
@@ -167,7 +167,7 @@ def revoke(
     help="Only rows with this value. $who is the caller's name; more values of a field are alternatives,"
     " and all fields must agree.",
 )
-@click.option("--hide", "hidden", multiple=True, metavar="FIELD", help="Leave this field out.")
+@click.option("--hide", "hidden", multiple=True, metavar="FIELD", help="Hide this field.")
 @click.option(
     "--audited",
     type=click.FloatRange(0, 1),
@@ -196,8 +196,8 @@ def define(
 
     A call is allowed if one rule of one role allows it. `everlog access roles` shows the rights.
 
-    A rule with --rows or --hide is checked against the tables that exist. It follows their renames, and gives
-    nothing on tables that are newer: then define the role again.
+    A rule with --rows or --hide is checked against the tables that exist. It follows renames
+    of tables, and gives no access to tables that are created later: define the role again for those.
 
     \b
     Examples:
@@ -261,7 +261,7 @@ def explain(
     field: str,
     at: int | str | None,
 ) -> None:
-    """Say whether WHO may do VERB (a right, put or delete) on TABLE, and why; exit code 1 if not.
+    """Print whether WHO may do VERB (a right, put or delete) on TABLE, and why; exit code 1 if not.
 
     With --key and --field it also says which condition of a role hides that row or field.
 
@@ -295,7 +295,7 @@ def explain(
     type=click.FloatRange(0, 1),
     default=1.0,
     show_default=True,
-    help="Share of the reads that are recorded: 1 all, 0.01 a sample of one in a hundred, 0 none.",
+    help="Share of the reads to record: 1 for all, 0.01 for one in a hundred, 0 for none.",
 )
 @writes
 @common
@@ -390,7 +390,7 @@ def token(settings: Settings) -> None:
     "--expires",
     type=Moment(future=True),
     metavar="TIME",
-    help="End of its life, as 90d or tomorrow 14:00.  [default: never]",
+    help="Time when it ends, or its duration, as tomorrow 14:00 or 90d.  [default: never]",
 )
 @writes
 @common
@@ -412,7 +412,7 @@ def create(
 
 
 @token.command("list")
-@click.option("--all", "ended", is_flag=True, help="Show also tokens that have ended.")
+@click.option("--all", "ended", is_flag=True, help="Also show tokens that have ended.")
 @common
 @pass_settings
 def list_(settings: Settings, *, ended: bool) -> None:
@@ -434,7 +434,10 @@ def list_(settings: Settings, *, ended: bool) -> None:
 @token.command()
 @click.argument("which")
 @click.option(
-    "--keep", type=Duration(), metavar="DURATION", help="Keep the old one so long.  [default: end it]"
+    "--keep",
+    type=Duration(),
+    metavar="DURATION",
+    help="Keep the old token valid for this long.  [default: 0s]",
 )
 @writes
 @common

@@ -54,7 +54,7 @@ def cert() -> None:
     default=30,
     show_default=True,
     metavar="DAYS",
-    help="Life of the certificates.",
+    help="Days until the certificates end.",
 )
 @common
 @pass_settings
@@ -63,8 +63,9 @@ def dev(
 ) -> None:
     """Create an authority, the certificate of a server and those of clients, and print how to use them.
 
-    Not for production: the owner of the authority's key can take every name. If the directory has an
-    authority already, only clients are added. No file is overwritten. Only the owner can read keys.
+    Not for production: the owner of the authority's key can create a certificate of any name. If
+    the directory has an authority already, only clients are added. No file is overwritten. Only the owner
+    can read keys.
 
     \b
     Examples:

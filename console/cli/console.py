@@ -87,7 +87,7 @@ def announce(settings: Settings, web: WebServer, *, code: str = "") -> None:
 @common
 @pass_settings
 def console(settings: Settings, *, server: str | None, listen: str, console_url: str) -> None:
-    """Serve the console, web pages, of a server elsewhere, until Ctrl-C or SIGTERM.
+    """Serve the web console of a remote server, until Ctrl-C or SIGTERM.
 
     URL is that of any database of the server; all of them are shown. With a token (in the URL or in
     EVERLOG_TOKEN) the printed link signs in once, within ten minutes. Needs the extra `console`.

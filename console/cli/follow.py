@@ -263,7 +263,7 @@ def consumers(ctx: click.Context, settings: Settings) -> None:
     "--owner",
     default="",
     metavar="NAME",
-    help="The identity whose consumer it is: no other may use the name.  [default: the first that follows]",
+    help="Identity that owns the consumer: no other may use the name.  [default: the first that follows]",
 )
 @writes
 @common

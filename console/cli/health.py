@@ -44,8 +44,8 @@ class _Asked(NamedTuple):
 def health(ctx: click.Context, settings: Settings, *, where: str | None) -> None:
     """Print whether a database or a server takes calls, and why not.
 
-    Exit code 0: ready; 3: not ready; 1: it could not be asked. With --wait it waits until it is
-    ready. A URL without a database asks for the whole server, and needs no token.
+    Exit code 0: ready; 3: not ready; 1: it could not be reached. With --wait it waits until it is
+    ready. A URL without a database asks about the whole server, and needs no token.
 
     \b
     Examples:

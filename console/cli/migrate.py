@@ -209,7 +209,7 @@ def _planned(planned: Any) -> dict[str, Any]:
 def complete(settings: Settings, *, dry_run: bool, actor: str, reason: str) -> None:
     """Stop serving the previous schema version, which `up --hold` kept.
 
-    From then on its clients are refused. Until then `rollback` is instant.
+    Clients of that version are refused from then on. Until then `rollback` is instant.
 
     \b
     Examples:

@@ -27,7 +27,7 @@ from everlog.store.tx.transaction import marked
 def get(settings: Settings, table: str, key: tuple[str, ...], *, at: int | str | None) -> None:
     """Print one row as JSON. Each field of the KEY is an argument.
 
-    Exit with 1 if no row has this key. A value that starts with - comes after `--`.
+    Exit with 1 if no row has this key. Put a value that starts with - after `--`.
 
     \b
     Examples:

@@ -93,6 +93,12 @@ def lock(
                 _free.notify_all()
 
 
+def holder_of(database: bytes) -> str:
+    """Return the name of the holder of a database's lock; empty: it is free."""
+    holder = _holders.get(database)
+    return holder.who if holder is not None else ""
+
+
 def ask_to_end(database: bytes, by: Metadata) -> Holder | None:
     """Ask another thread that holds the lock to stop its work, on behalf of `by`. Return it, or None."""
     with _free:

@@ -8,6 +8,7 @@ from everlog.proto import log_pb2 as _log_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +19,37 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _CallState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CallStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CallState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CALL_STATE_UNSPECIFIED: _CallState.ValueType  # 0
+    CALL_RUNS: _CallState.ValueType  # 1
+    CALL_QUEUED: _CallState.ValueType  # 2
+    """It has no thread yet."""
+    CALL_PAUSED: _CallState.ValueType  # 3
+    """It has a thread, and others have their turn."""
+    CALL_WAITS: _CallState.ValueType  # 4
+    """For its client, a lease, or a limit."""
+    CALL_IDLE: _CallState.ValueType  # 5
+    """A subscription that has sent everything, for example."""
+
+class CallState(_CallState, metaclass=_CallStateEnumTypeWrapper): ...
+
+CALL_STATE_UNSPECIFIED: CallState.ValueType  # 0
+CALL_RUNS: CallState.ValueType  # 1
+CALL_QUEUED: CallState.ValueType  # 2
+"""It has no thread yet."""
+CALL_PAUSED: CallState.ValueType  # 3
+"""It has a thread, and others have their turn."""
+CALL_WAITS: CallState.ValueType  # 4
+"""For its client, a lease, or a limit."""
+CALL_IDLE: CallState.ValueType  # 5
+"""A subscription that has sent everything, for example."""
+Global___CallState: _TypeAlias = CallState  # noqa: Y015
 
 @_typing.final
 class ListDatabasesRequest(_message.Message):
@@ -634,3 +666,318 @@ class SetProductionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetProductionResponse: _TypeAlias = SetProductionResponse  # noqa: Y015
+
+@_typing.final
+class CallsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallsRequest: _TypeAlias = CallsRequest  # noqa: Y015
+
+@_typing.final
+class CallsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    CONNECTIONS_FIELD_NUMBER: _builtins.int
+    CONNECTIONS_MAX_FIELD_NUMBER: _builtins.int
+    PEERS_FIELD_NUMBER: _builtins.int
+    POOLS_FIELD_NUMBER: _builtins.int
+    DATABASES_FIELD_NUMBER: _builtins.int
+    total: _builtins.int
+    """How many the caller may see."""
+    connections: _builtins.int
+    """Of the server, if the caller has the right ADMIN in all its databases; else 0."""
+    connections_max: _builtins.int
+    @_builtins.property
+    def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunningCall]:
+        """Oldest first, at most 1,000 of them."""
+
+    @_builtins.property
+    def peers(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpenConnection]:
+        """Its connections, under the same condition, at most 1,000 of them."""
+
+    @_builtins.property
+    def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___ThreadPool]:
+        """The threads for each kind of work, and the databases in which the caller has the right ADMIN."""
+
+    @_builtins.property
+    def databases(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatabaseNow]: ...
+    def __init__(
+        self,
+        *,
+        calls: _abc.Iterable[Global___RunningCall] | None = ...,
+        total: _builtins.int = ...,
+        connections: _builtins.int = ...,
+        connections_max: _builtins.int = ...,
+        peers: _abc.Iterable[Global___OpenConnection] | None = ...,
+        pools: _abc.Iterable[Global___ThreadPool] | None = ...,
+        databases: _abc.Iterable[Global___DatabaseNow] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "connections", b"connections", "connections_max", b"connections_max", "databases", b"databases", "peers", b"peers", "pools", b"pools", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallsResponse: _TypeAlias = CallsResponse  # noqa: Y015
+
+@_typing.final
+class RunningCall(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    DATABASE_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_FIELD_NUMBER: _builtins.int
+    BEHIND_FIELD_NUMBER: _builtins.int
+    AHEAD_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    TABLES_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Names it until it ends; 0: work of the server itself."""
+    database: _builtins.str
+    method: _builtins.str
+    """As Store/Scan."""
+    identity: _builtins.str
+    """Name of the caller; empty: it has none."""
+    peer: _builtins.str
+    """Address of the client."""
+    age_s: _builtins.float
+    state: Global___CallState.ValueType
+    waits_for: _builtins.str
+    """What it waits for, such as `long reads`, `lease` or `client`."""
+    ahead: _builtins.int
+    """Calls before it in its queue."""
+    rows: _builtins.int
+    bytes: _builtins.int
+    """Of its messages, in both directions."""
+    @_builtins.property
+    def behind(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The calls that have that."""
+
+    @_builtins.property
+    def tables(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def progress(self) -> Global___WorkProgress: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        database: _builtins.str = ...,
+        method: _builtins.str = ...,
+        identity: _builtins.str = ...,
+        peer: _builtins.str = ...,
+        age_s: _builtins.float = ...,
+        state: Global___CallState.ValueType = ...,
+        waits_for: _builtins.str = ...,
+        behind: _abc.Iterable[_builtins.int] | None = ...,
+        ahead: _builtins.int = ...,
+        rows: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        tables: _abc.Iterable[_builtins.str] | None = ...,
+        progress: Global___WorkProgress | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "ahead", b"ahead", "behind", b"behind", "bytes", b"bytes", "database", b"database", "id", b"id", "identity", b"identity", "method", b"method", "peer", b"peer", "progress", b"progress", "rows", b"rows", "state", b"state", "tables", b"tables", "waits_for", b"waits_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunningCall: _TypeAlias = RunningCall  # noqa: Y015
+
+@_typing.final
+class WorkProgress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    LEFT_S_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    done: _builtins.int
+    total: _builtins.int
+    """0: unknown."""
+    unit: _builtins.str
+    """What is counted, such as `rows`."""
+    rate: _builtins.float
+    """In a second; 0: unknown."""
+    left_s: _builtins.float
+    """Until the end of the step, in seconds; 0: unknown."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        done: _builtins.int = ...,
+        total: _builtins.int = ...,
+        unit: _builtins.str = ...,
+        rate: _builtins.float = ...,
+        left_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "left_s", b"left_s", "rate", b"rate", "step", b"step", "total", b"total", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkProgress: _TypeAlias = WorkProgress  # noqa: Y015
+
+@_typing.final
+class OpenConnection(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: _builtins.int
+    IDENTITIES_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    BYTES_IN_FIELD_NUMBER: _builtins.int
+    BYTES_OUT_FIELD_NUMBER: _builtins.int
+    peer: _builtins.str
+    calls: _builtins.int
+    age_s: _builtins.float
+    bytes_in: _builtins.int
+    bytes_out: _builtins.int
+    @_builtins.property
+    def identities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        peer: _builtins.str = ...,
+        identities: _abc.Iterable[_builtins.str] | None = ...,
+        calls: _builtins.int = ...,
+        age_s: _builtins.float = ...,
+        bytes_in: _builtins.int = ...,
+        bytes_out: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "calls", b"calls", "identities", b"identities", "peer", b"peer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenConnection: _TypeAlias = OpenConnection  # noqa: Y015
+
+@_typing.final
+class ThreadPool(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    running: _builtins.int
+    waiting: _builtins.int
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        running: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ThreadPool: _TypeAlias = ThreadPool  # noqa: Y015
+
+@_typing.final
+class DatabaseNow(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_NUMBER: _builtins.int
+    COMMITS_WAITING_FIELD_NUMBER: _builtins.int
+    MIGRATED_BY_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    MIGRATION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    head: _builtins.int
+    commits_waiting: _builtins.int
+    migrated_by: _builtins.str
+    """The holder of the lock of migrations; empty: nobody."""
+    lease: _builtins.int
+    """The call that has a lease; 0: none."""
+    @_builtins.property
+    def migration(self) -> Global___WorkProgress:
+        """Of the migration in progress; unset: none."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        head: _builtins.int = ...,
+        commits_waiting: _builtins.int = ...,
+        migrated_by: _builtins.str = ...,
+        lease: _builtins.int = ...,
+        migration: Global___WorkProgress | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["migration", b"migration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commits_waiting", b"commits_waiting", "head", b"head", "lease", b"lease", "migrated_by", b"migrated_by", "migration", b"migration", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DatabaseNow: _TypeAlias = DatabaseNow  # noqa: Y015
+
+@_typing.final
+class KillRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KillRequest: _TypeAlias = KillRequest  # noqa: Y015
+
+@_typing.final
+class KillResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def call(self) -> Global___RunningCall:
+        """The call that was ended."""
+
+    def __init__(
+        self,
+        *,
+        call: Global___RunningCall | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KillResponse: _TypeAlias = KillResponse  # noqa: Y015

@@ -74,6 +74,16 @@ class AdminStub:
                 request_serializer=everlog_dot_proto_dot_admin__pb2.SetProductionRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_admin__pb2.SetProductionResponse.FromString,
                 _registered_method=True)
+        self.Calls = channel.unary_unary(
+                '/everlog.v1.Admin/Calls',
+                request_serializer=everlog_dot_proto_dot_admin__pb2.CallsRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_admin__pb2.CallsResponse.FromString,
+                _registered_method=True)
+        self.Kill = channel.unary_unary(
+                '/everlog.v1.Admin/Kill',
+                request_serializer=everlog_dot_proto_dot_admin__pb2.KillRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_admin__pb2.KillResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -137,6 +147,22 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Calls(self, request, context):
+        """Lists what the server does now: the calls of databases in which the caller has the right ADMIN, else only
+        its own calls.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Kill(self, request, context):
+        """Ends a running call, which must be one that `Calls` lists to the caller. Its client gets CANCELLED, with the name
+        of the caller. What the call was writing is in the log whole, or not at all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -179,6 +205,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.SetProduction,
                     request_deserializer=everlog_dot_proto_dot_admin__pb2.SetProductionRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_admin__pb2.SetProductionResponse.SerializeToString,
+            ),
+            'Calls': grpc.unary_unary_rpc_method_handler(
+                    servicer.Calls,
+                    request_deserializer=everlog_dot_proto_dot_admin__pb2.CallsRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_admin__pb2.CallsResponse.SerializeToString,
+            ),
+            'Kill': grpc.unary_unary_rpc_method_handler(
+                    servicer.Kill,
+                    request_deserializer=everlog_dot_proto_dot_admin__pb2.KillRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_admin__pb2.KillResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -397,6 +433,60 @@ class Admin:
             '/everlog.v1.Admin/SetProduction',
             everlog_dot_proto_dot_admin__pb2.SetProductionRequest.SerializeToString,
             everlog_dot_proto_dot_admin__pb2.SetProductionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Calls(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Admin/Calls',
+            everlog_dot_proto_dot_admin__pb2.CallsRequest.SerializeToString,
+            everlog_dot_proto_dot_admin__pb2.CallsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Kill(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Admin/Kill',
+            everlog_dot_proto_dot_admin__pb2.KillRequest.SerializeToString,
+            everlog_dot_proto_dot_admin__pb2.KillResponse.FromString,
             options,
             channel_credentials,
             insecure,

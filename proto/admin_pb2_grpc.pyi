@@ -51,6 +51,14 @@ class AdminStub:
     """Records that the server's clock is correct and that times in the log are ahead of it."""
     SetProduction: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetProductionRequest, _admin_pb2.SetProductionResponse]
     """Marks the database as production or not in its log. A database in production refuses test data."""
+    Calls: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CallsRequest, _admin_pb2.CallsResponse]
+    """Lists what the server does now: the calls of databases in which the caller has the right ADMIN, else only
+    its own calls.
+    """
+    Kill: _grpc.UnaryUnaryMultiCallable[_admin_pb2.KillRequest, _admin_pb2.KillResponse]
+    """Ends a running call, which must be one that `Calls` lists to the caller. Its client gets CANCELLED, with the name
+    of the caller. What the call was writing is in the log whole, or not at all.
+    """
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -75,6 +83,14 @@ class AdminAsyncStub(AdminStub):
     """Records that the server's clock is correct and that times in the log are ahead of it."""
     SetProduction: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetProductionRequest, _admin_pb2.SetProductionResponse]  # type: ignore[assignment]
     """Marks the database as production or not in its log. A database in production refuses test data."""
+    Calls: _aio.UnaryUnaryMultiCallable[_admin_pb2.CallsRequest, _admin_pb2.CallsResponse]  # type: ignore[assignment]
+    """Lists what the server does now: the calls of databases in which the caller has the right ADMIN, else only
+    its own calls.
+    """
+    Kill: _aio.UnaryUnaryMultiCallable[_admin_pb2.KillRequest, _admin_pb2.KillResponse]  # type: ignore[assignment]
+    """Ends a running call, which must be one that `Calls` lists to the caller. Its client gets CANCELLED, with the name
+    of the caller. What the call was writing is in the log whole, or not at all.
+    """
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -144,5 +160,25 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.SetProductionResponse, _abc.Awaitable[_admin_pb2.SetProductionResponse]]:
         """Marks the database as production or not in its log. A database in production refuses test data."""
+
+    @_abc_1.abstractmethod
+    def Calls(
+        self,
+        request: _admin_pb2.CallsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.CallsResponse, _abc.Awaitable[_admin_pb2.CallsResponse]]:
+        """Lists what the server does now: the calls of databases in which the caller has the right ADMIN, else only
+        its own calls.
+        """
+
+    @_abc_1.abstractmethod
+    def Kill(
+        self,
+        request: _admin_pb2.KillRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.KillResponse, _abc.Awaitable[_admin_pb2.KillResponse]]:
+        """Ends a running call, which must be one that `Calls` lists to the caller. Its client gets CANCELLED, with the name
+        of the caller. What the call was writing is in the log whole, or not at all.
+        """
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -5,7 +5,8 @@
     db.consumers    Consumers    durable names of followers, and their positions
     db.past         Past         earlier states of the database: at, history, diff, log
     db.people       People       forget, export, readable, rotate_key
-    db.admin        Admin        status, check, hashes, rebuild, expire, correct_clock, set_production
+    db.admin        Admin        status, check, hashes, rebuild, expire, correct_clock, set_production,
+                                 calls, kill
     db.proofs       Prover       checkpoints and proofs of the log's content (everlog.audit.prover)
     db.archive      Archive      backup, archive and holds
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from everlog.migrations.folder import Source
     from everlog.migrations.proposal import Proposal
     from everlog.proto import log_pb2
+    from everlog.rpc.calls import Now, RunningCall
     from everlog.store.crypto.master_key import MasterKey
     from everlog.store.history.diff import Difference
     from everlog.store.history.query import Entry
@@ -566,6 +568,22 @@ class Admin(Protocol):
         A process that writes the database does this automatically, within a minute. `confirm_time`: accept
         the clock as correct after it jumped forward. Raises Error after such a jump that was not confirmed,
         and ReadOnlyError.
+        """
+
+    def calls(self) -> Now:
+        """Return what the server does now: running calls with their callers, ages, rows and progress, and
+        what each waits for; connections, threads, and migrations in progress. Read-only.
+
+        A caller sees its own calls, and those of databases in which it has the right `admin`. Raises Error
+        on an embedded database, whose calls are those of its program.
+        """
+
+    def kill(self, id: int, *, reason: str = "") -> RunningCall:
+        """End a running call of the server, which `calls` lists by its id, and return it. Its client gets
+        UnavailableError that names the caller; a call that was writing has written all, or nothing.
+
+        Raises RowError for an id of no call, or of one that the caller may not see; Error on an embedded
+        database.
         """
 
     def correct_clock(self, *, actor: str = "", reason: str = "") -> int:

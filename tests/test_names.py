@@ -82,6 +82,7 @@ ROWS = [
     Row("", "Admin.ListDatabases", "", SERVER),
     Row("admin.correct_clock", "Admin.CorrectClock", "clock --correct", OPTION),
     Row("admin.set_production", "Admin.SetProduction", "production", "the verb shows it as well"),
+    Row("admin.calls", "Admin.Calls", "top", "the program that lists what runs has this name everywhere"),
     # archive
     Row("archive.backup", "", "backup", HERE),
     Row("archive.move", "Archive.Archive", "archive", "the handle has the word: db.archive"),

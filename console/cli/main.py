@@ -83,6 +83,8 @@ COMMANDS = {
     "log": "log",
     "serve": "serve",
     "console": "console",
+    "top": "top",
+    "kill": "top",
     "propose": "approve",
     "approve": "approve",
     "reject": "approve",
@@ -121,7 +123,8 @@ COMMANDS = {
 READERS = frozenset(
     {
         *("audit", "check", "completion", "config", "diff", "dump", "export", "get", "health", "history"),
-        *("lint", "log", "people", "plan", "prove", "scan", "status", "verify", "verify-backup", "wait"),
+        *("lint", "log", "people", "plan", "prove", "scan", "status", "top", "verify"),
+        *("verify-backup", "wait"),
     }
 )
 

@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-un
 from everlog.proto import admin_pb2, admin_pb2_grpc, consumers_pb2_grpc, log_pb2
 from everlog.proto import consumers_pb2 as pb
 from everlog.rpc.address import Address
+from everlog.rpc.calls import Now, RunningCall, call_of, now_of
 from everlog.rpc.client.channel import Channel
 from everlog.rpc.client.history import RemotePast, seq_of
 from everlog.rpc.wire import consumer_of
@@ -173,6 +174,16 @@ class RemoteAdmin:
         )
         seq: int = self._channel.call(self._stub.SetProduction, request).seq
         return seq
+
+    def calls(self) -> Now:
+        """Return what the server does now; see `Admin.calls`. Read-only."""
+        return now_of(self._channel.call(self._stub.Calls, admin_pb2.CallsRequest()))
+
+    def kill(self, id: int, *, reason: str = "") -> RunningCall:
+        """End a running call of the server; see `Admin.kill`."""
+        arguments.text(reason, "reason")
+        request = admin_pb2.KillRequest(id=arguments.counted(id, "id"), reason=reason)
+        return call_of(self._channel.call(self._stub.Kill, request).call)
 
     def _check(self, progress: OnProgress | None, *, deep: bool) -> Iterator[str]:
         request = admin_pb2.CheckRequest(database=self._database, deep=deep)

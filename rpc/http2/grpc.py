@@ -97,7 +97,7 @@ class Call:
         self.rows = 0  # in the responses
         self.rows_max = float("inf")
         self.accounts: tuple[Any, ...] = ()  # that a limiter counts it in
-        self.ends_with: Exception | None = None  # why somebody ends it
+        self.ends_with: Error | None = None  # why somebody ends it
         self.work: Any = None  # what a thread does for it
         self.waits: Any = None  # what else it waits for
         self.progress: Any = None  # of long work

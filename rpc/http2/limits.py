@@ -124,21 +124,22 @@ class Bucket:
         return max(0.0, -self.left / self.rate)
 
 
-class Meter(Bucket):
+class Meter:
     """Sent bytes: `held` while more were sent than the rate allows. Use it in the event loop."""
 
-    __slots__ = ("_loop", "_waiting", "held")
+    __slots__ = ("_loop", "_waiting", "bucket", "held")
 
     def __init__(self, rate: float, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(rate)
+        self.bucket = Bucket(rate)
         self._loop = loop
         self.held = False
         self._waiting: dict[object, Callable[[], None]] = {}
 
     def take(self, size: int) -> None:
         """Count sent bytes."""
-        self.left -= size
-        if self.left < 0 and not self.held and (wait_s := self.wait_s(self._loop.time())):
+        bucket = self.bucket
+        bucket.left -= size
+        if bucket.left < 0 and not self.held and (wait_s := bucket.wait_s(self._loop.time())):
             self.held = True
             self._loop.call_later(wait_s, self._release)
 
@@ -150,7 +151,7 @@ class Meter(Bucket):
         self._waiting.pop(whose, None)
 
     def _release(self) -> None:
-        wait_s = self.wait_s(self._loop.time())
+        wait_s = self.bucket.wait_s(self._loop.time())
         if wait_s:
             self._loop.call_later(wait_s, self._release)
             return

@@ -64,7 +64,7 @@ class Activity:
         self._slow_s = slow_ms / 1e3 or float("inf")
 
     def began(self, call: Call) -> None:
-        self.running[id(call)] = call
+        self.running[call.id] = call
 
     def answered(self, call: Call, answer: Message) -> None:
         """Count the rows of a message that is about to be sent."""
@@ -75,7 +75,7 @@ class Activity:
         call.rows += count(answer)
 
     def ended(self, call: Call, code: grpc.StatusCode, text: str) -> None:
-        self.running.pop(id(call), None)
+        self.running.pop(call.id, None)
         took_s = time.perf_counter() - call.began
         key = call.method, code
         self.counts[key] = self.counts.get(key, 0) + 1

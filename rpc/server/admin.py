@@ -39,6 +39,8 @@ from everlog.proto import (
 from everlog.rpc.server.health import Readiness
 from everlog.rpc.server.host import Hosting, ResponseStream
 from everlog.rpc.server.rights import Scope
+from everlog.rpc.server.running import RunningCalls
+from everlog.rpc.server.threads import note
 from everlog.rpc.server.visible import told
 from everlog.rpc.wire import message_of
 from everlog.store.database import Database
@@ -56,9 +58,18 @@ T = TypeVar("T")
 class AdminService(admin_pb2_grpc.AdminServicer):
     """See proto/admin.proto."""
 
-    def __init__(self, hosting: Hosting, readiness: Readiness) -> None:
+    def __init__(self, hosting: Hosting, readiness: Readiness, calls: RunningCalls) -> None:
         self._hosting = hosting
         self._readiness = readiness
+        self._calls = calls
+
+    async def Calls(self, request: admin_pb2.CallsRequest, context: Any) -> admin_pb2.CallsResponse:
+        answer = self._calls.now(context.identity)
+        answer.databases.extend(await self._hosting.read(self._calls.databases, context.identity))
+        return answer
+
+    async def Kill(self, request: admin_pb2.KillRequest, context: Any) -> admin_pb2.KillResponse:
+        return admin_pb2.KillResponse(call=self._calls.kill(request.id, context.identity, request.reason))
 
     async def ListDatabases(
         self, request: admin_pb2.ListDatabasesRequest, context: Any
@@ -171,6 +182,7 @@ def throttled(progress: OnProgress) -> OnProgress:
 
     def told(at: Progress) -> None:
         nonlocal step, due
+        note(at)
         now = time.monotonic()
         if at.step != step or now >= due:
             step, due = at.step, now + TELL_EVERY_S

@@ -23,6 +23,7 @@ import asyncio
 import copy
 import logging
 from collections import defaultdict
+from functools import partial
 
 from everlog.feed.subscription import HEARTBEAT_S, Subscription
 from everlog.feed.tail import Tail
@@ -30,8 +31,10 @@ from everlog.proto import access_pb2, feed_pb2
 from everlog.rpc.http2.stream import Peer, Stream
 from everlog.rpc.server.host import Hosting
 from everlog.rpc.server.rights import Scope
+from everlog.rpc.server.threads import Steps
 from everlog.store.errors import ClosedError, Error
 from everlog.store.program_log import about
+from everlog.store.progress import Progress
 
 logger = logging.getLogger("everlog")
 
@@ -196,7 +199,10 @@ class FeedService:
 
     async def _send(self, found: Subscription, stream: Stream) -> None:
         subscription: Subscription | None = found
+        call = stream.call
         while subscription is not None and not self._draining:
+            if call.progress is None:
+                call.progress = Steps(partial(_position, subscription))
             if subscription.filters and subscription.lag > BEHIND:
                 raw = await self._hosting.read(subscription.poll)
             else:
@@ -208,6 +214,7 @@ class FeedService:
             elif subscription.done:
                 return
             else:
+                call.progress = None
                 subscription = await self._fanout_at(subscription.tail).wait(subscription, stream)
         if self._draining:
             raise _stopping()
@@ -233,6 +240,12 @@ class FeedService:
             ids = {one.info.proto.id for one in db.past.schemas.ever(name, db.tables.applied).generations}
             scope.check_renamed((access_pb2.FEED, access_pb2.BACKUP), name, ids, db.schema)
         return subscription
+
+
+def _position(subscription: Subscription) -> Progress:
+    """Return how much of the log a subscription has read."""
+    position = subscription.position
+    return Progress("read the log", position, position + subscription.lag, "records")
 
 
 def _stopping() -> ClosedError:

@@ -35,9 +35,10 @@ from google.protobuf.message import Message
 from everlog.rpc.http2.grpc import running
 from everlog.rpc.server.auth import Auth
 from everlog.rpc.server.rights import Rights, Tokens, unknown_database
-from everlog.rpc.server.threads import Bounds, Slices, Threads, Work, waiting
+from everlog.rpc.server.threads import Bounds, Slices, Threads, Work, note, waiting
 from everlog.store.database import Database
-from everlog.store.errors import ClosedError
+from everlog.store.errors import ClosedError, Error
+from everlog.store.progress import Progress
 
 # Queued messages and bytes; the message that reaches a limit is the last.
 QUEUED_MAX, QUEUED_BYTES_MAX = 64, 1 << 20
@@ -58,6 +59,7 @@ class ResponseStream(Generic[T]):
         self._changed = threading.Condition()
         self._arrived = asyncio.Event()
         self._left = self._ended = False
+        self._killed: Error | None = None
 
     def send(self, item: T) -> None:
         """Queue a result. Raises ClosedError if the client is gone and the work should stop with it."""
@@ -96,6 +98,12 @@ class ResponseStream(Generic[T]):
             self._items.clear()
             self._changed.notify_all()
 
+    def kill(self, error: Error) -> None:
+        """Let the work raise an error at its next response or progress, even if it continues without its
+        client."""
+        self._killed = error
+        self.leave()
+
     @property
     def waiting(self) -> int:
         """The number of queued responses."""
@@ -126,6 +134,8 @@ class ResponseStream(Generic[T]):
         return self._left or (len(self._items) < QUEUED_MAX and self._bytes < QUEUED_BYTES_MAX)
 
     def _check(self) -> None:
+        if self._killed is not None:
+            raise self._killed
         if self._left and not self._goes_on:
             raise ClosedError("the client of this call is gone")
 
@@ -155,13 +165,13 @@ class Hosting:
         self.warnings: list[str] = []  # for operators of the server
         self.subscribers = dict.fromkeys(self.databases, 0)
         self._stopped = threading.Event()
-        self._readers = Threads(READERS, "everlog-read")
-        self._writers = Threads(WRITERS, "everlog-write")
+        self._readers = Threads(READERS, "short reads")
+        self._writers = Threads(WRITERS, "short writes")
         self._long_threads = Threads(
-            LONG_READERS, "everlog-long-read", each=LONG_READERS_EACH, queues=LONG, slices=Slices()
+            LONG_READERS, "long reads", each=LONG_READERS_EACH, queues=LONG, slices=Slices()
         )
-        self._workers = Threads(WORKERS, "everlog-work", each=WORKERS_EACH, queues=LONG)
-        self._loaders = Threads(LOADERS, "everlog-load", each=LOADERS_EACH)
+        self._workers = Threads(WORKERS, "long writes", each=WORKERS_EACH, queues=LONG)
+        self._loaders = Threads(LOADERS, "loads", each=LOADERS_EACH)
         self.pools = (self._readers, self._long_threads, self._writers, self._workers, self._loaders)
 
     def limit_heavy(self, each: Callable[[str], int]) -> None:
@@ -191,7 +201,7 @@ class Hosting:
         try:
             found: T = await asyncio.wrap_future(self._long_threads.submit(work))
         except asyncio.CancelledError:
-            work.end(_gone())
+            work.end(_why(work))
             raise
         return found
 
@@ -240,9 +250,11 @@ class Hosting:
             await done
         finally:
             responses.leave()
-            if not goes_on:
+            if (why := _killed(work)) is not None:
+                responses.kill(why)
+            if not goes_on or why is not None:
                 done.cancel()  # if it has not begun
-                work.end(_gone())
+                work.end(why or _gone())
             done.add_done_callback(lambda it: it.cancelled() or it.exception())  # mark as retrieved
 
     def begin(self, fn: Callable[[], None]) -> asyncio.Future[None]:
@@ -254,8 +266,10 @@ class Hosting:
         """The long reads that run, or wait for a slice."""
         return self._long_threads.busy
 
-    def check_going(self, *_: object) -> None:
-        """Raise ClosedError once the server stops: for calls that can be repeated."""
+    def check_going(self, at: object = None) -> None:
+        """Note the progress, and raise ClosedError once the server stops: for calls that can be repeated."""
+        if isinstance(at, Progress):
+            note(at)
         if self._stopped.is_set():
             raise _stopping()
 
@@ -274,15 +288,29 @@ class Hosting:
 def _work(fn: Callable[[], Any]) -> Work:
     """Return the work of the running call. What has to run before its method precedes its first work."""
     call = running.get()
-    if call is None or call.before is None:
-        return Work(call, fn)
-    before, call.before = call.before, None
+    if call is not None and call.before is not None:
+        fn, call.before = _following(call.before, fn), None
+    work = Work(call, fn)
+    if call is not None:
+        call.work = work
+    return work
 
+
+def _following(before: Callable[[], Any], fn: Callable[[], Any]) -> Callable[[], Any]:
     def run() -> Any:
         before()
         return fn()
 
-    return Work(call, run)
+    return run
+
+
+def _killed(work: Work) -> Error | None:
+    """Return the error with which somebody has ended the call of some work."""
+    return None if work.call is None else work.call.ends_with
+
+
+def _why(work: Work) -> Error:
+    return _killed(work) or _gone()
 
 
 def _gone() -> ClosedError:

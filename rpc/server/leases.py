@@ -20,7 +20,9 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+
+from everlog.rpc.http2.grpc import running
 
 LEASE_S = 1.0
 WAIT_S = 10.0  # for a turn; then the caller continues without a lease
@@ -32,9 +34,24 @@ class Lease:
 
     def __init__(self, tables: Iterable[str]) -> None:
         self.tables = frozenset(tables)
+        self.holder = running.get()
         self.id = secrets.token_bytes(16)
         self.began = 0.0  # a monotonic time
         self.over = asyncio.Event()
+
+
+@contextlib.contextmanager
+def _waiting(lease: Lease | None) -> Iterator[None]:
+    """Note in the running call that it waits for a lease."""
+    call = running.get()
+    if call is None:
+        yield
+        return
+    call.waits = lease or True
+    try:
+        yield
+    finally:
+        call.waits = None
 
 
 class Leases:
@@ -47,6 +64,12 @@ class Leases:
         self._next_at = 0.0  # a monotonic time
         self._running = dict[object, tuple[frozenset[str], asyncio.Event]]()
 
+    @property
+    def holder(self) -> int:
+        """The id of the call that has the lease; 0: none."""
+        lease = self._lease
+        return lease.holder.id if lease is not None and lease.holder is not None else 0
+
     async def turn(self, tables: Iterable[str]) -> AsyncGenerator[bytes, None]:
         """Yield the id of the lease when it begins, and return when it is over. Yield nothing if too many
         wait, or for too long. Closing the iterator ends the lease."""
@@ -54,8 +77,9 @@ class Leases:
             return
         self._waiting += 1
         try:
-            async with asyncio.timeout(WAIT_S):
-                await self._one.acquire()
+            with _waiting(self._lease):
+                async with asyncio.timeout(WAIT_S):
+                    await self._one.acquire()
         except TimeoutError:
             return
         finally:
@@ -89,7 +113,8 @@ class Leases:
         """Enter a commit to these tables: it waits while another caller has a lease on one of them."""
         written, lease = frozenset(tables), self._lease
         if lease is not None and lease.id != turn and lease.tables & written:
-            await lease.over.wait()
+            with _waiting(lease):
+                await lease.over.wait()
         me, ended = object(), asyncio.Event()
         self._running[me] = written, ended
         try:

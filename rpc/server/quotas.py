@@ -307,7 +307,7 @@ class Quotas:
             raise self._exceeded(call, account, "calls", wait_s)
         if (received := account.received) is not None and (wait_s := received.wait_s(self._loop.time())):
             raise self._exceeded(call, account, "bytes_in", wait_s)
-        if (sent := account.sent) is not None and (wait_s := sent.wait_s(self._loop.time())):
+        if (sent := account.sent) is not None and (wait_s := sent.bucket.wait_s(self._loop.time())):
             raise self._exceeded(call, account, "bytes_out", wait_s)
 
     def check_rows(self, call: Call) -> None:

@@ -71,6 +71,7 @@ from everlog.rpc.server.migrations import MigrationsService, Problems
 from everlog.rpc.server.people import PeopleService
 from everlog.rpc.server.quotas import Quota, Quotas
 from everlog.rpc.server.rights import Rights, Tokens
+from everlog.rpc.server.running import RunningCalls
 from everlog.rpc.server.store import StoreService
 from everlog.store.crypto.master_key import MasterKey
 from everlog.store.database import Database
@@ -108,14 +109,17 @@ def register(
     starting: Mapping[str, asyncio.Future[None]],
     problems: Problems,
     readiness: Readiness,
+    running: RunningCalls,
 ) -> FeedService:
     """Register every service with `calls`, through the interface that generated code expects; return the feed
     service, whose responses do not end by themselves."""
     feed = FeedService(hosting)
     calls.add_raw(PATH, feed.subscribe, feed_pb2.SubscribeRequest.FromString)
     access_pb2_grpc.add_AccessServicer_to_server(AccessService(hosting), calls)
-    store_pb2_grpc.add_StoreServicer_to_server(StoreService(hosting), calls)
-    admin_pb2_grpc.add_AdminServicer_to_server(AdminService(hosting, readiness), calls)
+    store = StoreService(hosting)
+    running.leases = store.leases
+    store_pb2_grpc.add_StoreServicer_to_server(store, calls)
+    admin_pb2_grpc.add_AdminServicer_to_server(AdminService(hosting, readiness, running), calls)
     archive_pb2_grpc.add_ArchiveServicer_to_server(ArchiveService(hosting, archives), calls)
     consumers_pb2_grpc.add_ConsumersServicer_to_server(ConsumersService(hosting), calls)
     history_pb2_grpc.add_HistoryServicer_to_server(HistoryService(hosting), calls)
@@ -393,6 +397,9 @@ class Server:
             problems=self._problems,
             starting=starting,
             readiness=self.readiness,
+            running=RunningCalls(
+                self.activity, self.hosting, self.connections, lambda: self._connections_max
+            ),
         )
         checker = HealthService(self.rights.knows)
         health_pb2_grpc.add_HealthServicer_to_server(checker, calls)

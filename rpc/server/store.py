@@ -47,12 +47,14 @@ from everlog.rpc.server.commits import DURABILITY, commit, requested, span_of
 from everlog.rpc.server.host import Hosting
 from everlog.rpc.server.leases import Leases
 from everlog.rpc.server.rights import Scope
+from everlog.rpc.server.threads import note
 from everlog.rpc.server.visible import Sought, disturbed, limits_of, seen_value, visible
 from everlog.rpc.wire import SCHEMA_KEY
 from everlog.store import keys
 from everlog.store.database import Database
 from everlog.store.errors import ConflictError, RowError, SchemaError, SealedError
 from everlog.store.history.view import PastView, bounds, source_of
+from everlog.store.progress import Progress
 from everlog.store.rocks.view import View
 from everlog.store.schema.reflect import table_of
 from everlog.store.schema.schema import IndexInfo, Schema, TableInfo
@@ -117,6 +119,7 @@ class ServedLoad:
                 table=self._table.name,
             ) from None
         self.loader.add(rows, last=request.last)
+        note(Progress(f"load {self._table.name}", self.loader.rows))
 
     def answer(self) -> store_pb2.LoadResponse:
         """Return how many rows of the load are durable."""
@@ -349,7 +352,7 @@ class StoreService(store_pb2_grpc.StoreServicer):
 
     def __init__(self, hosting: Hosting) -> None:
         self._hosting = hosting
-        self._leases = defaultdict[str, Leases](Leases)
+        self.leases = defaultdict[str, Leases](Leases)
 
     async def Describe(self, request: store_pb2.DescribeRequest, context: Any) -> store_pb2.DescribeResponse:
         return await self._hosting.read(_describe, self._hosting.database(request.database), context.scope)
@@ -395,7 +398,7 @@ class StoreService(store_pb2_grpc.StoreServicer):
         db = self._database(request.database, context)
         actor = self._hosting.auth.actor(context, request.actor)
         tables = (one.table for one in request.writes)
-        async with self._leases[request.database].commit(tables, request.turn):
+        async with self.leases[request.database].commit(tables, request.turn):
             result = await self._hosting.write(commit, db, request, actor, context.scope)
         position = log_pb2.Cursor(database=db.uuid, seq=result.seq, checksum=result.checksum)
         return store_pb2.CommitResponse(position=position, time_ns=result.time_ns, missing=result.missing)
@@ -408,7 +411,7 @@ class StoreService(store_pb2_grpc.StoreServicer):
             db.schema.table(name)
         if not request.tables:
             raise RowError("expected the names of the tables that the transaction reads, found none")
-        async with contextlib.aclosing(self._leases[request.database].turn(request.tables)) as turns:
+        async with contextlib.aclosing(self.leases[request.database].turn(request.tables)) as turns:
             async for turn in turns:
                 yield store_pb2.TurnResponse(turn=turn)
 

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 from everlog.rpc import traces
 from everlog.rpc.http2.grpc import Call
 from everlog.store.errors import ClosedError, Error, LimitError
-from everlog.store.progress import interruptible
+from everlog.store.progress import Progress, interruptible
 
 SLICE_S = 0.02
 RUNNING = 1  # more make short calls slower, and long ones hardly faster
@@ -50,13 +50,50 @@ class Bounds(NamedTuple):
 SHORT = Bounds(4096, 16_384)
 
 
+class Steps:
+    """The progress of long work: its current step, and how fast that is. For any thread."""
+
+    __slots__ = ("_began", "_from", "last", "source")
+
+    def __init__(self, source: Callable[[], Progress] | None = None) -> None:
+        self.last: Progress | None = None
+        self._from, self._began = 0, 0.0
+        self.source = source  # of the progress, for work that does not report it
+        if source is not None:
+            self.note(source())
+
+    def note(self, at: Progress) -> None:
+        """Note the progress of a step."""
+        if self.last is None or self.last.step != at.step:
+            self._from, self._began = at.done, time.perf_counter()
+        self.last = at
+
+    def now(self) -> tuple[Progress, float, float] | None:
+        """Return the progress, its rate a second, and the seconds that are left; 0: unknown."""
+        if self.source is not None:
+            self.note(self.source())
+        last = self.last
+        if last is None:
+            return None
+        took_s = time.perf_counter() - self._began
+        rate = (last.done - self._from) / took_s if took_s > 0 else 0.0
+        left = (last.total or 0) - last.done
+        return last, rate, left / rate if left > 0 and rate > 0 else 0.0
+
+
 class Work:
     """A function that a thread runs for a call; `call` is None for the server's own work."""
 
-    __slots__ = ("call", "ended", "future", "granted", "holds", "key", "run", "state", "until")
+    __slots__ = (
+        *("call", "ended", "future", "granted", "holds", "key", "pool", "progress", "run", "state", "until"),
+        "began",
+    )
 
     def __init__(self, call: Call | None, run: Callable[[], Any]) -> None:
         self.call = call
+        self.pool: Threads | None = None
+        self.progress: Steps | None = None  # without a call; with one, the call has it
+        self.began = 0.0 if call is not None else time.perf_counter()
         self.key = "" if call is None else call.caller
         self.run = run
         self.future: Future[Any] = Future()
@@ -84,6 +121,17 @@ _thread = _Thread()
 def current() -> Work | None:
     """Return the work of this thread."""
     return _thread.work
+
+
+def note(at: Progress) -> None:
+    """Note the progress of this thread's work."""
+    work = _thread.work
+    if work is None:
+        return
+    whose = work.call or work
+    if whose.progress is None:
+        whose.progress = Steps()
+    whose.progress.note(at)
 
 
 @contextmanager
@@ -198,7 +246,7 @@ class Threads:
         queues: Bounds = SHORT,
         slices: Slices | None = None,
     ) -> None:
-        self._most, self._name = most, name
+        self._most, self.name = most, name
         self.each: Callable[[str], int] = lambda _: each  # threads of one caller; 0: all
         self._bounds = queues
         self._slices = slices
@@ -208,7 +256,7 @@ class Threads:
         self._waiting = 0  # calls in the queues
         self._due = 0  # tickets that no thread has taken yet
         self._held = 0  # tickets of calls whose callers have all of their threads
-        self.on_limit: Callable[[str], None] = lambda _: None  # told of each refusal
+        self.on_limit: Callable[[str], None] = lambda _: None  # called for each refusal
         self.busy: set[Work] = set()  # its work that has begun
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -225,7 +273,7 @@ class Threads:
         """Run the work as soon as it is its caller's turn and a thread is free. Raises ClosedError after
         `close`, and LimitError if too many calls wait."""
         work.run = traces.in_context(work.run)
-        key = work.key
+        work.pool, key = self, work.key
         with self._lock:
             if self._closed:
                 raise ClosedError("the server is stopping and accepts no more calls; repeat it later")
@@ -268,6 +316,17 @@ class Threads:
         for thread in self._threads:
             thread.join()
 
+    def before(self, work: Work) -> tuple[int, list[Work]]:
+        """Return how many calls of its caller are before waiting work, and the running work that it waits
+        for."""
+        with self._lock:
+            queue = self._queues.get(work.key)
+            if queue is None or work not in queue:
+                return 0, []
+            own = [one for one in self.busy if one.key == work.key]
+            full = len(own) >= (self.each(work.key) or self._most)
+            return queue.index(work), own if full else list(self.busy)
+
     @property
     def waiting(self) -> int:
         """The number of calls that have not begun."""
@@ -284,7 +343,9 @@ class Threads:
         )
 
     def _begin(self) -> None:
-        thread = threading.Thread(target=self._work, name=f"{self._name}_{len(self._threads)}", daemon=True)
+        thread = threading.Thread(
+            target=self._work, name=f"everlog {self.name} {len(self._threads)}", daemon=True
+        )
         thread.start()
         self._threads.append(thread)
 
@@ -309,6 +370,7 @@ class Threads:
 
     def _done(self, work: Work) -> None:
         key = work.key
+        work.state = "done"
         with self._lock:
             self.busy.discard(work)
             self._running[key] -= 1

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NoReturn
 
 from everlog.proto import log_pb2
 from everlog.store.clock import BEHIND_NS, CORRECTED
 from everlog.store.core import Core
+from everlog.store.errors import Error
 from everlog.store.history.past import Past
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema.arguments import Time
@@ -101,6 +103,21 @@ class Admin:
         """
         self._core.check_open()
         return check.problems(self._core, progress, deep=deep)
+
+    def calls(self) -> NoReturn:
+        """Raise Error: only a server has calls, those of others."""
+        raise self._no_server("list")
+
+    def kill(self, id: int, *, reason: str = "") -> NoReturn:
+        """Raise Error: only a server has calls, those of others."""
+        raise self._no_server("end")
+
+    def _no_server(self, verb: str) -> Error:
+        self._core.check_open()
+        return Error(
+            f"{self._core.url} is open in this process, so there are no calls of others to {verb}; open the"
+            " database at its server (everlog://HOST:PORT/DATABASE)"
+        )
 
     def expire(self, *, confirm_time: bool = False) -> int:
         """Delete the rows that have expired, and return their number. Writes.

@@ -20,6 +20,8 @@ import click
 import pytest
 
 from everlog.console.cli.main import COMMANDS, READERS, command
+from everlog.rpc.embedded import EmbeddedDatabase
+from everlog.rpc.server.server import Server
 from tests.console import shop
 from tests.console.conftest import Run
 from tests.console.test_streams import ended
@@ -66,6 +68,8 @@ VERBS = {
     "log": Verb("log", f"{NOWHERE} log"),
     "serve": Verb("", "serve a=everlog://db.example.com/x"),
     "console": Verb("", "console file:nowhere.db"),
+    "top": Verb("", "top"),
+    "kill": Verb("", "kill 7"),
     "propose": Verb("propose", f"{NOWHERE} propose"),
     "approve": Verb("", "approve 1234 --reason why"),
     "reject": Verb("", "reject 1234 --reason why"),
@@ -247,6 +251,7 @@ MEANINGS = {
     "--limit": None,  # rows, versions, commits, proposals
     "--name": "NAME",
     "--null": "TEXT",
+    "--once": "",
     "--origin": "TEXT",
     "--out": "FILE",
     "--out-of-order": "",
@@ -309,6 +314,20 @@ def test_what_cannot_be_undone_can_be_tried() -> None:
         "testdata",
         "up",
     } <= tried
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [("top", 0), ("top --once", 0), ("top --json", 0), ("top --connections", 0), ("kill 7", 1)],
+)
+@pytest.mark.parametrize("stream", ["unread", "full"])
+def test_what_needs_a_server_ends_as_others_do(place: Path, words: str, code: int, stream: str) -> None:
+    """Without a terminal, `top` prints once."""
+    with EmbeddedDatabase("books.db") as db, Server({"books": db}) as server:
+        url = server.url("books")
+        assert ended("-u", url, *words.split()) == code
+        lost = 1 if stream == "full" or code else 141
+        assert ended("-u", url, *words.split(), output=stream, error="unread") == lost
 
 
 @pytest.mark.parametrize(

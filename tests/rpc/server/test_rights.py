@@ -42,7 +42,8 @@ SEEING = (
     " Access/Explain"
 )
 PROVING = "Proofs/Head Proofs/Kept Proofs/ProveFrom Proofs/Entries"
-SERVER = "Admin/ListDatabases Access/WhoAmI"  # answer what the caller may see, which is little or nothing
+# Answer, or end, what the caller may see, which is little or nothing.
+SERVER = "Admin/ListDatabases Admin/Calls Admin/Kill Access/WhoAmI"
 # What each ready-made role may call.
 MAY = {
     "reader": READING,

@@ -16,9 +16,14 @@ def main() -> None:
             pass  # standard output is closed or full: ignored, as in any other command
         else:
             return
-    from everlog.console.cli import main as commands
+    try:
+        from everlog.console.cli import main as commands
 
-    commands.main()
+        commands.main()
+    except KeyboardInterrupt:  # during the imports, which take most of a short command's time, or again
+        if sys.stderr is not None:
+            sys.stderr.write("interrupted\n")
+        sys.exit(130)
 
 
 if __name__ == "__main__":

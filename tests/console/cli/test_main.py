@@ -55,6 +55,27 @@ def test_what_is_interrupted_exits_with_130(everlog: Run, monkeypatch: pytest.Mo
     assert (ended.code, ended.err.strip()) == (130, "interrupted")
 
 
+INTERRUPTED = """
+import os, signal, sys
+wanted = sys.argv[-1]
+class Finder:
+    def find_spec(self, name, *_):
+        if name == wanted:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+from everlog.console.__main__ import main
+sys.argv[1:] = ["status"]
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["click", "msgspec", "everlog.console.cli.status", "rocksdict"])
+def test_what_is_interrupted_while_it_loads_exits_with_130(here: Path, module: str) -> None:
+    asked = [sys.executable, "-c", INTERRUPTED, module]
+    done = subprocess.run(asked, check=False, capture_output=True, text=True, cwd=here, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_a_shell_is_taught_to_complete(everlog: Run, shell: str) -> None:
     assert "_EVERLOG_COMPLETE" in everlog("completion", shell).out

@@ -88,7 +88,7 @@ def try_remake_between(
 
 def maker(old: TableInfo, new: TableInfo, transform: Transform[Any, Any]) -> Make:
     """Return the function that converts an old row; it raises Error for a row that does not fit."""
-    return DualWrite(new.schema, {new.name: transform.directions()}).maker(old, new)
+    return DualWrite(new.schema, {new.proto.since: {new.name: transform.directions()}}).maker(old, new)
 
 
 def trials(db: Database, migrations: Sequence[Migration], progress: OnProgress | None = None) -> list[Trial]:

@@ -28,7 +28,7 @@ from everlog.store.database import Database
 from everlog.store.errors import Error, MigrationError, PreconditionError, RowError, SchemaError
 from everlog.store.online.apply import Recorded
 from everlog.store.schema import evolve
-from everlog.store.tx.dual_write import Transform, Transforms
+from everlog.store.tx.dual_write import Transforms
 from everlog.store.tx.transaction import CommitResult, Metadata
 
 STARTED, SWITCHED = log_pb2.Migration.STARTED, log_pb2.Migration.SWITCHED
@@ -56,7 +56,6 @@ def attach(db: Database, migrations: Iterable[Migration]) -> Recorded | None:
     """
     begun = current_migration(db)
     if begun is None:
-        db.core.transforms = {}
         return None
     for migration in migrations:
         if migration.version == begun.migration.version:
@@ -67,16 +66,13 @@ def attach(db: Database, migrations: Iterable[Migration]) -> Recorded | None:
                     " the folder to resume, or give the migration up with `everlog rollback`",
                     version=migration.version,
                 )
-            db.core.transforms = transforms_of(migration, back=begun.migration.back)
+            db.core.code[migration.version] = transforms_of(migration)
     return begun
 
 
-def transforms_of(migration: Migration, *, back: bool = False) -> Transforms:
-    """Return the transforms of a migration in the form that the store applies; `back`: for its reversal."""
-    ways = {name: one.directions() for name, one in migration.transforms.items()}
-    if back:
-        return {name: Transform(way.down, way.up) for name, way in ways.items() if way.down is not None}
-    return ways
+def transforms_of(migration: Migration) -> Transforms:
+    """Return the transforms of a migration in the form that the store applies."""
+    return {name: one.directions() for name, one in migration.transforms.items()}
 
 
 def base(db: Database) -> log_pb2.Schema:
@@ -137,7 +133,7 @@ def complete(db: Database, *, actor: str = "", reason: str = "") -> MigrationInf
         record.schema.CopyFrom(evolve.without_previous(db.schema.proto))
         was = db.schema.proto
         result = db.apply_migration(record, actor=actor, reason=reason, expect=expect_in_progress(db, begun))
-        db.core.transforms = {}
+        db.core.code.pop(record.version, None)
         db.reclaim(was)
     done = begun.migration
     return MigrationInfo(
@@ -167,7 +163,7 @@ def give_up(db: Database, by: Metadata, *, error: Error | None = None) -> Commit
     )
     was = db.schema.proto
     result = db.apply_migration(record, actor=by.actor, reason=by.reason, expect=expect)
-    db.core.transforms = {}
+    db.core.code.pop(record.version, None)
     db.reclaim(was)
     return result
 

@@ -100,7 +100,7 @@ def run(
         with remade_rows(db, migration.up, work, progress):
             result = _append(db, migration, step, schema, rows, by, progress)
     if step == FINISHED:
-        db.core.transforms = {}
+        db.core.code.pop(migration.version, None)
         db.reclaim(was)
     return result
 
@@ -134,7 +134,7 @@ def _start(  # noqa: PLR0917  all are named at the call
     progress: OnProgress | None,
 ) -> int:
     """Append the record after which writers also write to what is being built. Return its seq."""
-    db.core.transforms = transforms_of(migration)  # first: every write after that record needs them
+    db.core.code[migration.version] = transforms_of(migration)  # first: writes after that record need it
     none = Bootstrap()
     none.withheld = rows.withheld
     with db.committer.exclusive() if seeds else nullcontext():

@@ -180,16 +180,14 @@ def run(
     assert way.migration is not None
     begun = current_migration(db)
     with given_up_if_refused(db, by):
-        db.core.transforms = transforms_of(
-            way.migration, back=True
-        )  # first: every write after STARTED needs them
+        db.core.code[way.migration.version] = transforms_of(way.migration)  # writes after STARTED need it
         since = start_seq(db, begun) if begun else _append(db, way, STARTED, building, by, progress).seq
         work = log_pb2.Migration(version=way.logged.version, name=way.logged.began.migration.name)
         db.backfill(work, since=since, rate=rate, progress=progress)
         was = db.schema.proto
         with remade_rows(db, way.remake, work, progress):
             result = _append(db, way, ROLLED_BACK, way.after, by, progress)
-    db.core.transforms = {}
+    db.core.code.pop(way.migration.version, None)
     db.reclaim(was)
     return result
 

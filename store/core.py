@@ -69,7 +69,7 @@ class Core:
         self.vault = tables.vault
         self.committer = Committer(log, tables, clock, idempotency_s)
         self.live = LiveSource(tables)  # reads the tables as they are at each call
-        self.transforms: Transforms = {}  # the code of a migration that rewrites tables, while it does
+        self.code: dict[int, Transforms] = {}  # of migrations that rewrite tables, by version, while they do
         self.backfilling: Work | None = None  # what a thread of this process builds now
         self.closed = False
         self._pid = os.getpid()
@@ -146,7 +146,7 @@ class Core:
         schema = self.tables.schema
         if schema.paired:
             try:
-                DualWrite(schema, self.transforms).add(transaction.writes)
+                DualWrite(schema, self.code).add(transaction.writes)
             except MigrationError:
                 if self.tables.schema is schema:
                     raise

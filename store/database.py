@@ -339,7 +339,7 @@ class Database(Writer):
         return Backfill(
             self.core,
             migration,
-            self.core.transforms,
+            self.core.code,
             since=since,
             rate=rate,
             progress=progress,

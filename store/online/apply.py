@@ -109,7 +109,7 @@ def append_migration(
         for table, key in delete:
             transaction.delete(table, key)
         if after.paired:
-            DualWrite(after, core.transforms).add(transaction.writes)
+            DualWrite(after, core.code).add(transaction.writes)
         commit = commit_of(metadata, seq, core.clock.now(), after.version, core.clock.reading_ns)
         commit.migration.CopyFrom(migration)
         if is_online(after.proto):

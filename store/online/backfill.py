@@ -47,7 +47,7 @@ from everlog.store.tables.projection import Edits, Staged
 from everlog.store.tables.projector import built_note
 from everlog.store.tables.tables import Tables
 from everlog.store.tx.committer import commit_of
-from everlog.store.tx.dual_write import Converted, DualWrite, Transforms
+from everlog.store.tx.dual_write import Code, Converted, DualWrite
 from everlog.store.tx.transaction import ANONYMOUS
 from everlog.store.tx.validator import claim
 
@@ -277,7 +277,7 @@ class Backfill:
         self,
         core: Core,
         migration: log_pb2.Migration,
-        transforms: Transforms,
+        code: Code,
         *,
         since: int,
         rate: float | None = None,
@@ -290,7 +290,7 @@ class Backfill:
         self._deleted = deleted
         self._migration = migration
         self._schema = core.tables.schema
-        self._dual_write = DualWrite(self._schema, transforms)
+        self._dual_write = DualWrite(self._schema, code)
         self._since = since
         self._pace = Pace(rate)
         self._progress = progress

@@ -51,14 +51,15 @@ class Transform(NamedTuple):
 
 
 Transforms = Mapping[str, Transform]  # by the table's current name
+Code = Mapping[int, Transforms]  # by the version of the migration; also used to roll it back
 
 
 class DualWrite:
     """Converts writes to one generation of a table into writes to the other."""
 
-    def __init__(self, schema: Schema, transforms: Transforms) -> None:
+    def __init__(self, schema: Schema, code: Code) -> None:
         self.schema = schema
-        self._transforms = transforms
+        self._code = code
 
     def add(self, writes: dict[bytes, Write]) -> None:
         """Add the corresponding writes to the writes of a transaction. Raises MigrationError."""
@@ -141,13 +142,13 @@ class DualWrite:
 
     def _way(self, info: TableInfo, other: TableInfo) -> Direction:
         upwards = other.proto.generation > info.proto.generation
-        name = info.name if info.name in self._transforms else other.name
-        transform = self._transforms.get(name)
-        way = transform and (transform.up if upwards else transform.down)
+        newer, older = (other, info) if upwards else (info, other)
+        back = newer.proto.since < older.proto.since
+        since = older.proto.since if back else newer.proto.since
+        transforms = self._code.get(since, {})
+        transform = transforms.get(info.name) or transforms.get(other.name)
+        way = transform and (transform.up if upwards != back else transform.down)
         if way is None:
-            newer, older = (other, info) if upwards else (info, other)
-            back = newer.proto.since < older.proto.since
-            since = older.proto.since if back else newer.proto.since
             text = (
                 f"migration {since} is being rolled back, including the rows of table {info.name}, but this"
                 " program lacks the code that converts new rows to old ones; open the database with its"

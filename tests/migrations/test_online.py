@@ -205,7 +205,7 @@ def test_two_versions_can_be_rolled_back_for_free(airports: Airports) -> None:
 def test_who_has_not_the_code_cannot_write_that_table_meanwhile(airports: Airports) -> None:
     db = airports.db
     migrations.apply(db, airports.path, hold=True)
-    db.core.transforms = {}
+    db.core.code = {}
     with pytest.raises(MigrationError, match="this program lacks the code"):
         db.put(airports.old, airports.old_row(1))
     assert db.get(airports.old, "A00001") == airports.old_row(1)

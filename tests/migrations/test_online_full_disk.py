@@ -11,7 +11,7 @@ import pytest
 from everlog import migrations
 from everlog.migrations import status
 from everlog.store.database import Database
-from everlog.store.errors import DiskError
+from everlog.store.errors import DiskError, MigrationError
 from everlog.store.progress import Progress
 from tests.migrations.project import Project
 from tests.migrations.test_online import ROWS, Airports
@@ -41,6 +41,45 @@ def test_how_far_it_is_and_why_nobody_works_on_it_are_told(project: Project, db:
     )
     migrations.apply(db, airports.path)
     assert [info.stopped for info in status(db, airports.path)] == ["", ""]
+
+
+@pytest.mark.parametrize("way", ["up", "rollback"])
+def test_writes_find_the_code_of_a_record_that_the_tables_took_late(
+    project: Project, db: Database, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Its first record is in the log, the tables are written later; meanwhile somebody tries again."""
+    airports = Airports(project, db)
+
+    def up() -> None:
+        migrations.apply(db, airports.path)
+
+    def rollback() -> None:
+        migrations.rollback(db, source=airports.path)
+
+    run = up if way == "up" else rollback
+    if way == "rollback":
+        migrations.apply(db, airports.path)
+
+    def refuse(*_: object) -> None:
+        raise DiskError("the disk is full", outcome="nothing written")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(db.tables.pending), "flush", refuse)
+        patched.setattr(db.tables, "reread", refuse)
+        with pytest.raises(DiskError):
+            run()
+        for again in (rollback, up):
+            with contextlib.suppress(DiskError, MigrationError):
+                again()
+    table, row = (
+        (airports.old, airports.old_row(3, "Jane"))
+        if way == "up"
+        else (airports.new, airports.new_row(3, "Jane"))
+    )
+    db.put(table, row)
+    assert airports.steps()[-1] == "STARTED"
+    run()
+    assert db.get(airports.new if way == "up" else airports.old, "A00003") is not None
 
 
 @pytest.mark.long

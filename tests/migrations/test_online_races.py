@@ -57,14 +57,14 @@ def test_a_row_that_is_written_while_the_time_of_two_versions_ends_is_written_af
     airports = Airports(project, db, rows=ROWS)
     migrations.apply(db, airports.path, hold=True)
 
-    class Ending(dict[str, Any]):
+    class Ending(dict[int, Any]):
         """The transforms as seen by a writer that `complete` has overtaken."""
 
-        def get(self, name: str, default: Any = None) -> Any:
+        def get(self, version: int, default: Any = None) -> Any:
             migrations.complete(db)
-            return None
+            return default
 
-    db.core.transforms = Ending()
+    db.core.code = Ending()
     db.put(airports.new, airports.new_row(3, "Jane"))
     assert db.get(airports.new, "A00003") == airports.new_row(3, "Jane")
     assert not db.schema.is_online

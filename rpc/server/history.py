@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 from everlog.proto import access_pb2, history_pb2, history_pb2_grpc, log_pb2
 from everlog.rpc.server.host import Hosting, ResponseStream
 from everlog.rpc.server.rights import Scope
-from everlog.rpc.server.visible import current, limits, seen_commit, seen_versions, told, visible
+from everlog.rpc.server.visible import limits_on, seen_commit, seen_versions, told, visible
 from everlog.rpc.wire import message_of_version
 from everlog.store.database import Database
 from everlog.store.errors import SealedError
@@ -164,8 +164,7 @@ def _set_fields(info: TableInfo, raw: bytes | None) -> tuple[str, ...]:
 def _limits(db: Database, table: TableLineage, scope: Scope) -> Limits | None:
     """Return the limits of the caller on the versions of a table; rights are on its current name. Raises
     AccessError if no row can be visible."""
-    now = current(db, table.info)
-    of = limits(scope, access_pb2.HISTORY, table.info.name if now is None else now.name)
+    of = limits_on(db, scope, access_pb2.HISTORY, table.info)
     if of is not None:
         of.check(table.info)
     return of

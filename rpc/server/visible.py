@@ -82,13 +82,25 @@ def limits(scope: Scope | None, right: int, table: str, op: str = "") -> Limits 
     return None if visibility is None else Limits(visibility, scope.holder.name, table)
 
 
+def limits_on(db: Database, scope: Scope, right: int, info: TableInfo) -> Limits | None:
+    """Return the limits of a caller on a table in the schema of any time: those on its current name, because
+    another table may have the name that it had. Raises AccessError without the right."""
+    now = current(db, info)
+    bound = scope.holder.bound(right, info.proto.id) if now is None else ()
+    if bound:  # it was dropped
+        return Limits(bound, scope.holder.name, info.name)
+    return limits(scope, right, info.name if now is None else now.name)
+
+
 def limits_of(
     db: Database, scope: Scope | None, request: Any, info: TableInfo, index: IndexInfo | None = None
 ) -> tuple[Limits, ...]:
     """Return the limits on a read of a table, now or as of a seq: a row is visible if all of them show it.
     Raises AccessError if none can be, or if the index would reveal hidden fields."""
+    if scope is None or not scope.limited:
+        return ()
     rights = (access_pb2.READ, access_pb2.HISTORY) if request.at_seq else (access_pb2.READ,)
-    found = tuple(one for right in rights if (one := limits(scope, right, request.table)) is not None)
+    found = tuple(one for right in rights if (one := limits_on(db, scope, right, info)) is not None)
     for one in found:
         one.check(info, index)
         if request.at_seq and (now := current(db, info)) is not None:
@@ -175,7 +187,7 @@ def seen_commit(db: Database, commit: log_pb2.Commit, schema: Schema, scope: Sco
         name = info.name if now is None else now.name
         if not scope.holder.decide(access_pb2.HISTORY, name).allowed:
             continue
-        of = limits(scope, access_pb2.HISTORY, name)
+        of = limits_on(db, scope, access_pb2.HISTORY, info)
         if of is not None and now is not None and not of.rules(now):
             continue
         if of is not None and change.op == log_pb2.DELETE:

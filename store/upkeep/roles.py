@@ -281,6 +281,16 @@ class Holder:
             found = self._decided[right, table, op, id] = self._decide(right, table, op, id)
         return found
 
+    def bound(self, right: int, id: int) -> tuple[Visibility, ...]:
+        """Return what the rules show that are bound to a table by its id, also if it was dropped."""
+        return tuple(
+            self._visibility(one, binding)
+            for one in self.held
+            if one.rule.limited and right in _numbers(one.rule.rights)
+            for binding in one.rule.bindings
+            if binding.table == id
+        )
+
     def rights(self) -> list[int]:
         """Return all rights that it has, on some table at least."""
         return [right for right in RIGHTS.values() if self.decide(right).allowed]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from random import Random
 from threading import Event
 from typing import Any
@@ -18,6 +17,7 @@ from everlog import AccessError, SchemaError, UniqueError
 from everlog.proto import (
     access_pb2,
     access_pb2_grpc,
+    history_pb2,
     log_pb2,
     store_pb2,
 )
@@ -25,15 +25,13 @@ from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server import store
 from everlog.rpc.server.server import Server
-from everlog.store.schema.codec import UINT64
 from everlog.store.schema.reflect import table_of
 from everlog.store.schema.schema import TableInfo
-from everlog.store.schema.table import Field, Table
+from everlog.store.schema.table import Table
 from everlog.store.tx.transaction import new_commit_id
 from everlog.store.upkeep.roles import Role, Rule
 from tests.conformance.database_case import (
     AIRPORTS,
-    CITY,
     FAA,
     FLIGHTS,
     VERSION,
@@ -43,9 +41,7 @@ from tests.conformance.database_case import (
     airport,
     flight,
     migrate,
-    open_case,
 )
-from tests.store.models import models
 
 ALL = ("read", "history", "write", "feed", "load", "status")
 
@@ -353,6 +349,42 @@ def test_a_rule_about_a_dropped_field_denies(
     assert "gone" in filled.access.explain("acme", "read", "airports", key="A04").sentences[-1]
 
 
+@pytest.mark.parametrize("how", ["renamed", "dropped"])
+def test_another_table_of_the_name_gives_no_right_on_the_past_of_the_first(
+    acme: RemoteDatabase, filled: EmbeddedDatabase, how: str
+) -> None:
+    before, key = filled.head, filled.schema.table("airports").encode_key("A05")
+    if how == "renamed":
+        changed(filled, lambda schema: setattr(schema.tables[0], "name", "old"))
+    else:
+        changed(filled, lambda schema: schema.tables.pop(0))
+    migrate(filled, filled.schema.version + 1, AIRPORTS)
+    assert filled.schema.table("airports").proto.id > 2
+    filled.access.define(Role("all", (Rule(("read", "history"), ("airports",)),)))
+    filled.access.grant("acme", "all")
+    filled.put(AIRPORTS, airport("NEW"))
+    acme.refresh_schema()
+    assert [row.faa for row in acme.scan(AIRPORTS)] == ["NEW"]  # without limits
+    about: dict[str, Any] = {"database": "x", "table": "airports"}
+    for name, request in (
+        ("Store/Get", store_pb2.GetRequest(**about, key=key, at_seq=before)),
+        ("Store/BatchGet", store_pb2.BatchGetRequest(**about, keys=[key], at_seq=before)),
+        ("Store/Scan", store_pb2.ScanRequest(**about, at_seq=before)),
+        ("History/History", history_pb2.HistoryRequest(**about, key=key)),
+        ("History/Diff", history_pb2.DiffRequest(**about, start_seq=2, end_seq=before)),
+        ("History/Log", history_pb2.LogRequest(**about)),
+        ("History/Log", history_pb2.LogRequest(database="x")),
+    ):
+        kind = "unary_unary" if name in {"Store/Get", "Store/BatchGet"} else "unary_stream"
+        call: Any = getattr(acme.channel.grpc, kind)(f"/everlog.v1.{name}")
+        raw = b""
+        with contextlib.suppress(grpc.RpcError):
+            found = call(request.SerializeToString(), metadata=acme.channel.metadata, timeout=20)
+            raw = found if isinstance(found, bytes) else b"".join(found)
+        assert b"globex" not in raw, name
+        assert b"name 4" not in raw, name
+
+
 def test_a_table_that_is_newer_than_the_rule_is_not_read(filled: EmbeddedDatabase) -> None:
     filled.access.define(Role("all", (Rule(("read",), rows={"city": ("acme",)}),)))
     filled.access.grant("bob", "all")
@@ -560,69 +592,3 @@ def test_writes_beside_others_keep_to_the_rows_and_fields_of_each(filled: Embedd
                 checked += 1
             rows[change.key] = after
     assert checked
-
-
-# fields
-
-
-def test_hidden_fields_of_nested_messages_and_lists(empty: EmbeddedDatabase) -> None:
-    made: Any = models(
-        "deep",
-        Person="id 1 uint64, name 2 string, contact 3 .Contact, tags 4 string*, note 5 string?",
-        Contact="mail 1 string, phone 2 string",
-    )
-    person_type, contact_type = made["Person"], made["Contact"]
-    of_id: Any = Field(person_type, "id", 1, UINT64)
-    people: Table[Any, int] = Table("people", person_type, key=of_id)
-    migrate(empty, VERSION, people)
-    whole = person_type(id=1, name="n", contact=contact_type(mail="m", phone="p"), tags=["a", "b"], note="")
-    empty.put(people, whole)
-    rule = Rule(("read", "write"), ("people",), hidden=("contact.mail", "tags", "note"))
-    empty.access.define(Role("r", (rule,)))
-    empty.access.grant("ann", "r")
-    with (
-        Server({"x": empty}, tokens={"ann": "sesame"}) as server,
-        RemoteDatabase(f"{server.url('x')}?token=sesame") as ann,
-    ):
-        row: Any = ann.get(people, 1)
-        assert row == person_type(id=1, name="n", contact=contact_type(phone="p"))
-        row.name, row.contact.phone = "new", "q"
-        ann.put(people, row)
-        kept = person_type()
-        kept.CopyFrom(whole)
-        kept.name, kept.contact.phone = "new", "q"
-        assert empty.get(people, 1) == kept
-        row.ClearField("contact")
-        ann.put(people, row)
-        kept.contact.ClearField("phone")
-        assert empty.get(people, 1) == kept
-        for change in ({"tags": ["c"]}, {"note": ""}, {"contact": contact_type(mail="x")}):
-            with pytest.raises(AccessError, match="leave it unset"):
-                ann.put(people, person_type(id=1, name="new", **change))
-        empty.access.define(Role("s", (Rule(("read",), ("people",), hidden=("contact", "tags")),)))
-        empty.access.grant("ann", "s")  # both hide contact.mail, and only one the whole contact
-        both: Any = ann.get(people, 1)
-        assert (both.HasField("contact"), both.contact.mail, list(both.tags)) == (True, "", [])
-
-
-def test_sealed_rows_that_cannot_be_opened_are_not_visible(tmp_path: Path) -> None:
-    people: Table[Any, str] = Table("people", Airport, key=FAA, person=CITY)
-    with open_case("file", tmp_path, people, master_key=bytes(range(32))) as case:
-        db = case.embedded
-        for key, city in (("1", "ann"), ("2", "bob"), ("3", "ann")):
-            db.put(people, Airport(faa=key, name=f"n{key}", city=city))
-        before = db.head
-        db.access.define(Role("r", (Rule(("read", "history"), ("people",), rows={"city": ("ann",)}),)))
-        db.access.grant("acme", "r")
-        with (
-            Server({"x": db}, tokens={"acme": "sesame"}) as server,
-            RemoteDatabase(f"{server.url('x')}?token=sesame") as acme,
-        ):
-            assert [row.faa for row in acme.scan(people)] == ["1", "3"]
-            assert acme.get(people, "2") is None
-            db.people.forget(people, "1", reason="asked")
-            assert list(acme.scan(people)) == []
-            then = acme.at(seq=before)
-            assert [then.get(people, key) for key in "123"] == [None, None, None]
-            assert list(acme.history(people, "1")) == []
-            assert list(acme.past.log(table=people)) == []

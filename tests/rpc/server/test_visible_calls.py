@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -10,6 +11,7 @@ import grpc
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from everlog import AccessError
 from everlog.proto import (
     feed_pb2,
     history_pb2,
@@ -21,13 +23,21 @@ from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server import store
 from everlog.rpc.server.server import Server
+from everlog.store.schema.codec import UINT64
+from everlog.store.schema.table import Field, Table
 from everlog.store.upkeep.roles import Role, Rule
 from tests.conformance.database_case import (
     AIRPORTS,
+    CITY,
+    FAA,
+    VERSION,
     Airport,
     Place,
+    migrate,
+    open_case,
 )
 from tests.rpc.server.test_rights import METHODS, path_of, request_of
+from tests.store.models import models
 
 ALL = ("read", "history", "write", "feed", "load", "status")
 
@@ -295,3 +305,69 @@ def test_answers_are_those_of_a_model(
                 if row is not None or (model.rows[seq].get(key) is None and was is not None):
                     expected_log[seq, key] = row and row.SerializeToString()
         assert logged == expected_log
+
+
+# fields
+
+
+def test_hidden_fields_of_nested_messages_and_lists(empty: EmbeddedDatabase) -> None:
+    made: Any = models(
+        "deep",
+        Person="id 1 uint64, name 2 string, contact 3 .Contact, tags 4 string*, note 5 string?",
+        Contact="mail 1 string, phone 2 string",
+    )
+    person_type, contact_type = made["Person"], made["Contact"]
+    of_id: Any = Field(person_type, "id", 1, UINT64)
+    people: Table[Any, int] = Table("people", person_type, key=of_id)
+    migrate(empty, VERSION, people)
+    whole = person_type(id=1, name="n", contact=contact_type(mail="m", phone="p"), tags=["a", "b"], note="")
+    empty.put(people, whole)
+    rule = Rule(("read", "write"), ("people",), hidden=("contact.mail", "tags", "note"))
+    empty.access.define(Role("r", (rule,)))
+    empty.access.grant("ann", "r")
+    with (
+        Server({"x": empty}, tokens={"ann": "sesame"}) as server,
+        RemoteDatabase(f"{server.url('x')}?token=sesame") as ann,
+    ):
+        row: Any = ann.get(people, 1)
+        assert row == person_type(id=1, name="n", contact=contact_type(phone="p"))
+        row.name, row.contact.phone = "new", "q"
+        ann.put(people, row)
+        kept = person_type()
+        kept.CopyFrom(whole)
+        kept.name, kept.contact.phone = "new", "q"
+        assert empty.get(people, 1) == kept
+        row.ClearField("contact")
+        ann.put(people, row)
+        kept.contact.ClearField("phone")
+        assert empty.get(people, 1) == kept
+        for change in ({"tags": ["c"]}, {"note": ""}, {"contact": contact_type(mail="x")}):
+            with pytest.raises(AccessError, match="leave it unset"):
+                ann.put(people, person_type(id=1, name="new", **change))
+        empty.access.define(Role("s", (Rule(("read",), ("people",), hidden=("contact", "tags")),)))
+        empty.access.grant("ann", "s")  # both hide contact.mail, and only one the whole contact
+        both: Any = ann.get(people, 1)
+        assert (both.HasField("contact"), both.contact.mail, list(both.tags)) == (True, "", [])
+
+
+def test_sealed_rows_that_cannot_be_opened_are_not_visible(tmp_path: Path) -> None:
+    people: Table[Any, str] = Table("people", Airport, key=FAA, person=CITY)
+    with open_case("file", tmp_path, people, master_key=bytes(range(32))) as case:
+        db = case.embedded
+        for key, city in (("1", "ann"), ("2", "bob"), ("3", "ann")):
+            db.put(people, Airport(faa=key, name=f"n{key}", city=city))
+        before = db.head
+        db.access.define(Role("r", (Rule(("read", "history"), ("people",), rows={"city": ("ann",)}),)))
+        db.access.grant("acme", "r")
+        with (
+            Server({"x": db}, tokens={"acme": "sesame"}) as server,
+            RemoteDatabase(f"{server.url('x')}?token=sesame") as acme,
+        ):
+            assert [row.faa for row in acme.scan(people)] == ["1", "3"]
+            assert acme.get(people, "2") is None
+            db.people.forget(people, "1", reason="asked")
+            assert list(acme.scan(people)) == []
+            then = acme.at(seq=before)
+            assert [then.get(people, key) for key in "123"] == [None, None, None]
+            assert list(acme.history(people, "1")) == []
+            assert list(acme.past.log(table=people)) == []

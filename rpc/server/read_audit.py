@@ -15,8 +15,9 @@ Invariants
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from everlog.proto import access_pb2 as pb
@@ -32,6 +33,7 @@ WRITING = frozenset({pb.WRITE, pb.LOAD})
 EXPORT = "/everlog.v1.People/Export"
 NO_ROWS = frozenset({"/everlog.v1.History/At"})  # answers the schema of a moment
 RANGES = ("start", "end")
+STORE = "/everlog.v1.Store/"
 
 
 class ReadAudits:
@@ -71,12 +73,15 @@ class ReadAudits:
             return None
         tables = [name for name, _ in tables_of(request)] if tables_of is not None else []
         ids = [state.id_of(name) for name in tables]
-        if not holder.audited and ids and all(id and id not in state.audits for id in ids):
+        is_now = path.startswith(STORE) and not getattr(
+            request, "at_seq", 0
+        )  # else a name may be of another table
+        if not holder.audited and ids and is_now and all(id and id not in state.audits for id in ids):
             return None
 
         def record() -> None:
             found = []
-            for info in _infos(db, tables, request):
+            for info in _infos(db, tables, request, is_now=is_now):
                 share = max(state.share(info.proto.id), holder.audited)
                 if share and random.random() < share:  # noqa: S311  a sample
                     found += records_of(db.core, _reading(path, who, info, request), share)
@@ -86,19 +91,23 @@ class ReadAudits:
         return record
 
 
-def _infos(db: Database, names: list[str], request: Any) -> Iterator[TableInfo]:
-    """Yield the tables that a request reads: those that it names, also by a former name, or all."""
-    schema = db.schema
+def _infos(db: Database, names: list[str], request: Any, *, is_now: bool) -> Iterable[TableInfo]:
+    """Return the tables that a request reads: those that it names, or all. In the past, a name may be that of
+    several tables."""
+    schema, at_seq = db.schema, getattr(request, "at_seq", 0)
     if not names:
-        yield from schema.tables.values()
+        return schema.tables.values()
+    found: dict[int, TableInfo] = {}
     for name in names:
-        try:
-            yield schema.generation(name, getattr(request, "space", 0))
-        except SchemaError:
-            try:
-                yield db.past.schemas.ever(name, db.tables.applied).info
-            except SchemaError:  # the method reports it
+        with contextlib.suppress(SchemaError):  # the method reports it
+            if is_now or at_seq:
+                then = db.past.schemas.at(at_seq) if at_seq else schema
+                info = then.generation(name, getattr(request, "space", 0))
+                found[info.proto.id] = info
                 continue
+            for one in db.past.schemas.ever(name, db.tables.applied).generations[::-1]:
+                found[one.info.proto.id] = one.info
+    return found.values()
 
 
 def _reading(path: str, who: str, info: TableInfo, request: Any) -> Reading:

@@ -18,6 +18,7 @@ import pytest
 
 import everlog
 from everlog.proto import access_pb2 as pb
+from everlog.proto import history_pb2, log_pb2, store_pb2
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.read_audit import NO_ROWS, READING
@@ -35,6 +36,7 @@ from tests.conformance.database_case import (
     Airport,
     airport,
     flight,
+    migrate,
     open_case,
 )
 from tests.rpc.server.test_rights import METHODS, path_of, request_of
@@ -122,6 +124,35 @@ def test_the_share_is_declared_in_the_log_and_follows_a_table(
         with pytest.raises(SchemaError, match="there is no table 'gates'"):
             one.access.audit("gates")
     assert db.access.at(change.seq).share(db.schema.table("airports").proto.id) == 1.0
+
+
+def test_the_past_of_an_audited_table_is_recorded_by_any_name(
+    ann: RemoteDatabase, db: EmbeddedDatabase
+) -> None:
+    before = db.head
+    schema = log_pb2.Schema()
+    schema.CopyFrom(db.schema.proto)
+    schema.version += 1
+    schema.tables[0].name = "old"
+    finished = log_pb2.Migration.FINISHED
+    db.apply_migration(log_pb2.Migration(step=finished, version=schema.version, name="rename", schema=schema))
+    migrate(db, schema.version + 1, AIRPORTS)
+    ann.refresh_schema()
+    ann.get(AIRPORTS, "JFK")  # of the new table, which is not audited
+    assert list(db.access.reads()) == []
+    about: dict[str, Any] = {"database": "x", "table": "airports"}
+    key = db.schema.table("old").encode_key("JFK")
+    how: dict[str, Any] = {"metadata": ann.channel.metadata, "timeout": 20}
+    scan = store_pb2.ScanRequest(**about, at_seq=before)
+    calls: list[tuple[str, Any]] = [
+        ("Store/Scan", scan),
+        ("History/History", history_pb2.HistoryRequest(**about, key=key)),
+        ("History/Log", history_pb2.LogRequest(**about)),
+    ]
+    for name, request in calls:
+        call: Any = ann.channel.grpc.unary_stream(path_of(name))
+        list(call(request.SerializeToString(), **how))
+    assert [(one.call, one.table) for one in db.access.reads()] == [(name, "old") for name, _ in calls]
 
 
 def test_reads_by_the_callers_of_a_role_are_recorded(db: EmbeddedDatabase) -> None:

@@ -87,7 +87,6 @@ SMALL_LINES = 80
 
 # Small modules with one importer, and with a name that a reader looks for.
 NOUNS = {
-    "rpc.server.reflection": "grpc.reflection: what a server has, with its help",
     "audit.chain": "the rules that link a record of the log to its predecessor",
     "console.web.migrations": "the pages of proposals",
     "console.web.overview": "the first page",

@@ -4,6 +4,10 @@
 
 Descriptors of generated code have no comments. Files of the contract, and of services that a program adds,
 are sent as they were compiled, so that clients show the help of a newer server.
+
+Invariants
+  (1) only the files of these services are sent, and those that they import: the process also has the models
+      of the databases, which a caller may see by its rights alone.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, text_format
-from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.descriptor import FileDescriptor, ServiceDescriptor
 from grpc_health.v1 import health  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha._async import ReflectionServicer  # type: ignore[import-untyped]
@@ -40,7 +44,7 @@ class Commented(ReflectionServicer):  # type: ignore[misc]
     """grpcio's servicer, with comments in the files that have them here."""
 
     def __init__(self, services: Sequence[str], files: Mapping[str, bytes]) -> None:
-        super().__init__(services)
+        super().__init__(services, _pool_of(services))
         self._files = files
 
     async def ServerReflectionInfo(
@@ -51,6 +55,22 @@ class Commented(ReflectionServicer):  # type: ignore[misc]
             for at, raw in enumerate(found):
                 found[at] = self._files.get(descriptor_pb2.FileDescriptorProto.FromString(raw).name, raw)
             yield answer
+
+
+def _pool_of(services: Sequence[str]) -> descriptor_pool.DescriptorPool:
+    """Return the files of these services, and those that they import."""
+    found, added = descriptor_pool.DescriptorPool(), set[str]()
+
+    def add(file: FileDescriptor) -> None:
+        if file.name not in added:
+            added.add(file.name)
+            for needed in file.dependencies:
+                add(needed)
+            found.AddSerializedFile(file.serialized_pb)
+
+    for name in services:
+        add(descriptor_pool.Default().FindFileContainingSymbol(name))
+    return found
 
 
 def register(calls: Any, services: Sequence[str], more: Sequence[Service]) -> None:

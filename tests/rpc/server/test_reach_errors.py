@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import shlex
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc  # type: ignore[import-untyped]
 
 from everlog.proto import log_pb2, migrations_pb2, migrations_pb2_grpc, store_pb2, store_pb2_grpc
 from everlog.rpc.embedded import EmbeddedDatabase
@@ -150,3 +153,26 @@ def test_open_streams_of_a_token_end_with_it(db: EmbeddedDatabase, version: str)
         for stream in (watch, reflection):
             with pytest.raises(grpc.RpcError, match="this token has ended"):
                 next(stream)
+
+
+def test_reflection_does_not_show_the_models_of_databases(db: EmbeddedDatabase) -> None:
+    models = descriptor_pb2.FileDescriptorProto(name="hidden/model.proto", package="hidden", syntax="proto3")
+    models.message_type.add(name="Patient").field.add(name="illness", number=1, type=9, label=1)
+    with contextlib.suppress(
+        TypeError
+    ):  # added by an earlier run: as a migration's folder is, when it is loaded
+        descriptor_pool.Default().Add(models)
+    assert descriptor_pool.Default().FindMessageTypeByName("hidden.Patient").name == "Patient"
+    asked = [
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="hidden.Patient"),
+        reflection_pb2.ServerReflectionRequest(file_by_filename="hidden/model.proto"),
+        reflection_pb2.ServerReflectionRequest(all_extension_numbers_of_type="hidden.Patient"),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="everlog.v1.Store"),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="google.protobuf.MethodOptions"),
+    ]
+    with callers(db, "ann") as called:
+        stub = reflection_pb2_grpc.ServerReflectionStub(called.channel)
+        answers = called.call("ann", stub.ServerReflectionInfo, iter(asked))
+    kinds = [one.WhichOneof("message_response") for one in answers]
+    assert kinds == ["error_response"] * 3 + ["file_descriptor_response"] * 2
+    assert b"illness" not in b"".join(one.SerializeToString() for one in answers)

@@ -29,7 +29,7 @@ from everlog.store.measures import Measures
 from everlog.store.online import apply
 from everlog.store.online.backfill import Backfill
 from everlog.store.opening import open_directory
-from everlog.store.process import close_at_end, keep_in_child, tell_child
+from everlog.store.process import close_at_end, keep_in_child, notify_in_child
 from everlog.store.progress import OnProgress
 from everlog.store.rocks.ownership import resolve
 from everlog.store.schema import arguments
@@ -104,7 +104,7 @@ class Database(Writer):
         self.admin = Admin(core, self.past, self.consumers, self._archiving, self.transaction)
         self.retention: Retaining | None = None  # archives the log automatically, if configured
         keep_in_child(self)
-        tell_child(self)
+        notify_in_child(self)
         close_at_end(self)
         if not read_only:
             self.log.merger.begin()

@@ -73,7 +73,7 @@ def cut(engine: Engine, log: Log, known: Head | None, applied: int) -> None:
     log.cut(gap - 1)
 
 
-def look_again(engine: Engine, log: Log, known: Head | None) -> None:
+def catch_up_to_head(engine: Engine, log: Log, known: Head | None) -> None:
     """As a reader beside a writer: catch up until every record that HEAD had stated is there, without a
     gap, or give up."""
     gap = None
@@ -146,7 +146,7 @@ def _current(at: Path, engine: Engine, log: Log, vault: Vault, progress: OnProgr
 def _look(at: Path, engine: Engine, log: Log, vault: Vault, progress: OnProgress | None) -> Tables:
     engine.catch_up()
     log.reopen()
-    look_again(engine, log, files.read(at / files.HEAD, files.Head))
+    catch_up_to_head(engine, log, files.read(at / files.HEAD, files.Head))
     # Keys forgotten only in the log still open the rows that it deletes, which these files have.
     vault.refresh(recovery.shredded_on_disk(engine))
     fresh = Tables(engine, log, MemoryTarget, vault)
@@ -190,7 +190,7 @@ def _open(
     try:
         log = Log(engine)
         if read_only:
-            look_again(engine, log, known)
+            catch_up_to_head(engine, log, known)
         log.check_head(known)
         if not read_only:
             files.write(at / files.OWNER, files.this_process(), sync=False)

@@ -86,7 +86,7 @@ class Held:
         """Close or redirect it, in a forked child. Raises OSError."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0 and self.below:
-            _blind(descriptor)
+            _disconnect(descriptor)
         elif descriptor >= 0:
             os.close(descriptor)
 
@@ -113,7 +113,7 @@ class Lock:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        tell_child(self)
+        notify_in_child(self)
 
     def forked(self) -> None:
         """Create a new lock, in a forked child."""
@@ -136,12 +136,12 @@ def keep_in_child(thing: object) -> None:
     _kept.add(thing)
 
 
-def rest_before_fork(thing: Working) -> None:
+def quiesce_before_fork(thing: Working) -> None:
     """Make forks wait until `thing` is idle, PARK_S seconds at most."""
     _working.add(thing)
 
 
-def tell_child(thing: Forking) -> None:
+def notify_in_child(thing: Forking) -> None:
     """Call `thing.forked()` in forked children."""
     _forking.add(thing)
 
@@ -217,7 +217,7 @@ def _is_idle() -> bool:
     return all(one.is_idle() for one in list(_working))
 
 
-def _blind(directory: int) -> None:
+def _disconnect(directory: int) -> None:
     """Redirect a descriptor of a directory, and all of files below it, to /dev/null. The numbers stay in use:
     RocksDB's objects still hold them, and must not reach other files through them."""
     fds = Path("/proc/self/fd")

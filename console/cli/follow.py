@@ -54,7 +54,7 @@ def batches(
             for batch in feed.batches():
                 position = batch.mark.position
                 yield batch
-        look_again(db)
+        pause_and_refresh(db)
 
 
 def register_follower(settings: Settings, url: str | None, name: str) -> None:
@@ -72,7 +72,7 @@ def register_follower(settings: Settings, url: str | None, name: str) -> None:
         raise OpenError(f"consumer {name!r} is new and could not be registered: {error}") from None
 
 
-def look_again(db: AnyDatabase) -> None:
+def pause_and_refresh(db: AnyDatabase) -> None:
     """Wait a moment, and read what another process has written."""
     time.sleep(LOOK_EVERY_S)
     db.refresh()
@@ -150,7 +150,7 @@ def follow(
         beside = db if db.follows_writer else None  # another process writes to it
         done = follower.run(until=until, bounded=once or beside is not None, stop=stop)
         while beside and not (once or stop.is_set() or (until and done.position.seq >= until)):
-            look_again(beside)
+            pause_and_refresh(beside)
             done = follower.run(until=until, bounded=True, stop=stop)
         if settings.json:
             output.echo(

@@ -37,7 +37,7 @@ import grpc
 from everlog.rpc import errors, security, traces
 from everlog.rpc.address import Address
 from everlog.store.errors import ClosedError, Error, LimitError
-from everlog.store.process import close_at_end, keep_in_child, tell_child
+from everlog.store.process import close_at_end, keep_in_child, notify_in_child
 from everlog.store.schema import arguments
 
 CALL_S = 30.0
@@ -92,7 +92,7 @@ class Channel:
         self._closed = threading.Event()
         self._forked = False
         keep_in_child(self)
-        tell_child(self)
+        notify_in_child(self)
         if address.secure:
             credentials = security.channel_credentials(address)
             named = [("grpc.ssl_target_name_override", address.name)] if address.name else []

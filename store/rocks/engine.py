@@ -46,7 +46,7 @@ from rocksdict import (
 )
 
 from everlog.store.errors import ClosedError, CorruptionError, DiskError, Error
-from everlog.store.process import keep_in_child, opening, rest_before_fork, tell_child
+from everlog.store.process import keep_in_child, notify_in_child, opening, quiesce_before_fork
 from everlog.store.rocks.errors import CLOSED, FORKED, Refusal, StoppedError, translate, translated
 from everlog.store.rocks.files import Temporary, link, needs_links
 from everlog.store.rocks.ownership import Ownership
@@ -101,9 +101,9 @@ class Engine:
         owner: Ownership | None = None,
     ) -> None:
         keep_in_child(self)
-        tell_child(self)
+        notify_in_child(self)
         if not secondary:
-            rest_before_fork(self)
+            quiesce_before_fork(self)
         self._compacting: list[int] = []  # threads that wait for RocksDB's threads
         self._families: list[Rdict] = []  # every open column family, also of tables being made or dropped
         self._pid = os.getpid()

@@ -61,7 +61,7 @@ def content_of(schema: Schema, commit: log_pb2.Commit, requested: Content) -> Co
     return done
 
 
-def same(schema: Schema, done: Content, requested: Content) -> bool:
+def same_content(schema: Schema, done: Content, requested: Content) -> bool:
     """Whether the content of a commit in the log equals that of a repeated request, under this schema."""
     there, wanted = _spaces(done), _spaces(requested)
     gone = {space for space in there - wanted if space not in schema.spaces}
@@ -189,7 +189,7 @@ class Validator:
         commit, schema = self._log.commit(seq), self._tables.schema
         actor, reason, wanted = transaction.content()
         found = content_of(schema, commit, wanted)
-        if (commit.actor, commit.reason) != (actor, reason) or not same(schema, found, wanted):
+        if (commit.actor, commit.reason) != (actor, reason) or not same_content(schema, found, wanted):
             raise other_content(commit_id, seq)
         done = {
             (schema.spaces[change.space].proto.id, change.key)

@@ -458,7 +458,7 @@ class Failing:
 
 failing = [Failing() for _ in range(20)]  # a set has no order: some come before the database
 for one in failing:
-    process.tell_child(one)
+    process.notify_in_child(one)
 with Database(sys.argv[1]) as db:
     child = os.fork()
     if not child:

@@ -444,3 +444,63 @@ class LogResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LogResponse: _TypeAlias = LogResponse  # noqa: Y015
+
+@_typing.final
+class PositionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATABASE_FIELD_NUMBER: _builtins.int
+    TIMES_NS_FIELD_NUMBER: _builtins.int
+    database: _builtins.str
+    @_builtins.property
+    def times_ns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Nanoseconds since the Unix epoch, in any order; at most 1000."""
+
+    def __init__(
+        self,
+        *,
+        database: _builtins.str = ...,
+        times_ns: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "times_ns", b"times_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PositionsRequest: _TypeAlias = PositionsRequest  # noqa: Y015
+
+@_typing.final
+class PositionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQS_FIELD_NUMBER: _builtins.int
+    OLDEST_FIELD_NUMBER: _builtins.int
+    OLDEST_NS_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_NUMBER: _builtins.int
+    HEAD_NS_FIELD_NUMBER: _builtins.int
+    oldest: _builtins.int
+    """The oldest record of the log and the newest one, with their times."""
+    oldest_ns: _builtins.int
+    head: _builtins.int
+    head_ns: _builtins.int
+    @_builtins.property
+    def seqs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """For each time the seq of the newest record at or before it; one less than `oldest` if there is none."""
+
+    def __init__(
+        self,
+        *,
+        seqs: _abc.Iterable[_builtins.int] | None = ...,
+        oldest: _builtins.int = ...,
+        oldest_ns: _builtins.int = ...,
+        head: _builtins.int = ...,
+        head_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "head_ns", b"head_ns", "oldest", b"oldest", "oldest_ns", b"oldest_ns", "seqs", b"seqs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PositionsResponse: _TypeAlias = PositionsResponse  # noqa: Y015

@@ -54,6 +54,11 @@ class HistoryStub:
                 request_serializer=everlog_dot_proto_dot_history__pb2.LogRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_history__pb2.LogResponse.FromString,
                 _registered_method=True)
+        self.Positions = channel.unary_unary(
+                '/everlog.v1.History/Positions',
+                request_serializer=everlog_dot_proto_dot_history__pb2.PositionsRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_history__pb2.PositionsResponse.FromString,
+                _registered_method=True)
 
 
 class HistoryServicer:
@@ -87,6 +92,13 @@ class HistoryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Positions(self, request, context):
+        """Returns the positions of the log at some times, for plots of its commits over time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_HistoryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +121,11 @@ def add_HistoryServicer_to_server(servicer, server):
                     servicer.Log,
                     request_deserializer=everlog_dot_proto_dot_history__pb2.LogRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_history__pb2.LogResponse.SerializeToString,
+            ),
+            'Positions': grpc.unary_unary_rpc_method_handler(
+                    servicer.Positions,
+                    request_deserializer=everlog_dot_proto_dot_history__pb2.PositionsRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_history__pb2.PositionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +236,33 @@ class History:
             '/everlog.v1.History/Log',
             everlog_dot_proto_dot_history__pb2.LogRequest.SerializeToString,
             everlog_dot_proto_dot_history__pb2.LogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Positions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.History/Positions',
+            everlog_dot_proto_dot_history__pb2.PositionsRequest.SerializeToString,
+            everlog_dot_proto_dot_history__pb2.PositionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,8 @@ class HistoryStub:
     """Streams the rows of a table that differ between two points in time."""
     Log: _grpc.UnaryStreamMultiCallable[_history_pb2.LogRequest, _history_pb2.LogResponse]
     """Streams the commits that match a query, oldest first."""
+    Positions: _grpc.UnaryUnaryMultiCallable[_history_pb2.PositionsRequest, _history_pb2.PositionsResponse]
+    """Returns the positions of the log at some times, for plots of its commits over time."""
 
 @_typing.type_check_only
 class HistoryAsyncStub(HistoryStub):
@@ -57,6 +59,8 @@ class HistoryAsyncStub(HistoryStub):
     """Streams the rows of a table that differ between two points in time."""
     Log: _aio.UnaryStreamMultiCallable[_history_pb2.LogRequest, _history_pb2.LogResponse]  # type: ignore[assignment]
     """Streams the commits that match a query, oldest first."""
+    Positions: _aio.UnaryUnaryMultiCallable[_history_pb2.PositionsRequest, _history_pb2.PositionsResponse]  # type: ignore[assignment]
+    """Returns the positions of the log at some times, for plots of its commits over time."""
 
 class HistoryServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -90,5 +94,13 @@ class HistoryServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_history_pb2.LogResponse], _abc.AsyncIterator[_history_pb2.LogResponse]]:
         """Streams the commits that match a query, oldest first."""
+
+    @_abc_1.abstractmethod
+    def Positions(
+        self,
+        request: _history_pb2.PositionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_history_pb2.PositionsResponse, _abc.Awaitable[_history_pb2.PositionsResponse]]:
+        """Returns the positions of the log at some times, for plots of its commits over time."""
 
 def add_HistoryServicer_to_server(servicer: HistoryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from everlog.rpc.calls import Now, RunningCall
     from everlog.store.crypto.master_key import MasterKey
     from everlog.store.history.diff import Difference
+    from everlog.store.history.past import Positions
     from everlog.store.history.query import Entry
     from everlog.store.history.row_history import Version
     from everlog.store.progress import OnProgress
@@ -458,6 +459,11 @@ class Past(Protocol):
 
         Raises RowError for an invalid filter, SchemaError for a table that never existed.
         """
+
+    def positions(self, times: Iterable[Time]) -> Positions:
+        """Return the positions of the log at these times, at most 1000, each as in `at`: of each the seq of
+        the newest record at or before it, and the ends of the log. Read-only. Raises RowError for an invalid
+        time, and for too many."""
 
 
 class People(Protocol):

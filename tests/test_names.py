@@ -76,6 +76,7 @@ ROWS = [
     Row("feed", "Feed.Subscribe", "follow", f"{WIRE}; the verb applies the feed to a sink"),
     Row("at", "History.At", "get --at", OPTION),
     Row("past.at", "History.At", "scan --at", OPTION),
+    Row("past.positions", "History.Positions", "", "for the plots of the console"),
     Row("admin.rebuild_into", "", "rebuild --into", HERE),
     # admin
     Row("admin.hashes", "Admin.Status", "rebuild", f"{WIRE}; a shell sees them where they are compared"),

@@ -26,6 +26,7 @@ from everlog.rpc.client.reads import RemoteSource
 from everlog.rpc.wire import version_of_message
 from everlog.store.errors import RowError, SchemaError
 from everlog.store.history.diff import Difference
+from everlog.store.history.past import Positions, check_times
 from everlog.store.history.query import Entry, LogFilter, check_filter, entry_of
 from everlog.store.history.row_history import Version, models_of
 from everlog.store.progress import OnProgress
@@ -220,6 +221,14 @@ class RemotePast:
         stub = self._history_stub
         answers = self.channel.stream(stub.Log, request)
         return _entries(next(answers), answers)
+
+    def positions(self, times: Iterable[Time]) -> Positions:
+        """Return the positions of the log at these times; see `Past.positions`."""
+        request = history_pb2.PositionsRequest(
+            database=self.channel.address.database, times_ns=map(_unsigned, check_times(times))
+        )
+        found = self.channel.call(self._history_stub.Positions, request)
+        return Positions(list(found.seqs), found.oldest, found.oldest_ns, found.head, found.head_ns)
 
     def _info(self, table: str) -> TableInfo:
         return self._schema().table(table)

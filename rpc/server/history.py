@@ -46,6 +46,19 @@ class HistoryService(history_pb2_grpc.HistoryServicer):
         db, going = self._hosting.database(request.database), self._hosting.check_going
         return await self._hosting.long_read(_at, db, request, going, context.scope)
 
+    async def Positions(
+        self, request: history_pb2.PositionsRequest, context: Any
+    ) -> history_pb2.PositionsResponse:
+        db = self._hosting.database(request.database)
+        found = await self._hosting.long_read(db.past.positions, list(request.times_ns))
+        return history_pb2.PositionsResponse(
+            seqs=found.seqs,
+            oldest=found.oldest,
+            oldest_ns=found.oldest_ns,
+            head=found.head,
+            head_ns=found.head_ns,
+        )
+
     async def History(
         self, request: history_pb2.HistoryRequest, context: Any
     ) -> AsyncIterator[history_pb2.HistoryResponse]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import takewhile
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
@@ -50,6 +50,29 @@ M = TypeVar("M", bound=Message)
 ONE_BY_ONE = 64
 
 
+POSITIONS_MAX = 1000
+
+
+class Positions(NamedTuple):
+    """Positions of a log at some times: of each the seq of the newest record at or before it, one less than
+    `oldest` if there is none. `oldest` and `head` are the ends of the log, with their times."""
+
+    seqs: list[int]
+    oldest: int
+    oldest_ns: int
+    head: int
+    head_ns: int
+
+
+def check_times(times: Iterable[Time]) -> list[int]:
+    """Return the times of a request for positions, in nanoseconds. Raises RowError for an invalid one, and
+    for more than POSITIONS_MAX."""
+    found = [nanoseconds(one) for one in arguments.several(times, "times")]
+    if len(found) > POSITIONS_MAX:
+        raise RowError(f"expected at most {POSITIONS_MAX:,} times, found {len(found):,}")
+    return found
+
+
 class Times:
     """The times of the records `oldest` to `newest` of one log.
 
@@ -70,6 +93,7 @@ class Times:
         self._newest = newest
         self._corrections = corrections
         self._now_ns = now_ns
+        self._known = dict[int, int]()  # searches for several times read many records in common
 
     def before(self, time_ns: int) -> int:
         """Return the seq of the newest record before a time; one less than the oldest if there is none."""
@@ -84,7 +108,10 @@ class Times:
 
     def time_of(self, seq: int) -> int:
         """Return the time of a record, in nanoseconds since the Unix epoch."""
-        return record.time_of(self._get(seq))
+        known = self._known.get(seq)
+        if known is None:
+            known = self._known[seq] = record.time_of(self._get(seq))
+        return known
 
     def _last(self, holds: Callable[[int], bool], low: int) -> int:
         """Return the last record after `low` that meets a monotonic condition; `low` if none does."""
@@ -279,6 +306,18 @@ class Past:
     def before(self, time: Time) -> int:
         """Return the seq of the newest record before a time; one less than the oldest if there is none."""
         return self._times().before(nanoseconds(time))
+
+    def positions(self, times: Iterable[Time]) -> Positions:
+        """Return the positions of the log at these times, at most POSITIONS_MAX, each as in `at`. Read-only.
+
+        Raises RowError for an invalid time, and for too many.
+        """
+        self._core.check_open()
+        log, wanted, corrections = self.records, check_times(times), self._corrections()
+        oldest, newest = log.oldest, self.tables.applied
+        found = Times(log.get, oldest, newest, lambda _: corrections, self._core.clock.read())
+        seqs = [found.before(one + 1) for one in wanted]
+        return Positions(seqs, oldest, found.time_of(oldest), newest, found.time_of(newest))
 
     def _times(self) -> Times:
         log, newest = self.records, self.tables.applied

@@ -31,7 +31,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from everlog.console.web import api, migrations, overview
+from everlog.console.web import api, log, migrations, overview, row, tables
 from everlog.console.web.format import href, with_query
 from everlog.console.web.page import (
     STATIC,
@@ -44,6 +44,7 @@ from everlog.console.web.page import (
     route,
     wants_json,
 )
+from everlog.console.web.plots import Known
 from everlog.console.web.session import Session, Sessions, SignInError, refused
 from everlog.rpc.address import Address, host_of, is_loopback
 from everlog.store.errors import (
@@ -95,7 +96,7 @@ class Console:
     def __init__(self, server: Address, *, url: str = "", sessions: Sessions | None = None) -> None:
         self.url = url
         self.sessions = sessions or Sessions(server)
-        self.stopping = False
+        self.stopping, self.known = False, Known()
         handlers: dict[Any, Any] = dict.fromkeys((Error, HTTPException, Exception), self._failed)
         self.app = Starlette(
             routes=[*ROUTES, Mount("/static", StaticFiles(directory=STATIC))],
@@ -440,4 +441,7 @@ ROUTES = [
     *overview.ROUTES,
     *migrations.ROUTES,
     *api.ROUTES,
+    *row.ROUTES,
+    *tables.ROUTES,
+    *log.ROUTES,
 ]

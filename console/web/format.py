@@ -44,7 +44,7 @@ def rate(value: float) -> str:
 
 def absolute(time_ns: int) -> str:
     """Return a time in UTC, such as 2026-03-02 14:32:05.218 UTC."""
-    return f"{moment(time_ns)} UTC" if 0 <= time_ns <= TIME_NS_MAX else f"{time_ns} ns"
+    return f"{moment(time_ns).removesuffix('Z')} UTC" if 0 <= time_ns <= TIME_NS_MAX else f"{time_ns} ns"
 
 
 def relative(time_ns: int, now_ns: int | None = None) -> str:
@@ -81,6 +81,14 @@ def when(time_ns: int, *, clock: bool = False) -> Markup:
         Markup("") if clock else Markup(" data-relative"),
         shown,
     )
+
+
+def clock(time_ns: int, range_: str = "1h") -> str:
+    """Return a time on the axis of a plot: the time of day, and the day if the plot shows many."""
+    if not 0 < time_ns <= TIME_NS_MAX:
+        return ""
+    at = datetime.fromtimestamp(time_ns / 1e9, UTC)
+    return f"{at:%-d %b}" if range_.endswith("d") else f"{at:%H:%M}"
 
 
 def day(time_ns: int) -> str:
@@ -142,6 +150,7 @@ FILTERS: Mapping[str, Any] = {
     "absolute": absolute,
     "relative": relative,
     "duration": duration,
+    "clock": clock,
     "day": day,
     "ident": ident,
     "copy": copy,

@@ -1,12 +1,263 @@
-"""Overview: all databases of the server, what needs attention first."""
+"""Overview: all databases of the server, what needs attention first.
+
+    /                       all databases
+        ?range=1h           of the plot: 15m, 1h, 24h or 30d
+
+What the identity may not see is left out: without the right on the state of a database, only its name is
+shown.
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from everlog.console.output import size
+from everlog.console.web import plots
+from everlog.console.web.format import duration, href, number, plural
 from everlog.console.web.page import Page, View, route
+from everlog.migrations.proposal import Proposal, ProposalState
+from everlog.migrations.status import MigrationInfo, State
+from everlog.rpc.client.database import RemoteDatabase
+from everlog.store.errors import AccessError, RowError, UnavailableError
+from everlog.store.upkeep.consumers import Consumer
+from everlog.store.upkeep.status import Status
+
+RANGES = {"15m": 900, "1h": 3600, "24h": 86_400, "30d": 30 * 86_400}
+RANGE = "1h"
+WIDTH, HEIGHT = 720, 132
+SPARK_WIDTH, SPARK_HEIGHT, SPARK_BUCKETS = 96, 22, 30
+STUCK_S, BEHIND_S = 86_400.0, 60.0
+MIGRATIONS = 6
+
+# The order of attention.
+URGENCY = ("danger", "waiting", "info")
 
 
 def overview(view: View) -> Page:
-    return Page("overview.html", {"names": view.session.databases()})
+    chosen = view.query("range", RANGE)
+    if chosen not in RANGES:
+        raise RowError(f"expected a range of {', '.join(RANGES)}, found {chosen[:40]!r}")
+    now_ns, found, attention = time.time_ns(), list[dict[str, Any]](), list[dict[str, str]]()
+    lines, known = list[tuple[str, plots.Commits]](), view.console.known
+    for name in view.session.databases():
+        try:
+            db = view.session.database(name)
+            one, things = _database(db, name, now_ns)
+        except (AccessError, UnavailableError) as error:
+            found.append({"name": name, "error": str(error), "state": "Not visible", "kind": ""})
+            continue
+        attention += things
+        try:
+            commits = known.recent(db, RANGES[chosen], now_ns=now_ns)
+            spark = known.recent(db, RANGES[chosen], now_ns=now_ns, buckets=SPARK_BUCKETS)
+        except AccessError:
+            pass
+        else:
+            lines.append((name, commits))
+            one["rate"] = commits.rates[-2] if len(commits.rates) > 1 else 0.0
+            one["spark"] = plots.line(spark.rates, SPARK_WIDTH, SPARK_HEIGHT - 2, plots.top_of(spark.rates))
+        found.append(one)
+    attention.sort(key=lambda thing: URGENCY.index(thing["kind"]))
+    values = {
+        "range": chosen,
+        "databases_shown": found,
+        "attention": attention,
+        "commits": {name: {"width_s": one.width_ns / 1e9, "counts": one.counts} for name, one in lines},
+    }
+    shown = {
+        "ranges": list(RANGES),
+        "plot": _plot(lines),
+        "consumers": [(one["name"], each) for one in found for each in one.get("consumers", ())],
+        "migrations": _newest([(one["name"], each) for one in found for each in one.get("migrations", ())]),
+    }
+    return Page("overview.html", values, 200, shown)
+
+
+def _newest(found: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
+    waiting = [one for one in found if one[1]["kind"] != "ok"]
+    done = sorted((one for one in found if one[1]["kind"] == "ok"), key=lambda one: -one[1]["applied_ns"])
+    return [*waiting, *done][: max(MIGRATIONS, len(waiting))]
+
+
+def _database(db: RemoteDatabase, name: str, now_ns: int) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """Return a database as JSON values, and what needs attention in it. Raises AccessError,
+    UnavailableError."""
+    status = db.admin.status()
+    consumers = _optional(lambda: list(db.consumers)) or []
+    infos = _optional(db.migrations.status) or []
+    proposals = _optional(db.migrations.proposals) or []
+    things = [
+        *_of_status(name, status, now_ns),
+        *_of_consumers(name, consumers),
+        *_of_migrations(name, infos),
+        *_of_proposals(name, proposals, now_ns),
+    ]
+    worst = min(things, key=lambda one: URGENCY.index(one["kind"]), default=None)
+    found = {
+        "name": name,
+        "error": "",
+        "state": "Healthy" if worst is None else worst["badge"],
+        "kind": "ok" if worst is None else worst["kind"],
+        "schema_version": status.schema_version,
+        "rows": sum(one.rows for one in status.tables),
+        "tables": len(status.tables),
+        "disk_bytes": status.disk_bytes,
+        "head": status.head,
+        "head_time_ns": status.head_time_ns,
+        "oldest": status.oldest,
+        "production": status.production,
+        "read_only": status.read_only,
+        "archived_ns": status.archive.archived_ns,
+        "archive_target": status.archive.target,
+        "software": status.software,
+        "rate": None,
+        "spark": "",
+        "consumers": [_consumer(one) for one in consumers],
+        "migrations": [_migration(one) for one in infos],
+    }
+    return found, things
+
+
+def _optional(call: Any) -> Any:
+    """Return what a call returns; None without the right to it, or at an older server."""
+    try:
+        return call()
+    except (AccessError, UnavailableError):
+        return None
+
+
+def thing(kind: str, badge: str, title: str, words: str, **link: str) -> dict[str, str]:
+    """Return something that needs attention. `kind`: its urgency; `href` and `action`: where to act."""
+    return {
+        "kind": kind,
+        "badge": badge,
+        "title": title,
+        "words": words,
+        "href": "",
+        "action": "Look",
+        **link,
+    }
+
+
+def _of_status(name: str, status: Status, now_ns: int) -> Iterator[dict[str, str]]:
+    if status.writes.error:
+        since = duration((now_ns - status.writes.since_ns) / 1e9) if status.writes.since_ns else ""
+        title = f"{name} refuses writes" + (f" since {since}" if since else "")
+        yield thing("danger", "Read-only", title, status.writes.error)
+    if status.archive.error:
+        yield thing("danger", "Archive", f"The archive of {name} fails", status.archive.error)
+    if status.consumers.error:
+        title = f"Positions of consumers of {name} are unknown"
+        yield thing("danger", "Consumers", title, status.consumers.error)
+    if status.clock.ahead_s and not status.clock.corrected:
+        title = f"The log of {name} is {duration(status.clock.ahead_s)} ahead of its clock"
+        yield thing("waiting", "Clock", title, "Check the clock of its machine, then run everlog clock.")
+    if status.expiry.jumped_s:
+        words = f"The clock jumped by {duration(status.expiry.jumped_s)}. Confirm it with everlog expire."
+        yield thing("waiting", "Expiry", f"Rows of {name} do not expire", words)
+    for sentence in status.warnings:
+        yield thing("waiting", "Warning", f"{name}: a task for its operator", sentence)
+
+
+def _of_consumers(name: str, consumers: list[Consumer]) -> Iterator[dict[str, str]]:
+    for one in consumers:
+        lag = f"It is {number(one.lag_records)} commits behind"
+        if one.over:
+            words = f"{lag}, over its cap of {one.over}. Archiving may remove what it has not read."
+            yield thing("danger", "Dropped", f"Nothing is held for consumer {one.name} of {name}", words)
+        elif one.lag_s > STUCK_S:
+            words = f"{lag}. {size(one.held_bytes)} of log is held for it and cannot be archived."
+            title = f"Consumer {one.name} of {name} is {duration(one.lag_s)} behind"
+            yield thing("danger", "Stuck", title, words)
+
+
+def _of_migrations(name: str, infos: list[MigrationInfo]) -> Iterator[dict[str, str]]:
+    for info in infos:
+        if info.stopped:
+            title = f"Migration {info.title} of {name} does not continue"
+            yield thing("danger", "Stopped", title, info.stopped)
+        elif info.state is State.BUILDING:
+            words = f"{number(info.rows)} of {number(info.total)} rows are built."
+            yield thing("info", "Building", f"Migration {info.title} of {name} is running", words)
+        elif info.held:
+            words = "Complete it to stop serving the previous version, or roll it back."
+            yield thing("info", "Two versions", f"{name} serves two versions of {info.name}", words)
+
+
+def _of_proposals(name: str, proposals: list[Proposal], now_ns: int) -> Iterator[dict[str, str]]:
+    for one in proposals:
+        if one.state is ProposalState.WAITING:
+            by = f"{one.proposed.actor} proposed it" if one.proposed.actor else "It was proposed"
+            ago = duration((now_ns - one.proposed.time_ns) / 1e9)
+            errors, findings = (
+                plural(len(one.plan.errors), "error"),
+                plural(len(one.plan.findings), "finding"),
+            )
+            title = f"A migration of {name} to {one.plan.to_version} waits for approval"
+            url = href("migrations", one.digest.hex())
+            words = f"{by} {ago} ago; {errors}, {findings} of lint."
+            yield thing("waiting", "Waiting", title, words, href=url, action="Review")
+
+
+def _consumer(one: Consumer) -> dict[str, Any]:
+    kind, state = "ok", "Up to date"
+    if one.over:
+        kind, state = "danger", "Dropped"
+    elif one.lag_s > STUCK_S:
+        kind, state = "danger", "Stuck"
+    elif one.lag_s > BEHIND_S:
+        kind, state = "waiting", "Behind"
+    return {
+        "name": one.name,
+        "kind": kind,
+        "state": state,
+        "position": one.position.seq,
+        "lag_records": one.lag_records,
+        "lag_s": one.lag_s,
+        "held_bytes": one.held_bytes,
+        "owner": one.owner,
+    }
+
+
+def _migration(one: MigrationInfo) -> dict[str, Any]:
+    kinds = {State.APPLIED: "ok", State.AHEAD: "ok", State.PENDING: "waiting", State.BUILDING: "info"}
+    return {
+        "version": one.version,
+        "name": one.name,
+        "state": "two versions" if one.held else "applied" if one.state is State.AHEAD else str(one.state),
+        "kind": "info" if one.held else kinds.get(one.state, "danger"),
+        "applied_ns": one.applied_ns,
+        "actor": one.actor,
+    }
+
+
+def _plot(lines: list[tuple[str, plots.Commits]]) -> dict[str, Any] | None:
+    """Return the plot of all databases together, and of the busiest alone."""
+    if not lines:
+        return None
+    count = min(len(one.counts) for _, one in lines)
+    every = [sum(one.rates[-count:][at] for _, one in lines) for at in range(count)][:-1]
+    name, busiest = max(lines, key=lambda one: sum(one[1].counts))
+    alone = busiest.rates[-count:][:-1] if len(lines) > 1 else []
+    top = plots.top_of(every)
+    peak = max(every, default=0.0)
+    start_ns = busiest.end_ns - count * busiest.width_ns
+    return {
+        "width": WIDTH,
+        "height": HEIGHT,
+        "top": top,
+        "area": plots.area(every, WIDTH, HEIGHT, top),
+        "line": plots.line(every, WIDTH, HEIGHT, top),
+        "second": plots.line(alone, WIDTH, HEIGHT, top),
+        "second_name": name,
+        "second_now": alone[-1] if alone else 0.0,
+        "now": every[-1] if every else 0.0,
+        "peak": peak,
+        "peak_ns": start_ns + (every.index(peak) if every else 0) * busiest.width_ns,
+        "ticks": [start_ns + part * count * busiest.width_ns // 4 for part in range(4)],
+    }
 
 
 ROUTES = [*route("/", overview), *route("/overview", overview)]

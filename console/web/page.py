@@ -36,6 +36,7 @@ from everlog.console.web.format import FILTERS, GLOBALS, with_query
 from everlog.store.errors import RowError
 
 if TYPE_CHECKING:
+    from everlog.console.web.plots import Known
     from everlog.console.web.session import Session, Sessions
     from everlog.rpc.client.database import RemoteDatabase
 
@@ -59,6 +60,7 @@ class Site(Protocol):
 
     sessions: Sessions
     stopping: bool  # streams end
+    known: Known
 
     @property
     def cookie(self) -> str: ...
@@ -108,6 +110,10 @@ class View:
     def queries(self, name: str) -> list[str]:
         """Return all values of a name in the query."""
         return [_short(name, value) for value in self.request.query_params.getlist(name)]
+
+    def queries_of(self, *names: str) -> list[tuple[str, str]]:
+        """Return these names of the query with all of their values, for the hidden fields of a form."""
+        return [(name, value) for name in names for value in self.queries(name)]
 
     def whole(self, name: str, default: int = 0, *, low: int = 0, high: int = (1 << 63) - 1) -> int:
         """Return an integer of the query. Raises RowError for another value."""

@@ -28,3 +28,38 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("click", (event) => {
   document.querySelectorAll("details.picker[open]").forEach((one) => one.contains(event.target) || (one.open = false));
 });
+
+// The slider shows the page of its position when it is released.
+document.addEventListener("change", (event) => {
+  if (event.target.matches("[data-submit]")) event.target.form.requestSubmit();
+});
+
+// Relative times stay true while a page is open.
+const UNITS = [[31536000, "year", "years"], [86400, "d", "d"], [3600, "h", "h"], [60, "min", "min"], [1, "s", "s"]];
+const ago = (seconds) => {
+  if (Math.abs(seconds) < 1) return "now";
+  const [unit, one, several] = UNITS.find(([size]) => Math.abs(seconds) >= size);
+  const count = Math.floor(Math.abs(seconds) / unit);
+  const words = `${count} ${count === 1 ? one : several}`;
+  return seconds > 0 ? `${words} ago` : `in ${words}`;
+};
+setInterval(() => {
+  document.querySelectorAll("time[data-relative]").forEach((one) => {
+    one.textContent = ago((Date.now() - Date.parse(one.dateTime)) / 1000);
+  });
+}, 1000);
+
+// A live list keeps its newest entries only.
+document.addEventListener("htmx:sseMessage", (event) => {
+  const list = event.target.closest("[data-most]");
+  while (list && list.children.length > Number(list.dataset.most)) list.lastElementChild.remove();
+});
+
+// A server that is away: the page says so, and that it is back.
+const lost = document.getElementById("lost");
+const away = (yes) => lost && (lost.hidden = !yes);
+document.addEventListener("htmx:sendError", () => away(true));
+document.addEventListener("htmx:responseError", () => away(true));
+document.addEventListener("htmx:sseError", () => away(true));
+document.addEventListener("htmx:sseOpen", () => away(false));
+document.addEventListener("htmx:afterRequest", (event) => event.detail.successful && away(false));

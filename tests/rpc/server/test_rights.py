@@ -32,14 +32,14 @@ from tests.store.models import open_flights
 JFK = Airport(faa="JFK", name="Kennedy")
 READING = (
     "Store/Describe Store/Get Store/BatchGet Store/Scan Store/Count History/At History/History History/Diff"
-    " History/Log Admin/Status Admin/Health Migrations/List Migrations/Status Migrations/Plan"
-    " Migrations/Proposals Migrations/PlanRollback Archive/Holds Archive/Removable Consumers/List"
-    " Access/Explain"
+    " History/Log History/Positions Admin/Status Admin/Health Migrations/List Migrations/Status"
+    " Migrations/Plan Migrations/Proposals Migrations/PlanRollback Archive/Holds Archive/Removable"
+    " Consumers/List Access/Explain"
 )
 SEEING = (
-    "Store/Describe Admin/Status Admin/Health Migrations/List Migrations/Status Migrations/Plan"
-    " Migrations/Proposals Migrations/PlanRollback Archive/Holds Archive/Removable Consumers/List"
-    " Access/Explain"
+    "Store/Describe History/Positions Admin/Status Admin/Health Migrations/List Migrations/Status"
+    " Migrations/Plan Migrations/Proposals Migrations/PlanRollback Archive/Holds Archive/Removable"
+    " Consumers/List Access/Explain"
 )
 PROVING = "Proofs/Head Proofs/Kept Proofs/ProveFrom Proofs/Entries"
 # Answer, or end, what the caller may see, which is little or nothing.

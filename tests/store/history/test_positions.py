@@ -34,4 +34,4 @@ def test_too_many_times_and_invalid_ones_are_refused(on: str) -> None:
         with pytest.raises(RowError, match="at most 1,000 times"):
             db.past.positions([1] * (POSITIONS_MAX + 1))
         with pytest.raises(RowError):
-            db.past.positions(["yesterday"])
+            db.past.positions(["some day or other"])

@@ -1,0 +1,160 @@
+"""Filter: conditions on the fields of rows, as people type them above a table.
+
+    condition := field op value          origin = "JFK"    dep_delay >= 60    name ~ york    tailnum = unset
+    filter    := condition ("and" condition)*
+    op        := = | != | < | <= | > | >= | ~            ~ is: contains, without regard to case
+
+A value with spaces or quotes is in double quotes. Conditions of equality on the first fields of the order
+(the key, or an index) select a range, so that other rows are not read; all other conditions are checked on
+each row.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from everlog.migrations.values import expected, from_text
+from everlog.store.errors import RowError
+from everlog.store.schema.codec import MESSAGE, TIMESTAMP, kind_of
+
+TOKENS = re.compile(r'\s*(?:("(?:[^"\\]|\\.)*")|(!=|<=|>=|[=<>~])|([^\s"=<>!~]+))')
+OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "~": lambda found, value: str(value).casefold() in str(found).casefold(),
+}
+CONDITIONS_MAX = 20
+
+# Descriptors: their stubs differ between protobuf's two implementations.
+Descriptor: TypeAlias = Any
+FieldDescriptor: TypeAlias = Any
+Path = tuple[FieldDescriptor, ...]
+
+
+class Condition(NamedTuple):
+    """One condition. `value` None: the field is unset."""
+
+    path: Path
+    op: str
+    value: Any
+
+    @property
+    def name(self) -> str:
+        return ".".join(step.name for step in self.path)
+
+    def holds(self, row: Message) -> bool:
+        """Return whether a row meets it. An unset field meets only != and `= unset`."""
+        found = value_of(row, self.path)
+        if self.value is None or found is None:
+            return (
+                (found is None) == (self.value is None)
+                if self.op == "="
+                else ((found is None) != (self.value is None) if self.op == "!=" else False)
+            )
+        if isinstance(found, Timestamp):
+            found = (found.seconds, found.nanos)
+        return OPERATORS[self.op](found, self.value)
+
+
+def parse(text: str, model: Descriptor) -> list[Condition]:
+    """Return the conditions of a filter. Raises RowError, with what was expected."""
+    tokens, at = list[tuple[str, str]](), 0
+    text = text.strip()
+    while at < len(text):
+        match = TOKENS.match(text, at)
+        if match is None:
+            raise RowError(f'expected a condition such as name = "JFK", found {text[at : at + 20]!r}')
+        quoted, op, word = match.groups()
+        tokens.append(
+            ("value", re.sub(r"\\(.)", r"\1", quoted[1:-1]))
+            if quoted
+            else ("op", op)
+            if op
+            else ("word", word)
+        )
+        at = match.end()
+    found: list[Condition] = []
+    while tokens:
+        if found:
+            if tokens[0] != ("word", "and"):
+                raise RowError(f"expected `and` after a condition, found {tokens[0][1]!r}")
+            tokens.pop(0)
+        if len(tokens) < 3 or tokens[0][0] != "word" or tokens[1][0] != "op" or tokens[2][0] == "op":
+            said = " ".join(word for _, word in tokens[:3])
+            raise RowError(f'expected a condition such as origin = "JFK" or dep_delay >= 60, found {said!r}')
+        (_, name), (_, op), (kind, word) = tokens[:3]
+        del tokens[:3]
+        found.append(_condition(model, name, op, word, quoted=kind == "value"))
+    if len(found) > CONDITIONS_MAX:
+        raise RowError(f"expected at most {CONDITIONS_MAX} conditions, found {len(found)}")
+    return found
+
+
+def _condition(model: Descriptor, name: str, op: str, word: str, *, quoted: bool) -> Condition:
+    path, at = list[FieldDescriptor](), model
+    for step in name.split("."):
+        field = at.fields_by_name.get(step) if at is not None else None
+        if field is None:
+            known = ", ".join(one.name for one in model.fields)
+            raise RowError(f"there is no field {name!r}; the fields are: {known[:2000]}")
+        path.append(field)
+        at = field.message_type
+    field = path[-1]
+    if word == "unset" and not quoted:
+        if op not in {"=", "!="}:
+            raise RowError(f"expected {name} = unset or {name} != unset, found {op}")
+        return Condition(tuple(path), op, None)
+    if op == "~":
+        return Condition(tuple(path), op, word)
+    kind = kind_of(field)
+    if field.is_repeated or kind is MESSAGE:
+        raise RowError(
+            f"{name} is {'repeated' if field.is_repeated else 'a message'}: only ~ and unset apply to it"
+        )
+    try:
+        value = from_text(field)(word)
+    except (ValueError, TypeError) as error:
+        raise RowError(f"expected {expected(field)} for {name}, found {word!r} ({error})") from None
+    return Condition(tuple(path), op, (value["seconds"], value["nanos"]) if kind is TIMESTAMP else value)
+
+
+def value_of(row: Message, path: Path) -> Any:
+    """Return the value of a field of a row; None: it is unset."""
+    found: Any = row
+    for step in path:
+        if step.has_presence and not found.HasField(step.name):
+            return None
+        found = getattr(found, step.name)
+    return found
+
+
+def selected(conditions: Sequence[Condition], fields: Sequence[Path]) -> tuple[Any, list[Condition]]:
+    """Return the values of the first fields of an order that conditions of equality select, as `scan` takes
+    them (None: none), and the conditions that are left to check."""
+    values, left = list[Any](), list(conditions)
+    for path in fields:
+        numbers = [step.number for step in path]
+        match = next(
+            (
+                one
+                for one in left
+                if one.op == "=" and one.value is not None and [step.number for step in one.path] == numbers
+            ),
+            None,
+        )
+        if match is None:
+            break
+        left.remove(match)
+        is_time = kind_of(path[-1]) is TIMESTAMP
+        values.append(Timestamp(seconds=match.value[0], nanos=match.value[1]) if is_time else match.value)
+    return (None if not values else values[0] if len(values) == 1 else tuple(values)), left

@@ -1,0 +1,355 @@
+"""Log: the commits of a database, newest first, one of them, and those that are made while the page is open.
+
+    /db/{database}/log               newest first
+        ?until=963534                from this commit backwards
+        &actor= &table= &key= &kind= &correlation= &since= &before=
+        &follow=1                    new commits appear as they are made
+    /db/{database}/log/{seq}         one commit: its rows before and after
+    /db/{database}/log/events        the stream of new commits: server-sent events, one `commit` each
+
+The server reads a log forwards. The newest commits are found by windows that double, backwards from the end,
+until enough commits match or the time of a page is used up; the page then names
+the last commit that it searched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from everlog.console import output
+from everlog.console.web import cells, plots
+from everlog.console.web.format import href, plural, with_query
+from everlog.console.web.page import NotFoundError, Page, Site, View, fragment, route
+from everlog.console.web.tables import encoded_key, plain_key, row_href
+from everlog.proto import log_pb2
+from everlog.rpc.client.database import RemoteDatabase
+from everlog.store.errors import AccessError, CursorError, Error, RowError, SchemaError
+from everlog.store.history.query import KINDS, Entry, RowChange
+from everlog.store.schema.arguments import nanoseconds
+
+COMMITS, LIVE_MAX = 50, 200
+WINDOW, WINDOW_MAX, SEARCH_S = 64, 16_384, 0.15
+CHANGES, ROWS_WHOLE = 200, 50
+POLL_S, PING_S = 1.0, 15.0
+PLOT_S, WIDTH, HEIGHT = 900, 720, 44
+
+
+FIELDS = ("actor", "table", "key", "kind", "correlation", "since", "before")
+
+
+class Query(NamedTuple):
+    """What a page of the log shows."""
+
+    actor: str
+    table: str
+    key: str
+    kind: str
+    correlation: str
+    since: str
+    before: str
+
+    @property
+    def filters(self) -> dict[str, Any]:
+        """The arguments of `Past.log`, without `key`. Raises RowError for an invalid time."""
+        found: dict[str, Any] = {
+            "actor": self.actor or None,
+            "table": self.table or None,
+            "kind": self.kind or None,
+            "correlation_id": self.correlation or None,
+            "since": nanoseconds(self.since) if self.since else None,
+            "before": nanoseconds(self.before) if self.before else None,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+
+class Found(NamedTuple):
+    """Commits, newest first. `looked`: the seq down to which the log was searched."""
+
+    entries: list[Entry]
+    looked: int
+
+
+def query_of(view: View) -> Query:
+    """Return the filters in the query. A key may be typed with its table, as airports/JFK."""
+    words = [view.query(name).strip() for name in FIELDS]
+    found = Query(*words)
+    if found.key and not found.table:
+        table, slash, key = found.key.partition("/")
+        if not slash:
+            raise RowError(f"expected a row as TABLE/KEY, such as airports/JFK, found {found.key!r}")
+        found = found._replace(table=table, key=key)
+    if found.kind and found.kind not in KINDS:
+        raise RowError(f"expected a kind of {', '.join(KINDS)}, found {found.kind!r}")
+    return found
+
+
+def newest(db: RemoteDatabase, wanted: Query, until: int, limit: int, *, oldest: int = 1) -> Found:
+    """Return the newest commits up to a seq that match. Read-only. Raises RowError, SchemaError."""
+    filters = wanted.filters
+    if wanted.key:
+        info = db.refresh_schema().table(wanted.table)
+        filters["key"] = encoded_key(info, wanted.key.split("/"))
+        everything = list(db.past.log(until=until, **filters))
+        return Found(everything[-limit:][::-1], 0 if len(everything) <= limit else everything[-limit].seq)
+    found, high, window, stop = list[Entry](), until, max(limit, WINDOW), time.monotonic() + SEARCH_S
+    while high >= oldest and len(found) < limit:
+        low = max(high - window, oldest - 1)
+        found += list(db.past.log(after=low, until=high, **filters))[::-1]
+        high, window = low, min(window * 2, WINDOW_MAX)
+        if time.monotonic() > stop:
+            break
+    if len(found) > limit:
+        found, high = found[:limit], found[limit - 1].seq - 1
+    return Found(found, high + 1)
+
+
+def log(view: View) -> Page:
+    db, wanted = view.db, query_of(view)
+    head = db.head
+    until = min(view.whole("until", head, low=1), head)
+    problem = ""
+    try:
+        found = newest(db, wanted, until, COMMITS)
+    except (RowError, SchemaError, CursorError) as error:
+        found, problem = Found([], until + 1), str(error)
+    follow = view.query("follow") == "1" and until == head
+    values = {
+        "head": head,
+        "until": until,
+        "commits": [told(one, view) for one in found.entries],
+        "looked": found.looked,
+        "problem": problem,
+    }
+    older = found.looked - 1
+    filters = {name: value for name, value in zip(FIELDS, wanted, strict=True) if value}
+    shown = {
+        "wanted": wanted,
+        "kinds": KINDS,
+        "follow": follow,
+        "older_href": view.href(until=older, follow=None) if older >= 1 and not problem else "",
+        "newest_href": view.href(until=None, follow=None) if until < head else "",
+        "follow_href": view.href(until=None, follow=None if follow else "1"),
+        "events_href": with_query(f"/db/{view.database}/log/events", {**filters, "after": head}),
+        "filtered": bool(filters),
+        "live_max": LIVE_MAX,
+        "plot": _plot(view.console.known, db),
+        "tables_known": sorted(db.schema.tables),
+    }
+    return Page("log.html", values, 200, shown)
+
+
+def _plot(known: plots.Known, db: RemoteDatabase) -> dict[str, Any] | None:
+    try:
+        found = known.recent(db, PLOT_S)
+    except AccessError:
+        return None
+    top = plots.top_of(found.rates)
+    return {
+        "line": plots.line(found.rates[:-1], WIDTH, HEIGHT, top),
+        "area": plots.area(found.rates[:-1], WIDTH, HEIGHT, top),
+        "top": top,
+        "now": found.rates[-2] if len(found.rates) > 1 else 0.0,
+        "start_ns": found.start_ns,
+        "end_ns": found.end_ns,
+        "width": WIDTH,
+        "height": HEIGHT,
+    }
+
+
+def told(entry: Entry, view: View | None = None, *, rows: bool = False) -> dict[str, Any]:
+    """Return a commit as JSON values."""
+    changes = entry.changes[:CHANGES]
+    found: dict[str, Any] = {
+        "seq": entry.seq,
+        "time_ns": entry.time_ns,
+        "schema": entry.schema,
+        "actor": entry.actor,
+        "proof": entry.proof,
+        "reason": entry.reason,
+        "correlation_id": entry.correlation_id,
+        "causation_id": entry.causation_id,
+        "client": entry.client,
+        "commit_id": entry.commit_id.hex(),
+        "kind": entry.kind,
+        "what": summary(entry),
+        "checksum": f"{entry.checksum:08x}",
+        "reading_ns": entry.reading_ns,
+        "changes_count": len(entry.changes),
+        "changes": [_change(one, view, rows=rows) for one in changes],
+    }
+    return found
+
+
+def _change(change: RowChange, view: View | None, *, rows: bool) -> dict[str, Any]:
+    key = plain_key(change.key)
+    found: dict[str, Any] = {
+        "op": change.op,
+        "table": change.table,
+        "key": key,
+        "prior": change.prior,
+        "erased": change.erased,
+        "sealed": change.sealed,
+        "href": row_href(view, change.table, key) if view is not None and change.table else "",
+    }
+    if rows:
+        found["row"] = None if change.row is None else output.row_dict(change.row)
+    return found
+
+
+def summary(entry: Entry) -> str:
+    """Return what a commit did, in a line."""
+    if entry.kind != "commit":
+        return _about(entry)
+    if len(entry.changes) == 1:
+        (one,) = entry.changes
+        return f"{one.op} {one.table}/{'/'.join(plain_key(one.key))}"
+    counts: dict[tuple[str, str], int] = {}
+    for one in entry.changes:
+        counts[one.op, one.table] = counts.get((one.op, one.table), 0) + 1
+    parts = [f"{op} {plural(count, 'row')} of {name}" for (op, name), count in counts.items()]
+    more = f", and {len(parts) - 4} more" if len(parts) > 4 else ""
+    return ", ".join(parts[:4]) + more if parts else "no rows that you may see"
+
+
+def _about(entry: Entry) -> str:
+    about: Any = entry.about
+    match entry.kind:
+        case "created":
+            words = f"created by {about.software}"
+        case "migration":
+            words = f"{about.version}_{about.name} {_step(log_pb2.Migration, about)}"
+        case "load":
+            words = f"{about.table}, {about.rows:,} rows so far, {_step(log_pb2.Load, about)}"
+        case "notice":
+            words = f"{about.kind} {about.subject}".rstrip()
+        case _:
+            words = "base of a trimmed log"
+    return words
+
+
+def _step(kind: Any, about: Any) -> str:
+    return str(kind.Step.Name(about.step)).lower()
+
+
+def commit(view: View) -> Page:
+    """One commit, whole: its rows with what they were before."""
+    word = view.path("seq")
+    if not (word.isascii() and word.isdecimal() and len(word) < 20):
+        raise NotFoundError(f"expected the number of a commit, found {word[:40]!r}")
+    seq, db = int(word), view.db
+    entry = next(db.past.log(after=seq - 1, until=seq, limit=1), None) if seq else None
+    head = db.head
+    if entry is None:
+        where = (
+            f"the log ends with commit {head:,}" if seq > head else "it was archived, or is not in this log"
+        )
+        raise NotFoundError(f"there is no commit {seq:,} here: {where}")
+    values = told(entry, view, rows=True)
+    shown = {
+        "head": head,
+        "diffs": _diffs(view, db, entry),
+        "whole": ROWS_WHOLE,
+        "previous_href": href("db", view.database, "log", seq - 1) if seq > 1 else "",
+        "next_href": href("db", view.database, "log", seq + 1) if seq < head else "",
+        "correlation_href": href("db", view.database, "log", correlation=entry.correlation_id),
+    }
+    return Page("commit.html", values, 200, shown)
+
+
+def _diffs(view: View, db: RemoteDatabase, entry: Entry) -> list[dict[str, Any]]:
+    """Return the changes of a commit with the fields that they changed."""
+    before = dict[int, Entry | None]()
+    found = []
+    for change in entry.changes[:ROWS_WHOLE]:
+        key, row, note = plain_key(change.key), None, ""
+        if change.prior:
+            if change.prior not in before:
+                try:
+                    before[change.prior] = next(
+                        db.past.log(after=change.prior - 1, until=change.prior, limit=1), None
+                    )
+                except Error:
+                    before[change.prior] = None
+            older = before[change.prior]
+            match = [one for one in older.changes if one.key == change.key] if older is not None else []
+            match = [one for one in match if one.table == change.table] or match
+            row = match[-1].row if match else None
+            if row is None:
+                note = "the version before it cannot be shown here: its page may have it"
+        if change.erased or change.sealed:
+            note = (
+                "erased: its person was forgotten"
+                if change.erased
+                else "sealed: its key is not available here"
+            )
+        found.append(
+            {
+                "op": change.op,
+                "name": "/".join((change.table, *key)),
+                "href": row_href(view, change.table, key) if change.table else "",
+                "prior": change.prior,
+                "prior_href": href("db", view.database, "log", change.prior),
+                "note": note,
+                "changes": cells.changes(row, change.row) if not note or row is not None else [],
+                "created": not change.prior,
+            }
+        )
+    return found
+
+
+async def events(request: Request) -> Response:
+    """Stream the commits that match, as they are made."""
+    console: Site = request.app.state.console
+    view = View(request, console)
+    wanted = await run_in_threadpool(query_of, view)
+    db = await run_in_threadpool(lambda: view.db)
+    after = view.whole("after") or await run_in_threadpool(lambda: db.head)
+    if last := request.headers.get("last-event-id", ""):
+        after = int(last) if last.isascii() and last.isdecimal() and len(last) < 20 else after
+
+    def more(seq: int) -> tuple[list[Entry], int]:
+        """Return the commits after a seq, at most LIVE_MAX, oldest first, and where to continue."""
+        head = db.head
+        start = max(seq, head - 5 * LIVE_MAX)
+        if head <= start:
+            return [], max(seq, head)
+        if wanted.key:
+            found = [one for one in newest(db, wanted, head, LIVE_MAX).entries if one.seq > start][::-1]
+        else:
+            found = list(db.past.log(after=start, until=head, limit=LIVE_MAX, **wanted.filters))
+        return found, found[-1].seq if len(found) == LIVE_MAX else head
+
+    async def stream() -> AsyncIterator[str]:
+        seq, quiet = after, 0.0
+        yield "retry: 1000\n\n"
+        while not console.stopping:
+            try:
+                found, seq = await run_in_threadpool(more, seq)
+            except Error:
+                return  # the page connects again, and learns why if it cannot
+            for one in found:
+                html = fragment("_commit.html", one=told(one, view), database=view.database)
+                lines = "".join(f"data: {line}\n" for line in html.splitlines())
+                yield f"id: {one.seq}\nevent: commit\n{lines}\n"
+            quiet = 0.0 if found else quiet + POLL_S
+            if quiet >= PING_S:
+                quiet = 0.0
+                yield ": nothing new\n\n"
+            await asyncio.sleep(POLL_S)
+
+    return StreamingResponse(stream(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+
+ROUTES = [
+    Route("/db/{database}/log/events", events),
+    *route("/db/{database}/log", log),
+    *route("/db/{database}/log/{seq}", commit),
+]

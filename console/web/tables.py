@@ -1,0 +1,300 @@
+"""Tables: the tables of a database, and the rows of one.
+
+/db/{database}/tables                      all tables
+/db/{database}/tables/{table}              its schema, and rows in the order of the key or an index
+    ?q=origin = "JFK" and month = 1        conditions on fields (filter.py)
+    &index=by_route &reverse=1             the order
+    &at=963534                             as of a commit
+    &resume=…                              the rows after those of another page
+    &k=…&k=…                               a row to show beside the others, one value of its key each
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from google.protobuf.message import Message
+from starlette.responses import Response
+
+from everlog.console import output
+from everlog.console.web import asof as asof_
+from everlog.console.web import cells
+from everlog.console.web import filter as filters
+from everlog.console.web.format import href
+from everlog.console.web.page import NotFoundError, Page, View, route
+from everlog.migrations.values import plain
+from everlog.store.errors import CorruptionError, Error, RowError, SealedError
+from everlog.store.schema.descriptors import descriptor_of
+from everlog.store.schema.reflect import table_of
+from everlog.store.schema.schema import TableInfo
+from everlog.store.schema.table import Table
+from everlog.store.tx.reader import Reader
+
+ROWS, READ_MAX, READ_S = 50, 20_000, 0.15
+COLUMNS_MAX = 40
+
+
+class Rows(NamedTuple):
+    """A page of rows: those that meet the filter, how many were read, where the next page begins (None: there
+    are no more), and what went wrong."""
+
+    found: list[tuple[Any, Message]]
+    read: int
+    resume: bytes | None
+    errors: list[str]
+
+
+def tables(view: View) -> Page:
+    db = view.db
+    schema, status = db.refresh_schema(), db.admin.status()
+    counts = {one.name: one.rows for one in status.tables}
+    found = [_told(info, counts.get(name)) for name, info in sorted(schema.tables.items())]
+    return Page("tables.html", {"tables": found, "schema_version": schema.version, "head": status.head})
+
+
+def _told(info: TableInfo, rows: int | None) -> dict[str, Any]:
+    """Return a table's schema as JSON values."""
+    return {
+        "name": info.name,
+        "rows": rows,
+        "key": [dotted(path) for path in info.key_fields],
+        "indexes": [
+            {
+                "name": index.name,
+                "fields": [dotted(path) for path in index.fields],
+                "unique": index.unique,
+                "hashed": index.hashed,
+                "building": index.building,
+            }
+            for index in info.indexes.values()
+        ],
+        "model": descriptor_of(info.model).full_name,
+        "ttl_s": info.ttl_ns / 1e9 if info.ttl_ns else None,
+        "sealed": info.sealed,
+    }
+
+
+def dotted(path: filters.Path) -> str:
+    return ".".join(step.name for step in path)
+
+
+def table(view: View) -> Page | Response:
+    if (answer := asof_.redirected(view)) is not None:
+        return answer
+    name, where = view.path("table"), asof_.asof(view)
+    at, reader = where.moment, where.moment or view.db
+    schema = at.schema if at is not None else view.db.refresh_schema()
+    shown: dict[str, Any] = {
+        "asof": where.values,
+        "at": where.values["at"] or None,
+        "problem": "",
+        "table": name,
+    }
+    if name not in schema.tables:
+        if at is None:
+            raise NotFoundError(
+                f"there is no table {name!r}; its name may have been another at an earlier commit"
+            )
+        values = {"table": name, "at": at.seq, "rows": [], "problem": "it did not exist then"}
+        return Page("table_gone.html", values, 404, shown)
+    info = schema.tables[name]
+    told = _told(info, reader.count(table_of(info)))
+    columns, hidden = cells.columns(descriptor_of(info.model), info.key_fields, COLUMNS_MAX)
+    try:
+        rows = _rows(view, info, reader)
+    except RowError as error:
+        if not any(view.query(one) for one in ("q", "index", "resume")):
+            raise
+        rows, shown["problem"] = Rows([], 0, None, []), str(error)
+    keys = [plain_key(key) for key, _ in rows.found]
+    values = {
+        **told,
+        "at": where.values["at"] or None,
+        "rows_read": rows.read,
+        "found": [output.row_dict(row) for _, row in rows.found],
+        "next": _token(rows.resume),
+        "problem": shown["problem"],
+        "errors": rows.errors,
+    }
+    index_names = [index.name for index in info.indexes.values() if not index.building]
+    shown |= {
+        "grid": [
+            {
+                "key": key,
+                "href": row_href(view, name, key),
+                "drawer": view.href(k=key),
+                "cells": [cells.cell(row, path) for path in columns],
+                "current": key == view.queries("k"),
+            }
+            for key, (_, row) in zip(keys, rows.found, strict=True)
+        ],
+        "columns": [
+            {
+                "name": dotted(path),
+                "type": "key" if path in info.key_fields else cells.type_of(path[-1]),
+                "num": cells.is_number(path[-1]),
+            }
+            for path in columns
+        ],
+        "hidden": hidden,
+        "index_names": index_names,
+        "drawer": _drawer(view, info, reader),
+        "next_href": view.href(resume=_token(rows.resume), k=None) if rows.resume else "",
+        "first_href": view.href(resume=None, k=None) if view.query("resume") else "",
+        "model_text": cells.model_text(descriptor_of(info.model)),
+        "words": in_words(told),
+        "log_href": href("db", view.database, "log", table=name),
+    }
+    return Page("table.html", values, 200, shown)
+
+
+def _rows(view: View, info: TableInfo, reader: Reader) -> Rows:
+    """Return the rows of a page: as many as fit, or as were found in a limited time. Raises RowError."""
+    conditions = filters.parse(view.query("q"), descriptor_of(info.model))
+    handle: Table[Message, Any] = table_of(info)
+    index = info.index(view.query("index")) if view.query("index") else None
+    fields = info.key_fields if index is None else index.fields
+    equals, left = filters.selected(conditions, fields)
+    hashed = index is not None and index.hashed  # a client has no keys to compute a position in it
+    if index is not None and hashed and (equals is None or len(conditions) - len(left) < len(fields)):
+        raise RowError(
+            f"index {index.name} stores hashes, which have no order: give the values of all of its fields,"
+            f" such as {dotted(fields[0])} = …"
+        )
+    scan = reader.scan(
+        handle if index is None else handle.indexes[index.name],
+        equals,
+        reverse=view.query("reverse") == "1",
+        limit=READ_MAX if left else ROWS,
+        resume=_untoken(view.query("resume")),
+    )
+    found, errors, read, until = list[tuple[Any, Message]](), list[str](), 0, time.monotonic() + READ_S
+    complete = True
+    for row in _readable(scan, errors):
+        read += 1
+        if all(one.holds(row) for one in left):
+            found.append((key_of(info, row), row))
+        if left and not hashed and (len(found) >= ROWS or time.monotonic() > until):
+            complete = False
+            break
+    resume = scan.resume if complete else _after(info, index, row)
+    scan.close()
+    return Rows(found, read, resume, errors)
+
+
+def _readable(scan: Any, errors: list[str]) -> Iterator[Message]:
+    """Yield the rows of a scan; a row that cannot be parsed is an error, and the next row follows."""
+    while True:
+        try:
+            yield next(scan)
+        except StopIteration:
+            return
+        except CorruptionError as error:
+            errors.append(str(error))
+            if len(errors) > ROWS:
+                return
+        except SealedError as error:
+            errors.append(str(error))
+            return
+
+
+def _after(info: TableInfo, index: Any, row: Message) -> bytes:
+    """Return the position after a row, as a scan would return it."""
+    own: Any = info.own
+    values = key_of(info, row)
+    key: bytes = info.encode_key(values[0] if len(values) == 1 else values)
+    if index is None:
+        return info.row_prefix + key
+    at = list(info.indexes.values()).index(index)
+    entry: bytes = own.values(row, row.SerializeToString())[at]
+    return entry + key
+
+
+def key_of(info: TableInfo, row: Message) -> tuple[Any, ...]:
+    """Return the key of a row."""
+    return tuple(_at(row, path) for path in info.key_fields)
+
+
+def _at(row: Message, path: filters.Path) -> Any:
+    found: Any = row
+    for step in path:
+        found = getattr(found, step.name)
+    return found
+
+
+def plain_key(key: Sequence[Any]) -> list[str]:
+    """Return a key as words, as they are typed."""
+    return [_word(part) for part in key]
+
+
+def _word(part: Any) -> str:
+    value = plain(part)
+    return {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def row_href(view: View, table: str, key: Sequence[str], at: int = 0) -> str:
+    """Return the address of the page of a row."""
+    return href("db", view.database, "tables", table, "row", k=list(key), at=at or view.query("at"))
+
+
+def encoded_key(info: TableInfo, words: Sequence[str]) -> Any:
+    """Return a key from the words of an address. Raises RowError."""
+    if len(words) != len(info.key_fields):
+        names = ", ".join(map(dotted, info.key_fields))
+        raise RowError(f"expected a key of {info.name} as {names}, one `k` each, found {len(words)} values")
+    return output.values(info.key_fields, words, f"the key of {info.name}")
+
+
+def _drawer(view: View, info: TableInfo, reader: Reader) -> dict[str, Any] | None:
+    words = view.queries("k")
+    if not words:
+        return None
+    found: dict[str, Any] = {
+        "key": words,
+        "href": row_href(view, info.name, words),
+        "close": view.href(k=None),
+    }
+    try:
+        row = reader.get(table_of(info), encoded_key(info, words))
+        version = reader.version(table_of(info), encoded_key(info, words)) if row is not None else 0
+    except Error as error:
+        return {**found, "error": str(error), "lines": [], "version": 0}
+    if row is None:
+        return {**found, "error": "There is no row with this key.", "lines": [], "version": 0}
+    return {**found, "error": "", "lines": cells.unfold(row), "version": version}
+
+
+def in_words(told: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the schema of a table in words."""
+    found = [("Each row is a", told["model"]), ("found by", ", ".join(told["key"]))]
+    for index in told["indexes"]:
+        kind = "unique index" if index["unique"] else "index"
+        more = (
+            " (hashes: equality only)" if index["hashed"] else " (being built)" if index["building"] else ""
+        )
+        found.append((f"{kind} {index['name']}", f"{', '.join(index['fields'])}{more}"))
+    if told["ttl_s"]:
+        found.append(("rows expire", f"{told['ttl_s']:,.0f} seconds after the commit that wrote them"))
+    if told["sealed"]:
+        found.append(("sealed", "rows are encrypted with the key of the person that they are about"))
+    return found
+
+
+def _token(resume: bytes | None) -> str:
+    return base64.urlsafe_b64encode(resume).decode() if resume else ""
+
+
+def _untoken(text: str) -> bytes | None:
+    if not text:
+        return None
+    try:
+        return base64.urlsafe_b64decode(text)
+    except (binascii.Error, ValueError):
+        raise RowError("the address of this page of rows is damaged; begin at the first page") from None
+
+
+ROUTES = [*route("/db/{database}/tables", tables), *route("/db/{database}/tables/{table}", table)]

@@ -1,0 +1,118 @@
+"""Screenshots: the pages of the console on the flights example: `make screenshots`.
+
+Writes docs/console/PAGE.png in the light theme, PAGE-dark.png and PAGE-phone.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import everlog
+from everlog.rpc.embedded import EmbeddedDatabase
+from flights.create import create
+from flights.migrations.v20260209154500_airport_time_zones import AIRLINES, AIRPORTS, FLIGHTS
+from tests.console.web.browser import PHONE, THEMES, WIDE, Tab, browser
+from tests.console.web.visitor import console_of
+
+ROOT = Path(__file__).parent.parent.parent.parent
+OUT = ROOT / "docs" / "console"
+TOKENS = {"ann": "token-of-ann"}
+
+FLIGHT = (2013, 1, 1, "B6", 135, "JFK")
+ROW = "/db/flights/tables/flights/row?k=2013&k=1&k=1&k=B6&k=135&k=JFK"
+PAGES = {
+    "overview": "/?range=15m",
+    "tables": "/db/flights/tables",
+    "table": "/db/flights/tables/flights?q=carrier+%3D+B6+and+origin+%3D+JFK&k=2013&k=1&k=1&k=B6&k=135&k=JFK",
+    "table-past": "/db/flights/tables/airports?at=4",
+    "row": ROW,
+    "log": "/db/flights/log?until=60",
+    "commit": "/db/flights/log/45",
+    "sign-in": "/sign-in",
+}
+
+
+def fill(db: EmbeddedDatabase) -> None:
+    """Write some commits as people and programs do."""
+    row = db.get(FLIGHTS, FLIGHT)
+    assert row is not None
+    with db.transaction(actor="bob", reason="Actual times, from the feed of 26 January") as tx:
+        row.dep_time, row.dep_delay, row.tailnum = 615, 5, "N503JB"
+        tx.put(FLIGHTS, row)
+    with db.transaction(actor="ann", reason="Arrival corrected from the tower's sheet; ticket 4698") as tx:
+        row.arr_time, row.arr_delay, row.tailnum = 927, 6, "N635JB"
+        tx.put(FLIGHTS, row)
+    for number, key in enumerate(("JFK", "LGA", "EWR", "BOS", "LAX", "SFO") * 6):
+        airport = db.get(AIRPORTS, key)
+        assert airport is not None
+        with db.transaction(actor="deploy", reason="Altitudes of the new survey") as tx:
+            airport.alt = number + 10
+            tx.put(AIRPORTS, airport)
+    airline = db.get(AIRLINES, "9E")
+    assert airline is not None
+    with db.transaction(actor="ann", reason="Its full name, as on its signs; ticket 4702") as tx:
+        airline.name = "Endeavor Air, Inc."
+        tx.put(AIRLINES, airline)
+    jfk = db.get(AIRPORTS, "JFK")
+    assert jfk is not None
+    with db.transaction(actor="ann", reason="Full name, as on its signs; ticket 4702") as tx:
+        jfk.name = "John F. Kennedy International Airport"
+        tx.put(AIRPORTS, jfk)
+
+
+@contextlib.contextmanager
+def example(directory: Path, count: int) -> Iterator[tuple[str, int]]:
+    """Serve the example and two other databases; yield the console's URL and the newest commit."""
+    with (
+        create(f"file:{directory / 'flights.db'}", flights=count) as db,
+        everlog.open(f"file:{directory / 'crew.db'}") as crew,
+        everlog.open(f"file:{directory / 'stands.db'}") as stands,
+    ):
+        assert isinstance(crew, EmbeddedDatabase)
+        assert isinstance(stands, EmbeddedDatabase)
+        fill(db)
+        db.consumers.register("search-index", actor="deploy", reason="the search of the site")
+        served = {"flights": db, "crew": crew, "stands": stands}
+        how = {
+            "tokens": TOKENS,
+            "roles": {"ann": ("owner",)},
+            "migrations": {"flights": "flights.migrations"},
+        }
+        with console_of(served, **how) as web:
+            yield web.url, db.head
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make screenshots", description=__doc__)
+    parser.add_argument("--out", type=Path, default=OUT, help="directory of the pictures")
+    parser.add_argument("--flights", type=int, default=20_000, help="number of flights to load")
+    parser.add_argument("pages", nargs="*", help="pages  [default: all]")
+    chosen = parser.parse_args()
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        example(Path(directory), chosen.flights) as (url, last),
+        browser() as found,
+    ):
+        for theme, size, suffix in (*((t, WIDE, f"-{t}") for t in THEMES), ("light", PHONE, "-phone")):
+            with Tab(found, url, theme=theme, size=size) as tab:
+                for name, path in sorted(PAGES.items(), key=lambda one: one[0] != "sign-in"):
+                    tab.go(path.format(last=last))
+                    if not chosen.pages or name in chosen.pages:
+                        file = chosen.out / f"{name}{suffix.removesuffix('-light')}.png"
+                        tab.page.screenshot(path=file, full_page=True)
+                        print(file, f"overflow {tab.overflow()}" if tab.overflow() else "", flush=True)  # noqa: T201
+                    if name == "sign-in":
+                        tab.page.fill("#token", TOKENS["ann"])
+                        tab.page.click("button.primary")
+                        tab.page.wait_for_url(f"{url}/")
+                for problem in tab.wrong:
+                    print("problem:", problem)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,315 @@
+"""The pages of a database: what they show, their JSON twins, and bad input."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+from urllib.parse import quote, urlencode
+
+import pytest
+
+from everlog.rpc.embedded import EmbeddedDatabase
+from everlog.rpc.testing import at_version
+from everlog.store.schema.reflect import table_of
+from flights.migrations.v20260209154500_airport_time_zones import AIRPORTS, FLIGHTS, Airport
+from tests.console.web.conftest import TOKENS
+from tests.console.web.visitor import Visitor, console_of
+
+DB = "/db/flights"
+STRANGE = '<script>alert("1")</script> & ünïcødé / ? # %41 \u202e'
+
+
+@pytest.fixture
+def visitor(flights: EmbeddedDatabase) -> Iterator[Visitor]:
+    """Yield a visitor of a database with some commits by people."""
+    for actor, name in (("ann", "first"), ("bob", "second"), ("ann", "third")):
+        with flights.transaction(actor=actor, reason=f"the {name} name", correlation_id=f"c-{name}") as tx:
+            tx.put(AIRPORTS, Airport(faa="ZZZ", name=name, lat=1.5, alt=-3))
+    with console_of({"flights": flights}) as web:
+        yield Visitor(web.url)
+
+
+def rows(visitor: Visitor, table: str, **query: object) -> Any:
+    return visitor.json(f"{DB}/tables/{table}?{urlencode(query)}")
+
+
+def test_the_overview_shows_each_database_with_its_numbers(
+    visitor: Visitor, flights: EmbeddedDatabase
+) -> None:
+    found = visitor.json("/")
+    (one,) = found["databases_shown"]
+    assert (one["name"], one["head"], one["kind"]) == ("flights", flights.head, "ok")
+    assert one["rows"] == sum(table.rows for table in flights.admin.status().tables)
+    assert sum(found["commits"]["flights"]["counts"]) == flights.head
+    page = visitor.get("/?range=24h").words
+    assert "Needs attention nothing" in page
+    assert "airport_time_zones" in page
+    assert visitor.get("/?range=7m").status == 400
+
+
+def test_the_overview_begins_with_what_needs_attention(visitor: Visitor, flights: EmbeddedDatabase) -> None:
+    flights.folders = "flights.migrations"
+    flights.migrations.rollback(1, actor="ann", reason="to propose it again")
+    proposed = flights.migrations.propose(actor="bob", reason="the names of time zones")
+    assert proposed is not None
+    (thing,) = visitor.json("/")["attention"]
+    assert thing["badge"] == "Waiting"
+    assert "bob proposed it" in thing["words"]
+    page = visitor.get(thing["href"])
+    assert page.status == 200
+    assert "waiting" in page.words
+    assert visitor.json(thing["href"])["digest"] == proposed.digest.hex()
+    assert "flights" in visitor.get("/migrations").words
+    assert visitor.get("/migrations/123456").status == 404
+
+
+def test_tables_have_their_schema_in_words_and_as_proto(visitor: Visitor) -> None:
+    found = {one["name"]: one for one in visitor.json(f"{DB}/tables")["tables"]}
+    assert found["flights"]["key"] == ["year", "month", "day", "carrier", "flight", "origin"]
+    assert [one["name"] for one in found["flights"]["indexes"]] == ["by_plane", "by_route"]
+    page = visitor.get(f"{DB}/tables/airlines")
+    assert "unique index by_name name" in page.words
+    assert "message Airline { string carrier = 1; string name = 2; }" in page.words
+    assert "optional string tzone = 8;" in visitor.get(f"{DB}/tables/airports").words
+
+
+def test_rows_are_paged_by_key_in_both_directions(visitor: Visitor, flights: EmbeddedDatabase) -> None:
+    every = [row.faa for row in flights.scan(AIRPORTS)]
+    for reverse in ("", "1"):
+        found, resume = list[str](), ""
+        while True:
+            page = rows(visitor, "airports", reverse=reverse, resume=resume)
+            found += [row["faa"] for row in page["found"]]
+            resume = str(page["next"])
+            if not resume:
+                break
+        assert found == (every[::-1] if reverse else every)
+
+
+def test_rows_are_filtered_by_fields_key_and_index(visitor: Visitor, flights: EmbeddedDatabase) -> None:
+    every: list[Any] = list(flights.scan(FLIGHTS))
+    row = every[len(every) // 2]
+    cases: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+        (f"year = {row.year} and month = {row.month}", "", lambda one: one.month == row.month),
+        (f"origin = {row.origin} and dest = {row.dest}", "by_route", lambda one: one.dest == row.dest),
+        (
+            "dep_delay >= 0 and arr_delay != unset",
+            "",
+            lambda one: one.dep_delay >= 0 and one.HasField("arr_delay"),
+        ),
+        (f'tailnum ~ "{row.tailnum[1:].lower()}"', "", lambda one: row.tailnum[1:] in one.tailnum),
+        ("dep_time = unset", "", lambda one: not one.HasField("dep_time")),
+    )
+    for query, index, expected in cases:
+        found, resume = list[dict[str, object]](), ""
+        while True:
+            page = rows(visitor, "flights", q=query, index=index, resume=resume)
+            assert page["problem"] == ""
+            found += page["found"]
+            resume = str(page["next"])
+            if not resume:
+                break
+        assert {one["flight"] for one in found} <= {one.flight for one in every if expected(one)}
+        if "origin" not in query:
+            assert len(found) == sum(map(expected, every)), query
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("origin", "expected a condition"),
+        ("origin JFK", "expected a condition"),
+        ("origin = JFK or dest = LAX", "expected `and`"),
+        ("nowhere = 1", "there is no field 'nowhere'; the fields are: year"),
+        ("year = soon", "expected"),
+        ("year < unset", "expected year = unset"),
+        ('origin = "JFK', "expected"),
+        (" and ".join(["year = 1"] * 21), "at most 20 conditions"),
+    ],
+)
+def test_an_invalid_filter_is_explained_beside_it(visitor: Visitor, query: str, words: str) -> None:
+    page = visitor.get(f"{DB}/tables/flights?{urlencode({'q': query})}")
+    assert page.status == 200
+    assert words in page.words
+    assert "aria-invalid" in page.text
+
+
+def test_a_table_is_shown_as_of_a_commit_and_a_time(visitor: Visitor, flights: EmbeddedDatabase) -> None:
+    head = flights.head
+    for seq, name in ((head - 2, "first"), (head - 1, "second"), (head, "third")):
+        (found,) = rows(visitor, "airports", q="faa = ZZZ", at=seq)["found"]
+        assert found["name"] == name
+    assert "As of commit" in visitor.get(f"{DB}/tables/airports?at={head - 1}").words
+    entries = {one.seq: one for one in flights.past.log()}
+    by_time = visitor.get(
+        f"{DB}/tables/airports?{urlencode({'ms': entries[head - 1].time_ns // 10**6 + 1})}", follow=False
+    )
+    assert by_time.status == 303
+    assert visitor.get(f"{DB}/tables/airports?at=2").status in {200, 404}
+    gone = visitor.get(f"{DB}/tables/flights?at=2")
+    assert gone.status == 404
+    assert "There was no table flights at commit 2" in gone.words
+    for query, status in (
+        ("at=99999", 404),
+        ("at=x", 400),
+        ("at=-1", 400),
+        ("time=some+day", 400),
+        ("time=1999-01-01", 404),
+        ("time=2999-01-01", 404),
+    ):
+        assert visitor.get(f"{DB}/tables/airports?{query}").status == status, query
+
+
+def test_a_row_has_its_history_as_diffs(visitor: Visitor, flights: EmbeddedDatabase) -> None:
+    path = f"{DB}/tables/airports/row?k=ZZZ"
+    found = visitor.json(path)
+    assert found["row"]["name"] == "third"
+    assert [(one["actor"], one["fields"]) for one in found["history"]] == [
+        ("ann", ["name"]),
+        ("bob", ["name"]),
+        ("ann", ["faa", "name", "lat", "alt"]),
+    ]
+    page = visitor.get(path).words
+    assert "bob changed 1 field" in page
+    assert "“the second name” name first → second" in page
+    past = visitor.json(f"{path}&at={flights.head - 2}")
+    assert past["row"]["name"] == "first"
+    with flights.transaction(actor="ann", reason="it was closed") as tx:
+        tx.delete(AIRPORTS, "ZZZ")
+    page = visitor.get(path).words
+    assert "deleted it" in page
+    assert "The row does not exist" in page
+    assert visitor.get(f"{path}&versions=1").words.count("Show more") == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/tables/nowhere", 404),
+        ("/tables/airports/row?k=nobody", 404),
+        ("/tables/airports/row", 400),
+        ("/tables/airports/row?k=a&k=b", 400),
+        ("/tables/flights/row?k=x&k=1&k=1&k=UA&k=1&k=JFK", 400),
+        ("/tables/airports?resume=x", 200),
+        ("/tables/airports?resume=////", 200),
+        ("/tables/airports?index=nowhere", 404),
+        ("/log/0", 404),
+        ("/log/999999", 404),
+        ("/log/x", 404),
+        ("/log?kind=nothing", 400),
+        ("/log?key=ZZZ", 400),
+        ("/log?until=0", 400),
+        ("/log?table=nowhere", 200),
+        ("/log?since=soon", 200),
+        (f"/log?actor={'x' * 70_000}", 400),
+    ],
+)
+def test_bad_addresses_are_answered_with_a_sentence(visitor: Visitor, path: str, status: int) -> None:
+    answer = visitor.get(f"{DB}{path}")
+    assert answer.status == status, answer.words[-300:]
+    assert "fault" not in answer.words
+
+
+def test_names_and_values_of_every_character_are_escaped(visitor: Visitor, flights: EmbeddedDatabase) -> None:
+    with flights.transaction(actor=STRANGE[:60], reason=STRANGE, correlation_id="c") as tx:
+        tx.put(AIRPORTS, Airport(faa=STRANGE, name=STRANGE * 50))
+    for path in (
+        f"{DB}/tables/airports?{urlencode({'q': f'faa = {json.dumps(STRANGE)[:40]}'})}",
+        f"{DB}/tables/airports?reverse=1",
+        f"{DB}/tables/airports/row?k={quote(STRANGE, safe='')}",
+        f"{DB}/log",
+        f"{DB}/log/{flights.head}",
+        f"{DB}/log?{urlencode({'actor': STRANGE, 'key': STRANGE, 'table': STRANGE})}",
+        f"/nowhere/{quote(STRANGE, safe='')}",
+    ):
+        page = visitor.get(path)
+        assert "<script>alert" not in page.text, path
+        assert 'onerror="' not in page.text
+    assert visitor.json(f"{DB}/tables/airports/row?k={quote(STRANGE, safe='')}")["row"]["faa"] == STRANGE
+
+
+def test_the_log_is_shown_newest_first_and_filtered(visitor: Visitor, flights: EmbeddedDatabase) -> None:
+    entries = list(flights.past.log())
+    found = visitor.json(f"{DB}/log")
+    assert [one["seq"] for one in found["commits"]] == [one.seq for one in entries[::-1][:50]]
+    older = visitor.json(f"{DB}/log?until=3")
+    assert [one["seq"] for one in older["commits"]] == [3, 2, 1]
+    for query, matches in (
+        ({"actor": "bob"}, lambda one: one.actor == "bob"),
+        ({"kind": "migration"}, lambda one: one.kind == "migration"),
+        ({"correlation": "c-third"}, lambda one: one.correlation_id == "c-third"),
+        ({"table": "airports", "actor": "ann"}, lambda one: one.actor == "ann"),
+        ({"key": "airports/ZZZ"}, lambda one: any(c.key == ("ZZZ",) for c in one.changes)),
+    ):
+        commits = visitor.json(f"{DB}/log?{urlencode(query)}")["commits"]
+        assert [one["seq"] for one in commits] == [one.seq for one in entries[::-1] if matches(one)], query
+    assert "No commit matches" in visitor.get(f"{DB}/log?actor=nobody").words
+
+
+def test_a_commit_is_shown_with_its_rows_before_and_after(
+    visitor: Visitor, flights: EmbeddedDatabase
+) -> None:
+    page = visitor.get(f"{DB}/log/{flights.head}").words
+    assert "“the third name”" in page
+    assert "name second → third" in page
+    found = visitor.json(f"{DB}/log/{flights.head}")
+    assert found["changes"][0]["row"]["name"] == "third"
+    assert found["correlation_id"] == "c-third"
+    for seq in range(1, flights.head + 1):
+        assert visitor.get(f"{DB}/log/{seq}").status == 200
+
+
+def test_new_commits_are_streamed_as_events(visitor: Visitor, flights: EmbeddedDatabase) -> None:
+    import http.client
+
+    host = visitor.url.removeprefix("http://")
+    connection = http.client.HTTPConnection(host, timeout=30)
+    connection.request("GET", f"{DB}/log/events?actor=ann")
+    response = connection.getresponse()
+    assert response.getheader("Content-Type", "").startswith("text/event-stream")
+    assert response.readline() == b"retry: 1000\n"
+    with flights.transaction(actor="bob", reason="not hers") as tx:
+        tx.put(AIRPORTS, Airport(faa="YYY"))
+    with flights.transaction(actor="ann", reason="live <b>") as tx:
+        tx.put(AIRPORTS, Airport(faa="XXX"))
+    lines = list[str]()
+    while not any("live &lt;b&gt;" in line for line in lines):
+        lines.append(response.readline().decode())
+    assert f"id: {flights.head}\n" in lines
+    assert "event: commit\n" in lines
+    assert not any("not hers" in line for line in lines)
+    connection.close()
+
+
+def test_who_may_not_see_a_database_or_a_table_learns_nothing(flights: EmbeddedDatabase) -> None:
+    flights.access.grant("carl", "reader", ("airports",), actor="ann", reason="a part")
+    with console_of({"flights": flights}, tokens=TOKENS) as web:
+        carl = Visitor(web.url)
+        assert carl.sign_in(TOKENS["carl"]).status == 303
+        assert [one["name"] for one in carl.json(f"{DB}/tables")["tables"]] == ["airports"]
+        assert carl.get(f"{DB}/tables/airports").status == 200
+        for path in (f"{DB}/tables/flights", "/db/nowhere/tables", f"{DB}/log?table=flights"):
+            answer = carl.get(path)
+            assert answer.status in {403, 404} or "flights" not in answer.words.partition("every table")[2]
+        assert carl.get("/").status == 200
+        assert carl.get(f"{DB}/log").status == 200
+
+
+def test_resume_tokens_of_other_scans_are_refused(visitor: Visitor) -> None:
+    token = base64.urlsafe_b64encode(b"\xff" * 40).decode()
+    assert "resume token belongs to another scan" in visitor.get(f"{DB}/tables/airports?resume={token}").words
+
+
+def test_a_database_without_migrations_and_an_empty_table_say_what_to_do() -> None:
+    with at_version(20260105093000, source="flights.migrations") as db:
+        assert isinstance(db, EmbeddedDatabase)
+        with console_of({"flights": db}) as web:
+            visitor = Visitor(web.url)
+            assert visitor.get(f"{DB}/tables").status == 200
+            airports = table_of(db.schema.table("airports"))
+            with db.transaction(reason="all") as tx:
+                for row in list(db.scan(airports)):
+                    tx.delete(airports, cast(Any, row).faa)
+            assert "No rows" in visitor.get(f"{DB}/tables/airports").words

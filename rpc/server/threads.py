@@ -369,8 +369,10 @@ class Threads:
             return None
 
     def _done(self, work: Work) -> None:
-        key = work.key
+        key, call = work.key, work.call
         work.state = "done"
+        if call is not None and call.work is work:
+            call.work = None  # no cycle: the collector would have to find each
         with self._lock:
             self.busy.discard(work)
             self._running[key] -= 1

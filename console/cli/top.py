@@ -22,7 +22,7 @@ from everlog.console import output
 from everlog.console.cli.connect import open_database
 from everlog.console.cli.options import Duration, Settings, common, pass_settings
 from everlog.rpc.address import is_url, without_secrets
-from everlog.store.errors import OpenError, UnavailableError
+from everlog.store.errors import OpenError, UnavailableError, quantity
 
 if TYPE_CHECKING:
     from everlog.rpc.calls import Now, RunningCall, WorkProgress
@@ -172,7 +172,7 @@ def page(now: Now, title: str, width: int, *, connections: bool = False) -> list
     if busy:
         lines.append(" · ".join(busy))
     for one in now.databases:
-        said = [f"{one.commits_waiting} commits wait"] if one.commits_waiting else []
+        said = [f"{quantity(one.commits_waiting, 'commit')} waiting"] if one.commits_waiting else []
         said += [f"migrated by {one.migrated_by}"] if one.migrated_by else []
         said += [f"lease of call {one.lease}"] if one.lease else []
         said += [_progress(one.migration)] if one.migration else []

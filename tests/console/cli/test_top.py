@@ -232,7 +232,8 @@ def test_a_screen_answers_who_waits_for_whom_and_for_how_long() -> None:
     assert lines[1] == "3 of 1,000 connections · 2,000 running calls"
     assert lines[2] == "long reads: 4 running, 16 waiting"
     assert lines[3] == (
-        "x: 2 commits wait; migrated by ann; lease of call 5; build rows: 10 of 100 rows, 5 a second, about"
+        "x: 2 commits waiting; migrated by ann; lease of call 5; build rows: 10 of 100 rows, 5 a second,"
+        " about"
         " 18.0s left"
     )
     text = "\n".join(lines)

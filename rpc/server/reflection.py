@@ -50,11 +50,30 @@ class Commented(ReflectionServicer):  # type: ignore[misc]
     async def ServerReflectionInfo(
         self, request_iterator: AsyncIterator[Any], unused_context: Any
     ) -> AsyncIterator[Any]:
-        async for answer in super().ServerReflectionInfo(request_iterator, unused_context):
+        asked: Any = None
+
+        async def each() -> AsyncIterator[Any]:
+            nonlocal asked
+            async for asked in request_iterator:
+                yield self._of_service(asked)
+
+        async for answer in super().ServerReflectionInfo(each(), unused_context):
             found = answer.file_descriptor_response.file_descriptor_proto
             for at, raw in enumerate(found):
                 found[at] = self._files.get(descriptor_pb2.FileDescriptorProto.FromString(raw).name, raw)
+            answer.original_request.CopyFrom(asked)
             yield answer
+
+    def _of_service(self, request: Any) -> Any:
+        """Return a request for the file of a method as one for the file of its service: pools do not find
+        methods."""
+        name = request.file_containing_symbol
+        if name:
+            try:
+                self._pool.FindFileContainingSymbol(name)
+            except KeyError:
+                return type(request)(host=request.host, file_containing_symbol=name.rpartition(".")[0])
+        return request
 
 
 def _pool_of(services: Sequence[str]) -> descriptor_pool.DescriptorPool:

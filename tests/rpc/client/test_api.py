@@ -109,9 +109,14 @@ def test_a_caller_sees_what_the_gate_would_admit_and_nothing_else(server: Server
             calls(api, "Weather", "Change", {})
         with pytest.raises(AccessError, match="ann lacks the right grant"):
             calls(api, "Access", "Grant", {"grant": {"identity": "ann", "role": "owner"}})
-    with opened(server, "bob") as channel:  # without any right in the database
+    with opened(server, "bob") as channel:  # without any right in the database: what is of the server
         assert paths(Api(channel).services) == {
-            *("everlog.v1.Access/WhoAmI", "everlog.v1.Admin/ListDatabases"),
+            *(
+                one.path
+                for service in Services.of_contract()
+                for one in service.methods.values()
+                if one.needs[0].server
+            ),
             *(f"grpc.health.v1.Health/{name}" for name in ("Check", "List", "Watch")),
         }
 
@@ -318,6 +323,19 @@ def test_a_server_that_is_away_is_an_error(server: Server) -> None:
         server.stop()
         with pytest.raises(Error, match="cannot be reached"):
             _ = Api(channel).services
+
+
+def test_reflection_finds_methods_as_well(server: Server) -> None:
+    from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc  # type: ignore[import-untyped]
+
+    with opened(server, "root") as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel.grpc)
+        names = ["everlog.v1.Store.Get", "everlog.v1.Store", "everlog.v1.Op", "everlog.v1.Nothing.Get"]
+        asked = [reflection_pb2.ServerReflectionRequest(file_containing_symbol=name) for name in names]
+        answers = list(stub.ServerReflectionInfo(iter(asked), metadata=channel.metadata, timeout=30))
+    assert [one.original_request for one in answers] == asked
+    found = [bool(one.file_descriptor_response.file_descriptor_proto) for one in answers]
+    assert found == [True, True, True, False]
 
 
 def test_a_caller_without_a_name_may_call_what_the_server_says(db: EmbeddedDatabase) -> None:

@@ -40,6 +40,9 @@ PAGES = (
     f"{DB}/log",
     f"{DB}/log?follow=1",
     f"{DB}/log/4",
+    "/api",
+    "/api/Store/Scan?table=airports",
+    "/api/Archive/Release",
     "/nowhere",
     "/sign-in",
 )

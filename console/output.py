@@ -117,6 +117,14 @@ def size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
+def span(seconds: float) -> str:
+    """Return a duration with its unit, in three digits."""
+    for unit, length in (("days", 86_400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
 def _value(path: Steps, word: str, role: str) -> Any:
     field = path[-1]
     try:

@@ -142,6 +142,11 @@ class StatusResponse(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     PRODUCTION_FIELD_NUMBER: _builtins.int
     HEALTH_FIELD_NUMBER: _builtins.int
+    LOG_BYTES_FIELD_NUMBER: _builtins.int
+    LOG_GROWTH_FIELD_NUMBER: _builtins.int
+    GROWN_S_FIELD_NUMBER: _builtins.int
+    CONSUMER_LAGS_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTIONS_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     head_time_ns: _builtins.int
     oldest: _builtins.int
@@ -159,6 +164,10 @@ class StatusResponse(_message.Message):
     """Why the positions of consumers are unknown; empty: they are known."""
     production: _builtins.bool
     """Whether the log marks this database as production."""
+    log_bytes: _builtins.int
+    """Bytes of the log, on disk and in memory."""
+    grown_s: _builtins.float
+    """Seconds in which the tables grew by their `grown_bytes`; 0: it is unknown."""
     @_builtins.property
     def head(self) -> _log_pb2.Cursor: ...
     @_builtins.property
@@ -181,6 +190,18 @@ class StatusResponse(_message.Message):
 
     @_builtins.property
     def health(self) -> Global___HealthResponse: ...
+    @_builtins.property
+    def log_growth(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogGrowth]:
+        """The growth of the log in the last day and the last week."""
+
+    @_builtins.property
+    def consumer_lags(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsumerLag]:
+        """Registered consumers, the farthest behind first."""
+
+    @_builtins.property
+    def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunningSubscription]:
+        """Running subscriptions, the farthest behind first; at most 100."""
+
     def __init__(
         self,
         *,
@@ -205,14 +226,102 @@ class StatusResponse(_message.Message):
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         production: _builtins.bool = ...,
         health: Global___HealthResponse | None = ...,
+        log_bytes: _builtins.int = ...,
+        log_growth: _abc.Iterable[Global___LogGrowth] | None = ...,
+        grown_s: _builtins.float = ...,
+        consumer_lags: _abc.Iterable[Global___ConsumerLag] | None = ...,
+        subscriptions: _abc.Iterable[Global___RunningSubscription] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "clock", b"clock", "expiry", b"expiry", "head", b"head", "health", b"health", "writes", b"writes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "clock", b"clock", "consumers", b"consumers", "consumers_error", b"consumers_error", "consumers_over", b"consumers_over", "database", b"database", "disk_bytes", b"disk_bytes", "expiry", b"expiry", "format", b"format", "head", b"head", "head_time_ns", b"head_time_ns", "health", b"health", "oldest", b"oldest", "production", b"production", "read_only", b"read_only", "schema_version", b"schema_version", "software", b"software", "subscribers", b"subscribers", "tables", b"tables", "warnings", b"warnings", "writes", b"writes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "clock", b"clock", "consumer_lags", b"consumer_lags", "consumers", b"consumers", "consumers_error", b"consumers_error", "consumers_over", b"consumers_over", "database", b"database", "disk_bytes", b"disk_bytes", "expiry", b"expiry", "format", b"format", "grown_s", b"grown_s", "head", b"head", "head_time_ns", b"head_time_ns", "health", b"health", "log_bytes", b"log_bytes", "log_growth", b"log_growth", "oldest", b"oldest", "production", b"production", "read_only", b"read_only", "schema_version", b"schema_version", "software", b"software", "subscribers", b"subscribers", "subscriptions", b"subscriptions", "tables", b"tables", "warnings", b"warnings", "writes", b"writes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusResponse: _TypeAlias = StatusResponse  # noqa: Y015
+
+@_typing.final
+class LogGrowth(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SECONDS_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    seconds: _builtins.float
+    records: _builtins.int
+    bytes: _builtins.int
+    """An estimate."""
+    def __init__(
+        self,
+        *,
+        seconds: _builtins.float = ...,
+        records: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "records", b"records", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogGrowth: _TypeAlias = LogGrowth  # noqa: Y015
+
+@_typing.final
+class ConsumerLag(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    records: _builtins.int
+    """Records that it has not confirmed, and the seconds for which the oldest of them has waited."""
+    seconds: _builtins.float
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        records: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "records", b"records", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConsumerLag: _TypeAlias = ConsumerLag  # noqa: Y015
+
+@_typing.final
+class RunningSubscription(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
+    SINCE_NS_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    identity: _builtins.str
+    peer: _builtins.str
+    """HOST:PORT of its connection."""
+    since_ns: _builtins.int
+    """Its start, nanoseconds since the Unix epoch."""
+    records: _builtins.int
+    """Records that it has not been sent."""
+    def __init__(
+        self,
+        *,
+        identity: _builtins.str = ...,
+        peer: _builtins.str = ...,
+        since_ns: _builtins.int = ...,
+        records: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "peer", b"peer", "records", b"records", "since_ns", b"since_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunningSubscription: _TypeAlias = RunningSubscription  # noqa: Y015
 
 @_typing.final
 class HealthRequest(_message.Message):
@@ -371,12 +480,20 @@ class TableStatus(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     HASH_FIELD_NUMBER: _builtins.int
     INDEXES_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    INDEX_BYTES_FIELD_NUMBER: _builtins.int
+    GROWN_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     rows: _builtins.int
     hash: _builtins.bytes
     """SHA-256 of the rows (docs/format.md, "Content hash"), if requested."""
+    bytes: _builtins.int
+    """Estimates of the bytes in files: of the rows, of each index, and the growth of both together."""
+    grown_bytes: _builtins.int
     @_builtins.property
     def indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def index_bytes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
@@ -384,10 +501,13 @@ class TableStatus(_message.Message):
         rows: _builtins.int = ...,
         hash: _builtins.bytes = ...,
         indexes: _abc.Iterable[_builtins.str] | None = ...,
+        bytes: _builtins.int = ...,
+        index_bytes: _abc.Iterable[_builtins.int] | None = ...,
+        grown_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hash", b"hash", "indexes", b"indexes", "name", b"name", "rows", b"rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "grown_bytes", b"grown_bytes", "hash", b"hash", "index_bytes", b"index_bytes", "indexes", b"indexes", "name", b"name", "rows", b"rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -329,7 +329,7 @@ def _cap(known: Cap | None, days: float | None, records: int | None, size: int |
 
 
 def _line(one: Consumer) -> str:
-    lag = f"{one.lag_records:,} behind, for {_duration(one.lag_s)}" if one.lag_records else "caught up"
+    lag = f"{one.lag_records:,} behind, for {output.span(one.lag_s)}" if one.lag_records else "caught up"
     held = f"holds {quantity(one.held_records, 'record')}, {output.size(one.held_bytes)}"
     if one.over:
         held = f"beyond its cap, {one.over}: nothing is held"
@@ -339,16 +339,9 @@ def _line(one: Consumer) -> str:
 
 def _shown(cap: Cap) -> str:
     words = [quantity(cap.records, "record")] if cap.records else []
-    words += [_duration(cap.seconds)] if cap.seconds else []
+    words += [output.span(cap.seconds)] if cap.seconds else []
     words += [output.size(cap.bytes)] if cap.bytes else []
     return ", ".join(words) or "none"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", DAY_S), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds:.3g} s"
 
 
 def _told(one: Consumer) -> dict[str, Any]:

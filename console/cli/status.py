@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+import time
 import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -15,13 +17,18 @@ from everlog.console.cli.connect import open_database
 from everlog.console.cli.options import Settings, common, pass_settings
 from everlog.rpc.address import without_secrets
 from everlog.store.errors import Error, quantity
+from everlog.store.upkeep.sizes import DAY_S
 
 if TYPE_CHECKING:
     from everlog.console.cli.connect import AnyDatabase
     from everlog.migrations.status import MigrationInfo
+    from everlog.store.upkeep.sizes import LogGrowth
     from everlog.store.upkeep.status import ArchiveStatus, ExpiryStatus, Status
 
 ALL = 0  # no migration has this version
+WIDTH, NAME_WIDTH = 100, 40  # columns
+# Lines of a status without --verbose, so that it fits on a screen.
+MIGRATIONS, TABLES, FOLLOWERS, WARNINGS = 6, 6, 4, 2
 
 _MARKS = {
     "applied": "[X]",
@@ -57,7 +64,10 @@ _SAYS = {
 @pass_settings
 @click.pass_context
 def status(ctx: click.Context, settings: Settings, *, exit_code: bool, quiet: bool, diff: int | None) -> None:
-    """List the migrations and the tables.
+    """Print the state of a database on one screen: health, migrations and their progress, sizes and
+    growth, how far each follower is behind.
+
+    --verbose prints all migrations, tables and followers; --json prints all fields.
 
     \b
     Examples:
@@ -95,11 +105,16 @@ def _print(
                 "time_ns": what.head_time_ns,
                 "schema_version": what.schema_version,
                 "disk_bytes": what.disk_bytes,
-                "tables": [{"name": t.name, "rows": t.rows, "indexes": list(t.indexes)} for t in what.tables],
+                "health": msgspec.structs.asdict(what.health),
+                "log_bytes": what.log_bytes,
+                "log_growth": msgspec.to_builtins(what.log_growth),
+                "grown_s": what.grown_s,
+                "tables": msgspec.to_builtins(what.tables),
+                "subscriptions": msgspec.to_builtins(what.subscriptions),
                 "expiry": msgspec.structs.asdict(what.expiry),
                 "clock": msgspec.structs.asdict(what.clock),
                 "archive": msgspec.structs.asdict(what.archive),
-                "consumers": msgspec.structs.asdict(what.consumers),
+                "consumers": msgspec.to_builtins(what.consumers),
                 "production": what.production,
                 "warnings": what.warnings,
                 "writes": msgspec.structs.asdict(what.writes),
@@ -109,42 +124,109 @@ def _print(
             }
         )
         return
-    _print_migrations(infos, count, verbose=settings.verbose)
+    verbose = settings.verbose
+    _print_migrations(infos, count, verbose=verbose)
     if problem:
-        click.echo(
-            f"Pending migrations cannot be applied, and version {what.schema_version} is served: {problem}"
-        )
-    click.echo(
-        f"\n{without_secrets(db.url)}: commit {what.head:,} of {output.moment(what.head_time_ns)},"
-        f" {output.size(what.disk_bytes)} on disk"
+        _say(f"Pending migrations cannot be applied, and version {what.schema_version} is served: {problem}")
+    click.echo()
+    _say(
+        f"{without_secrets(db.url)}: {what.health.state}, commit {what.head:,} of"
+        f" {output.moment(what.head_time_ns)}, {output.size(what.disk_bytes)} on disk"
     )
     if what.writes.error:
         since = f" since {output.moment(what.writes.since_ns)}" if what.writes.since_ns else ""
-        click.echo(f"  Writes refused{since}: {what.writes.error}")
-    for sentence in what.warnings:
-        click.echo(f"  Warning: {sentence}")
-    width = max((len(table.name) for table in what.tables), default=0)
-    for table in what.tables:
-        indexes = f"  indexes: {', '.join(table.indexes)}" if table.indexes else ""
-        number, noun = quantity(table.rows, "row").split()
-        click.echo(f"  {table.name:{width}}  {number:>11} {noun:4}{indexes}".rstrip())
+        _say(f"  Writes refused{since}: {what.writes.error}")
+    elif what.health.reason and not problem:
+        _say(f"  {what.health.state.capitalize()}: {what.health.reason}")
+    for sentence in _first([f"  Warning: {sentence}" for sentence in what.warnings], WARNINGS, verbose):
+        _say(sentence)
+    _say(f"  Log: {output.size(what.log_bytes)}{', '.join(['', *map(_grown, what.log_growth)])}")
+    _print_tables(what, verbose=verbose)
     if line := ahead_of(what.clock):
-        click.echo(f"  {line}")
+        _say(f"  {line}")
     _print_expiry(what.expiry)
     _print_archive(what.archive)
+    _print_followers(what, verbose=verbose)
+
+
+def _say(line: str) -> None:
+    """Print a line; one that is longer than a screen is broken."""
+    for part in textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_long_words=False) or [line]:
+        click.echo(part)
+
+
+def _first(lines: list[str], most: int, verbose: bool) -> list[str]:
+    """Return the first lines, and how many are left out."""
+    if verbose or len(lines) <= most:
+        return lines
+    return [*lines[: most - 1], f"  … and {len(lines) - most + 1:,} more (--verbose)"]
+
+
+def _grown(one: LogGrowth) -> str:
+    days = one.seconds / DAY_S
+    span = "24 h" if days == 1 else f"{days:g} days"
+    return f"+{output.size(one.bytes)} in {span} ({quantity(one.records, 'commit')})"
+
+
+def _print_tables(what: Status, *, verbose: bool) -> None:
+    """Print the tables by name; if they are too many, the largest."""
+    tables = list(what.tables)
+    if not verbose and len(tables) > TABLES:
+        tables.sort(key=lambda one: (-one.bytes - sum(one.index_bytes), -one.rows, one.name))
+    width = min(max((len(table.name) for table in what.tables), default=0), NAME_WIDTH)
+    lines = []
+    for table in tables:
+        sizes = table.index_bytes if verbose else []
+        indexes = [
+            f"{name} ({output.size(sizes[nth])})" if nth < len(sizes) else name
+            for nth, name in enumerate(table.indexes)
+        ]
+        size = output.size(table.bytes + sum(table.index_bytes))
+        number, noun = quantity(table.rows, "row").split()
+        line = f"  {table.name:{width}}  {number:>11} {noun:4}  {size:>8}"
+        if what.grown_s and table.grown_bytes:
+            sign = "-" if table.grown_bytes < 0 else "+"
+            line += f"  {sign}{output.size(abs(table.grown_bytes))} in {output.span(what.grown_s)}"
+        line += f"  indexes: {', '.join(indexes)}" if indexes else ""
+        lines.append(line if verbose or len(line) <= WIDTH else f"{line[: WIDTH - 1]}…")
+    for line in _first(lines, TABLES, verbose):
+        click.echo(line)
+
+
+def _print_followers(what: Status, *, verbose: bool) -> None:
     if what.consumers.error:
-        click.echo(f"  The positions of consumers are unknown: {what.consumers.error}")
-    for name in what.consumers.over:
-        click.echo(f"  Consumer {name} is beyond its cap: nothing is held for it (`everlog consumers`)")
+        _say(f"  The positions of consumers are unknown: {what.consumers.error}")
+    for name in what.consumers.over[: None if verbose else FOLLOWERS]:
+        _say(f"  Consumer {name} is beyond its cap: nothing is held for it (`everlog consumers`)")
+    lines = []
+    for one in what.consumers.lags:
+        behind = f"{quantity(one.records, 'commit')} behind, for {output.span(one.seconds)}"
+        lines.append(f"  Consumer {one.name}: {behind if one.records else 'caught up'}")
+    for line in _first(lines, FOLLOWERS, verbose):
+        click.echo(line)
+    lines = []
+    for sub in what.subscriptions:
+        whose = f" of {sub.identity}" if sub.identity else ""
+        behind = f"{quantity(sub.records, 'commit')} behind" if sub.records else "caught up"
+        lines.append(f"  Subscription{whose} ({sub.peer}), since {output.moment(sub.since_ns)}: {behind}")
+    for line in _first(lines, FOLLOWERS, verbose):
+        click.echo(line)
 
 
 def _print_migrations(infos: list[MigrationInfo], count: dict[str, int], *, verbose: bool) -> None:
-    for info in infos:
+    shown = infos
+    if not verbose and len(infos) > MIGRATIONS:  # all that are not simply applied, and the newest
+        open_ones = [info for info in infos if info.state != "applied" or info.rolling_back][-MIGRATIONS:]
+        newest = [info for info in infos if info not in open_ones][len(open_ones) - MIGRATIONS :]
+        kept = open_ones if len(open_ones) >= MIGRATIONS else [*newest, *open_ones]
+        shown = [info for info in infos if info in kept]
+        click.echo(f"… {len(infos) - len(shown):,} more (--verbose)")
+    for info in shown:
         when = ""
         if verbose and info.applied_ns:
             when = f"  {output.moment(info.applied_ns)}  commit {info.seq}"
         notes = "".join(f"  ({note})" for note in _notes(info))
-        click.echo(f"{_MARKS[info.state]} {info.title}{when}{notes}")
+        _say(f"{_MARKS[info.state]} {info.title}{when}{notes}")
     if infos:
         click.echo()
     held = sum(info.held for info in infos)
@@ -155,12 +237,12 @@ def _print_migrations(infos: list[MigrationInfo], count: dict[str, int], *, verb
 
 def _print_expiry(what: ExpiryStatus) -> None:
     if what.rows:
-        click.echo(
+        _say(
             f"  {quantity(what.rows, 'row')} with an expiry, {what.due:,} of them due; the next is due at"
             f" {output.moment(what.next_ns)}"
         )
     if what.jumped_s:
-        click.echo(
+        _say(
             f"  The clock jumped forward by {what.jumped_s:,.0f} s: nothing expires until it is correct, or"
             " confirmed by `everlog expire --trust-clock`"
         )
@@ -168,11 +250,9 @@ def _print_expiry(what: ExpiryStatus) -> None:
 
 def _print_archive(what: ArchiveStatus) -> None:
     if what.base:
-        click.echo(
-            f"  Records up to {what.base:,} are archived, the last at {output.moment(what.archived_ns)}"
-        )
+        _say(f"  Records up to {what.base:,} are archived, the last at {output.moment(what.archived_ns)}")
     if what.error:
-        click.echo(
+        _say(
             f"  Records could not be archived to {what.target} since {output.moment(what.error_ns)}:"
             f" {what.error}; it is tried again"
         )
@@ -200,8 +280,14 @@ def _progress(info: MigrationInfo) -> str:
         if info.total
         else f"{quantity(info.rows, 'row')} done"
     )
-    left = f", about {info.left_s:,.0f} s left" if info.left_s else ""
-    return f"{done}{left}" + (f", stopped: {info.stopped}" if info.stopped else "")
+    if info.left_s:
+        rate = (info.total - info.rows) / info.left_s
+        ends_ns = time.time_ns() + int(info.left_s * 1e9)
+        done += (
+            f", {rate:,.0f} a second, about {output.span(info.left_s)} left, until"
+            f" {output.moment(ends_ns).partition('.')[0]}Z"
+        )
+    return done + (f", stopped: {info.stopped}" if info.stopped else "")
 
 
 def _resumed_by(info: MigrationInfo, verb: str) -> str:

@@ -22,14 +22,17 @@ from everlog.store.schema.arguments import Time
 from everlog.store.tables.hashing import TableHash
 from everlog.store.tx.transaction import Metadata, Transaction
 from everlog.store.upkeep.consumers import Cap, Consumer, check_registration, cursor_of, message_of_cap
+from everlog.store.upkeep.sizes import LogGrowth
 from everlog.store.upkeep.status import (
     ArchiveStatus,
     ClockStatus,
+    ConsumerLag,
     ConsumersStatus,
     ExpiryStatus,
     Health,
     HealthState,
     Status,
+    SubscriptionStatus,
     TableStatus,
     WritesStatus,
 )
@@ -74,7 +77,17 @@ class RemoteAdmin:
             checksum=answer.head.checksum,
             oldest=answer.oldest,
             schema_version=answer.schema_version,
-            tables=[TableStatus(table.name, table.rows, list(table.indexes)) for table in answer.tables],
+            tables=[
+                TableStatus(
+                    table.name,
+                    table.rows,
+                    list(table.indexes),
+                    table.bytes,
+                    list(table.index_bytes),
+                    table.grown_bytes,
+                )
+                for table in answer.tables
+            ],
             disk_bytes=answer.disk_bytes,
             software=answer.software,
             format=answer.format,
@@ -82,7 +95,12 @@ class RemoteAdmin:
             expiry=ExpiryStatus(
                 answer.expiry.rows, answer.expiry.due, answer.expiry.next_ns, answer.expiry.jumped_s
             ),
-            consumers=ConsumersStatus(answer.consumers, list(answer.consumers_over), answer.consumers_error),
+            consumers=ConsumersStatus(
+                answer.consumers,
+                list(answer.consumers_over),
+                answer.consumers_error,
+                [ConsumerLag(one.name, one.records, one.seconds) for one in answer.consumer_lags],
+            ),
             archive=ArchiveStatus(
                 answer.archive.base,
                 answer.archive.archived_ns,
@@ -95,6 +113,13 @@ class RemoteAdmin:
             warnings=list(answer.warnings),
             production=answer.production,
             health=_health(answer.health),
+            log_bytes=answer.log_bytes,
+            log_growth=[LogGrowth(one.seconds, one.records, one.bytes) for one in answer.log_growth],
+            grown_s=answer.grown_s,
+            subscriptions=[
+                SubscriptionStatus(one.identity, one.peer, one.since_ns, one.records)
+                for one in answer.subscriptions
+            ],
         )
 
     def health(self) -> Health:

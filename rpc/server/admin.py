@@ -48,9 +48,11 @@ from everlog.store.errors import AccessError, OpenError, RowError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.tables.hashing import TableHash
 from everlog.store.upkeep.consumers import Consumer, cap_of
+from everlog.store.upkeep.sizes import Growth, sizes_of
 from everlog.store.urls import without_secrets
 
 TELL_EVERY_S = 0.1
+SUBSCRIPTIONS_MAX = 100  # in a status
 
 T = TypeVar("T")
 
@@ -78,7 +80,8 @@ class AdminService(admin_pb2_grpc.AdminServicer):
 
     async def Status(self, request: admin_pb2.StatusRequest, context: Any) -> admin_pb2.StatusResponse:
         db, scope = self._hosting.database(request.database), context.scope
-        answer = await self._hosting.read(_status, db)
+        growth = self._hosting.growth[request.database]
+        answer = await self._hosting.read(_status, db, growth)
         if request.hashes:
             going, at, sealed = self._hosting.check_going, request.at or None, request.sealed
 
@@ -93,6 +96,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             del answer.tables[:]
             answer.tables.extend(hashed)
         answer.database = request.database
+        answer.subscriptions.extend(self._subscriptions(request.database))
         if scope.everywhere:
             answer.warnings.extend(self._hosting.warnings)
         else:
@@ -100,6 +104,21 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         answer.subscribers = self._hosting.subscribers[request.database]
         answer.health.CopyFrom(await self._health(request.database, scope))
         return answer
+
+    def _subscriptions(self, database: str) -> list[admin_pb2.RunningSubscription]:
+        """Return the subscriptions that are farthest behind."""
+        found = [
+            admin_pb2.RunningSubscription(
+                identity=one.identity,
+                peer=one.peer,
+                since_ns=one.since_ns,
+                records=one.behind.lag if one.behind is not None else 0,
+            )
+            for one in self._hosting.following.values()
+            if one.database == database
+        ]
+        found.sort(key=lambda one: (-one.records, one.since_ns))
+        return found[:SUBSCRIPTIONS_MAX]
 
     async def Health(self, request: admin_pb2.HealthRequest, context: Any) -> admin_pb2.HealthResponse:
         return await self._health(request.database, context.scope)
@@ -191,8 +210,9 @@ def throttled(progress: OnProgress) -> OnProgress:
     return told
 
 
-def _status(db: Database) -> admin_pb2.StatusResponse:
+def _status(db: Database, growth: Growth) -> admin_pb2.StatusResponse:
     found = db.admin.status()
+    grown_s, grown = growth.since(db.schema, sizes_of(db.core))
     return admin_pb2.StatusResponse(
         head=log_pb2.Cursor(database=found.uuid, seq=found.head, checksum=found.checksum),
         head_time_ns=found.head_time_ns,
@@ -203,9 +223,16 @@ def _status(db: Database) -> admin_pb2.StatusResponse:
                 name=table.name,
                 rows=table.rows,
                 indexes=table.indexes,
+                bytes=table.bytes,
+                index_bytes=table.index_bytes,
+                grown_bytes=grown.get(table.name, 0),
             )
             for table in found.tables
         ],
+        log_bytes=found.log_bytes,
+        log_growth=[admin_pb2.LogGrowth(**msgspec.structs.asdict(one)) for one in found.log_growth],
+        grown_s=grown_s,
+        consumer_lags=[admin_pb2.ConsumerLag(**msgspec.structs.asdict(one)) for one in found.consumers.lags],
         disk_bytes=found.disk_bytes,
         software=found.software,
         format=found.format,
@@ -234,11 +261,14 @@ def _limit(answer: admin_pb2.StatusResponse, scope: Scope) -> None:
     seen = [one for one in answer.tables if scope.sees(one.name)]
     for one in seen:
         if not scope.reads_all(one.name):
-            one.ClearField("rows")
+            for number in ("rows", "bytes", "index_bytes", "grown_bytes"):
+                one.ClearField(number)
     del answer.tables[:]
     answer.tables.extend(seen)
     for field in ("warnings", "expiry", "archive", "consumers_over", "consumers_error"):
         answer.ClearField(field)
+    for more in ("consumer_lags", "subscriptions", "log_bytes", "log_growth"):
+        answer.ClearField(more)
 
 
 def _table(db: Database, name: str, one: TableHash) -> admin_pb2.TableStatus:

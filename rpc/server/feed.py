@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import time
 from collections import defaultdict
 from functools import partial
 
@@ -29,7 +30,7 @@ from everlog.feed.subscription import HEARTBEAT_S, Subscription
 from everlog.feed.tail import Tail
 from everlog.proto import access_pb2, feed_pb2
 from everlog.rpc.http2.stream import Peer, Stream
-from everlog.rpc.server.host import Hosting
+from everlog.rpc.server.host import Following, Hosting
 from everlog.rpc.server.rights import Scope
 from everlog.rpc.server.threads import Steps
 from everlog.store.errors import ClosedError, Error
@@ -185,9 +186,12 @@ class FeedService:
             subscription.position,
             extra=about("feed.began", same="", **whose),
         )
+        following = Following(request.database, str(stream.who), stream.connection.peer, time.time_ns())
+        self._hosting.following[id(following)] = following
         try:
-            await self._send(subscription, stream)
+            await self._send(subscription, stream, following)
         finally:
+            del self._hosting.following[id(following)]
             subscribers[request.database] -= 1
             logger.info("a follower leaves", extra=about("feed.ended", same="", **whose))
 
@@ -197,12 +201,13 @@ class FeedService:
         for fanout in self._fanouts.values():
             fanout.close(_stopping())
 
-    async def _send(self, found: Subscription, stream: Stream) -> None:
+    async def _send(self, found: Subscription, stream: Stream, following: Following) -> None:
         subscription: Subscription | None = found
         call = stream.call
         while subscription is not None and not self._draining:
             if call.progress is None:
                 call.progress = Steps(partial(_position, subscription))
+            following.behind = subscription
             if subscription.filters and subscription.lag > BEHIND:
                 raw = await self._hosting.read(subscription.poll)
             else:
@@ -215,6 +220,7 @@ class FeedService:
                 return
             else:
                 call.progress = None
+                following.behind = None
                 subscription = await self._fanout_at(subscription.tail).wait(subscription, stream)
         if self._draining:
             raise _stopping()

@@ -28,7 +28,8 @@ import functools
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
@@ -39,6 +40,7 @@ from everlog.rpc.server.threads import Bounds, Slices, Threads, Work, note, wait
 from everlog.store.database import Database
 from everlog.store.errors import ClosedError, Error
 from everlog.store.progress import Progress
+from everlog.store.upkeep.sizes import Growth
 
 # Queued messages and bytes; the message that reaches a limit is the last.
 QUEUED_MAX, QUEUED_BYTES_MAX = 64, 1 << 20
@@ -153,6 +155,24 @@ LOADERS, LOADERS_EACH = 4, 2  # a chunk takes as long as many short commits
 LONG = Bounds(64, 512)  # of waiting long calls
 
 
+class Behind(Protocol):
+    """A position in a log: `lag` records are after it."""
+
+    @property
+    def lag(self) -> int: ...
+
+
+@dataclass(slots=True)
+class Following:
+    """A running subscription. `behind`: where it is; None: at the newest record."""
+
+    database: str
+    identity: str
+    peer: str
+    since_ns: int
+    behind: Behind | None = None
+
+
 class Hosting:
     """Databases by name. The creator of the server opens and closes them."""
 
@@ -164,6 +184,8 @@ class Hosting:
         self.rights = rights or Rights(databases, Tokens({}, {}), ())
         self.warnings: list[str] = []  # for operators of the server
         self.subscribers = dict.fromkeys(self.databases, 0)
+        self.following: dict[int, Following] = {}  # by id; of the thread of the event loop
+        self.growth = {name: Growth() for name in self.databases}
         self._stopped = threading.Event()
         self._readers = Threads(READERS, "short reads")
         self._writers = Threads(WRITERS, "short writes")

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.util import find_spec
@@ -34,6 +33,7 @@ from everlog.store.database import Database
 from everlog.store.errors import Error, OpenError
 from everlog.store.measures import Histogram
 from everlog.store.online.backfill import built_rows, total_rows
+from everlog.store.upkeep.sizes import sizes_of
 
 TABLES_MAX, INDEXES_MAX, CONSUMERS_MAX = 100, 200, 100
 OTHER = "(other)"  # the label of the tables beyond the maximum
@@ -418,7 +418,7 @@ def _cumulative(histogram: Histogram) -> list[tuple[str, float]]:
 
 
 def _tables(name: str, db: Database, put: Put) -> None:
-    tables, counts, sizes = db.schema.tables, db.tables.counts, sizes_of(db)
+    tables, counts, sizes = db.schema.tables, db.tables.counts, sizes_of(db.core)
     rows = {info.name: counts.get(info.space, 0) for info in tables.values()}
     largest = sorted(rows, key=lambda one: (-rows[one], one))
     shown = set(largest if len(largest) <= TABLES_MAX else largest[: TABLES_MAX - 1])
@@ -438,25 +438,6 @@ def _tables(name: str, db: Database, put: Put) -> None:
         put("index_bytes", size, name, table, index)
     if rest := indexes[most:]:
         put("index_bytes", sum(size for size, _, _ in rest), name, OTHER, OTHER)
-
-
-def sizes_of(db: Database) -> dict[bytes, int]:
-    """Estimate the bytes in files of each table and index, by its prefix. Read-only.
-
-    A file with several of them is divided by their numbers of rows.
-    """
-    weights: dict[bytes, int] = {b"": 1}  # notes of the store, below all tables
-    for info in db.schema.tables.values():
-        count = 1 + db.tables.counts.get(info.space, 0)
-        weights |= dict.fromkeys((info.row_prefix, *(one.prefix for one in info.indexes.values())), count)
-    prefixes, sizes = sorted(weights), Counter[bytes]()
-    for size, first, last in db.engine.data_files():
-        start, end = bisect_right(prefixes, first) - 1, bisect_right(prefixes, last)
-        inside = prefixes[max(0, start) : end]
-        whole = sum(weights[one] for one in inside)
-        for one in inside:
-            sizes[one] += size * weights[one] // whole
-    return sizes
 
 
 def _consumers(name: str, db: Database, put: Put) -> None:

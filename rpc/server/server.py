@@ -75,7 +75,7 @@ from everlog.rpc.server.running import RunningCalls
 from everlog.rpc.server.store import StoreService
 from everlog.store.crypto.master_key import MasterKey
 from everlog.store.database import Database
-from everlog.store.errors import OpenError
+from everlog.store.errors import Error, OpenError
 from everlog.store.process import close_at_end
 from everlog.store.program_log import about
 
@@ -524,11 +524,18 @@ class Server:
         while True:
             changed.clear()
             self._show_health(checker)
-            await self.hosting.read(self.readiness.look)
+            await self.hosting.read(self._look)
             self._show_health(checker)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(BEAT_S):
                     await changed.wait()
+
+    def _look(self) -> None:
+        """Read what the health and the status show of the past. For a thread that may wait for the disk."""
+        self.readiness.look()
+        for name, db in self.hosting.databases.items():
+            with contextlib.suppress(Error):  # it is closed
+                self.hosting.growth[name].sample(db.core)
 
     def _show_health(self, checker: HealthService) -> None:
         checker.show(self.readiness, self.hosting.databases, WRITES)

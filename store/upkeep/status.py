@@ -18,14 +18,19 @@ from everlog.store.online.backfill import built_rows, is_building, total_rows
 from everlog.store.rocks import files
 from everlog.store.upkeep.consumers import Consumers
 from everlog.store.upkeep.expiry import due, next_end
+from everlog.store.upkeep.sizes import LogGrowth, log_growth, sizes_of
 
 
 class TableStatus(msgspec.Struct, frozen=True):
-    """One table: its name, number of rows, and the names of its indexes."""
+    """One table: its name, number of rows, and the names of its indexes. `bytes` and `index_bytes`: estimates
+    of the sizes in files. `grown_bytes`: by how much both together grew in `Status.grown_s` seconds."""
 
     name: str
     rows: int
     indexes: list[str]
+    bytes: int = 0
+    index_bytes: list[int] = []
+    grown_bytes: int = 0
 
 
 class ExpiryStatus(msgspec.Struct, frozen=True):
@@ -47,13 +52,34 @@ class ClockStatus(msgspec.Struct, frozen=True):
     corrected: int = 0
 
 
+class ConsumerLag(msgspec.Struct, frozen=True):
+    """How far a registered consumer is behind: records that it has not confirmed, and for how many seconds
+    the oldest of them has waited."""
+
+    name: str
+    records: int
+    seconds: float
+
+
 class ConsumersStatus(msgspec.Struct, frozen=True):
     """The number of registered consumers; the names of those over their caps, for which nothing is held;
-    why their positions are unknown, if the bookmarks file is damaged."""
+    why their positions are unknown, if the bookmarks file is damaged; how far each is behind, the farthest
+    first."""
 
     registered: int = 0
     over: list[str] = []
     error: str = ""
+    lags: list[ConsumerLag] = []
+
+
+class SubscriptionStatus(msgspec.Struct, frozen=True):
+    """A running subscription at a server, registered or not: its identity, address and start, and how many
+    records it has not been sent."""
+
+    identity: str
+    peer: str
+    since_ns: int
+    records: int
 
 
 class ArchiveStatus(msgspec.Struct, frozen=True):
@@ -138,6 +164,10 @@ class Status(msgspec.Struct, frozen=True):
     warnings: list[str] = []
     production: bool = False
     health: Health = Health()
+    log_bytes: int = 0
+    log_growth: list[LogGrowth] = []
+    grown_s: float = 0.0  # the time of the tables' growth; 0: it is unknown
+    subscriptions: list[SubscriptionStatus] = []  # of a server, the farthest behind first
 
 
 def software() -> str:
@@ -149,7 +179,7 @@ def status(core: Core, past: Past, consumers: Consumers, archive: ArchiveStatus)
     """Return the status. `archive`: the state of automatic archiving, if any. Read-only."""
     seq = core.head
     commit = core.log.commit(seq)
-    counts = core.tables.counts
+    counts, sizes = core.tables.counts, sizes_of(core)
     return Status(
         uuid=core.uuid,
         head=seq,
@@ -158,7 +188,13 @@ def status(core: Core, past: Past, consumers: Consumers, archive: ArchiveStatus)
         oldest=core.log.oldest,
         schema_version=core.schema.version,
         tables=[
-            TableStatus(name, counts.get(info.space, 0), list(info.indexes))
+            TableStatus(
+                name,
+                counts.get(info.space, 0),
+                list(info.indexes),
+                sizes.get(info.row_prefix, 0),
+                [sizes.get(one.prefix, 0) for one in info.indexes.values()],
+            )
             for name, info in sorted(core.schema.tables.items())
         ],
         disk_bytes=core.engine.disk_bytes(),
@@ -173,6 +209,8 @@ def status(core: Core, past: Past, consumers: Consumers, archive: ArchiveStatus)
         warnings=_warnings(core.vault.pending_deletions, read_only=core.read_only),
         production=core.production,
         health=health(core),
+        log_bytes=core.engine.log_bytes(),
+        log_growth=log_growth(core),
     )
 
 
@@ -222,7 +260,9 @@ def _consumers(consumers: Consumers) -> ConsumersStatus:
         found = list(consumers)
     except OpenError as error:
         return ConsumersStatus(len(consumers.registered()), error=str(error))
-    return ConsumersStatus(len(found), [one.name for one in found if one.over])
+    lags = [ConsumerLag(one.name, one.lag_records, one.lag_s) for one in found]
+    lags.sort(key=lambda one: (-one.records, one.name))
+    return ConsumersStatus(len(found), [one.name for one in found if one.over], lags=lags)
 
 
 def _expiry(core: Core) -> ExpiryStatus:

@@ -28,7 +28,7 @@ VARIES = (
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z"), "<time>"),
     (re.compile(r"\b[\d,.]+ ?(ms|seconds|s)\b"), "<duration>"),
     (re.compile(r"\b[\d,.]+ a second"), "<rate>"),
-    (re.compile(r"\b[\d.]+ (B|kB|MB)\b"), "<size>"),
+    (re.compile(r"(?: {2,})?\b[\d.]+ (B|kB|MB)\b"), "<size>"),  # in a column, too
     (re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"), "<uuid>"),
     (re.compile(r"\b[0-9a-f]{16}(?:[0-9a-f]{48})?\b"), "<hash>"),
 )

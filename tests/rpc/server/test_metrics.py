@@ -25,6 +25,7 @@ from everlog.rpc.server.metrics import METRICS, OTHER, Metrics, page_table
 from everlog.rpc.server.server import Server
 from everlog.store.errors import ConflictError, DiskError, OpenError, UnavailableError
 from everlog.store.schema.table import Index, Table
+from everlog.store.upkeep.sizes import sizes_of
 from tests.rpc.certificates import Authority
 from tests.store.models import ITEM_ID, ITEMS, TEXT, Item, declare
 
@@ -249,7 +250,7 @@ def test_the_sizes_of_tables_add_up_to_their_files(db: EmbeddedDatabase) -> None
     db.tables.flush()
     db.engine.flush()
     whole = sum(size for size, _, _ in db.engine.data_files())
-    sizes = metrics.sizes_of(db)
+    sizes = sizes_of(db.core)
     assert whole * 0.99 <= sum(sizes.values()) <= whole
     assert sizes[db.schema.table("items").row_prefix] > whole / 2
 

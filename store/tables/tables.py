@@ -64,6 +64,17 @@ class Window:
             self._keys -= len(gone)
             self._bytes -= size
 
+    def cut(self, seq: int) -> None:
+        """Drop the keys of commits after `seq`, which were added and then not written. No commit may run
+        meanwhile."""
+        for at in range(len(self._commits) - 1, -1, -1):
+            number, touched, size = self._commits[at]
+            if number <= seq:
+                break
+            self._commits[at] = seq, (), 0  # not removed: that would shift commits under other threads
+            self._keys -= len(touched)
+            self._bytes -= size
+
     def reset(self, seq: int) -> None:
         """Invalidate all reads before `seq`: the tables changed as a whole."""
         self.floor = seq

@@ -504,6 +504,7 @@ class Committer:
     def _check_projected(self) -> None:
         """Bring the tables up to the log after an error or an interrupt between the two: now, or before the
         next commit. Only inside a turn."""
+        self._tables.window.cut(self._log.written)  # refused commits conflict with nothing
         if self._log.written != self._tables.applied:
             self._unsettled = True
             if not self.refusal.since_ns:

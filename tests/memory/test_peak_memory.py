@@ -39,6 +39,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)  # memory is what is measured; the first one also creates the database
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation_on_large_rows_takes_bounded_memory(name: str, large: Path) -> None:
     found = peaks(large, MANY, name)

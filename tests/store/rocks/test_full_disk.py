@@ -227,6 +227,28 @@ def test_a_sync_at_the_moment_of_a_refused_append_does_not_end_writing(
     assert refused.value.outcome == "nothing written"
 
 
+def test_a_refused_commit_conflicts_with_nothing_when_there_is_room(
+    small_disk: Path, opening: Opener
+) -> None:
+    db = opening(at=small_disk / "db")
+    db.put(ITEMS, Item(id=1))
+    fill(small_disk)
+    large = [Item(id=number, text=os.urandom(400_000).hex()) for number in (1, 2)]
+    with pytest.raises(DiskError, match="nothing was written"):
+        db.load(ITEMS, large, id="a load")
+    (small_disk / "ballast").unlink()
+    until = time.monotonic() + 60
+    while db.admin.status().writes.error:
+        assert time.monotonic() < until
+        threading.Event().wait(0.05)
+    with db.transaction() as tx:
+        assert tx.get(ITEMS, 1) is not None  # the refused commit had this row
+        assert tx.count(ITEMS) == 1
+        tx.put(ITEMS, Item(id=3))
+    assert db.load(ITEMS, large, id="a load").rows == 2
+    assert db.count(ITEMS) == 3
+
+
 def fill_and_make_room(
     db: Database, disk: Path, chance: random.Random, numbers: itertools.count[int]
 ) -> None:

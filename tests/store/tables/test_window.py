@@ -59,3 +59,15 @@ def test_the_window_forgets_whole_commits_and_says_so() -> None:
     recent.add(4, (b"4",) * (3 * half))
     assert recent.floor == 3
     assert recent.conflict(3, [b"4"], []) == (4, b"4")
+
+
+def test_commits_that_were_not_written_conflict_with_nothing() -> None:
+    window = Window(0)
+    for seq in (1, 2, 3):
+        window.add(seq, (b"a%d" % seq,))
+    window.cut(1)
+    assert window.conflict(0, [b"a2", b"a3"], [(b"a2", b"a4")]) is None
+    assert window.conflict(0, [b"a1"], []) == (1, b"a1")
+    window.add(2, (b"b",))
+    assert window.conflict(1, [b"b"], []) == (2, b"b")
+    assert window.touched(1, {b"a2", b"a3", b"b"}) == {b"b"}

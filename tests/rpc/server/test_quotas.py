@@ -129,10 +129,11 @@ def test_running_calls_of_a_name_are_limited(db: EmbeddedDatabase) -> None:
 
 def test_connections_of_an_address_are_limited(db: EmbeddedDatabase) -> None:
     with served(db, connections=2) as server, contextlib.ExitStack() as stack:
-        first, second, third = (stack.enter_context(RawClient(server.address)) for _ in range(3))
-        for number, client in enumerate((first, second, third), 1):
-            client.next(http2.SETTINGS)
-            wait_until(lambda number=number: len(server.connections) == number)  # type: ignore[misc]
+        clients = list[RawClient]()
+        for _ in range(3):
+            clients.append(stack.enter_context(RawClient(server.address)))
+            clients[-1].next(http2.SETTINGS)  # its connection is counted
+        first, second, third = clients
         assert statuses(second, 1)[0]["grpc-status"] == FINE
         refused = statuses(third, 1)[0]
         assert refused["grpc-status"] == REFUSED

@@ -315,7 +315,7 @@ def test_a_server_answers_its_own_process_until_the_last_thread_of_that_has_ende
     done = run(
         """
         from everlog.rpc.server.server import Server
-        remote = everlog.open(Server({"x": db}).start().url("x"))
+        remote = everlog.open(Server({"x": db}, token="t").start().url("x") + "?token=t")
         main = threading.main_thread()
 
         def put():
@@ -339,8 +339,8 @@ def test_a_program_that_ends_without_stopping_its_server_ends_as_it_says(tmp_pat
     done = run(
         """
         from everlog.rpc.server.server import Server
-        server = Server({"x": db}).start()
-        remote = everlog.open(server.url("x"))
+        server = Server({"x": db}, token="t").start()
+        remote = everlog.open(server.url("x") + "?token=t")
 
         def put():
             for number in range(5_000_000, 6_000_000):
@@ -421,8 +421,8 @@ def test_a_client_in_a_child_is_refused_and_the_child_ends(tmp_path: Path) -> No
     done = run(
         """
         from everlog.rpc.server.server import Server
-        server = Server({"x": db}).start()
-        remote = everlog.open(server.url("x"))
+        server = Server({"x": db}, token="t").start()
+        remote = everlog.open(server.url("x") + "?token=t")
         remote.put(ITEMS, Item(id=1))
 
         def refused():

@@ -29,11 +29,13 @@ def test_the_same_words_work_on_files_and_at_a_server(everlog: Run, books: Path,
         assert everlog(*at, "access", "explain", "ann", "read", "books").code == 0
         define = ("access", "define", "clerk", "--right", "write", "--table", "books", "--op", "put")
         assert everlog(*at, *define).out.startswith("Defined: role clerk")
-        everlog(*at, "access", "define", "clerk", "--add", "--right", "read", "--rows", "tenant=$who")
+        added = ("access", "define", "clerk", "--add", "--right", "read", "--table", "books")
+        assert everlog(*at, *added, "--rows", "tenant=$who").code == 1  # no such field
+        assert everlog(*at, *added, "--rows", "title=$who").code == 0
         lines = everlog(*at, "access", "roles").out.splitlines()[-2:]
         assert lines == [
             "clerk: write  (tables books; operations put)",
-            "       read  (rows with tenant = $who)",
+            "       read  (tables books; rows with title = $who)",
         ]
         assert everlog(*at, "access", "remove-role", "clerk").out.startswith("Removed: role clerk")
         (who,) = everlog(*at, "access", "whoami", "--json").json

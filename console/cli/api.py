@@ -423,7 +423,7 @@ def _connected(settings: Settings) -> Iterator[Api]:
     """Yield the methods of the server of the settings. Raises OpenError for another kind of URL."""
     from everlog.rpc import address
     from everlog.rpc.client.api import Api
-    from everlog.rpc.client.channel import Channel
+    from everlog.rpc.client.channel import CONNECT_S, Channel
 
     if not is_remote(settings.url):
         raise OpenError(
@@ -432,7 +432,7 @@ def _connected(settings: Settings) -> Iterator[Api]:
         )
     if settings.wait:
         open_database(settings, read_only=True).close()
-    with closing(Channel(address.parse(settings.url))) as channel:
+    with closing(Channel(address.parse(settings.url), retry_s=CONNECT_S)) as channel:
         yield Api(channel)
 
 

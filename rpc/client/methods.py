@@ -347,6 +347,8 @@ def reflected(channel: Channel) -> tuple[list[FileDescriptorProto], list[str]]:
         try:
             listed = ask([made(list_services="")])
         except Error as error:
+            if "refused" in error.facts:  # nothing listens there
+                raise
             patience.after(error)
     names = [
         one.name

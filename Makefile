@@ -5,7 +5,7 @@
 # ARGS="…" reaches the program that a target runs.
 
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test test-all torture lint fmt bench bench-report proto docs docs-serve wheel clean
+.PHONY: help demo serve test test-all torture lint fmt bench bench-report proto docs docs-serve screenshots wheel clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -26,6 +26,7 @@ help:
 	@echo 'make proto         the generated code of the contract'
 	@echo 'make docs          the site of the docs, in build/docs/site'
 	@echo 'make docs-serve    the same, shown on http://127.0.0.1:8000       PORT=8001'
+	@echo 'make screenshots   the pictures of the console in docs/console, with Chromium'
 	@echo 'make wheel         the wheel, in dist/'
 	@echo 'make clean         removes what was built; .venv stays'
 
@@ -69,6 +70,9 @@ docs: $(VENV)/dev.stamp
 
 docs-serve: docs
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/docs/site $(or $(PORT),8000)
+
+screenshots: $(VENV)/dev.stamp
+	PYTHONPATH=examples $(BIN)/python -m tests.console.web.screenshots $(ARGS)
 
 # setuptools would add the files of an earlier build that have gone since.
 wheel: constraints.txt | $(VENV)/bin/python

@@ -329,7 +329,9 @@ class Guard:
                 found.append((lower, b"public, max-age=31536000, immutable"))
             elif lower not in known:
                 found.append((lower, value.encode()))
-        if visitor:
+        own = f"{self._console.cookie}=".encode()
+        signed_in = any(name == b"set-cookie" and value.startswith(own) for name, value in found)
+        if visitor and not signed_in:
             found.append((b"set-cookie", self._cookie(visitor).encode()))
         return [*found, (b"vary", b"Accept, Cookie")]
 

@@ -106,7 +106,7 @@ def main() -> None:
                     tab.go(path.format(last=last))
                     if not chosen.pages or name in chosen.pages:
                         file = chosen.out / f"{name}{suffix.removesuffix('-light')}.png"
-                        tab.page.screenshot(path=file, full_page=True)
+                        tab.page.screenshot(path=file)
                         print(file, f"overflow {tab.overflow()}" if tab.overflow() else "", flush=True)  # noqa: T201
                     if name == "sign-in":
                         tab.page.fill("#token", TOKENS["ann"])

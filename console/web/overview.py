@@ -202,7 +202,7 @@ def _of_proposals(name: str, proposals: list[Proposal], now_ns: int) -> Iterator
 
 
 def _consumer(one: Consumer) -> dict[str, Any]:
-    kind, state = "ok", "Up to date"
+    kind, state = "ok", "Following" if one.lag_records else "Up to date"
     if one.over:
         kind, state = "danger", "Dropped"
     elif one.lag_s > STUCK_S:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ALL = 0  # no migration has this version
 WIDTH, NAME_WIDTH = 100, 40  # columns
+GROWTH_S = 60  # growth over a shorter time says nothing
 # Lines of a status without --verbose, so that it fits on a screen.
 MIGRATIONS, TABLES, FOLLOWERS, WARNINGS = 6, 6, 4, 2
 
@@ -151,7 +152,9 @@ def _print(
 
 def _say(line: str) -> None:
     """Print a line; one that is longer than a screen is broken."""
-    for part in textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_long_words=False) or [line]:
+    wrap = textwrap.TextWrapper(WIDTH, subsequent_indent="    ")
+    wrap.break_long_words = wrap.break_on_hyphens = False  # paths and commands stay whole
+    for part in wrap.wrap(line) or [line]:
         click.echo(part)
 
 
@@ -184,7 +187,7 @@ def _print_tables(what: Status, *, verbose: bool) -> None:
         size = output.size(table.bytes + sum(table.index_bytes))
         number, noun = quantity(table.rows, "row").split()
         line = f"  {table.name:{width}}  {number:>11} {noun:4}  {size:>8}"
-        if what.grown_s and table.grown_bytes:
+        if what.grown_s >= GROWTH_S and table.grown_bytes:
             sign = "-" if table.grown_bytes < 0 else "+"
             line += f"  {sign}{output.size(abs(table.grown_bytes))} in {output.span(what.grown_s)}"
         line += f"  indexes: {', '.join(indexes)}" if indexes else ""

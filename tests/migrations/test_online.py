@@ -143,15 +143,19 @@ def test_writers_go_on_beside_it(airports: Airports) -> None:
     assert db.admin.rebuild()["airports"].rows == ROWS
 
 
+def names_and_rows(db: Database) -> list[tuple[str, int, list[str]]]:
+    return [(one.name, one.rows, one.indexes) for one in db.admin.status().tables]
+
+
 def test_a_row_that_fails_is_named_and_no_trace_is_left(airports: Airports) -> None:
     db = airports.db
     db.put(airports.old, airports.old.model(faa="A00500", name="Prince"))
-    before, disk = db.admin.hashes(), db.admin.status().tables
+    before, disk = db.admin.hashes(), names_and_rows(db)
     with pytest.raises(MigrationError, match=r"row airports/A00500: ValueError \(at .*__init__"):
         migrations.apply(db, airports.path)
     assert airports.steps() == ["FINISHED", "STARTED", "FAILED"]
     assert db.admin.hashes() == before
-    assert db.admin.status().tables == disk
+    assert names_and_rows(db) == disk
     assert db.schema.version == 20260101000000
     db.put(airports.old, airports.old_row(500))
     migrations.apply(db, airports.path)

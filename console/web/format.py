@@ -17,6 +17,7 @@ from urllib.parse import quote, urlencode
 from markupsafe import Markup, escape
 
 from everlog.console.output import moment, size
+from everlog.store.errors import quantity
 
 TIME_NS_MAX = 253_402_300_799 * 10**9  # the end of the year 9999
 
@@ -137,11 +138,6 @@ def prose(text: str) -> Markup:
     return Markup(_NAME.sub(r"<code>\1</code>", str(escape("\n\n".join(paragraphs)))))  # noqa: S704  escaped
 
 
-def plural(count: int, one: str, several: str = "") -> str:
-    """Return a count with its noun."""
-    return f"{count:,} {one if count == 1 else several or one + 's'}"
-
-
 FILTERS: Mapping[str, Any] = {
     "number": number,
     "rate": rate,
@@ -154,7 +150,7 @@ FILTERS: Mapping[str, Any] = {
     "day": day,
     "ident": ident,
     "copy": copy,
-    "plural": plural,
+    "quantity": quantity,
     "prose": prose,
     "key_words": key_words,
 }

@@ -26,12 +26,12 @@ from starlette.routing import Route
 
 from everlog.console import output
 from everlog.console.web import cells, plots
-from everlog.console.web.format import href, plural, with_query
+from everlog.console.web.format import href, with_query
 from everlog.console.web.page import NotFoundError, Page, Site, View, fragment, route
 from everlog.console.web.tables import encoded_key, plain_key, row_href
 from everlog.proto import log_pb2
 from everlog.rpc.client.database import RemoteDatabase
-from everlog.store.errors import AccessError, CursorError, Error, RowError, SchemaError
+from everlog.store.errors import AccessError, CursorError, Error, RowError, SchemaError, quantity
 from everlog.store.history.query import KINDS, Entry, RowChange
 from everlog.store.schema.arguments import nanoseconds
 
@@ -214,7 +214,7 @@ def summary(entry: Entry) -> str:
     counts: dict[tuple[str, str], int] = {}
     for one in entry.changes:
         counts[one.op, one.table] = counts.get((one.op, one.table), 0) + 1
-    parts = [f"{op} {plural(count, 'row')} of {name}" for (op, name), count in counts.items()]
+    parts = [f"{op} {quantity(count, 'row')} of {name}" for (op, name), count in counts.items()]
     more = f", and {len(parts) - 4} more" if len(parts) > 4 else ""
     return ", ".join(parts[:4]) + more if parts else "no rows that you may see"
 
@@ -227,7 +227,7 @@ def _about(entry: Entry) -> str:
         case "migration":
             words = f"{about.version}_{about.name} {_step(log_pb2.Migration, about)}"
         case "load":
-            words = f"{about.table}, {about.rows:,} rows so far, {_step(log_pb2.Load, about)}"
+            words = f"{about.table}, {quantity(about.rows, 'row')} so far, {_step(log_pb2.Load, about)}"
         case "notice":
             words = f"{about.kind} {about.subject}".rstrip()
         case _:

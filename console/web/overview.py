@@ -15,12 +15,12 @@ from typing import Any
 
 from everlog.console.output import size
 from everlog.console.web import plots
-from everlog.console.web.format import duration, href, number, plural
+from everlog.console.web.format import duration, href, number
 from everlog.console.web.page import Page, View, route
 from everlog.migrations.proposal import Proposal, ProposalState
 from everlog.migrations.status import MigrationInfo, State
 from everlog.rpc.client.database import RemoteDatabase
-from everlog.store.errors import AccessError, RowError, UnavailableError
+from everlog.store.errors import AccessError, RowError, UnavailableError, quantity
 from everlog.store.upkeep.consumers import Consumer
 from everlog.store.upkeep.status import Status
 
@@ -163,7 +163,7 @@ def _of_status(name: str, status: Status, now_ns: int) -> Iterator[dict[str, str
 
 def _of_consumers(name: str, consumers: list[Consumer]) -> Iterator[dict[str, str]]:
     for one in consumers:
-        lag = f"It is {number(one.lag_records)} commits behind"
+        lag = f"It is {quantity(one.lag_records, 'commit')} behind"
         if one.over:
             words = f"{lag}, over its cap of {one.over}. Archiving may remove what it has not read."
             yield thing("danger", "Dropped", f"Nothing is held for consumer {one.name} of {name}", words)
@@ -179,7 +179,7 @@ def _of_migrations(name: str, infos: list[MigrationInfo]) -> Iterator[dict[str, 
             title = f"Migration {info.title} of {name} does not continue"
             yield thing("danger", "Stopped", title, info.stopped)
         elif info.state is State.BUILDING:
-            words = f"{number(info.rows)} of {number(info.total)} rows are built."
+            words = f"{number(info.rows)} of {quantity(info.total, 'row')} built."
             yield thing("info", "Building", f"Migration {info.title} of {name} is running", words)
         elif info.held:
             words = "Complete it to stop serving the previous version, or roll it back."
@@ -192,8 +192,8 @@ def _of_proposals(name: str, proposals: list[Proposal], now_ns: int) -> Iterator
             by = f"{one.proposed.actor} proposed it" if one.proposed.actor else "It was proposed"
             ago = duration((now_ns - one.proposed.time_ns) / 1e9)
             errors, findings = (
-                plural(len(one.plan.errors), "error"),
-                plural(len(one.plan.findings), "finding"),
+                quantity(len(one.plan.errors), "error"),
+                quantity(len(one.plan.findings), "finding"),
             )
             title = f"A migration of {name} to {one.plan.to_version} waits for approval"
             url = href("migrations", one.digest.hex())

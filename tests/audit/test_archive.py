@@ -174,6 +174,7 @@ def test_an_archive_can_be_restored(opening: Opener, to: Path) -> None:
     assert opening(at=to.with_name("copy")).admin.rebuild() == at[last]
 
 
+@pytest.mark.long
 def test_readers_and_writers_go_on_while_old_log_is_archived_again_and_again(db: Database, to: Path) -> None:
     fill(db, 1, 200)
     attach(db)

@@ -41,7 +41,16 @@ def killed(path: Path, mode: str, first: int, after_s: float, *, after_one: bool
     return [int(line) for line in said if line.endswith("\n")]
 
 
-@pytest.mark.parametrize("mode", ["sync", "os", "threads", "load", "rebuild"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        "sync",
+        "threads",
+        "rebuild",
+        pytest.param("os", marks=pytest.mark.long),
+        pytest.param("load", marks=pytest.mark.long),
+    ],
+)
 @pytest.mark.timeout(0)
 def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "db"

@@ -24,6 +24,7 @@ def peaks(directory: Path, rows: int, *names: str) -> dict[str, int]:
     return {name: int(mib) for name, mib in map(str.split, done.stdout.splitlines())}
 
 
+@pytest.mark.long
 def test_reading_and_replaying_large_rows_takes_bounded_memory(tmp_path: Path) -> None:
     found = peaks(tmp_path, FEW, "scan_index", "opening")
     assert len(found) == 2

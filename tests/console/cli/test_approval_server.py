@@ -102,6 +102,7 @@ def test_the_page_of_a_plan_is_html_or_json(everlog: Run, one: Path, project: Pa
         assert answer[1]["Content-Type"] == "application/json"
 
 
+@pytest.mark.long
 def test_operators_are_told_of_each_event_once_across_restarts(everlog: Run, one: Path) -> None:
     with Receiver() as receiver:
         how = ("--migrate", "checked", "--notify", receiver.url, "--actor", "deploy")
@@ -122,6 +123,7 @@ def test_operators_are_told_of_each_event_once_across_restarts(everlog: Run, one
         assert words == TOLD
 
 
+@pytest.mark.long
 def test_a_rejection_is_told_and_holds_until_it_is_proposed_again(everlog: Run, one: Path) -> None:
     with Receiver() as receiver:
         how = ("--migrate", "checked", "--notify", receiver.url)
@@ -242,6 +244,7 @@ def test_a_server_that_ends_while_it_applies_is_followed_by_one_that_goes_on(
             assert everlog("-u", served.url, "check").code == 0
 
 
+@pytest.mark.long
 def test_what_was_rolled_back_is_logged_told_and_not_proposed_again_by_a_restart(
     everlog: Run, one: Path, project: Path
 ) -> None:
@@ -270,6 +273,7 @@ def test_what_was_rolled_back_is_logged_told_and_not_proposed_again_by_a_restart
     assert receiver.titles[-1].endswith("waits for approval")
 
 
+@pytest.mark.long
 def test_who_may_approve_cancels_a_migration_while_the_server_builds_it(
     everlog: Run, one: Path, project: Path, here: Path
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.console import shop
 from tests.console.conftest import Run
 from tests.console.served import serving
@@ -41,6 +43,7 @@ def test_auto_does_not_serve_what_it_cannot_migrate(everlog: Run, one: Path, pro
     assert everlog("status", "--json").json[0]["schema_version"] == shop.FIRST
 
 
+@pytest.mark.long
 def test_auto_leaves_out_what_was_rejected_or_rolled_back_and_serves_what_is_there(
     everlog: Run, one: Path
 ) -> None:

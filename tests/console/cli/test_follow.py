@@ -6,6 +6,8 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from tests.console.conftest import Run
 
 
@@ -94,6 +96,7 @@ def until(holds: object) -> None:
         time.sleep(0.02)  # another process does it, so there is no event to wait for
 
 
+@pytest.mark.long
 def test_a_locked_target_is_waited_for_and_that_is_said(everlog: Run, books: Path, here: Path) -> None:
     assert everlog("follow", "--to", "sqlite:mirror.sqlite", "--once").code == 0
     everlog("testdata")

@@ -257,6 +257,7 @@ def test_at_a_server_its_folders_are_accepted_and_written_here(
         assert (again.code, "the log has no files of migration 20260101000002" in again.err) == (1, True)
 
 
+@pytest.mark.long
 def test_accept_on_the_files_goes_by_the_approvers_and_leaves_a_proposal_as_it_is(
     shop: Project, everlog: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

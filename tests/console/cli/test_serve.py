@@ -128,6 +128,7 @@ def test_what_cannot_be_served_is_said(
     assert says in ended.err
 
 
+@pytest.mark.long
 def test_a_follower_is_stopped_while_its_server_is_away(books: Path, here: Path) -> None:
     words = [sys.executable, "-m", "everlog.console", "follow", "--to", "sqlite:m.sqlite", "--from"]
     with contextlib.closing(sqlite3.connect(here / "m.sqlite", timeout=30)) as mirror:

@@ -129,6 +129,7 @@ def test_new_commits_appear_in_the_log_and_plots_move(
         assert tab.wrong == []
 
 
+@pytest.mark.long
 def test_the_slider_leads_to_the_table_and_the_row_as_they_were(
     browser: Browser, url: str, flights: EmbeddedDatabase
 ) -> None:
@@ -184,6 +185,7 @@ def test_without_scripts_every_page_can_be_read_and_forms_work(browser: Browser,
         expect(tab.page.locator(".asof")).to_contain_text("Now")
 
 
+@pytest.mark.long
 def test_a_server_that_goes_away_is_named_and_the_page_comes_back(
     browser: Browser, flights: EmbeddedDatabase
 ) -> None:

@@ -152,6 +152,7 @@ def test_a_database_that_was_set_up_anew_is_another(sink: SqliteSink, tmp_path: 
                 Follower(case.db, sink).run(bounded=True)
 
 
+@pytest.mark.long
 def test_a_follower_that_is_killed_again_and_again_mirrors_each_commit_once(tmp_path: Path) -> None:
     path = tmp_path / "mirror.db"
     with open_case("remote", tmp_path) as case:

@@ -142,6 +142,7 @@ def test_a_lease_ends_with_its_call(url: str, how: str, monkeypatch: pytest.Monk
     waiting.close()
 
 
+@pytest.mark.long
 def test_a_client_that_asks_for_turns_without_end_stops_nobody(url: str) -> None:
     """Each commit waits for at most one lease."""
     channels = [turn(url, "flights", "airports") for _ in range(40)]

@@ -77,7 +77,7 @@ def test_what_was_never_is_refused_with_the_reason(db: Database) -> None:
         db.at(time=datetime.now(UTC) + timedelta(hours=1))
     with pytest.raises(CursorError, match="the log begins with record 1"):
         db.at(time="2001-01-01")
-    with pytest.raises(RowError, match=r"expected a time like 2026-01-05T09:30:00Z, found 'noon'"):
+    with pytest.raises(RowError, match=r"expected a time like 2026-01-05T09:30Z, .*, found 'noon'"):
         db.at(time="noon")
     with pytest.raises(RowError, match="either a seq or a time"):
         db.at()

@@ -38,7 +38,10 @@ def reader(writer: Database, path: Path) -> Iterator[Database]:
 
 def same(one: Database, other: Database) -> None:
     assert one.admin.hashes() == other.admin.hashes()
-    assert one.admin.status().tables == other.admin.status().tables
+    counted = [
+        [(table.name, table.rows, table.indexes) for table in db.admin.status().tables] for db in (one, other)
+    ]
+    assert counted[0] == counted[1]  # sizes on disk differ until the next flush
     assert [row.faa for row in one.scan(AIRPORTS.by_city)] == [
         row.faa for row in other.scan(AIRPORTS.by_city)
     ]

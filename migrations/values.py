@@ -281,15 +281,24 @@ def repeated_key(text: bytes, value: Any) -> list[str]:
     """
     if len(_KEY_END.findall(text)) <= _count_keys(value):
         return []
-    pairs = json.loads(text.decode(), object_pairs_hook=_Pairs, parse_int=str, parse_float=str)
-    return _path_to_repeated(pairs) or []
+    try:
+        pairs = json.loads(text.decode(), object_pairs_hook=_Pairs, parse_int=str, parse_float=str)
+        return _path_to_repeated(pairs) or []
+    except RecursionError:
+        return []  # no message has such a depth: the caller refuses the value
 
 
 def _count_keys(value: Any) -> int:
-    if isinstance(value, dict):
-        inner = sum(_count_keys(one) for one in value.values() if isinstance(one, dict | list))
-        return len(value) + inner
-    return sum(map(_count_keys, value)) if isinstance(value, list) else 0
+    """Return the number of keys of all objects. Without recursion: a decoder may accept a deeper value."""
+    count, rest = 0, [value]
+    while rest:
+        one = rest.pop()
+        if isinstance(one, dict):
+            count += len(one)
+            rest += [inner for inner in one.values() if isinstance(inner, dict | list)]
+        elif isinstance(one, list):
+            rest += [inner for inner in one if isinstance(inner, dict | list)]
+    return count
 
 
 def _path_to_repeated(value: Any) -> list[str] | None:

@@ -125,7 +125,7 @@ def test_a_row_goes_this_way_from_put_to_a_table_of_a_follower(
 
 
 def test_a_remote_history_goes_this_way(calls: Calls, airports: Airports) -> None:
-    airports.db.put(airports.old, airports.old_row(1, "Jane"))
+    airports.db.put(airports.old, airports.old_row(1, "Jane" * 20_000))  # a large record is read again
 
     def use(remote: Any, _: str) -> None:
         del calls.made[:]

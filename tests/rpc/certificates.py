@@ -83,6 +83,11 @@ class Authority:
             .not_valid_before(min(now, now + timedelta(days=days)) - timedelta(days=1))
             .not_valid_after(now + timedelta(days=days))
             .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(  # Python 3.13 requires it
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
+            )
+            .add_extension(_usage(authority=authority), critical=True)
         )
         if not authority:
             places = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
@@ -90,6 +95,20 @@ class Authority:
             if shown:
                 built = built.add_extension(x509.SubjectAlternativeName(shown), critical=False)
         return built.sign(self._key, hashes.SHA256())
+
+
+def _usage(*, authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _named(name: str) -> x509.Name:

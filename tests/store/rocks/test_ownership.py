@@ -46,7 +46,13 @@ def run(script: str, *words: object) -> subprocess.CompletedProcess[str]:
 
 
 def tree(path: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    while True:
+        try:
+            return {
+                str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()
+            }
+        except FileNotFoundError:
+            continue  # RocksDB deleted it meanwhile, after a compaction
 
 
 def refused(db: Database) -> DiskError:

@@ -668,7 +668,8 @@ class Engine:
 
     def forked(self) -> None:
         """In a forked child: keep the parent's RocksDB objects alive, and refuse every use of them."""
-        self._leaked = [*map(vars(self).get, _OBJECTS), self._sides, self._families]
+        # Another thread may have been opening it: not every attribute is set then.
+        self._leaked = [*map(vars(self).get, (*_OBJECTS, "_sides", "_families"))]
         for name in _OBJECTS:
             setattr(self, name, FORKED)
         self._sides = {}

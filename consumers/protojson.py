@@ -25,6 +25,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from everlog.store.schema.admission import DEPTH_MAX
+from everlog.store.schema.descriptors import is_map
 
 _FLOATS = (FieldDescriptor.TYPE_DOUBLE, FieldDescriptor.TYPE_FLOAT)
 _WELL_KNOWN = "google.protobuf."
@@ -44,7 +45,7 @@ class JsonField:
         self._model = model
         self._pool: Any = model.DESCRIPTOR.file.pool
         self._repeated = field.is_repeated
-        self._is_map = bool(field.message_type and field.message_type.GetOptions().map_entry)
+        self._is_map = is_map(field)
         self._checked = not _faithful(field, set())
         self.empty: str | None = ("{}" if self._is_map else "[]") if self._repeated else None
 

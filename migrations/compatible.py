@@ -335,11 +335,6 @@ def names_by_number(enum: Any) -> dict[int, list[str]]:
     return names
 
 
-def is_map(field: Any) -> bool:
-    """Whether a field is a map, which is a repeated message on the wire."""
-    return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
-
-
 def allows_json(descriptor: Any) -> bool:
     """Whether a message or an enum has the feature `json_format = ALLOW`. Read-only."""
     at = descriptor

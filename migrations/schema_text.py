@@ -30,7 +30,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import log_pb2
 from everlog.store.errors import Error, MigrationError, SchemaError
-from everlog.store.schema.descriptors import descriptor_of, resolve
+from everlog.store.schema.descriptors import descriptor_of, dotted, resolve
 from everlog.store.schema.schema import IndexInfo, Schema
 
 _COMMENT = "# The schema of a database, by `everlog dump`. `everlog load` makes a database of it."
@@ -61,7 +61,7 @@ def to_text(schema: Schema, infos: Iterable[MigrationInfo] = ()) -> str:
         if info.state is not State.PENDING:
             lines.append(f"migration {info.title} {info.digest.hex()}")
     for name, table in sorted(schema.tables.items()):
-        key = " ".join(".".join(step.name for step in path) for path in table.key_fields)
+        key = " ".join(dotted(path) for path in table.key_fields)
         lines += ["", f"table {name} {table.proto.model}", f"  key {key}"]
         lines += [f"  ttl {_duration(table.ttl_ns)}"] if table.ttl_ns else []
         if table.sealed:
@@ -111,7 +111,7 @@ def _duration(ns: int) -> str:
 
 
 def _index(index: IndexInfo) -> str:
-    fields = " ".join(".".join(step.name for step in path) for path in index.fields)
+    fields = " ".join(dotted(path) for path in index.fields)
     hashed = "hashed-" if index.hashed else ""
     return f"  {hashed}{'unique' if index.unique else 'index'} {index.name} {fields}"
 

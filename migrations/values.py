@@ -58,6 +58,7 @@ from everlog.store.schema.codec import (
     Kind,
     kind_of,
 )
+from everlog.store.schema.descriptors import is_map
 
 Convert = Callable[[Any], Any]
 
@@ -100,7 +101,8 @@ def from_json(field: FieldDescriptor) -> Convert:
     """Return the converter from a decoded JSON value. It takes None only if `takes_null`."""
     if not field.is_repeated:
         return one_from_json(field)
-    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+    if is_map(field):
+        assert field.message_type is not None
         return _map_from_json(field.message_type)
     convert, null = one_from_json(field), takes_null(field)
 
@@ -575,8 +577,7 @@ def _defaults(descriptor: Descriptor) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for field in descriptor.fields:
         if field.is_repeated:
-            is_map = field.message_type is not None and field.message_type.GetOptions().map_entry
-            found.append((field.name, {} if is_map else []))
+            found.append((field.name, {} if is_map(field) else []))
         elif not field.has_presence:
             found.append((field.name, _encoder(field)(field.default_value)))
     return found
@@ -586,7 +587,8 @@ def _encoder(field: FieldDescriptor, defaults: bool = True) -> Convert:
     """Return the function from a field's value to a JSON value."""
     if not field.is_repeated:
         return one_to_json(field, defaults)
-    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+    if is_map(field):
+        assert field.message_type is not None
         encode = one_to_json(field.message_type.fields_by_name["value"], defaults)
         return lambda value: {_key_text(key): encode(one) for key, one in value.items()}
     encode = one_to_json(field, defaults)

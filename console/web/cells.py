@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 
 from everlog.migrations.values import to_text
 from everlog.store.schema.codec import BYTES, ENUM, MESSAGE, STRING, TIMESTAMP, kind_of
+from everlog.store.schema.descriptors import is_map
 
 CELL_CHARS, VALUE_CHARS = 80, 20_000
 LINES_MAX, ITEMS_MAX, DEPTH_MAX = 2000, 100, 12
@@ -66,10 +67,6 @@ def _plain_type(field: FieldDescriptor) -> str:
     if field.enum_type is not None:
         return str(field.enum_type.name)
     return kind_of(field).name
-
-
-def is_map(field: FieldDescriptor) -> bool:
-    return bool(field.message_type is not None and field.message_type.GetOptions().map_entry)
 
 
 def is_number(field: FieldDescriptor) -> bool:

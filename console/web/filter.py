@@ -14,14 +14,16 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from everlog.console.web.cells import Descriptor, FieldDescriptor, Path
 from everlog.migrations.values import expected, from_text
 from everlog.store.errors import RowError
 from everlog.store.schema.codec import MESSAGE, TIMESTAMP, kind_of
+from everlog.store.schema.descriptors import dotted, value_of
 
 TOKENS = re.compile(r'\s*(?:("(?:[^"\\]|\\.)*")|(!=|<=|>=|[=<>~])|([^\s"=<>!~]+))')
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
@@ -35,11 +37,6 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 }
 CONDITIONS_MAX = 20
 
-# Descriptors: their stubs differ between protobuf's two implementations.
-Descriptor: TypeAlias = Any
-FieldDescriptor: TypeAlias = Any
-Path = tuple[FieldDescriptor, ...]
-
 
 class Condition(NamedTuple):
     """One condition. `value` None: the field is unset."""
@@ -50,7 +47,7 @@ class Condition(NamedTuple):
 
     @property
     def name(self) -> str:
-        return ".".join(step.name for step in self.path)
+        return dotted(self.path)
 
     def holds(self, row: Message) -> bool:
         """Return whether a row meets it. An unset field meets only != and `= unset`."""
@@ -126,16 +123,6 @@ def _condition(model: Descriptor, name: str, op: str, word: str, *, quoted: bool
     except (ValueError, TypeError) as error:
         raise RowError(f"expected {expected(field)} for {name}, found {word!r} ({error})") from None
     return Condition(tuple(path), op, (value["seconds"], value["nanos"]) if kind is TIMESTAMP else value)
-
-
-def value_of(row: Message, path: Path) -> Any:
-    """Return the value of a field of a row; None: it is unset."""
-    found: Any = row
-    for step in path:
-        if step.has_presence and not found.HasField(step.name):
-            return None
-        found = getattr(found, step.name)
-    return found
 
 
 def selected(conditions: Sequence[Condition], fields: Sequence[Path]) -> tuple[Any, list[Condition]]:

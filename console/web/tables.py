@@ -28,7 +28,7 @@ from everlog.console.web.format import href
 from everlog.console.web.page import NotFoundError, Page, View, route
 from everlog.migrations.values import plain
 from everlog.store.errors import CorruptionError, Error, RowError, SealedError
-from everlog.store.schema.descriptors import descriptor_of
+from everlog.store.schema.descriptors import descriptor_of, dotted
 from everlog.store.schema.reflect import table_of
 from everlog.store.schema.schema import TableInfo
 from everlog.store.schema.table import Table
@@ -76,10 +76,6 @@ def _told(info: TableInfo, rows: int | None) -> dict[str, Any]:
         "ttl_s": info.ttl_ns / 1e9 if info.ttl_ns else None,
         "sealed": info.sealed,
     }
-
-
-def dotted(path: filters.Path) -> str:
-    return ".".join(step.name for step in path)
 
 
 def table(view: View) -> Page | Response:
@@ -219,7 +215,7 @@ def key_of(info: TableInfo, row: Message) -> tuple[Any, ...]:
     return tuple(_at(row, path) for path in info.key_fields)
 
 
-def _at(row: Message, path: filters.Path) -> Any:
+def _at(row: Message, path: cells.Path) -> Any:
     found: Any = row
     for step in path:
         found = getattr(found, step.name)

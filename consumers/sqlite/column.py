@@ -40,6 +40,7 @@ from google.protobuf.message import Message
 
 from everlog.consumers.protojson import JsonField, means_the_same
 from everlog.store.schema.codec import TIMESTAMP, kind_of
+from everlog.store.schema.descriptors import dotted
 from everlog.store.schema.schema import Schema
 
 Convert = Callable[..., Any]
@@ -60,7 +61,7 @@ class Column:
     def __init__(self, model: type[Message], path: tuple[FD, ...], *, in_key: bool) -> None:
         leaf = path[-1]
         self.path = tuple(step.number for step in path)
-        self.name = ".".join(step.name for step in path)
+        self.name = dotted(path)
         self.derived = len(path) > 1
         self.json = JsonField(model, leaf) if _is_json(leaf) else None
         self.type, default, self.into, self.back = _shape(leaf, in_key=in_key)

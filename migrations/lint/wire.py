@@ -18,7 +18,6 @@ from google.protobuf.descriptor import FieldDescriptor
 from everlog.migrations.build import RULES, rules
 from everlog.migrations.compatible import (
     allows_json,
-    is_map,
     is_taken,
     is_value_taken,
     names_by_number,
@@ -29,6 +28,7 @@ from everlog.migrations.folder import Folder
 from everlog.migrations.lint.rules import Findings
 from everlog.migrations.lint.source import ProtoText, full_name
 from everlog.store.schema.codec import ENUM, MESSAGE, described, kind_of
+from everlog.store.schema.descriptors import is_map
 
 _WIDER = {
     (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64),

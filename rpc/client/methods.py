@@ -34,7 +34,7 @@ from everlog.proto import access_pb2, access_pb2_grpc, contract, fields_pb2
 from everlog.rpc import errors
 from everlog.rpc.client.channel import CALL_S, Channel
 from everlog.store.errors import AccessError, Error, SchemaError, UnavailableError
-from everlog.store.schema.descriptors import dependencies_first
+from everlog.store.schema.descriptors import dependencies_first, is_map
 from everlog.store.upkeep.roles import RIGHTS
 
 REFLECTION = "grpc.reflection."
@@ -76,10 +76,6 @@ def unit_ns(field: FieldDescriptor) -> int:
     if field.cpp_type not in _NUMBERS or is_time(field):
         return 0
     return next((unit for end, unit in UNITS_NS.items() if field.name.endswith(end)), 0)
-
-
-def is_map(field: FieldDescriptor) -> bool:
-    return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
 
 
 def type_of(field: FieldDescriptor) -> str:

@@ -44,10 +44,11 @@ from everlog.migrations import values
 from everlog.proto import log_pb2
 from everlog.rpc.client import methods
 from everlog.rpc.client.channel import MESSAGE_BYTES_MAX
-from everlog.rpc.client.methods import BOUND, KEY, ROW, Field, Method, is_map, is_time, near, unit_ns
+from everlog.rpc.client.methods import BOUND, KEY, ROW, Field, Method, is_time, near, unit_ns
 from everlog.store.errors import CorruptionError, Error, RowError
 from everlog.store.schema.arguments import time_text
 from everlog.store.schema.codec import TIMESTAMP, kind_of
+from everlog.store.schema.descriptors import is_map
 from everlog.store.schema.schema import Schema, TableInfo
 from everlog.store.schema.times import duration_s, time_ns_of
 

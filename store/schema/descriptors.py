@@ -91,6 +91,20 @@ def _encode(kind: Kind[Any], value: Any, path: Path, role: str) -> bytes:
         ) from None
 
 
+def is_map(field: Any) -> bool:
+    """Return whether a field is a map, which is a repeated message on the wire."""
+    return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
+
+
+def value_of(row: Any, path: Path) -> Any:
+    """Return the value of a field of a row; None: it is not set."""
+    for step in path:
+        if step.has_presence and not row.HasField(step.name):
+            return None
+        row = getattr(row, step.name)
+    return row
+
+
 def present(row: Any, path: Path) -> Iterable[bool]:
     """Yield for each step of the path whether the row has it."""
     for step in path:

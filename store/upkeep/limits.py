@@ -29,7 +29,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from everlog.store.errors import AccessError, RowError
-from everlog.store.schema.descriptors import Path, descriptor_of, dotted, has, resolve
+from everlog.store.schema.descriptors import Path, descriptor_of, dotted, has, resolve, value_of
 from everlog.store.schema.schema import IndexInfo, Schema, TableInfo
 from everlog.store.upkeep.roles import ALL, WHO, Binding, Role, Rule, Visibility, matches
 
@@ -53,7 +53,7 @@ class Shown(NamedTuple):
 
     def shows(self, row: Message) -> bool:
         """Return whether all conditions hold for a row."""
-        return all(_value(row, path) in values for path, values in self.conditions)
+        return all(value_of(row, path) in values for path, values in self.conditions)
 
 
 class Limits:
@@ -203,15 +203,6 @@ def _hexadecimal(text: str) -> bytes | None:
         return bytes.fromhex(text)
     except ValueError:
         return None
-
-
-def _value(row: Any, path: Path) -> Any:
-    """Return the value of a field; None: it is not set."""
-    for step in path:
-        if step.has_presence and not row.HasField(step.name):
-            return None
-        row = getattr(row, step.name)
-    return row
 
 
 def _hidden(rules: tuple[Shown, ...], row: Message) -> dict[str, Path] | None:
@@ -410,7 +401,7 @@ def invisible(limits: Limits, info: TableInfo, row: Message | None, field: str) 
     rules = limits.rules(info)
     if row is not None and not any(rule.shows(row) for rule in rules):
         for rule in rules:
-            failing = [dotted(path) for path, values in rule.conditions if _value(row, path) not in values]
+            failing = [dotted(path) for path, values in rule.conditions if value_of(row, path) not in values]
             verb = "has another value" if len(failing) == 1 else "have other values"
             yield f"the row is not visible by role {rule.role}: its {' and '.join(failing)} {verb}"
         return

@@ -30,7 +30,7 @@ from everlog.store.crypto.vault import ROTATED, rotate
 from everlog.store.errors import DiskError, Error, RowError, SealedError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema import arguments, codec
-from everlog.store.schema.descriptors import descriptor_of, encode_values, resolve
+from everlog.store.schema.descriptors import descriptor_of, dotted, encode_values, resolve
 from everlog.store.schema.schema import Schema, TableInfo
 from everlog.store.schema.table import Table
 from everlog.store.tables.projection import SHREDDED
@@ -341,4 +341,4 @@ def _of_value(info: TableInfo, value: bytes) -> bytes:
 
 
 def _person_name(info: TableInfo) -> str:
-    return ".".join(step.name for step in resolve(descriptor_of(info.model), info.proto.person.numbers))
+    return dotted(resolve(descriptor_of(info.model), info.proto.person.numbers))

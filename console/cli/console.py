@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from everlog.console import output
-from everlog.console.cli.options import Settings, common, pass_settings, refuse_idle
+from everlog.console.cli.options import Settings, add_options, common, pass_settings, refuse_idle
 from everlog.rpc import address
 from everlog.store.errors import OpenError
 
@@ -27,9 +27,7 @@ CONSOLE = "127.0.0.1:7421"
 
 def console_options(command: F) -> F:
     """Add the options of the console to `serve`."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return add_options(command, _OPTIONS)
 
 
 def check_address(value: str, option: str) -> None:

@@ -199,6 +199,13 @@ def to_version(what: str) -> Callable[[F], F]:
     )
 
 
+def add_options(command: F, options: Sequence[Callable[[F], F]]) -> F:
+    """Add options to a command. Its help shows them in this order."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def common(command: F) -> F:
     """Add the options that all commands have to a command."""
     return common_of_server(_token_option(command))
@@ -206,28 +213,18 @@ def common(command: F) -> F:
 
 def common_of_server(command: F) -> F:
     """Add the options that all commands have to a command that is no client, and has tokens of its own."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return add_options(command, _OPTIONS)
 
 
 def common_except(*names: str) -> Callable[[F], F]:
     """Add the options that all commands have, without those that a command has in its own way."""
 
-    def add(command: F) -> F:
-        for name, option in reversed(_NAMED):
-            if name not in names:
-                command = option(command)
-        return command
-
-    return add
+    return lambda command: add_options(command, [option for name, option in _NAMED if name not in names])
 
 
 def writes(command: F) -> F:
     """Add the options of commands that commit: actor and reason."""
-    for option in reversed(_WRITES):
-        command = option(command)
-    return command
+    return add_options(command, _WRITES)
 
 
 def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:

@@ -35,6 +35,7 @@ from everlog.console.cli.console import announce, check_address, console_options
 from everlog.console.cli.options import (
     Renamed,
     Settings,
+    add_options,
     common_of_server,
     pass_settings,
     refuse_idle,
@@ -140,9 +141,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def archiving_options(command: F) -> F:
     """Add the options for archiving to `serve`."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return add_options(command, _OPTIONS)
 
 
 def retained(

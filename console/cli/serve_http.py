@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from everlog.console.cli.console import check_address
-from everlog.console.cli.options import refuse_idle
+from everlog.console.cli.options import add_options, refuse_idle
 from everlog.rpc.server.endpoint import Endpoint
 from everlog.store.errors import OpenError
 from everlog.store.rocks.files import read_secret
@@ -61,9 +61,7 @@ _OPTIONS = [
 
 def http_options(command: F) -> F:
     """Add the options for health and metrics to `serve`."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return add_options(command, _OPTIONS)
 
 
 class Http:

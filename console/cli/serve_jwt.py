@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from everlog.console.cli.options import refuse_idle
+from everlog.console.cli.options import add_options, refuse_idle
 from everlog.store.errors import OpenError
 
 if TYPE_CHECKING:
@@ -64,9 +64,7 @@ _OPTIONS = [
 
 def jwt_options(command: F) -> F:
     """Add the options for tokens of an issuer to `serve`."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return add_options(command, _OPTIONS)
 
 
 def jwt_of(how: Mapping[str, Any]) -> Jwt | None:

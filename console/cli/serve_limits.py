@@ -12,69 +12,38 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from everlog.console.cli.options import add_options
+
 if TYPE_CHECKING:
     from everlog.rpc.server.quotas import Quota
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-PARAMETERS = (
-    *("limit_connections", "limit_streams", "limit_calls", "limit_bytes_in", "limit_bytes_out"),
-    *("limit_rows", "limit_heavy", "limit_for"),
-)
+_HELP = {
+    "connections": "Connections of one name, and of one address; at most half of what the server accepts."
+    " 0: half.",
+    "streams": "Running calls, with subscriptions, of one name, and of one address; 0: any number.",
+    "calls": "Calls a second of one name, and of one address; 0: any number.",
+    "bytes_in": "Bytes a second from one name, and from one address.  [default: any number]",
+    "bytes_out": "Bytes a second to one name, and to one address.  [default: any number]",
+    "rows": "Rows in the responses of one call.  [default: any number]",
+    "heavy": "Long reads, and as many long writes, of one name that run; others wait. 0: any number.",
+}
+_DEFAULTS = {"connections": 10_000, "streams": 20_000, "calls": 50_000, "heavy": 4}
+
+PARAMETERS = (*(f"limit_{name}" for name in _HELP), "limit_for")
 
 _OPTIONS = [
-    click.option(
-        "--limit-connections",
-        type=click.IntRange(0),
-        default=10_000,
-        show_default=True,
-        metavar="N",
-        help="Connections of one name, and of one address; at most half of what the server accepts. 0: half.",
-    ),
-    click.option(
-        "--limit-streams",
-        type=click.IntRange(0),
-        default=20_000,
-        show_default=True,
-        metavar="N",
-        help="Running calls, with subscriptions, of one name, and of one address; 0: any number.",
-    ),
-    click.option(
-        "--limit-calls",
-        type=click.IntRange(0),
-        default=50_000,
-        show_default=True,
-        metavar="N",
-        help="Calls a second of one name, and of one address; 0: any number.",
-    ),
-    click.option(
-        "--limit-bytes-in",
-        type=click.IntRange(0),
-        default=0,
-        metavar="N",
-        help="Bytes a second from one name, and from one address.  [default: any number]",
-    ),
-    click.option(
-        "--limit-bytes-out",
-        type=click.IntRange(0),
-        default=0,
-        metavar="N",
-        help="Bytes a second to one name, and to one address.  [default: any number]",
-    ),
-    click.option(
-        "--limit-rows",
-        type=click.IntRange(0),
-        default=0,
-        metavar="N",
-        help="Rows in the responses of one call.  [default: any number]",
-    ),
-    click.option(
-        "--limit-heavy",
-        type=click.IntRange(0),
-        default=4,
-        show_default=True,
-        metavar="N",
-        help="Long reads, and as many long writes, of one name that run; others wait. 0: any number.",
+    *(
+        click.option(
+            f"--limit-{name.replace('_', '-')}",
+            type=click.IntRange(0),
+            default=_DEFAULTS.get(name, 0),
+            show_default=True if name in _DEFAULTS else None,
+            metavar="N",
+            help=help_,
+        )
+        for name, help_ in _HELP.items()
     ),
     click.option(
         "--limit-for",
@@ -87,9 +56,7 @@ _OPTIONS = [
 
 def limit_options(command: F) -> F:
     """Add the options for the quotas of callers to `serve`."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return add_options(command, _OPTIONS)
 
 
 def quota_of(how: Mapping[str, Any]) -> Quota:

@@ -17,7 +17,7 @@ import click
 
 from everlog.console import output
 from everlog.console.cli.console import CONSOLE, check_address
-from everlog.console.cli.options import Settings
+from everlog.console.cli.options import Settings, add_options
 from everlog.console.output import show_progress
 from everlog.store.errors import Error, MigrationError
 from everlog.store.program_log import about
@@ -44,9 +44,7 @@ class Migrated(NamedTuple):
 
 def migrating_options(command: F) -> F:
     """Add the options for pending migrations to `serve`."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return add_options(command, _OPTIONS)
 
 
 @contextmanager

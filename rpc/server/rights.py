@@ -357,7 +357,7 @@ class Rights:
             _check_length(database, "database")
             identity = call.identity = self.within(identity, database)
             call.stream.who = identity.name
-            holder = self.holder(identity, database)
+            holder = self._holder(identity, database)
             call.scope = Scope(holder, identity)
             for need in needs:
                 if not need.when or getattr(request, need.when):
@@ -377,7 +377,10 @@ class Rights:
     def holder(self, identity: Identity, database: str) -> Holder:
         """Return what a caller has in a database. Raises AccessError if it has nothing there, the same
         whether or not the database exists."""
-        identity = self.within(identity, database)
+        return self._holder(self.within(identity, database), database)
+
+    def _holder(self, identity: Identity, database: str) -> Holder:
+        """As `holder`, of a caller as it is in the database (`within`)."""
         db = self.databases.get(database)
         if db is None or (identity.databases is not None and database not in identity.databases):
             if identity.databases is None and (OWNER.name in identity.roles or self._open(identity)):

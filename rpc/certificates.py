@@ -127,7 +127,7 @@ class _Authority(NamedTuple):
         built = _built("everlog development authority", None, key, days).add_extension(
             x509.BasicConstraints(ca=True, path_length=0), critical=True
         )
-        built = built.add_extension(_usage(authority=True), critical=True)
+        built = built.add_extension(key_usage(authority=True), critical=True)
         return cls(built.sign(key, hashes.SHA256()), key)
 
     @classmethod
@@ -156,7 +156,7 @@ class _Authority(NamedTuple):
         use = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
         built = _built(name, self.certificate, key, days)
         built = built.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        built = built.add_extension(_usage(authority=False), critical=True)
+        built = built.add_extension(key_usage(authority=False), critical=True)
         built = built.add_extension(x509.ExtendedKeyUsage([use]), critical=False)
         built = built.add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()),
@@ -185,7 +185,8 @@ def _built(
     )
 
 
-def _usage(*, authority: bool) -> x509.KeyUsage:
+def key_usage(*, authority: bool) -> x509.KeyUsage:
+    """Return what the key of a certificate may be used for."""
     return x509.KeyUsage(
         digital_signature=not authority,
         content_commitment=False,

@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from everlog.rpc.certificates import key_usage
+
 
 class Authority:
     """Signs certificates, and writes them as PEM files into a directory."""
@@ -87,7 +89,7 @@ class Authority:
             .add_extension(  # Python 3.13 requires it
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
             )
-            .add_extension(_usage(authority=authority), critical=True)
+            .add_extension(key_usage(authority=authority), critical=True)
         )
         if not authority:
             places = [x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
@@ -95,20 +97,6 @@ class Authority:
             if shown:
                 built = built.add_extension(x509.SubjectAlternativeName(shown), critical=False)
         return built.sign(self._key, hashes.SHA256())
-
-
-def _usage(*, authority: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not authority,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=authority,
-        crl_sign=authority,
-        encipher_only=False,
-        decipher_only=False,
-    )
 
 
 def _named(name: str) -> x509.Name:

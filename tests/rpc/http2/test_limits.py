@@ -23,11 +23,6 @@ from tests.rpc.http2.plain_server import ECHO, MANY, STALL, PlainServer
 from tests.rpc.raw_client import RawClient
 
 SECONDS = 120  # far more than any attack takes
-UNBOUNDED = {
-    "gzip_bombs",
-    "announced_messages",
-    "calls_of_the_health_service",
-}  # they are no floods of frames
 
 
 @pytest.fixture
@@ -36,7 +31,7 @@ def server() -> Iterator[PlainServer]:
         yield server
 
 
-@pytest.mark.parametrize("name", sorted(attacks.ATTACKS.keys() - UNBOUNDED))
+@pytest.mark.parametrize("name", sorted(attacks.ATTACKS.keys() - attacks.UNBOUNDED))
 def test_an_attacker_is_disconnected_and_another_served(server: PlainServer, name: str) -> None:
     with RawClient(server.address) as honest:
         found = attacks.one_connection(server.port, name, SECONDS)

@@ -115,8 +115,8 @@ def append_migration(
         if is_online(after.proto):
             commit.requires.append(log_pb2.ONLINE)
         taken = Staged({}, _new_uniques(core, before, after, progress), {})
-        valid = committer.validator.validate(transaction, taken, after)
-        framed, checksum = record.frame_parts(encode(commit.SerializeToString(), valid.rows))
+        written, _, _ = committer.validator.validate(transaction, taken, after)
+        framed, checksum = record.frame_parts(encode(commit.SerializeToString(), written))
         if check is not None:
             check(preview(core, framed, after))
         committer.append_exclusive(framed)

@@ -132,8 +132,10 @@ class Pending:
         self.edits.update(staged.edits)
         if staged.uniques:
             self.uniques.update(staged.uniques)
-        if staged.deltas:
-            self.count(staged.deltas)
+        counts = self.counts
+        for space, delta in staged.deltas.items():  # `count`, inlined as well
+            counts[space] = counts.get(space, 0) + delta
+            self._counted.add(space)
         # `is_full` inlined: saves a call for each commit.
         return len(self.edits) >= KEYS_PER_BATCH or self.size >= BATCH_BYTES
 

@@ -54,7 +54,7 @@ class Window:
 
     def add(self, seq: int, touched: tuple[bytes, ...]) -> None:
         """Add the keys that the commit at `seq` touched, and drop the oldest commits over the limits."""
-        size = sum(map(len, touched))
+        size = len(b"".join(touched))  # faster than adding up lengths
         self._commits.append((seq, touched, size))
         self._keys += len(touched)
         self._bytes += size

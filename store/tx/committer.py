@@ -226,7 +226,7 @@ class Committer:
         try:
             try:
                 if queue.enter(mine):
-                    if queue.waiting:
+                    if len(queue.tickets) > 1:  # `waiting`, without a call
                         queue.gather(GROUP_MAX, followers)
                     if watched:
                         self._run_watched([mine, *followers])
@@ -402,11 +402,11 @@ class Committer:
         tables; no record and None if it only deletes rows that do not exist."""
         transaction, about, schema = pending.transaction, pending.about, self._tables.schema
         meta, time_ns, reading_ns = transaction.metadata, self._clock.now(), self._clock.reading_ns
-        valid = self.validator.validate(transaction, staged, schema)
-        if not valid.rows and about is None:
-            pending.result = CommitResult(0).lacking(valid.missing)
+        rows, uniques, missing = self.validator.validate(transaction, staged, schema)
+        if not rows and about is None:
+            pending.result = CommitResult(0).lacking(missing)
             return b"", None
-        what = project(valid.rows, valid.uniques, seq)
+        what = project(rows, uniques, seq)
         if meta is ANONYMOUS and about is None:
             header = record.commit_header(seq, time_ns, schema.version_field, reading_ns)
         else:
@@ -416,11 +416,11 @@ class Committer:
             header = commit.SerializeToString()
             if about is not None or meta.commit_id:
                 edit_notes(what.edits, commit)
-        framed, checksum = record.frame_parts(encode(header, valid.rows))
+        framed, checksum = record.frame_parts(encode(header, rows))
         self._tables.window.add(seq, tuple(what.edits))
         pending.result = result = CommitResult(seq, time_ns, checksum)
-        if valid.missing:
-            result.missing = valid.missing
+        if missing:
+            result.missing = missing
         return framed, what
 
     def _known(self, pending: PendingCommit, accepted: list[PendingCommit]) -> bool:

@@ -47,17 +47,17 @@ class CommitQueue:
     """A queue of tickets, of which the first leads."""
 
     def __init__(self) -> None:
-        self._queue: deque[Ticket] = deque()
+        self.tickets: deque[Ticket] = deque()  # the leader, and those that wait; others only read it
 
     @property
     def waiting(self) -> Sequence[Ticket]:
         """The tickets that wait for their turn."""
-        queue = self._queue
-        return list(queue)[1:] if len(queue) > 1 else ()
+        tickets = self.tickets
+        return list(tickets)[1:] if len(tickets) > 1 else ()
 
     def enter(self, ticket: Ticket) -> bool:
         """Wait for a turn. True: the ticket leads, and must `leave`. False: it was taken and is done."""
-        queue = self._queue
+        queue = self.tickets
         try:
             queue.append(ticket)
             if len(queue) > 1 or ticket.taken:  # otherwise it is the only one: only a leader removes it
@@ -70,7 +70,7 @@ class CommitQueue:
     def leads(self, ticket: Ticket) -> bool:
         """Whether `ticket` leads."""
         try:
-            return self._queue[0] is ticket
+            return self.tickets[0] is ticket
         except IndexError:  # the queue is empty
             return False
 
@@ -84,7 +84,7 @@ class CommitQueue:
 
     def _take(self, taken: list[Any]) -> bool:
         """Take the next ticket; return False if there is none."""
-        queue = self._queue
+        queue = self.tickets
         try:
             ticket = queue[1]
             if ticket.exclusive:
@@ -102,11 +102,11 @@ class CommitQueue:
         for ticket in reversed(tickets):
             if self._remove(ticket) or ticket.taken:  # otherwise interrupted, and has left
                 ticket.taken = False
-                self._queue.insert(1, ticket)
+                self.tickets.insert(1, ticket)
 
     def leave(self, ticket: Ticket) -> None:
         """Leave the queue if `ticket` leads it; the next one then leads. May be called twice."""
-        queue = self._queue
+        queue = self.tickets
         try:
             if queue[0] is not ticket:
                 return
@@ -121,7 +121,7 @@ class CommitQueue:
     def wake(self) -> None:
         """Wake the first ticket of the queue."""
         with suppress(IndexError):
-            _wake(self._queue[0])
+            _wake(self.tickets[0])
 
     @staticmethod
     def answer(tickets: Iterable[Ticket]) -> None:
@@ -147,7 +147,7 @@ class CommitQueue:
 
     def _remove(self, ticket: Ticket) -> bool:
         try:
-            self._queue.remove(ticket)
+            self.tickets.remove(ticket)
         except ValueError:
             return False
         return True

@@ -31,7 +31,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from everlog.console.web import api, log, migrations, overview, row, tables
+from everlog.console.web import api, consumers, log, migrations, overview, row, tables
 from everlog.console.web.format import href, with_query
 from everlog.console.web.page import (
     STATIC,
@@ -81,6 +81,7 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 SECTIONS = (
     ("tables", "Tables", "M2.5 3h11v10h-11zM2.5 6.5h11M6.5 6.5v6.5"),
     ("log", "Log", "M4 2.5v11M7 4h6.5M7 8h6.5M7 12h6.5M2.7 4h2.6M2.7 8h2.6M2.7 12h2.6"),
+    ("consumers", "Consumers", "M2.5 8h7M7 5l3 3-3 3M12.5 3v10"),
 )
 
 logger = logging.getLogger("everlog")
@@ -446,4 +447,5 @@ ROUTES = [
     *row.ROUTES,
     *tables.ROUTES,
     *log.ROUTES,
+    *consumers.ROUTES,
 ]

@@ -44,7 +44,7 @@ def overview(view: View) -> Page:
     for name in view.session.databases():
         try:
             db = view.session.database(name)
-            one, things = _database(db, name, now_ns)
+            one, things = _database(db, name, known, now_ns)
         except (AccessError, UnavailableError) as error:
             found.append({"name": name, "error": str(error), "state": "Not visible", "kind": ""})
             continue
@@ -81,11 +81,14 @@ def _newest(found: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str
     return [*waiting, *done][: max(MIGRATIONS, len(waiting))]
 
 
-def _database(db: RemoteDatabase, name: str, now_ns: int) -> tuple[dict[str, Any], list[dict[str, str]]]:
+def _database(
+    db: RemoteDatabase, name: str, known: plots.Known, now_ns: int
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Return a database as JSON values, and what needs attention in it. Raises AccessError,
     UnavailableError."""
     status = db.admin.status()
     consumers = _optional(lambda: list(db.consumers)) or []
+    known.note_positions(db.uuid, {one.name: one.position.seq for one in consumers}, now_ns)
     infos = _optional(db.migrations.status) or []
     proposals = _optional(db.migrations.proposals) or []
     things = [
@@ -166,11 +169,12 @@ def _of_consumers(name: str, consumers: list[Consumer]) -> Iterator[dict[str, st
         lag = f"It is {quantity(one.lag_records, 'commit')} behind"
         if one.over:
             words = f"{lag}, over its cap of {one.over}. Archiving may remove what it has not read."
-            yield thing("danger", "Dropped", f"Nothing is held for consumer {one.name} of {name}", words)
+            title = f"Nothing is held for consumer {one.name} of {name}"
+            yield thing("danger", "Dropped", title, words, href=consumer_href(name, one.name))
         elif one.lag_s > STUCK_S:
             words = f"{lag}. {size(one.held_bytes)} of log is held for it and cannot be archived."
             title = f"Consumer {one.name} of {name} is {duration(one.lag_s)} behind"
-            yield thing("danger", "Stuck", title, words)
+            yield thing("danger", "Stuck", title, words, href=consumer_href(name, one.name))
 
 
 def _of_migrations(name: str, infos: list[MigrationInfo]) -> Iterator[dict[str, str]]:
@@ -201,14 +205,24 @@ def _of_proposals(name: str, proposals: list[Proposal], now_ns: int) -> Iterator
             yield thing("waiting", "Waiting", title, words, href=url, action="Review")
 
 
-def _consumer(one: Consumer) -> dict[str, Any]:
-    kind, state = "ok", "Following" if one.lag_records else "Up to date"
+def consumer_href(database: str, name: str) -> str:
+    """Return the URL of a consumer's page."""
+    return href("db", database, "consumers", "one", name=name)
+
+
+def state_of(one: Consumer) -> tuple[str, str]:
+    """Return the kind and the word of a consumer's badge."""
     if one.over:
-        kind, state = "danger", "Dropped"
-    elif one.lag_s > STUCK_S:
-        kind, state = "danger", "Stuck"
-    elif one.lag_s > BEHIND_S:
-        kind, state = "waiting", "Behind"
+        return "danger", "Dropped"
+    if one.lag_s > STUCK_S:
+        return "danger", "Stuck"
+    if one.lag_s > BEHIND_S:
+        return "waiting", "Behind"
+    return "ok", "Following" if one.lag_records else "Up to date"
+
+
+def _consumer(one: Consumer) -> dict[str, Any]:
+    kind, state = state_of(one)
     return {
         "name": one.name,
         "kind": kind,

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import jinja2
 import msgspec
@@ -33,7 +33,14 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from everlog.console.web.format import FILTERS, GLOBALS, with_query
-from everlog.store.errors import RowError
+from everlog.store.errors import (
+    ConflictError,
+    CursorError,
+    LimitError,
+    OpenError,
+    RowError,
+    SchemaError,
+)
 
 if TYPE_CHECKING:
     from everlog.console.web.plots import Known
@@ -129,6 +136,35 @@ class View:
         value = self.form.get(name, "")
         return value if isinstance(value, str) else ""
 
+    def reason(self) -> str:
+        """Return the reason in the form. Raises RowError if there is none."""
+        found = self.field("reason").strip()
+        if not found:
+            raise RowError("expected a reason for this change, found none; the log keeps it")
+        return found
+
+    def check_typed(self, expected: str) -> None:
+        """Check that the form has this word, which confirms what cannot be undone. Raises RowError."""
+        found = self.field("typed").strip()
+        if found != expected:
+            raise RowError(f"expected {expected!r} to confirm this, found {found[:80]!r}; type it exactly")
+
+    @cached_property
+    def rights(self) -> frozenset[str]:
+        """The rights of the identity in the database, as words; some may be limited to tables."""
+        return frozenset(self.db.access.whoami().rights)
+
+    def done(self, url: str, words: str) -> Response:
+        """Return the redirect after a change. The next page shows the words, once."""
+        said = urlencode({"said": self.session.leave(words)})
+        return redirect(f"{url}{'&' if '?' in url else '?'}{said}")
+
+    @cached_property
+    def said(self) -> str:
+        """What the previous page has left for this one; empty: nothing."""
+        key = self.query("said")
+        return self.session.take(key) if key else ""
+
     @property
     def wants_json(self) -> bool:
         """Whether the answer is JSON."""
@@ -143,6 +179,24 @@ class View:
 
 
 Handler = Callable[[View], Page | Response]
+
+
+def answered(
+    view: View, work: Callable[[], Response], again: Callable[[View], Page | Response]
+) -> Page | Response:
+    """Return what a form does; if its input is refused, the page `again`, with the problem and the fields."""
+    try:
+        return work()
+    except (RowError, SchemaError, CursorError, OpenError, LimitError, ConflictError) as error:
+        found = again(view)
+        if isinstance(found, Response):
+            return found
+        status = 409 if isinstance(error, ConflictError) else 400
+        return found._replace(
+            status=status,
+            values={**found.values, "error": str(error)},
+            shown={**found.shown, "refused": str(error)},
+        )
 
 
 def _short(name: str, value: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -19,6 +19,8 @@ from everlog.rpc.client.database import RemoteDatabase
 
 BUCKETS = 120
 KNOWN_MAX = 50_000
+POSITIONS_MAX, CONSUMERS_MAX = 600, 1000  # positions of one consumer, and consumers
+POSITIONS_NS = 2 * 10**9  # between two positions of a consumer
 SECOND_NS = 10**9
 
 # Widths of buckets that people can name, in seconds.
@@ -51,11 +53,12 @@ class Commits(NamedTuple):
 
 
 class Known:
-    """Commits of logs over time, of one console. It keeps positions that do not change any more.
-    Thread-safe."""
+    """Commits of logs over time, and positions of consumers, of one console. It keeps positions that do not
+    change any more. Thread-safe."""
 
     def __init__(self) -> None:
         self._seqs: OrderedDict[tuple[bytes, int], int] = OrderedDict()
+        self._positions: OrderedDict[tuple[bytes, str], list[tuple[int, int]]] = OrderedDict()
         self._heads = dict[bytes, int]()
         self._lock = threading.Lock()
 
@@ -104,6 +107,26 @@ class Known:
         end = time.time_ns() if now_ns is None else now_ns
         return self.commits(db, end - seconds * SECOND_NS, end, buckets=buckets)
 
+    def note_positions(self, uuid: bytes, found: Mapping[str, int], now_ns: int) -> None:
+        """Keep the seqs at which consumers of a database, by name, are now."""
+        with self._lock:
+            for name, seq in found.items():
+                points = self._positions.setdefault((uuid, name), [])
+                self._positions.move_to_end((uuid, name))
+                if points and points[-1][1] > seq:  # it began again
+                    points.clear()
+                if not points or now_ns - points[-1][0] >= POSITIONS_NS:
+                    points.append((now_ns, seq))
+                if len(points) > POSITIONS_MAX:
+                    del points[1::2]
+            while len(self._positions) > CONSUMERS_MAX:
+                self._positions.popitem(last=False)
+
+    def positions_of(self, uuid: bytes, name: str) -> list[tuple[int, int]]:
+        """Return times and seqs of a consumer, as far as pages of this console have seen them."""
+        with self._lock:
+            return list(self._positions.get((uuid, name), ()))
+
 
 def width_of(span_ns: int, buckets: int = BUCKETS) -> int:
     """Return the width of a bucket, so that at most this many cover a span, in nanoseconds."""
@@ -125,22 +148,22 @@ def top_of(values: Sequence[float]) -> float:
     return power
 
 
-def line(values: Sequence[float], width: float, height: float, top: float) -> str:
-    """Return the path of a line through values, scaled to a frame."""
+def line(values: Sequence[float], width: float, height: float, top: float, *, x: float = 0) -> str:
+    """Return the path of a line through values, scaled to a frame that begins at x."""
     if not values:
         return ""
     step = width / max(len(values) - 1, 1)
     points = [
-        f"{number * step:.1f} {height - min(value / top, 1.0) * height:.1f}"
+        f"{x + number * step:.1f} {height - min(value / top, 1.0) * height:.1f}"
         for number, value in enumerate(values)
     ]
     return "M" + "L".join(points)
 
 
-def area(values: Sequence[float], width: float, height: float, top: float) -> str:
+def area(values: Sequence[float], width: float, height: float, top: float, *, x: float = 0) -> str:
     """Return the path of the area below a line."""
-    path = line(values, width, height, top)
-    return f"{path}L{width:g} {height:g}L0 {height:g}Z" if path else ""
+    path = line(values, width, height, top, x=x)
+    return f"{path}L{x + width:g} {height:g}L{x:g} {height:g}Z" if path else ""
 
 
 class Bar(NamedTuple):

@@ -33,6 +33,7 @@ SESSIONS_MAX = 200
 FAILURES, FAILURES_ALL, WINDOW_S = 10, 200, 60.0  # in WINDOW_S: of one address, and of all
 RETRY_S, TIMEOUT_S = 1.0, 10.0
 TOKEN_CHARS_MAX = 16 << 10
+LEFT_MAX = 20  # words for next pages, of a session
 
 Clock = Callable[[], float]
 
@@ -57,6 +58,7 @@ class Session:
         self._open: dict[str, RemoteDatabase] = {}
         self._lock = threading.Lock()
         self._channel: Channel | None = None
+        self._left: dict[str, str] = {}
         self._closed = False
 
     @property
@@ -95,6 +97,20 @@ class Session:
         if closed:
             raise SignInError("this session has ended; sign in again")
         return kept
+
+    def leave(self, words: str) -> str:
+        """Keep words for the next page, and return their key."""
+        key = secrets.token_urlsafe(16)
+        with self._lock:
+            self._left[key] = words
+            while len(self._left) > LEFT_MAX:
+                del self._left[next(iter(self._left))]
+        return key
+
+    def take(self, key: str) -> str:
+        """Return words that were left, once; empty: there are none."""
+        with self._lock:
+            return self._left.pop(key, "")
 
     def _server(self) -> Channel:
         with self._lock:

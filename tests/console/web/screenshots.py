@@ -32,6 +32,8 @@ PAGES = {
     "row": ROW,
     "log": "/db/flights/log?until=60",
     "commit": "/db/flights/log/45",
+    "consumers": "/db/flights/consumers",
+    "consumer": "/db/flights/consumers/one?name=search-index&range=15m",
     "api": "/api",
     "method": "/api/Store/Scan?database=flights&table=flights&limit=3",
     "sign-in": "/sign-in",

@@ -40,6 +40,8 @@ PAGES = (
     f"{DB}/log",
     f"{DB}/log?follow=1",
     f"{DB}/log/4",
+    f"{DB}/consumers",
+    f"{DB}/consumers/one?name=mirror",
     "/api",
     "/api/Store/Scan?table=airports",
     "/api/Archive/Release",
@@ -60,6 +62,7 @@ def flights() -> Iterator[EmbeddedDatabase]:
         assert isinstance(db, EmbeddedDatabase)
         for name in ("first", "second"):
             write(db, name)
+        db.consumers.register("mirror", after=2, actor="ann", reason="the search of the site")
         yield db
 
 

@@ -1,7 +1,7 @@
 """Auth: the identity of a caller, acting for others, and permission to receive keys.
 
     token       ─▶ its name        ─▶ the actor of the call's commits, proven
-    certificate ─▶ its common name ─▶ the same, if no token has a name
+    certificate ─▶ its common name ─▶ the same, of calls without a token
     no name     ─▶ the actor in the request, claimed, unless that is the name of a token
 
 A program that commits for its own users sends its own token and names the user; the server's configuration

@@ -6,9 +6,10 @@
 
     token of the file        name, and roles from the file, else those granted to the name in the log
     token of a log           the same, in that database alone, until it ends
-    unnamed token            owner of all databases
-    certificate              the name, with the roles that are granted to it
-    JWT of an issuer         the same, or with roles that the configuration maps its claims to (issuer.py)
+    unnamed token            no name, owner of all databases
+    JWT of an issuer         name, with the roles that are granted to it, or those that the configuration
+                             maps its claims to (issuer.py)
+    certificate, no token    name, with the roles that are granted to it
     nothing, on loopback     owner of a database that never had a token, while the server has none
 
 Every call passes `admit` once, after its request is parsed. A method whose proto does not declare what it
@@ -22,7 +23,9 @@ Invariants
       second;
   (4) a token that several databases recorded is in each of them what that one says: the owner of one
       gives nothing in another;
-  (5) the loop of events waits for nothing here: decisions are look-ups in memory.
+  (5) the loop of events waits for nothing here: decisions are look-ups in memory;
+  (6) a token alone says who calls: a certificate gives its calls neither a name nor a right, and ends them
+      when it ends; an unknown token is refused, whatever the certificate.
 """
 
 from __future__ import annotations
@@ -289,11 +292,11 @@ class Rights:
         if found is None and self._issuer is not None and is_jwt(text) and not path.startswith(OPEN_METHODS):
             found = self._of_issuer(self._issuer, text, digest)
         if found is not None:
-            return found if found.name or not certified else found._replace(name=certified)
+            return found
         required = (
             self.tokens
-            or (self._issuer is not None and (header or not certified))
-            or (header and self._issued)
+            or (self._issuer is not None and not certified)
+            or (header and (self._issued or not self.open))
         )
         if required and not path.startswith(OPEN_METHODS):
             raise Aborted(

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from everlog.store import urls
 from everlog.store.errors import CorruptionError, DiskError, OpenError
 from everlog.store.process import Held
+from everlog.store.rocks.errors import check_damage, translated
 from everlog.store.rocks.files import make_directory, private, sync_directory
 from everlog.store.urls import without_secrets
 
@@ -37,7 +38,7 @@ class Place(Protocol):
 
     def read(self, name: str, start: int = 0, size: int | None = None) -> bytes:
         """Return the file, or a part of it; a negative `start` counts from its end. Raises CorruptionError
-        if the file does not exist."""
+        if the file does not exist, and DiskError if it may not be opened now."""
 
     def write(self, name: str, *parts: bytes) -> None:
         """Replace the file atomically by these parts, joined. Raises DiskError."""
@@ -99,6 +100,7 @@ class LocalPlace:
                 file.seek(start, os.SEEK_END if start < 0 else os.SEEK_SET)
                 return file.read(-1 if size is None else size)
         except OSError as error:
+            check_damage(error, f"reading {self.path / name}")
             raise CorruptionError(
                 f"{self.path / name} cannot be read: {error.strerror}", place=str(self.path / name)
             ) from error
@@ -123,14 +125,18 @@ class LocalPlace:
             ) from error
 
     def names(self) -> list[str]:
-        return sorted(file.name for file in self.path.iterdir() if file.is_file())
+        with translated(f"reading {self.path}"):
+            return sorted(file.name for file in self.path.iterdir() if file.is_file())
 
     def remove(self, name: str) -> None:
-        (self.path / name).unlink(missing_ok=True)
+        with translated(f"removing {self.path / name}"):
+            (self.path / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        with Held(os.open(self.path, os.O_RDONLY)) as held:
+        with translated(f"locking {self.path}"):
+            directory = os.open(self.path, os.O_RDONLY)
+        with Held(directory) as held:
             try:
                 fcntl.flock(held.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

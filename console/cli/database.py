@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -49,14 +50,14 @@ def drop(settings: Settings, *, yes: bool, dry_run: bool) -> None:
       everlog -u file:scratch.db drop --yes
     """
     path = directory_of(settings.url)
-    if not path.exists():
+    if read_marker(path) is None:  # raises if the path leads through a file, a loop or a private directory
+        if os.path.lexists(path):
+            raise OpenError(f"{path} is not an everlog database, and was left unchanged")
         if settings.json:
             output.echo({"url": without_secrets(settings.url), "dropped": False})
         else:
             click.echo(f"Does not exist: {without_secrets(settings.url)}")
         return
-    if read_marker(path) is None:
-        raise OpenError(f"{path} is not an everlog database, and was left unchanged")
     if dry_run:
         if settings.json:
             output.echo({"url": without_secrets(settings.url), "dropped": False, "dry_run": True})

@@ -13,6 +13,7 @@ migrations · 3 `health`: not ready · 129 SIGHUP · 130 SIGINT · 141 standard 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -233,8 +234,9 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line, and exit."""
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)  # packages of migrations are found in the working directory
+    with contextlib.suppress(OSError):  # the working directory was removed
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.insert(0, here)  # packages of migrations are found in the working directory
     settings = Settings()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores them

@@ -38,6 +38,7 @@ from everlog.rpc import errors, security, traces
 from everlog.rpc.address import Address
 from everlog.store.errors import ClosedError, Error, LimitError
 from everlog.store.process import close_at_end, keep_in_child, notify_in_child
+from everlog.store.rocks.errors import check_descriptors
 from everlog.store.schema import arguments
 
 CALL_S = 30.0
@@ -82,7 +83,10 @@ class Channel:
     """A connection to the server at `address`. Thread-safe."""
 
     def __init__(self, address: Address, *, retry_s: float = RETRY_S, timeout_s: float | None = None) -> None:
-        """`timeout_s`, in seconds, limits each short call, including its attempts and waits."""
+        """`timeout_s`, in seconds, limits each short call, including its attempts and waits.
+
+        Raises DiskError if no file descriptors are left.
+        """
         self.address = address
         self.url = str(address)
         self.retry_s = retry_s if timeout_s is None else min(retry_s, timeout_s)
@@ -93,6 +97,7 @@ class Channel:
         self._forked = False
         keep_in_child(self)
         notify_in_child(self)
+        check_descriptors(f"connecting to {self.url}")
         if address.secure:
             credentials = security.channel_credentials(address)
             named = [("grpc.ssl_target_name_override", address.name)] if address.name else []

@@ -27,6 +27,7 @@ Numbers are on disk: never reuse one. Format reference: docs/format.md, "Key sto
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Iterable, Iterator
@@ -203,7 +204,7 @@ class KeyStore:
     def _write(self, at: int, raw: bytes) -> None:
         with _on(self.path):
             if os.pwrite(self._file, raw, at) != len(raw):
-                raise DiskError(f"{self.path}: the disk is full", outcome="nothing written")
+                raise OSError(errno.ENOSPC, "the disk is full")
 
 
 class _on:  # noqa: N801  reads as a phrase: with _on(path)
@@ -217,6 +218,12 @@ class _on:  # noqa: N801  reads as a phrase: with _on(path)
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if isinstance(error, OSError):
+            if error.errno in {errno.ENOSPC, errno.EDQUOT} and self._outcome != "unknown":
+                raise DiskError(
+                    f"{self._path}: the disk is full; nothing was written. Free some space, and commit again",
+                    outcome=self._outcome,
+                    full=True,
+                ) from error
             raise DiskError(f"{self._path}: {error.strerror}", outcome=self._outcome) from error
 
 

@@ -31,6 +31,7 @@ Invariants
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -85,6 +86,7 @@ class Vault:
         self._tag_key = self._index_key = b""
         self.is_dirty = False  # new keys may not be on disk yet
         self._failed: DiskError | None = None
+        self.refused = ""  # why the disk refused the last key of a new person; empty: it did not
         # Supplied by the database, from the log:
         self.is_shredded: Callable[[bytes], bool] = lambda _: False  # whether a key was forgotten
         self.shredded: Callable[[], Iterable[bytes]] = tuple  # the ids of all forgotten keys
@@ -242,9 +244,19 @@ class Vault:
                         outcome="nothing written",
                     )
             except DiskError as error:
-                self._failed = error
+                self._failed, self.refused = error, str(error)
                 raise
             self.is_dirty = False
+
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Note whether the disk refused a new key."""
+        try:
+            yield
+        except DiskError as error:
+            self.refused = str(error)
+            raise
+        self.refused = ""
 
     def retire(self, key_ids: Iterable[bytes]) -> None:
         """Stop using these keys: nothing is sealed or opened with them. They stay on disk until `forget`."""
@@ -362,8 +374,11 @@ class Vault:
         assert self.file is not None
         key_id, key = os.urandom(KEY_ID_SIZE), os.urandom(KEY_SIZE)
         slot = self.key_encryption_keys.seal(key_store.PERSON, key_id, tag, key)
-        number = self._free.pop() if self._free else self._next
-        self.file.put(number, slot)
+        number = self._free[-1] if self._free else self._next
+        with self._noting():
+            self.file.put(number, slot)
+        if self._free:
+            self._free.pop()
         self._next = max(self._next, number + 1)
         self.is_dirty = True
         self._numbers[key_id], self._slots[key_id], self._ids[tag] = number, slot, key_id
@@ -397,7 +412,8 @@ class Vault:
         assert self._master is not None
         (self.key_encryption_keys, wrapped), root = KeyEncryptionKeys.make(self._master), os.urandom(KEY_SIZE)
         slot = self.key_encryption_keys.seal(key_store.ROOT, _ROOT_ID, _NO_TAG, root)
-        self.file = KeyStore.make(self._at, self._database, wrapped, slot)
+        with self._noting():
+            self.file = KeyStore.make(self._at, self._database, wrapped, slot)
         self._next, self._numbers[_ROOT_ID], self._slots[_ROOT_ID] = 1, 0, slot
         self._take_root(root)
 

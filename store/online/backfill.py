@@ -261,6 +261,10 @@ def retry_while_full(
         except DiskError as error:
             if not (error.facts.get("full") or error.facts.get("resumes")) or stopped():
                 raise
+        if not refusal.is_full:  # the disk refused only the key store, or has space again
+            if progress is not None:
+                progress(Progress("waiting for space on the disk", 0))
+            time.sleep(LOOK_S)
         while refusal.is_full and not stopped():
             if progress is not None:
                 progress(Progress("stopped: the disk is full", 0))

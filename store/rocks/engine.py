@@ -47,7 +47,15 @@ from rocksdict import (
 
 from everlog.store.errors import ClosedError, CorruptionError, DiskError, Error
 from everlog.store.process import keep_in_child, notify_in_child, opening, quiesce_before_fork
-from everlog.store.rocks.errors import CLOSED, FORKED, Refusal, StoppedError, translate, translated
+from everlog.store.rocks.errors import (
+    CLOSED,
+    FORKED,
+    Refusal,
+    StoppedError,
+    check_descriptors,
+    translate,
+    translated,
+)
 from everlog.store.rocks.files import Temporary, link, needs_links
 from everlog.store.rocks.ownership import Ownership
 from everlog.store.rocks.wal import Wal
@@ -62,7 +70,6 @@ DATA_BUFFER_BYTES = 6 << 20
 CACHE_BYTES = 32 << 20
 REOPENINGS = 3
 FAMILY_BYTES = 256 << 10  # minimum free space to create a column family
-DESCRIPTORS = 8  # files that RocksDB opens at a time to create a column family or to flush
 NEWEST_MAX, REST_S = 4, 60.0  # files; how long `rest` waits until they are merged
 CLOSE_S = 10.0  # how long closing waits for calls of other threads
 # RocksDB's description of a column family's file: 12:3456[1 .. 9]['0000' seq:1, type:1 .. '00FF' seq:9, …
@@ -208,7 +215,7 @@ class Engine:
         """
         if self.refusal.is_full:
             raise DiskError(self.refusal.error, outcome="nothing written", full=True)
-        _check_descriptors(f"{doing} {self.path}")
+        check_descriptors(f"{doing} {self.path}")
         try:
             with self._waiting():
                 yield
@@ -484,7 +491,7 @@ class Engine:
     def create_family(self, name: str) -> tuple[Rdict, ColumnFamily]:
         """Create a column family. Raises DiskError without enough space or file descriptors: RocksDB would
         create one without a handle."""
-        _check_descriptors(f"creating {name} in {self.path}")
+        check_descriptors(f"creating {name} in {self.path}")
         if shutil.disk_usage(self.at).free < FAMILY_BYTES:
             raise self._refused(OSError("No space left on device"), f"creating {name} in {self.path}")
         with translated(f"creating {name}"):
@@ -557,7 +564,7 @@ class Engine:
 
     def switch_data(self, name: str, family: Rdict, handle: ColumnFamily) -> tuple[str, Rdict]:
         """Make another column family the live tables, durably. Return name and object of the old one."""
-        _check_descriptors("switching tables")
+        check_descriptors("switching tables")
         try:
             family.flush()
             self.named = name
@@ -635,11 +642,12 @@ class Engine:
                     self._open()
 
     def disk_bytes(self) -> int:
-        """Return the size of all files in the directory, in bytes."""
+        """Return the size of all files in the directory, in bytes. Raises DiskError."""
         sizes = 0
-        for file in self.at.rglob("*"):
-            with contextlib.suppress(FileNotFoundError):  # RocksDB deletes what it has compacted
-                sizes += file.stat().st_size
+        with translated(f"reading {self.path}"):
+            for file in self.at.rglob("*"):
+                with contextlib.suppress(FileNotFoundError):  # RocksDB deletes what it has compacted
+                    sizes += file.stat().st_size
         return sizes
 
     def close(self) -> None:
@@ -688,17 +696,6 @@ def _is_busy(one: Rdict) -> bool:
     except Exception as error:  # noqa: BLE001  data that cannot be flushed is in the log
         return "already" in str(error).lower() and "borrowed" in str(error).lower()
     return False
-
-
-def _check_descriptors(doing: str) -> None:
-    """Raise DiskError if RocksDB could not open a few files: that would end writing until it is opened
-    again."""
-    try:
-        with contextlib.ExitStack() as stack:
-            for _ in range(DESCRIPTORS):
-                stack.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-    except OSError as error:
-        raise translate(error, doing) from error
 
 
 def _files(family: Rdict, path: Path) -> list[tuple[int, bytes, bytes]]:

@@ -18,7 +18,9 @@ Invariants
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
 import re
 import threading
 import time
@@ -154,6 +156,31 @@ def translate(error: Exception, doing: str) -> Error:  # noqa: PLR0911  one retu
             outcome="nothing written",
         )
     return DiskError(f"{doing}: {text}", outcome="nothing written")
+
+
+# Errors that say nothing about a file's content: no descriptors, no permission, no memory.
+_NOT_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.ENOMEM)
+
+
+def check_damage(error: Exception, doing: str) -> None:
+    """Raise DiskError if the operating system's `error` says nothing about a file's content, so that the file
+    is not reported as damaged."""
+    if isinstance(error, OSError) and error.errno in _NOT_DAMAGE:
+        raise translate(error, doing) from error
+
+
+DESCRIPTORS = 8  # files that RocksDB opens at a time to create a column family or to flush; gRPC, to start
+
+
+def check_descriptors(doing: str) -> None:
+    """Raise DiskError if a few files could not be opened: RocksDB would end writing until it is opened again,
+    and gRPC would abort the process."""
+    try:
+        with contextlib.ExitStack() as stack:
+            for _ in range(DESCRIPTORS):
+                stack.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        raise translate(error, doing) from error
 
 
 class Refusal:

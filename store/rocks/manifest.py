@@ -30,6 +30,7 @@ from xxhash import xxh3_64_intdigest
 from everlog.store.errors import CorruptionError
 from everlog.store.record import read_varint
 from everlog.store.rocks import files
+from everlog.store.rocks.errors import check_damage, translated
 
 REMEDY = "Restore a backup, or salvage the rest with `everlog repair`"
 _BLOCK, _HEADER = 32 << 10, struct.Struct("<IHB")
@@ -58,9 +59,12 @@ class Listed(NamedTuple):
 def check_listed(path: Path) -> None:
     """Compare names and sizes of the files of the database in `path` with the MANIFEST. Read-only.
 
-    Raises CorruptionError for the first file that is missing or has another size.
+    Raises CorruptionError for the first file that is missing or has another size, and DiskError if the files
+    cannot be read for another reason.
     """
-    for problem in _absent(path / "db"):
+    with translated(f"reading {path}"):
+        found = _absent(path / "db")
+    for problem in found:
         text = problem if problem.endswith(REMEDY) else f"{problem}. {REMEDY}"
         raise CorruptionError(text, place=str(path / "db"))
 
@@ -68,8 +72,14 @@ def check_listed(path: Path) -> None:
 def problems(path: Path) -> Iterator[str]:
     """Yield a sentence for each file of the database in `path` that is missing or damaged. Read-only.
 
-    It checks names and sizes, then every block of every table file against its checksum.
+    It checks names and sizes, then every block of every table file against its checksum. Raises DiskError if
+    the files cannot be read for a reason that is no damage.
     """
+    with translated(f"reading {path}"):
+        yield from _problems(path)
+
+
+def _problems(path: Path) -> Iterator[str]:
     if not (path / files.HEAD).exists():
         yield (
             f"{path / files.HEAD} is missing: a loss at the end of the log could not be detected; opening the"
@@ -129,6 +139,7 @@ def _listed(directory: Path) -> Listed:
         name = (directory / "CURRENT").read_text(errors="replace").rstrip("\n")
         raw = (directory / name).read_bytes()
     except (OSError, ValueError) as error:
+        check_damage(error, f"reading {directory}")
         raise CorruptionError(
             f"{directory}: CURRENT or the MANIFEST that it names cannot be read ({error}). {REMEDY}",
             place=str(directory),
@@ -276,6 +287,7 @@ def _table_problems(directory: Path, number: int, size: int) -> Iterator[str]:
     except FileNotFoundError:
         return  # compacted away meanwhile, or reported already
     except (CorruptionError, OSError, IndexError, struct.error) as error:
+        check_damage(error, f"reading {directory}")
         yield f"{path} is damaged: {error}. {REMEDY}"
 
 

@@ -11,6 +11,7 @@ import msgspec
 from everlog.store import VERSION
 from everlog.store.clock import BEHIND_NS, Clock
 from everlog.store.core import Core
+from everlog.store.crypto.vault import Vault
 from everlog.store.errors import OpenError, quantity
 from everlog.store.history.past import Past
 from everlog.store.keys import ENDS
@@ -206,7 +207,7 @@ def status(core: Core, past: Past, consumers: Consumers, archive: ArchiveStatus)
         writes=_writes(core),
         archive=msgspec.structs.replace(archive, base=core.log.trimmed.base, archived_ns=core.archived_ns()),
         clock=_clock(core.clock, past, commit.time_ns),
-        warnings=_warnings(core.vault.pending_deletions, read_only=core.read_only),
+        warnings=[*_forgotten(core.vault.pending_deletions, read_only=core.read_only), *_refused(core.vault)],
         production=core.production,
         health=health(core),
         log_bytes=core.engine.log_bytes(),
@@ -226,7 +227,7 @@ def health(core: Core) -> Health:
     return Health(state=HealthState.MIGRATING, reason=f"{done:,} of {quantity(total, 'row')} are built")
 
 
-def _warnings(count: int, *, read_only: bool) -> list[str]:
+def _forgotten(count: int, *, read_only: bool) -> list[str]:
     if not count:
         return []
     keys = "The key of a forgotten person is" if count == 1 else f"{count} keys of forgotten persons are"
@@ -236,6 +237,12 @@ def _warnings(count: int, *, read_only: bool) -> list[str]:
         else "the disk refused it; it is tried again once a second"
     )
     return [f"{keys} not overwritten yet: {when}"]
+
+
+def _refused(vault: Vault) -> list[str]:
+    if not vault.refused:
+        return []
+    return [f"The key of a new person was refused, and with it the commit: {vault.refused}"]
 
 
 def _clock(clock: Clock, past: Past, time_ns: int) -> ClockStatus:

@@ -12,6 +12,7 @@ from everlog import migrations
 from everlog.migrations import status
 from everlog.store.database import Database
 from everlog.store.errors import DiskError, MigrationError
+from everlog.store.online.backfill import retry_while_full
 from everlog.store.progress import Progress
 from tests.migrations.project import Project
 from tests.migrations.test_online import ROWS, Airports
@@ -41,6 +42,19 @@ def test_how_far_it_is_and_why_nobody_works_on_it_are_told(project: Project, db:
     )
     migrations.apply(db, airports.path)
     assert [info.stopped for info in status(db, airports.path)] == ["", ""]
+
+
+def test_it_waits_while_the_disk_refuses_only_the_key_store(db: Database) -> None:
+    refused = [DiskError("KEYS: the disk is full", outcome="nothing written", full=True)]
+    said: list[str] = []
+
+    def work() -> str:
+        if refused:
+            raise refused.pop()
+        return "done"
+
+    assert retry_while_full(db.engine.refusal, work, lambda step: said.append(step.step)) == "done"
+    assert said == ["waiting for space on the disk"]
 
 
 @pytest.mark.parametrize("way", ["up", "rollback"])

@@ -47,6 +47,16 @@ def test_drop_removes_nothing_but_a_database(everlog: Run, here: Path) -> None:
     assert (here / "letters" / "one.txt").exists()
 
 
+@pytest.mark.parametrize("way", ["file/x.db", "loop", "dangling", "x" * 300])
+def test_drop_refuses_a_path_that_cannot_be_a_database(everlog: Run, here: Path, way: str) -> None:
+    (here / "file").touch()
+    (here / "loop").symlink_to("loop")
+    (here / "dangling").symlink_to("nowhere")
+    ended = everlog("-u", f"file:{way}", "drop", "--yes")
+    assert (ended.code, ended.out) == (1, "")
+    assert ended.err.startswith("error: ")
+
+
 def test_drop_leaves_what_is_not_of_the_database_and_says_so(everlog: Run, books: Path) -> None:
     everlog("repair")  # keeps the previous files, which are removed as well
     (books / "letter.txt").write_text("dear")

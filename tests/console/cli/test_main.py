@@ -146,3 +146,16 @@ def test_what_is_interrupted_says_so_with_json(everlog: Run, monkeypatch: pytest
     monkeypatch.setattr(command("check"), "callback", interrupted)
     ended = everlog("check", "--json")
     assert (ended.code, json.loads(ended.err)["error"]) == (130, "interrupted")
+
+
+def test_a_removed_working_directory_costs_only_what_needs_it(tmp_path: Path, books: Path) -> None:
+    script = (
+        "import os, sys; os.chdir(sys.argv[1]); os.rmdir(sys.argv[1]); os.execv(sys.argv[2], sys.argv[2:])"
+    )
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    words = ("-u", f"file:{books}", "get", "books", "978-0", "1")
+    asked = [sys.executable, "-c", script, str(gone), sys.executable, "-Im", "everlog.console", *words]
+    done = subprocess.run(asked, check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Dune" in done.stdout

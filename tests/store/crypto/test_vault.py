@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,7 @@ from hypothesis import strategies as st
 
 from everlog.store.crypto.master_key import LocalMaster
 from everlog.store.crypto.vault import Vault
-from everlog.store.errors import (
-    OpenError,
-    SealedError,
-)
+from everlog.store.errors import DiskError, OpenError, SealedError
 from tests.store.models import ITEMS, Item
 from tests.store.people import (
     MASTER,
@@ -138,3 +136,24 @@ def test_what_is_sealed_opens_as_it_was(
     assert again.open(key_id, key, sealed) == row
     assert again.find(person) == key_id
     again.close()
+
+
+def test_a_key_that_the_disk_refuses_is_shown_until_one_is_accepted(path: Path) -> None:
+    with filled(path) as db:
+        assert db.core.vault.file is not None
+        descriptor = db.core.vault.file._file  # noqa: SLF001  only the key store is on a full disk
+        kept, full = os.dup(descriptor), os.open("/dev/full", os.O_RDWR)
+        os.dup2(full, descriptor)
+        for number in (7, 8):
+            with pytest.raises(DiskError, match=r"KEYS: the disk is full; nothing was written\. Free"):
+                db.put(PATIENTS, patient(number, f"s-{number}"))
+        [said] = db.admin.status().warnings
+        assert "key of a new person was refused" in said
+        assert "the disk is full" in said
+        db.put(ITEMS, Item(id=1))
+        os.dup2(kept, descriptor)
+        for one in (kept, full):
+            os.close(one)
+        db.put(PATIENTS, patient(9, "s-9"))
+        assert db.admin.status().warnings == []
+        assert list(db.admin.check()) == []

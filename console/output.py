@@ -42,17 +42,19 @@ from __future__ import annotations
 import errno
 import fcntl
 import io
+import json
 import os
 import stat
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 import click
+import msgspec
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -61,6 +63,10 @@ from everlog.migrations.values import as_json, dump, expected, from_text, plain
 from everlog.store.errors import Error, RowError, quantity
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema.codec import TIMESTAMP, kind_of
+
+if TYPE_CHECKING:
+    from everlog.migrations.details import Details
+    from everlog.migrations.proposal import Proposal
 
 __all__ = ["dotted", "dump", "echo", "moment", "path", "plain", "row_dict", "size", "values"]
 
@@ -72,6 +78,35 @@ def row_dict(row: Message) -> dict[str, Any]:
     are shown as they are stored (everlog.migrations.values)."""
     found: dict[str, Any] = as_json(row)
     return found
+
+
+def proposal_dict(
+    proposal: Proposal, sources: Mapping[str, Mapping[str, str | None]] | None = None
+) -> dict[str, Any]:
+    """Return a proposal as JSON values. `sources`: the files of its folders by folder and path."""
+    found = {
+        "digest": proposal.digest.hex(),
+        "state": str(proposal.state),
+        "url": proposal.url,
+        "plan": msgspec.to_builtins(proposal.plan),
+        "events": msgspec.to_builtins(proposal.events),
+    }
+    return found if sources is None else {**found, "sources": sources}
+
+
+def details_dict(details: Details) -> dict[str, Any]:
+    """Return a migration as JSON values: its files as text, null for those without text; bootstrap rows as
+    they are."""
+    found: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(details, files=[]))
+    return {
+        **found,
+        "digest": details.digest.hex(),
+        "files": {one.path: details.file(one.path) for one in details.files},
+        "bootstrap": [
+            {**msgspec.to_builtins(one), "first": list(map(json.loads, one.first))}
+            for one in details.bootstrap
+        ],
+    }
 
 
 def echo(value: Any, *, indent: bool = False) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from everlog.migrations.approval.approval import Approval
 from everlog.migrations.baseline import baseline, dump_schema, load_schema
+from everlog.migrations.details import Details, show
 from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.in_progress import cancel, complete
 from everlog.migrations.lint.lint import lint
@@ -49,6 +50,12 @@ class LocalMigrations:
 
     def problem(self) -> str:
         return ""
+
+    def rules(self) -> Rules | None:
+        return Rules.from_environment()
+
+    def show(self, version: int, *, digest: bytes = b"") -> Details:
+        return show(self._db, version, self._source, digest=digest)
 
     def lint(
         self,
@@ -166,6 +173,7 @@ class LocalMigrations:
         actor: str = "",
         reason: str = "",
         despite_errors: bool = False,
+        approved: Callable[[Proposal], None] | None = None,
         progress: OnProgress | None = None,
         applied: Callable[[MigrationInfo], None] | None = None,
     ) -> Proposal:
@@ -174,6 +182,7 @@ class LocalMigrations:
             actor=actor,
             reason=reason,
             despite_errors=despite_errors,
+            approved=approved,
             progress=progress,
             applied=applied,
         )

@@ -319,7 +319,7 @@ def proposals(db: Database) -> list[Proposal]:
         elif newest is None or not _becomes(newest, record):
             newest = _after_the_end(found, record)
         if newest is not None:
-            newest.events.append(_event(record, db.log.commit(record.seq)))
+            newest.events.append(event_of(record, db.log.commit(record.seq)))
     return found
 
 
@@ -345,7 +345,7 @@ def settled(db: Database, todo: Iterable[Migration], *, rejected_only: bool = Fa
                 break
         record = back.get(migration.version)
         if record is not None and record.migration.digest.hex() in digests:
-            return Settled(migration, _event(record, db.log.commit(record.seq)))
+            return Settled(migration, event_of(record, db.log.commit(record.seq)))
     return None
 
 
@@ -388,7 +388,8 @@ def _after_the_end(found: list[Proposal], record: Recorded) -> Proposal | None:
     return None
 
 
-def _event(record: Recorded, commit: log_pb2.Commit) -> Event:
+def event_of(record: Recorded, commit: log_pb2.Commit) -> Event:
+    """Return a migration's record as an event. `commit`: the one that has it."""
     step = Step.Name(record.migration.step).lower()
     return Event(
         step,

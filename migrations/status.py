@@ -164,6 +164,9 @@ class MigrationInfo(msgspec.Struct, frozen=True):
 
     While it is being built: `total` is the number of rows to build, `left_s` the estimated remaining time in
     seconds (0: unknown), and `stopped` why nobody works on it (empty: somebody does, or it is unknown).
+
+    `rolled_back_ns`: when it was rolled back or cancelled, if it is pending since; `seq` and `actor` are then
+    those of that commit.
     """
 
     version: int
@@ -182,6 +185,7 @@ class MigrationInfo(msgspec.Struct, frozen=True):
     total: int = 0
     left_s: float = 0.0
     stopped: str = ""
+    rolled_back_ns: int = 0
 
     @property
     def title(self) -> str:
@@ -227,7 +231,8 @@ def compare(
 
     `vault` has the keys of files that were withheld from the log.
     """
-    there = logged_migrations(records)
+    records = list(records)
+    there, back = logged_migrations(records), rolled_back(records)
     by_version = {folder.version: folder for folder in known}
     newest = max(by_version, default=0)
     late = _late(there.values())
@@ -240,8 +245,18 @@ def compare(
         if logged is None:
             assert folder is not None
             is_late = version < max(there, default=0)
+            undone = back.get(version)
             infos.append(
-                MigrationInfo(version, folder.name, State.PENDING, folder_digest=folder.digest, late=is_late)
+                MigrationInfo(
+                    version,
+                    folder.name,
+                    State.PENDING,
+                    seq=undone.seq if undone else 0,
+                    actor=undone.actor if undone else "",
+                    folder_digest=folder.digest,
+                    late=is_late,
+                    rolled_back_ns=undone.time_ns if undone else 0,
+                )
             )
             continue
         infos.append(

@@ -111,6 +111,7 @@ class MigrationInfo(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     LEFT_S_FIELD_NUMBER: _builtins.int
     STOPPED_FIELD_NUMBER: _builtins.int
+    ROLLED_BACK_NS_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     name: _builtins.str
     state: Global___MigrationState.ValueType
@@ -137,6 +138,8 @@ class MigrationInfo(_message.Message):
     left_s: _builtins.float
     stopped: _builtins.str
     """Why the build is stopped, such as `disk full`; empty: running, or unknown."""
+    rolled_back_ns: _builtins.int
+    """When it was rolled back or cancelled, if it is pending since; `seq` and `actor` are those of that commit."""
     def __init__(
         self,
         *,
@@ -157,10 +160,11 @@ class MigrationInfo(_message.Message):
         total: _builtins.int = ...,
         left_s: _builtins.float = ...,
         stopped: _builtins.str = ...,
+        rolled_back_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "applied_ns", b"applied_ns", "diff", b"diff", "digest", b"digest", "folder_digest", b"folder_digest", "held", b"held", "late", b"late", "left_s", b"left_s", "name", b"name", "returning", b"returning", "rows", b"rows", "seq", b"seq", "started_ns", b"started_ns", "state", b"state", "stopped", b"stopped", "total", b"total", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "applied_ns", b"applied_ns", "diff", b"diff", "digest", b"digest", "folder_digest", b"folder_digest", "held", b"held", "late", b"late", "left_s", b"left_s", "name", b"name", "returning", b"returning", "rolled_back_ns", b"rolled_back_ns", "rows", b"rows", "seq", b"seq", "started_ns", b"started_ns", "state", b"state", "stopped", b"stopped", "total", b"total", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -239,6 +243,9 @@ class MigrationStatusResponse(_message.Message):
     AHEAD_FIELD_NUMBER: _builtins.int
     BUILDING_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
+    CHECKED_FIELD_NUMBER: _builtins.int
+    APPROVERS_FIELD_NUMBER: _builtins.int
+    APPROVE_OWN_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version of the newest applied migration; 0: none."""
     applied: _builtins.int
@@ -249,6 +256,13 @@ class MigrationStatusResponse(_message.Message):
     building: _builtins.int
     problem: _builtins.str
     """Why pending migrations can be neither proposed nor applied, such as an invalid folder; empty: they can."""
+    checked: _builtins.bool
+    """Whether pending migrations wait for approval."""
+    approve_own: _builtins.bool
+    @_builtins.property
+    def approvers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the approvers, if they are limited, and whether people may approve their own proposals."""
+
     def __init__(
         self,
         *,
@@ -260,14 +274,236 @@ class MigrationStatusResponse(_message.Message):
         ahead: _builtins.int = ...,
         building: _builtins.int = ...,
         problem: _builtins.str = ...,
+        checked: _builtins.bool = ...,
+        approvers: _abc.Iterable[_builtins.str] | None = ...,
+        approve_own: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "applied", b"applied", "building", b"building", "edited", b"edited", "missing", b"missing", "pending", b"pending", "problem", b"problem", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "applied", b"applied", "approve_own", b"approve_own", "approvers", b"approvers", "building", b"building", "checked", b"checked", "edited", b"edited", "missing", b"missing", "pending", b"pending", "problem", b"problem", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MigrationStatusResponse: _TypeAlias = MigrationStatusResponse  # noqa: Y015
+
+@_typing.final
+class ShowMigrationRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATABASE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    database: _builtins.str
+    version: _builtins.int
+    digest: _builtins.bytes
+    """Of the folder to show; empty: as it was applied, else as it is on disk."""
+    def __init__(
+        self,
+        *,
+        database: _builtins.str = ...,
+        version: _builtins.int = ...,
+        digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "digest", b"digest", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShowMigrationRequest: _TypeAlias = ShowMigrationRequest  # noqa: Y015
+
+@_typing.final
+class ShowMigrationResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    TABLES_FIELD_NUMBER: _builtins.int
+    DROPS_FIELD_NUMBER: _builtins.int
+    BOOTSTRAP_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    name: _builtins.str
+    digest: _builtins.bytes
+    origin: _builtins.str
+    """Where the files are from: log, folder or proposal; empty: there are none."""
+    problem: _builtins.str
+    """Why declarations and bootstrap rows are missing; empty: they are not."""
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShownFile]: ...
+    @_builtins.property
+    def tables(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShownTable]:
+        """Its declarations and bootstrap rows, if the server has the same folder."""
+
+    @_builtins.property
+    def drops(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tables and parts of tables that it drops or renames."""
+
+    @_builtins.property
+    def bootstrap(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShownRows]: ...
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProposalEvent]:
+        """Of its proposals and of its own steps, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        name: _builtins.str = ...,
+        digest: _builtins.bytes = ...,
+        origin: _builtins.str = ...,
+        files: _abc.Iterable[Global___ShownFile] | None = ...,
+        tables: _abc.Iterable[Global___ShownTable] | None = ...,
+        drops: _abc.Iterable[_builtins.str] | None = ...,
+        bootstrap: _abc.Iterable[Global___ShownRows] | None = ...,
+        problem: _builtins.str = ...,
+        events: _abc.Iterable[Global___ProposalEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bootstrap", b"bootstrap", "digest", b"digest", "drops", b"drops", "events", b"events", "files", b"files", "name", b"name", "origin", b"origin", "problem", b"problem", "tables", b"tables", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShowMigrationResponse: _TypeAlias = ShowMigrationResponse  # noqa: Y015
+
+@_typing.final
+class ShownFile(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    content: _builtins.bytes
+    """Unset: `missing` says why."""
+    size: _builtins.int
+    sha256: _builtins.str
+    """Hexadecimal SHA-256; empty: the content is withheld."""
+    missing: _builtins.str
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        content: _builtins.bytes | None = ...,
+        size: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+        missing: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_content", b"_content", "content", b"content"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_content", b"_content", "content", b"content", "missing", b"missing", "path", b"path", "sha256", b"sha256", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__content: _TypeAlias = _typing.Literal["content"]  # noqa: Y015
+    _WhichOneofArgType__content: _TypeAlias = _typing.Literal["_content", b"_content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__content) -> _WhichOneofReturnType__content | None: ...
+
+Global___ShownFile: _TypeAlias = ShownFile  # noqa: Y015
+
+@_typing.final
+class ShownIndex(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    UNIQUE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    unique: _builtins.bool
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        fields: _abc.Iterable[_builtins.str] | None = ...,
+        unique: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "name", b"name", "unique", b"unique"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShownIndex: _TypeAlias = ShownIndex  # noqa: Y015
+
+@_typing.final
+class ShownTable(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    INDEXES_FIELD_NUMBER: _builtins.int
+    TTL_NS_FIELD_NUMBER: _builtins.int
+    PERSON_FIELD_NUMBER: _builtins.int
+    TRANSFORMED_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    model: _builtins.str
+    ttl_ns: _builtins.int
+    """Time to live of its rows; 0: they do not expire."""
+    person: _builtins.str
+    """The field that says whose data a row is; empty: none."""
+    transformed: _builtins.bool
+    """Its existing rows are converted by `up`."""
+    @_builtins.property
+    def key(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def indexes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShownIndex]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        model: _builtins.str = ...,
+        key: _abc.Iterable[_builtins.str] | None = ...,
+        indexes: _abc.Iterable[Global___ShownIndex] | None = ...,
+        ttl_ns: _builtins.int = ...,
+        person: _builtins.str = ...,
+        transformed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["indexes", b"indexes", "key", b"key", "model", b"model", "name", b"name", "person", b"person", "transformed", b"transformed", "ttl_ns", b"ttl_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShownTable: _TypeAlias = ShownTable  # noqa: Y015
+
+@_typing.final
+class ShownRows(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TABLE_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
+    table: _builtins.str
+    rows: _builtins.int
+    sealed: _builtins.bool
+    @_builtins.property
+    def first(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The first rows as JSON; none if the rows are sealed."""
+
+    def __init__(
+        self,
+        *,
+        table: _builtins.str = ...,
+        rows: _builtins.int = ...,
+        first: _abc.Iterable[_builtins.str] | None = ...,
+        sealed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "rows", b"rows", "sealed", b"sealed", "table", b"table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShownRows: _TypeAlias = ShownRows  # noqa: Y015
 
 @_typing.final
 class PlanRequest(_message.Message):

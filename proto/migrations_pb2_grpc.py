@@ -49,6 +49,11 @@ class MigrationsStub:
                 request_serializer=everlog_dot_proto_dot_migrations__pb2.PlanRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_migrations__pb2.PlanResponse.FromString,
                 _registered_method=True)
+        self.Show = channel.unary_unary(
+                '/everlog.v1.Migrations/Show',
+                request_serializer=everlog_dot_proto_dot_migrations__pb2.ShowMigrationRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_migrations__pb2.ShowMigrationResponse.FromString,
+                _registered_method=True)
         self.Apply = channel.unary_stream(
                 '/everlog.v1.Migrations/Apply',
                 request_serializer=everlog_dot_proto_dot_migrations__pb2.ApplyRequest.SerializeToString,
@@ -135,6 +140,13 @@ class MigrationsServicer:
 
     def Plan(self, request, context):
         """Returns what Apply would do; changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Show(self, request, context):
+        """Returns one migration: its files, declarations, first bootstrap rows and events.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -249,6 +261,11 @@ def add_MigrationsServicer_to_server(servicer, server):
                     servicer.Plan,
                     request_deserializer=everlog_dot_proto_dot_migrations__pb2.PlanRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_migrations__pb2.PlanResponse.SerializeToString,
+            ),
+            'Show': grpc.unary_unary_rpc_method_handler(
+                    servicer.Show,
+                    request_deserializer=everlog_dot_proto_dot_migrations__pb2.ShowMigrationRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_migrations__pb2.ShowMigrationResponse.SerializeToString,
             ),
             'Apply': grpc.unary_stream_rpc_method_handler(
                     servicer.Apply,
@@ -397,6 +414,33 @@ class Migrations:
             '/everlog.v1.Migrations/Plan',
             everlog_dot_proto_dot_migrations__pb2.PlanRequest.SerializeToString,
             everlog_dot_proto_dot_migrations__pb2.PlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Show(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Migrations/Show',
+            everlog_dot_proto_dot_migrations__pb2.ShowMigrationRequest.SerializeToString,
+            everlog_dot_proto_dot_migrations__pb2.ShowMigrationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,8 @@ class MigrationsStub:
     """Summarizes the state of the migrations."""
     Plan: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.PlanRequest, _migrations_pb2.PlanResponse]
     """Returns what Apply would do; changes nothing."""
+    Show: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.ShowMigrationRequest, _migrations_pb2.ShowMigrationResponse]
+    """Returns one migration: its files, declarations, first bootstrap rows and events."""
     Apply: _grpc.UnaryStreamMultiCallable[_migrations_pb2.ApplyRequest, _migrations_pb2.ApplyResponse]
     """Applies pending migrations in order, and streams the progress."""
     Proposals: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.ProposalsRequest, _migrations_pb2.ProposalsResponse]
@@ -75,6 +77,8 @@ class MigrationsAsyncStub(MigrationsStub):
     """Summarizes the state of the migrations."""
     Plan: _aio.UnaryUnaryMultiCallable[_migrations_pb2.PlanRequest, _migrations_pb2.PlanResponse]  # type: ignore[assignment]
     """Returns what Apply would do; changes nothing."""
+    Show: _aio.UnaryUnaryMultiCallable[_migrations_pb2.ShowMigrationRequest, _migrations_pb2.ShowMigrationResponse]  # type: ignore[assignment]
+    """Returns one migration: its files, declarations, first bootstrap rows and events."""
     Apply: _aio.UnaryStreamMultiCallable[_migrations_pb2.ApplyRequest, _migrations_pb2.ApplyResponse]  # type: ignore[assignment]
     """Applies pending migrations in order, and streams the progress."""
     Proposals: _aio.UnaryUnaryMultiCallable[_migrations_pb2.ProposalsRequest, _migrations_pb2.ProposalsResponse]  # type: ignore[assignment]
@@ -128,6 +132,14 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_migrations_pb2.PlanResponse, _abc.Awaitable[_migrations_pb2.PlanResponse]]:
         """Returns what Apply would do; changes nothing."""
+
+    @_abc_1.abstractmethod
+    def Show(
+        self,
+        request: _migrations_pb2.ShowMigrationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_migrations_pb2.ShowMigrationResponse, _abc.Awaitable[_migrations_pb2.ShowMigrationResponse]]:
+        """Returns one migration: its files, declarations, first bootstrap rows and events."""
 
     @_abc_1.abstractmethod
     def Apply(

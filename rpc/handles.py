@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from everlog.audit.archive import Archival
     from everlog.audit.backup import Backup
     from everlog.migrations import Finding, MigrationInfo, PlannedMigration, PlannedRollback
+    from everlog.migrations.details import Details
     from everlog.migrations.folder import Source
-    from everlog.migrations.proposal import Proposal
+    from everlog.migrations.proposal import Proposal, Rules
     from everlog.proto import log_pb2
     from everlog.rpc.calls import Now, RunningCall
     from everlog.store.crypto.master_key import MasterKey
@@ -175,6 +176,18 @@ class Migrations(Protocol):
         """Return why a server can neither propose nor apply the pending migrations; empty if it can, and
         always empty for an embedded database. Read-only."""
 
+    def rules(self) -> Rules | None:
+        """Return who may decide about proposals; None: the server's migrations need no approval.
+        Read-only."""
+
+    def show(self, version: int, *, digest: bytes = b"") -> Details:
+        """Return one migration: its files, tables, first bootstrap rows and events.
+
+        `digest`: of the folder to show; empty: as it was applied, else as it is on disk. Content of rows of
+        sealed tables is never returned. Read-only; runs the folders' code. Raises MigrationError for an
+        unknown version.
+        """
+
     def lint(
         self,
         source: Source | None = None,
@@ -311,15 +324,17 @@ class Migrations(Protocol):
         actor: str = "",
         reason: str = "",
         despite_errors: bool = False,
+        approved: Callable[[Proposal], None] | None = None,
         progress: OnProgress | None = None,
         applied: Callable[[MigrationInfo], None] | None = None,
     ) -> Proposal:
         """Approve a proposal, apply it, and return its outcome. Writes.
 
         `digest`: the digest of the reviewed plan in hexadecimal, or at least its first six digits.
-        `despite_errors`: approve a plan with errors. `applied` is called with each migration once it is in
-        the log. Raises MigrationError, and applies nothing, if `actor` may not approve, if the proposal is
-        already decided, or if anything in the plan has changed since it was reviewed.
+        `despite_errors`: approve a plan with errors. `approved` is called with the proposal once the approval
+        is in the log, `applied` with each migration once it is in the log. Raises MigrationError, and applies
+        nothing, if `actor` may not approve, if the proposal is already decided, or if anything in the plan
+        has changed since it was reviewed.
         """
 
     def reject(self, digest: str, *, actor: str = "", reason: str = "") -> Proposal:

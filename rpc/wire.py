@@ -2,7 +2,7 @@
 
 Change        of the Access service
 Consumer      of the Consumers service
-Proposal      of the Migrations service
+Proposal      of the Migrations service; Details as well
 RowVersion    of the History service; a row is the bytes of the log
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from google.protobuf.message import Message
 
+from everlog.migrations.details import Details, ShownFile, ShownIndex, ShownRows, ShownTable
 from everlog.migrations.proposal import Event, Proposal, ProposalState
 from everlog.proto import access_pb2, consumers_pb2, history_pb2, log_pb2, migrations_pb2
 from everlog.store.history.row_history import Version
@@ -65,20 +66,7 @@ def to_message(proposal: Proposal) -> migrations_pb2.Proposal:
         digest=proposal.digest,
         document=proposal.document,
         state=migrations_pb2.ProposalState.Value(proposal.state.name),
-        events=[
-            migrations_pb2.ProposalEvent(
-                step=event.step,
-                seq=event.seq,
-                time_ns=event.time_ns,
-                actor=event.actor,
-                reason=event.reason,
-                version=event.version,
-                error=event.error,
-                despite_errors=event.despite_errors,
-                proof=Proof.Value(event.proof.upper()),
-            )
-            for event in proposal.events
-        ],
+        events=map(_message_of_event, proposal.events),
         url=proposal.url,
     )
 
@@ -88,21 +76,96 @@ def from_message(message: migrations_pb2.Proposal) -> Proposal:
         message.digest,
         message.document,
         ProposalState[migrations_pb2.ProposalState.Name(message.state)],
-        [
-            Event(
-                one.step,
-                one.seq,
-                one.time_ns,
-                one.actor,
-                one.reason,
-                one.version,
-                one.error,
-                one.despite_errors,
-                proof_name(one.proof),
-            )
-            for one in message.events
-        ],
+        list(map(_event_of, message.events)),
         message.url,
+    )
+
+
+def _message_of_event(event: Event) -> migrations_pb2.ProposalEvent:
+    return migrations_pb2.ProposalEvent(
+        step=event.step,
+        seq=event.seq,
+        time_ns=event.time_ns,
+        actor=event.actor,
+        reason=event.reason,
+        version=event.version,
+        error=event.error,
+        despite_errors=event.despite_errors,
+        proof=Proof.Value(event.proof.upper()),
+    )
+
+
+def _event_of(one: migrations_pb2.ProposalEvent) -> Event:
+    return Event(
+        one.step,
+        one.seq,
+        one.time_ns,
+        one.actor,
+        one.reason,
+        one.version,
+        one.error,
+        one.despite_errors,
+        proof_name(one.proof),
+    )
+
+
+def message_of_details(one: Details) -> migrations_pb2.ShowMigrationResponse:
+    return migrations_pb2.ShowMigrationResponse(
+        version=one.version,
+        name=one.name,
+        digest=one.digest,
+        origin=one.origin,
+        files=[migrations_pb2.ShownFile(**msgspec.structs.asdict(file)) for file in one.files],
+        tables=[
+            migrations_pb2.ShownTable(
+                **{
+                    **msgspec.structs.asdict(table),
+                    "indexes": [
+                        migrations_pb2.ShownIndex(**msgspec.structs.asdict(index)) for index in table.indexes
+                    ],
+                }
+            )
+            for table in one.tables
+        ],
+        drops=one.drops,
+        bootstrap=[migrations_pb2.ShownRows(**msgspec.structs.asdict(rows)) for rows in one.bootstrap],
+        problem=one.problem,
+        events=map(_message_of_event, one.events),
+    )
+
+
+def details_of(message: migrations_pb2.ShowMigrationResponse) -> Details:
+    return Details(
+        message.version,
+        message.name,
+        message.digest,
+        message.origin,
+        [
+            ShownFile(
+                one.path,
+                one.content if one.HasField("content") else None,
+                one.size,
+                one.sha256,
+                one.missing,
+            )
+            for one in message.files
+        ],
+        [
+            ShownTable(
+                one.name,
+                one.model,
+                list(one.key),
+                [ShownIndex(each.name, list(each.fields), each.unique) for each in one.indexes],
+                one.ttl_ns,
+                one.person,
+                one.transformed,
+            )
+            for one in message.tables
+        ],
+        list(message.drops),
+        [ShownRows(one.table, one.rows, list(one.first), one.sealed) for one in message.bootstrap],
+        message.problem,
+        list(map(_event_of, message.events)),
     )
 
 

@@ -46,7 +46,7 @@ ORDER = {
         "compatible status",
         "in_progress loader proposal schema_text",
         "baseline bootstrap checks dry_run testdata",
-        "lint online recorded_folders",
+        "details lint online recorded_folders",
         "plan reverse scaffold",
         "rollback runner",
         "approval squash testing",

@@ -111,6 +111,7 @@ ROWS = [
     # migrations
     Row("migrations.status", "Migrations.List", "status", WIRE),
     Row("migrations.problem", "Migrations.Status", "status", WIRE),
+    Row("migrations.rules", "Migrations.Status", "", f"{WIRE}; for the console, which says who may decide"),
     Row("migrations.differences", "", "status --diff", OPTION),
     Row("migrations.lint", "", "lint", HERE),
     Row("migrations.apply", "Migrations.Apply", "up", DBMATE),

@@ -1,7 +1,9 @@
-"""Approve: the commands propose, approve, reject and migrations (log, cancel)."""
+"""Approve: the commands propose, approve, reject and migrations (proposals, show, cancel)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,11 +12,11 @@ from everlog.console import output
 from everlog.console.cli.connect import open_database
 from everlog.console.cli.options import Settings, common, pass_settings, writes
 from everlog.console.output import show_progress
-from everlog.console.web.proposal import told
-from everlog.migrations.proposal import Proposal
+from everlog.store.errors import quantity
 
 if TYPE_CHECKING:
-    from everlog.migrations.proposal import Proposal
+    from everlog.migrations.details import Details
+    from everlog.migrations.proposal import Event, Proposal
 
 
 @click.command()
@@ -85,7 +87,7 @@ def reject(settings: Settings, /, digest: str, **by: Any) -> None:
 
 def _print(settings: Settings, proposal: Proposal) -> None:
     if settings.json:
-        output.echo(told(proposal))
+        output.echo(output.proposal_dict(proposal))
         return
     plan = proposal.plan
     click.echo(f"{str(proposal.state).capitalize()}: {proposal.short}, migration to {plan.to_version}")
@@ -96,7 +98,7 @@ def _print(settings: Settings, proposal: Proposal) -> None:
 @click.group()
 @common
 def migrations() -> None:
-    """List proposed migrations and their outcome, or cancel a running migration.
+    """Show migrations and their proposals, or cancel a running migration.
 
     \b
     Examples:
@@ -128,9 +130,32 @@ def proposals(settings: Settings, *, limit: int | None) -> None:
         found = db.migrations.proposals()
     for one in found[-limit:] if limit else found:
         if settings.json:
-            output.echo(told(one))
+            output.echo(output.proposal_dict(one))
         else:
             _print_proposals(one, verbose=settings.verbose)
+
+
+@migrations.command()
+@click.argument("version", type=int)
+@common
+@pass_settings
+def show(settings: Settings, *, version: int) -> None:
+    """Show one migration: files, tables, bootstrap rows, and what happened to it.
+
+    VERSION is its timestamp. An applied migration is shown as the log has it. --verbose prints the
+    text of the files; --json prints everything.
+
+    \b
+    Examples:
+      everlog migrations show 20260105093000
+      everlog -u everlog://db.example.com/flights migrations show 20260105093000 --json | jq .events
+    """
+    with open_database(settings, read_only=True) as db:
+        found = db.migrations.show(version)
+    if settings.json:
+        output.echo(output.details_dict(found))
+    else:
+        _print_details(found, verbose=settings.verbose)
 
 
 @migrations.command()
@@ -167,11 +192,37 @@ def _print_proposals(proposal: Proposal, *, verbose: bool) -> None:
                 click.echo(f"      {step.text}")
         for one in plan.findings:
             click.echo(f"    {one.severity}: {one.file}:{one.line}: {one.text} [{one.id}]")
-    for event in proposal.events:
+    _print_events(proposal.events)
+    if proposal.url:
+        click.echo(f"          {proposal.url}")
+
+
+def _print_events(events: Iterable[Event]) -> None:
+    for event in events:
         words = [f"{event.seq:>8}", output.moment(event.time_ns), event.step]
         words += [word for word in (event.actor, event.reason, event.error) if word]
         words += ["(despite errors)"] if event.despite_errors else []
         words += [f"({event.proof})"] if event.actor else []
         click.echo("  ".join(words))
-    if proposal.url:
-        click.echo(f"          {proposal.url}")
+
+
+def _print_details(found: Details, *, verbose: bool) -> None:
+    where = {"log": "as the log has it", "folder": "as it is on disk", "proposal": "as it was proposed"}
+    click.echo(f"{found.title}{f', {where[found.origin]}' if found.origin else ''}")
+    for table in found.tables:
+        click.echo(f"  table {table.name}: {table.model}, key {', '.join(table.key)}")
+        for index in table.indexes:
+            kind = "unique index" if index.unique else "index"
+            click.echo(f"    {kind} {index.name} on {', '.join(index.fields)}")
+    for name in found.drops:
+        click.echo(f"  drops or renames {name}")
+    for rows in found.bootstrap:
+        click.echo(f"  {quantity(rows.rows, 'bootstrap row')} in {rows.table}")
+    if found.problem:
+        click.echo(f"  tables and bootstrap rows are not shown: {found.problem}")
+    for file in found.files:
+        why = f" (not shown: {file.missing})" if file.content is None else ""
+        click.echo(f"  {file.path}{why}")
+        if verbose and (text := found.file(file.path)) is not None:
+            click.echo(indent(text, "    "))
+    _print_events(found.events)

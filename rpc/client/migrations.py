@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from everlog.migrations.details import Details
 from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.lint.data import Readable
 from everlog.migrations.lint.lint import Applied, lint
 from everlog.migrations.lint.rules import Finding
 from everlog.migrations.plan import PlannedMigration, PlannedStep, check_target
-from everlog.migrations.proposal import Proposal
+from everlog.migrations.proposal import Proposal, Rules
 from everlog.migrations.recorded_folders import Ran, Restored, write_folders
 from everlog.migrations.rollback import PlannedRollback, check_which
 from everlog.migrations.schema_text import to_text
@@ -21,7 +22,7 @@ from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import migrations_pb2 as pb
 from everlog.proto import migrations_pb2_grpc
 from everlog.rpc.client.channel import Channel
-from everlog.rpc.wire import from_message
+from everlog.rpc.wire import details_of, from_message
 from everlog.store.errors import MigrationError, SchemaError, UnavailableError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema import arguments
@@ -55,6 +56,19 @@ class RemoteMigrations:
         request = pb.ListMigrationsRequest(database=self._database, diff=True)
         found = self._channel.call(self._stub.List, request).migrations
         return {one.version: one.diff for one in found if one.diff}
+
+    def rules(self) -> Rules | None:
+        """Return who may decide about proposals of the server; None: migrations need no approval there.
+        Read-only."""
+        request = pb.MigrationStatusRequest(database=self._database)
+        found = self._channel.call(self._stub.Status, request)
+        return Rules(frozenset(found.approvers), found.approve_own) if found.checked else None
+
+    def show(self, version: int, *, digest: bytes = b"") -> Details:
+        """Return one migration of the server; see `everlog.migrations.details.show`. Read-only."""
+        arguments.counted(version, "a version", error=MigrationError)
+        request = pb.ShowMigrationRequest(database=self._database, version=version, digest=digest)
+        return details_of(self._channel.call(self._stub.Show, request, timeout_s=PLAN_S))
 
     def lint(
         self,
@@ -222,6 +236,7 @@ class RemoteMigrations:
         actor: str = "",
         reason: str = "",
         despite_errors: bool = False,
+        approved: Callable[[Proposal], None] | None = None,
         progress: OnProgress | None = None,
         applied: Callable[[MigrationInfo], None] | None = None,
     ) -> Proposal:
@@ -242,7 +257,9 @@ class RemoteMigrations:
         proposal = None
         for answer in self._channel.stream(stub.Approve, request):
             if answer.HasField("proposal"):
-                proposal = from_message(answer.proposal)
+                first, proposal = proposal is None, from_message(answer.proposal)
+                if first and approved is not None:
+                    approved(proposal)
                 continue
             at = answer.progress
             if at.finished and applied is not None:
@@ -329,4 +346,5 @@ def _info(info: pb.MigrationInfo) -> MigrationInfo:
         info.total,
         info.left_s,
         info.stopped,
+        info.rolled_back_ns,
     )

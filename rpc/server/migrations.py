@@ -1,6 +1,7 @@
 """Migrations: the Migrations service of a server.
 
 List, Status             the log's records, compared with the server's folders
+Show                     the log's records, the server's folders, and the proposals
 Plan, Apply              the folders that the server has for this database
 Complete, Cancel         the log: the migration in progress
 PlanRollback, Rollback   the log, and those folders where rows go back through `down`
@@ -27,6 +28,7 @@ from typing import Any
 from everlog.migrations import cancel, complete
 from everlog.migrations.approval.approval import Approval
 from everlog.migrations.baseline import baseline, load_schema
+from everlog.migrations.details import show
 from everlog.migrations.plan import PlannedStep, plan
 from everlog.migrations.proposal import Proposal, check_reason, proposals
 from everlog.migrations.recorded_folders import accept, ran
@@ -39,7 +41,7 @@ from everlog.proto import migrations_pb2_grpc
 from everlog.rpc.http2.grpc import Context
 from everlog.rpc.server.admin import throttled
 from everlog.rpc.server.host import Hosting, ResponseStream
-from everlog.rpc.wire import to_message
+from everlog.rpc.wire import message_of_details, to_message
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError, SchemaError
 from everlog.store.progress import Progress
@@ -67,6 +69,7 @@ def info_message(info: MigrationInfo, diff: str = "") -> pb.MigrationInfo:
         total=info.total,
         left_s=info.left_s,
         stopped=info.stopped,
+        rolled_back_ns=info.rolled_back_ns,
     )
 
 
@@ -116,6 +119,8 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
     async def Status(self, request: pb.MigrationStatusRequest, context: object) -> pb.MigrationStatusResponse:
         infos = await self._hosting.read(self._infos, request.database)
         counts = Counter(info.state for info in infos)
+        approval = self._approvals.get(request.database)
+        rules = approval.rules if approval is not None else None
         applied = [info.version for info in infos if info.state is not State.PENDING]
         return pb.MigrationStatusResponse(
             version=max(applied, default=0),
@@ -126,7 +131,17 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
             ahead=counts[State.AHEAD],
             building=counts[State.BUILDING],
             problem=self._problem(request.database),
+            checked=rules is not None,
+            approvers=sorted(rules.approvers) if rules else (),
+            approve_own=rules is not None and rules.own,
         )
+
+    async def Show(self, request: pb.ShowMigrationRequest, context: object) -> pb.ShowMigrationResponse:
+        db, source = self._hosting.database(request.database), self._sources.get(request.database)
+        found = await self._hosting.long_read(
+            lambda: show(db, request.version, source, digest=request.digest)
+        )
+        return message_of_details(found)
 
     async def Plan(self, request: pb.PlanRequest, context: object) -> pb.PlanResponse:
         db, source = self._hosting.database(request.database), self._source(request.database)

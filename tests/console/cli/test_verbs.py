@@ -74,6 +74,7 @@ VERBS = {
     "approve": Verb("", "approve 1234 --reason why"),
     "reject": Verb("", "reject 1234 --reason why"),
     "migrations proposals": Verb("migrations proposals", f"{NOWHERE} migrations proposals", "propose"),
+    "migrations show": Verb(f"migrations show {shop.FIRST}", "migrations show 7"),
     "migrations cancel": Verb("", "migrations cancel"),
     "follow": Verb("follow --to sqlite:m.sqlite --once", "follow --to nowhere:x --once"),
     "access whoami": Verb("access whoami", f"{NOBODY} access whoami"),

@@ -50,14 +50,14 @@ MAY = {
     "writer": f"{READING} Store/Commit Store/Turn Store/Load",
     "follower": f"{SEEING} Feed/Subscribe Consumers/Register Consumers/Bookmark People/Keys",
     "migrator": f"{SEEING} Migrations/Apply Migrations/Propose Migrations/Complete Migrations/Cancel"
-    " Migrations/Load Migrations/Baseline Migrations/Accept Migrations/Folders",
-    "approver": f"{SEEING} Migrations/Approve Migrations/Reject",
+    " Migrations/Load Migrations/Baseline Migrations/Accept Migrations/Folders Migrations/Show",
+    "approver": f"{SEEING} Migrations/Approve Migrations/Reject Migrations/Show",
     "auditor": f"{READING} {PROVING} Proofs/Prove Admin/Check Access/Show Access/Reads"
-    " People/Readable Migrations/Folders",
+    " People/Readable Migrations/Folders Migrations/Show",
     "operator": f"{SEEING} {PROVING} Admin/Check Admin/Rebuild Admin/Expire Admin/CorrectClock"
     " Admin/SetProduction Archive/Archive Archive/Hold Consumers/Register Consumers/Bookmark"
     " Feed/Subscribe Proofs/Checkpoint Proofs/Keep People/RotateKey Access/Show Access/Reads People/Readable"
-    " Migrations/Folders",
+    " Migrations/Folders Migrations/Show",
 }
 METHODS: dict[str, MethodDescriptor] = {
     f"{service.name}/{method.name}": method for service in DESCRIPTORS for method in service.methods

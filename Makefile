@@ -14,8 +14,8 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 CHECKED := everlog tests _generate $(wildcard benchmarks) $(notdir $(patsubst %/.,%,$(wildcard examples/*/.)))
 
 help:
-	@echo 'make demo          the whole of everlog on real data, in three minutes'
-	@echo 'make serve         the example server, until stopped'
+	@echo 'make demo          the whole of everlog on real data, in three minutes   ARGS=--console'
+	@echo 'make serve         the example server and its console, until stopped'
 	@echo 'make test          the tests           ARGS="tests/store -k scan"'
 	@echo 'make test-all      the tests, with those that take long'
 	@echo 'make torture       kills, failing disks, fuzzing  MINUTES=30, or SEED=7 again'
@@ -87,7 +87,7 @@ clean:
 # One environment, two sizes: what the demo needs, and everything.
 $(VENV)/demo.stamp: constraints.txt pyproject.toml | $(VENV)/bin/python
 	$(PIP) install -c constraints.txt setuptools
-	$(PIP) install -c constraints.txt --no-build-isolation -e '.[demo]'
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[console,demo]'
 	@touch $@
 
 $(VENV)/dev.stamp: constraints.txt pyproject.toml | $(VENV)/bin/python

@@ -4,7 +4,7 @@
     python -m benchmarks report                                  the table of the last run
 
     __main__ ─▶ runner ─▶ one process for each (pass, bench, subject) ─▶ Measure ─▶ results.jsonl
-                             └─ child ─▶ commit load read feed latency fan_out rebuild opening
+                             └─ child ─▶ commit load read feed latency fan_out console rebuild opening
 
 Benchmarks are hard. These show how everlog compares with its peers on one machine, for one kind of row. They
 do not predict the speed of your program. See docs/performance.md.

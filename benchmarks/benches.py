@@ -8,6 +8,7 @@ import msgspec
 from benchmarks import (
     backup,
     commit,
+    console,
     fan_out,
     feed,
     folders,
@@ -98,6 +99,8 @@ _ALL = [
         },
     ),
     Bench("fan_out", 2_000, {"everlog": fan_out.everlog, "raw": fan_out.raw}),
+    Bench("console", 1_000_000, {"everlog": console.pages}),
+    Bench("console_live", 300, {"everlog": console.live}),
     Bench("rebuild_1000", 1_000_000, {"everlog": partial(rebuild.everlog, size=1000)}),
     Bench("rebuild_1", 200_000, {"everlog": partial(rebuild.everlog, size=1)}),
     *(

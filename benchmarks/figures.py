@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
+from benchmarks.console import PAGES
+
 # (bench, subject) to its figures: rate, seconds, p50_us, p99_us, rss_mb.
 Found = dict[tuple[str, str], dict[str, float]]
 
@@ -80,6 +82,9 @@ FIGURES: dict[str, tuple[Limits, Limits]] = {
         (most("p50_us", 1.1, "fan_out_alone"),),
     ),
     "fan_out_alone": ((), ()),
+    **{f"console_{page}": ((most("p50_us", 200_000),), (most("p99_us", 200_000),)) for page in PAGES},
+    "console_live": ((most("p50_us", 1.1, "console_alone"),), ()),
+    "console_alone": ((), ()),
     "rebuild_1000": ((rate(180_000),), (rate(300_000),)),
     "rebuild_1": ((rate(80_000),), (rate(130_000),)),
     **{f"backup_{size}": ((rate(0.5, "copytree"),), (rate(1, "copytree"),)) for size in (1000, 1)},
@@ -110,5 +115,5 @@ for _size in ("10k", "100k", "1m"):
 
 # The main figure of a bench, if it is not the rate.
 UNITS = {name: "seconds" for name in FIGURES if name.startswith(("open_", "migrate_add", "migrate_switch"))}
-_WAITED_FOR = ("latency", "fan_out", "fixture", "prove", "history_row", "at_get", "now_get")
+_WAITED_FOR = ("latency", "fan_out", "console", "fixture", "prove", "history_row", "at_get", "now_get")
 UNITS |= {name: "p50_us" for name in FIGURES if name.startswith(_WAITED_FOR)}

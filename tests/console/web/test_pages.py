@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
+from everlog.console.web import tables
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.testing import at_version
 from everlog.store.schema.reflect import table_of
@@ -134,6 +135,21 @@ def test_an_invalid_filter_is_explained_beside_it(visitor: Visitor, query: str, 
     assert page.status == 200
     assert words in page.words
     assert "aria-invalid" in page.text
+
+
+def test_the_past_of_a_table_is_counted_and_sorted_only_on_request(
+    visitor: Visitor, flights: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at, count = flights.head - 1, flights.at(seq=flights.head - 1).count(AIRPORTS)
+    assert rows(visitor, "airports", at=at)["rows"] is None
+    assert "Count" in visitor.get(f"{DB}/tables/airports?at={at}").words
+    assert rows(visitor, "airports", at=at, count=1)["rows"] == count
+    assert len(rows(visitor, "airlines", at=at, index="by_name")["found"]) > 1
+    monkeypatch.setattr(tables, "PAST_SORTED_MAX", 3)
+    refused = rows(visitor, "airlines", at=at, index="by_name")
+    assert refused["found"] == []
+    assert "the past has no indexes: the order of by_name would sort all" in str(refused["problem"])
+    assert rows(visitor, "airlines", index="by_name")["problem"] == ""
 
 
 def test_a_table_is_shown_as_of_a_commit_and_a_time(visitor: Visitor, flights: EmbeddedDatabase) -> None:

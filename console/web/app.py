@@ -31,8 +31,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from everlog.console.web import api, consumers, log, migrations, overview, row, tables
+from everlog.console.web import admin, api, consumers, log, migrations, overview, row, tables
 from everlog.console.web.format import href, with_query
+from everlog.console.web.jobs import Jobs
 from everlog.console.web.page import (
     STATIC,
     NotFoundError,
@@ -82,6 +83,7 @@ SECTIONS = (
     ("tables", "Tables", "M2.5 3h11v10h-11zM2.5 6.5h11M6.5 6.5v6.5"),
     ("log", "Log", "M4 2.5v11M7 4h6.5M7 8h6.5M7 12h6.5M2.7 4h2.6M2.7 8h2.6M2.7 12h2.6"),
     ("consumers", "Consumers", "M2.5 8h7M7 5l3 3-3 3M12.5 3v10"),
+    ("admin", "Admin", "M2.5 4.5h5M10.5 4.5h3M2.5 11.5h3M8.5 11.5h5M9 3v3M7 10v3"),
 )
 
 logger = logging.getLogger("everlog")
@@ -97,7 +99,7 @@ class Console:
     def __init__(self, server: Address, *, url: str = "", sessions: Sessions | None = None) -> None:
         self.url = url
         self.sessions = sessions or Sessions(server)
-        self.stopping, self.known = False, Known()
+        self.stopping, self.known, self.jobs = False, Known(), Jobs()
         handlers: dict[Any, Any] = dict.fromkeys((Error, HTTPException, Exception), self._failed)
         self.app = Starlette(
             routes=[*ROUTES, Mount("/static", StaticFiles(directory=STATIC))],
@@ -108,6 +110,7 @@ class Console:
 
     def close(self) -> None:
         self.sessions.close()
+        self.jobs.close()
 
     @property
     def server(self) -> Address:
@@ -448,4 +451,5 @@ ROUTES = [
     *tables.ROUTES,
     *log.ROUTES,
     *consumers.ROUTES,
+    *admin.ROUTES,
 ]

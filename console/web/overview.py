@@ -44,7 +44,7 @@ def overview(view: View) -> Page:
     for name in view.session.databases():
         try:
             db = view.session.database(name)
-            one, things = _database(db, name, known, now_ns)
+            one, things = described(db, name, known, now_ns)
         except (AccessError, UnavailableError) as error:
             found.append({"name": name, "error": str(error), "state": "Not visible", "kind": ""})
             continue
@@ -81,12 +81,12 @@ def _newest(found: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str
     return [*waiting, *done][: max(MIGRATIONS, len(waiting))]
 
 
-def _database(
-    db: RemoteDatabase, name: str, known: plots.Known, now_ns: int
+def described(
+    db: RemoteDatabase, name: str, known: plots.Known, now_ns: int, status: Status | None = None
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    """Return a database as JSON values, and what needs attention in it. Raises AccessError,
-    UnavailableError."""
-    status = db.admin.status()
+    """Return a database as JSON values, and what needs attention in it, the most urgent first. `status`: its
+    known state. Raises AccessError, UnavailableError."""
+    status = db.admin.status() if status is None else status
     consumers = _optional(lambda: list(db.consumers)) or []
     known.note_positions(db.uuid, {one.name: one.position.seq for one in consumers}, now_ns)
     infos = _optional(db.migrations.status) or []
@@ -97,7 +97,8 @@ def _database(
         *_of_migrations(name, infos),
         *_of_proposals(name, proposals, now_ns),
     ]
-    worst = min(things, key=lambda one: URGENCY.index(one["kind"]), default=None)
+    things.sort(key=lambda one: URGENCY.index(one["kind"]))
+    worst = things[0] if things else None
     found = {
         "name": name,
         "error": "",

@@ -34,6 +34,7 @@ from starlette.routing import Route
 
 from everlog.console.web.format import FILTERS, GLOBALS, with_query
 from everlog.store.errors import (
+    AccessError,
     ConflictError,
     CursorError,
     LimitError,
@@ -43,6 +44,7 @@ from everlog.store.errors import (
 )
 
 if TYPE_CHECKING:
+    from everlog.console.web.jobs import Jobs
     from everlog.console.web.plots import Known
     from everlog.console.web.session import Session, Sessions
     from everlog.rpc.client.database import RemoteDatabase
@@ -68,6 +70,7 @@ class Site(Protocol):
     sessions: Sessions
     stopping: bool  # streams end
     known: Known
+    jobs: Jobs
 
     @property
     def cookie(self) -> str: ...
@@ -153,6 +156,12 @@ class View:
     def rights(self) -> frozenset[str]:
         """The rights of the identity in the database, as words; some may be limited to tables."""
         return frozenset(self.db.access.whoami().rights)
+
+    def need(self, right: str) -> None:
+        """Check that the identity has a right in the database. Raises AccessError, as the server would."""
+        if right not in self.rights:
+            who = self.session.name or "this identity"
+            raise AccessError(f"{who} lacks the right {right} in database {self.database}", right=right)
 
     def done(self, url: str, words: str) -> Response:
         """Return the redirect after a change. The next page shows the words, once."""

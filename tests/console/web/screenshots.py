@@ -34,6 +34,8 @@ PAGES = {
     "commit": "/db/flights/log/45",
     "consumers": "/db/flights/consumers",
     "consumer": "/db/flights/consumers/one?name=search-index&range=15m",
+    "admin": "/db/flights/admin",
+    "calls": "/db/flights/admin/calls",
     "api": "/api",
     "method": "/api/Store/Scan?database=flights&table=flights&limit=3",
     "sign-in": "/sign-in",

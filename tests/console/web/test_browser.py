@@ -42,6 +42,8 @@ PAGES = (
     f"{DB}/log/4",
     f"{DB}/consumers",
     f"{DB}/consumers/one?name=mirror",
+    f"{DB}/admin",
+    f"{DB}/admin/calls",
     "/api",
     "/api/Store/Scan?table=airports",
     "/api/Archive/Release",

@@ -213,25 +213,71 @@ class Role(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
     AUDITED_FIELD_NUMBER: _builtins.int
+    ALLOWANCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     audited: _builtins.float
     """The share of its reads that the read audit records, from 0 (none) to 1 (all)."""
     @_builtins.property
     def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___Rule]: ...
+    @_builtins.property
+    def allowance(self) -> Global___Allowance: ...
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         rules: _abc.Iterable[Global___Rule] | None = ...,
         audited: _builtins.float = ...,
+        allowance: Global___Allowance | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allowance", b"allowance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audited", b"audited", "name", b"name", "rules", b"rules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowance", b"allowance", "audited", b"audited", "name", b"name", "rules", b"rules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Role: _TypeAlias = Role  # noqa: Y015
+
+@_typing.final
+class Allowance(_message.Message):
+    """How much the holders of a role may have at a server. Unset: the role does not say. 0: no limit. Of several roles that
+    say something the largest limit counts.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSUMERS_FIELD_NUMBER: _builtins.int
+    CAP_SECONDS_FIELD_NUMBER: _builtins.int
+    CAP_BYTES_FIELD_NUMBER: _builtins.int
+    consumers: _builtins.int
+    """Durable names of consumers of one identity."""
+    cap_seconds: _builtins.int
+    """The largest cap of a consumer."""
+    cap_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        consumers: _builtins.int | None = ...,
+        cap_seconds: _builtins.int | None = ...,
+        cap_bytes: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cap_bytes", b"_cap_bytes", "_cap_seconds", b"_cap_seconds", "_consumers", b"_consumers", "cap_bytes", b"cap_bytes", "cap_seconds", b"cap_seconds", "consumers", b"consumers"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cap_bytes", b"_cap_bytes", "_cap_seconds", b"_cap_seconds", "_consumers", b"_consumers", "cap_bytes", b"cap_bytes", "cap_seconds", b"cap_seconds", "consumers", b"consumers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cap_bytes: _TypeAlias = _typing.Literal["cap_bytes"]  # noqa: Y015
+    _WhichOneofArgType__cap_bytes: _TypeAlias = _typing.Literal["_cap_bytes", b"_cap_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__cap_seconds: _TypeAlias = _typing.Literal["cap_seconds"]  # noqa: Y015
+    _WhichOneofArgType__cap_seconds: _TypeAlias = _typing.Literal["_cap_seconds", b"_cap_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__consumers: _TypeAlias = _typing.Literal["consumers"]  # noqa: Y015
+    _WhichOneofArgType__consumers: _TypeAlias = _typing.Literal["_consumers", b"_consumers"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cap_bytes) -> _WhichOneofReturnType__cap_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cap_seconds) -> _WhichOneofReturnType__cap_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__consumers) -> _WhichOneofReturnType__consumers | None: ...
+
+Global___Allowance: _TypeAlias = Allowance  # noqa: Y015
 
 @_typing.final
 class Rule(_message.Message):

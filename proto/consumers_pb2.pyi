@@ -106,7 +106,7 @@ class RegisterRequest(_message.Message):
     """Keep the current holder of the name: only ensure that the consumer exists, with this cap."""
     owner: _builtins.str
     """Identity that the name belongs to from now on. Empty: unchanged; a name that belongs to nobody belongs to the
-    caller, unless `leave` is set.
+    caller, unless `leave` is set. A new name of a caller without the right HOLD always belongs to it.
     """
     @_builtins.property
     def after(self) -> _log_pb2.Cursor:

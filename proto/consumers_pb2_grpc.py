@@ -62,6 +62,8 @@ class ConsumersServicer:
     def Register(self, request, context):
         """Registers a durable name of a follower, or changes its cap or owner.
         A name of another identity needs the right REMOVE as well, and a reason: what is held for it could be lost.
+        Callers without the right HOLD register for themselves alone, and only as many names and such caps as their roles
+        allow (docs/access.md, "Consumers"); RESOURCE_EXHAUSTED: too many names.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,6 +42,8 @@ class ConsumersStub:
     Register: _grpc.UnaryUnaryMultiCallable[_consumers_pb2.RegisterRequest, _consumers_pb2.RegisterResponse]
     """Registers a durable name of a follower, or changes its cap or owner.
     A name of another identity needs the right REMOVE as well, and a reason: what is held for it could be lost.
+    Callers without the right HOLD register for themselves alone, and only as many names and such caps as their roles
+    allow (docs/access.md, "Consumers"); RESOURCE_EXHAUSTED: too many names.
     """
     Bookmark: _grpc.UnaryUnaryMultiCallable[_consumers_pb2.BookmarkRequest, _consumers_pb2.BookmarkResponse]
     """Moves the position of a consumer."""
@@ -58,6 +60,8 @@ class ConsumersAsyncStub(ConsumersStub):
     Register: _aio.UnaryUnaryMultiCallable[_consumers_pb2.RegisterRequest, _consumers_pb2.RegisterResponse]  # type: ignore[assignment]
     """Registers a durable name of a follower, or changes its cap or owner.
     A name of another identity needs the right REMOVE as well, and a reason: what is held for it could be lost.
+    Callers without the right HOLD register for themselves alone, and only as many names and such caps as their roles
+    allow (docs/access.md, "Consumers"); RESOURCE_EXHAUSTED: too many names.
     """
     Bookmark: _aio.UnaryUnaryMultiCallable[_consumers_pb2.BookmarkRequest, _consumers_pb2.BookmarkResponse]  # type: ignore[assignment]
     """Moves the position of a consumer."""
@@ -77,6 +81,8 @@ class ConsumersServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_consumers_pb2.RegisterResponse, _abc.Awaitable[_consumers_pb2.RegisterResponse]]:
         """Registers a durable name of a follower, or changes its cap or owner.
         A name of another identity needs the right REMOVE as well, and a reason: what is held for it could be lost.
+        Callers without the right HOLD register for themselves alone, and only as many names and such caps as their roles
+        allow (docs/access.md, "Consumers"); RESOURCE_EXHAUSTED: too many names.
         """
 
     @_abc_1.abstractmethod

@@ -174,6 +174,14 @@ def revoke(
     metavar="SHARE",
     help="Share of the reads of its callers that servers record, of any table.  [default: 0, or as it is]",
 )
+@click.option(
+    "--limit",
+    "limits",
+    multiple=True,
+    metavar="LIMIT=N",
+    help="How much its callers may have at a server, such as consumers=5, cap-seconds=30d or cap-bytes=0 (no"
+    " limit); may be repeated.",
+)
 @click.option("--add", is_flag=True, help="Add this rule to the role, instead of replacing its rules.")
 @writes
 @common
@@ -188,6 +196,7 @@ def define(
     rows: tuple[str, ...],
     hidden: tuple[str, ...],
     audited: float | None,
+    limits: tuple[str, ...],
     add: bool,
     actor: str,
     reason: str,
@@ -205,6 +214,7 @@ def define(
       everlog -u file:shop.db access define clerk --add --right read --table customers --hide email
       everlog -u file:shop.db access define tenant --right read --rows 'tenant=$who'
     """
+    from everlog.store.upkeep.allowance import read_allowance
     from everlog.store.upkeep.roles import Role, Rule
 
     made = Rule(rights, tables, ops, _conditions(rows), hidden)
@@ -213,7 +223,8 @@ def define(
         if add:
             before = next((role for role, _ in db.access.show().roles if role.name == name), before)
         share = before.audited if audited is None else audited
-        seq = db.access.define(Role(name, (*before.rules, made), share), actor=actor, reason=reason)
+        role = Role(name, (*before.rules, made), share, read_allowance(limits, before.allowance))
+        seq = db.access.define(role, actor=actor, reason=reason)
     _done(settings, seq, f"Defined: role {name}", "defined")
 
 
@@ -524,6 +535,12 @@ def _lines(role: Role) -> list[str]:
         limits += [f"without {', '.join(rule.hidden)}"] if rule.hidden else []
         limited = f"  ({'; '.join(limits)})" if limits else ""
         found.append(f"{name} {', '.join(rule.rights)}{limited}")
+    if role.allowance:
+        limits = [
+            f"{name} {value:,}" if value else f"{name} without limit"
+            for name, value in role.allowance.items()
+        ]
+        found.append(f"{' ' * (len(role.name) + 1)} at most: {', '.join(limits)}")
     return found
 
 

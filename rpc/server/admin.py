@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Mapping
 from shlex import quote
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -44,10 +44,11 @@ from everlog.rpc.server.threads import note
 from everlog.rpc.server.visible import told
 from everlog.rpc.wire import message_of
 from everlog.store.database import Database
-from everlog.store.errors import AccessError, OpenError, RowError
+from everlog.store.errors import AccessError, LimitError, OpenError, RowError, quantity
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.tables.hashing import TableHash
-from everlog.store.upkeep.consumers import Consumer, cap_of
+from everlog.store.upkeep.allowance import CONSUMERS_MAX
+from everlog.store.upkeep.consumers import DAY_S, Cap, Consumer, Registering, cap_of
 from everlog.store.upkeep.sizes import Growth, sizes_of
 from everlog.store.urls import without_secrets
 
@@ -366,17 +367,27 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
         self, request: consumers_pb2.RegisterRequest, context: Any
     ) -> consumers_pb2.RegisterResponse:
         db, scope = self._hosting.database(request.database), context.scope
-        found = await self._hosting.write(
-            db.consumers.register,
-            request.name,
-            after=request.after if request.HasField("after") else None,
-            cap=cap_of(request.cap) if request.HasField("cap") else None,
-            take=not request.leave,
-            owner=request.owner or ("" if request.leave or db.read_only else str(context.who)),
-            actor=self._hosting.auth.actor(context, request.actor),
-            reason=request.reason,
-            permit=lambda owner: _permit(scope, owner, request.name, request.reason),
-        )
+        limits = _limits(scope)
+        actor, who = self._hosting.auth.actor(context, request.actor), str(context.who)
+
+        def run() -> Consumer:
+            is_new = request.name not in db.consumers.registered()
+            cap = cap_of(request.cap) if request.HasField("cap") else None
+            if cap is None and is_new and limits is not None:
+                cap = limits.cap(Cap())
+            own = not db.read_only and (not request.leave or (is_new and limits is not None))
+            return db.consumers.register(
+                request.name,
+                after=request.after if request.HasField("after") else None,
+                cap=cap,
+                take=not request.leave,
+                owner=request.owner or (who if own else ""),
+                actor=actor,
+                reason=request.reason,
+                permit=lambda one: _permit(scope, limits, one, request.reason),
+            )
+
+        found = await self._hosting.write(run)
         return consumers_pb2.RegisterResponse(consumer=_shown(found, scope, holds=not request.leave))
 
     async def Bookmark(
@@ -431,7 +442,80 @@ def _may_take(scope: Scope) -> bool:
     return scope.holder.decide(access_pb2.REMOVE).allowed
 
 
-def _permit(scope: Scope, owner: str, name: str, reason: str) -> None:
+class _Limits(NamedTuple):
+    """What a caller without the right `hold` may have held for its consumers; 0: no limit."""
+
+    names: int
+    seconds: int
+    bytes: int
+
+    def cap(self, cap: Cap) -> Cap:
+        """Return a cap within the limits."""
+        return Cap(
+            cap.records,
+            min(cap.seconds, self.seconds or cap.seconds),
+            min(cap.bytes, self.bytes or cap.bytes),
+        )
+
+    def over(self, was: consumers_pb2.Cap | None, new: consumers_pb2.Cap) -> str:
+        """Return which limit of a new cap is too large, in words; empty: none that the known cap has not."""
+        for most, unit, size, option in (
+            (self.seconds, "seconds", DAY_S, "days"),
+            (self.bytes, "bytes", 1, "bytes"),
+        ):
+            found = getattr(new, unit)
+            known = was is not None and found == getattr(was, unit)
+            if most and not known and not 0 < found <= most:
+                text = f"{found / size:,.12g} {option}" if found else "no limit"
+                return f"of at most {most / size:,.12g} {option} (--cap-{option}), found {text}"
+        return ""
+
+
+def _limits(scope: Scope) -> _Limits | None:
+    """Return what a caller may have held for its consumers; None: anything, as with the right `hold`."""
+    if scope.holder.decide(access_pb2.HOLD).allowed:
+        return None
+    said, usual = scope.holder.allowance, Cap()
+    return _Limits(
+        CONSUMERS_MAX if said.consumers is None else said.consumers,
+        usual.seconds if said.cap_seconds is None else said.cap_seconds,
+        usual.bytes if said.cap_bytes is None else said.cap_bytes,
+    )
+
+
+def _permit(scope: Scope, limits: _Limits | None, one: Registering, reason: str) -> None:
+    """Raise an error for a registration that the caller may not make."""
+    if one.was is not None:
+        _permit_name(scope, one.was.owner, one.name, reason)
+    if limits is None:
+        return
+    who = str(scope.identity.name)
+    gets = one.was is None or one.new.owner != one.was.owner
+    if gets and one.new.owner != who:
+        raise AccessError(
+            f"{who} may register consumers for itself alone, without the right hold; leave the owner out",
+            actor=who,
+            right="hold",
+            name=one.name,
+        )
+    if over := limits.over(one.was.cap if one.was is not None else None, one.new.cap):
+        raise AccessError(
+            f"{who} may not hold so much of the log for consumer {one.name!r}: expected a cap {over}; ask for"
+            " less, or have it registered with the right hold",
+            actor=who,
+            right="hold",
+            name=one.name,
+        )
+    if gets and limits.names and one.owned >= limits.names:
+        raise LimitError(
+            f"the limit of {who} is reached: expected at most {quantity(limits.names, 'consumer')}; use one"
+            " of them (everlog consumers), or have some removed (everlog consumers remove)",
+            limit="consumers",
+            retry_s=0.0,
+        )
+
+
+def _permit_name(scope: Scope, owner: str, name: str, reason: str) -> None:
     """Raise an error for a caller that may not register under a name of `owner`."""
     if _owns(scope, owner):
         return

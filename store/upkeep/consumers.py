@@ -32,7 +32,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 from google.protobuf.message import DecodeError
@@ -209,6 +209,16 @@ class Consumer(msgspec.Struct, frozen=True):
     owner: str = ""
 
 
+class Registering(NamedTuple):
+    """A registration that is about to be made: `was` is the known one of the name (None: the name is new),
+    `owned` the number of other names of the new owner."""
+
+    name: str
+    was: consumers_pb2.Registration | None
+    new: consumers_pb2.Registration
+    owned: int
+
+
 class Consumers:
     """The consumers of an open database. Safe to use from many threads."""
 
@@ -227,22 +237,23 @@ class Consumers:
         owner: str = "",
         actor: str = "",
         reason: str = "",
-        permit: Callable[[str], None] | None = None,
+        permit: Callable[[Registering], None] | None = None,
     ) -> Consumer:
         """Register a consumer under a durable name, and return it. Writes.
 
         `take`: become the holder of the name, which the previous holder loses; False: only make sure that
         the name exists, with this cap. `after`: the seq or cursor of the consumer; None: its known
         position, or before the first record if it is new. `cap`: None keeps the current one. `owner`: the
-        identity that it belongs to from now on; empty: unchanged. `permit` is called with the owner of a
-        known consumer before anything changes, and may raise.
+        identity that it belongs to from now on; empty: unchanged. `permit` is called before anything changes,
+        and may raise.
 
         Commits a Notice if the consumer is new, or if its cap or owner changes. Raises RowError for an
         invalid name, CursorError for a position that is not in this log, ReadOnlyError.
         """
         check_registration(name, after, cap, owner, Metadata(actor, reason))
         with self._changing:
-            known = self.registered().get(name)
+            registered = self.registered()
+            known = registered.get(name)
             was = known[1] if known else consumers_pb2.Registration(cap=message_of_cap(Cap()))
             new = consumers_pb2.Registration(
                 position=self._position(name, known, after),
@@ -250,8 +261,9 @@ class Consumers:
                 owner=owner or was.owner,
             )
             changed = known is None or (new.cap, new.owner) != (was.cap, was.owner)
-            if permit is not None and known is not None and (take or changed):
-                permit(was.owner)
+            if permit is not None and (take or changed):
+                owned = sum(one.owner == new.owner for other, (_, one) in registered.items() if other != name)
+                permit(Registering(name, was if known else None, new, owned))
             if changed:
                 self._check_writable(name)
                 self._notice(REGISTERED, name, new.SerializeToString(), actor, reason)

@@ -34,6 +34,14 @@ from everlog.proto import log_pb2
 from everlog.store.errors import RowError
 from everlog.store.schema import arguments
 from everlog.store.tx.transaction import proof_name
+from everlog.store.upkeep.allowance import (
+    NOTHING,
+    Allowance,
+    allowance_of,
+    check_allowance,
+    message_of_allowance,
+    most,
+)
 
 NAME_BYTES_MAX = 200
 ASKED_MAX = 1000  # characters of the name of a table or database in a request; no longer one has rights
@@ -96,11 +104,13 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 class Role(msgspec.Struct, frozen=True):
-    """A named set of rules. `audited`: the share of its reads that the read audit records, 0 to 1."""
+    """A named set of rules. `audited`: the share of its reads that the read audit records, 0 to 1.
+    `allowance`: how much its holders may have at a server."""
 
     name: str
     rules: tuple[Rule, ...]
     audited: float = 0.0
+    allowance: Allowance = NOTHING
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -258,11 +268,13 @@ class Holder:
         held: Iterable[Held],
         id_of: Callable[[str], int] = _no_id,
         audited: float = 0.0,
+        allowance: Allowance = NOTHING,
     ) -> None:
         """`id_of`: returns the id of the table that has a name now; 0: none. `audited`: the share of its
-        reads of any table that are recorded."""
+        reads of any table that are recorded. `allowance`: of its roles."""
         self.name = name
         self.audited = audited
+        self.allowance = allowance
         self.held = tuple(held)
         # Whether some rule limits rows or fields.
         self.limited = any(one.rule.limited for one in self.held)
@@ -357,8 +369,12 @@ class State:
             if len(self._holders) > LIST_MAX:
                 self._holders.clear()
             held = tuple(self._held(name, roles))
-            known = [self.roles[one.role][0].audited for one in held if one.role in self.roles]
-            found = self._holders[name, roles] = Holder(name, held, self.id_of, max(known, default=0.0))
+            own = [self.roles[one.role][0] for one in held if one.role in self.roles]
+            audited, allowed = (
+                max((one.audited for one in own), default=0.0),
+                most(one.allowance for one in own),
+            )
+            found = self._holders[name, roles] = Holder(name, held, self.id_of, audited, allowed)
         return found
 
     def granted(self, name: str) -> dict[Grant, Change]:
@@ -447,6 +463,7 @@ def role_of(message: pb.Role) -> Role:
             if _is_known(rule)
         ),
         message.audited,
+        allowance_of(message.allowance),
     )
 
 
@@ -485,6 +502,7 @@ def message_of_role(role: Role) -> pb.Role:
             for rule in role.rules
         ],
         audited=role.audited,
+        allowance=message_of_allowance(role.allowance) if role.allowance else None,
     )
 
 
@@ -548,7 +566,7 @@ def check_role(role: Any) -> Role:
     if not role.rules:
         raise RowError(f"expected at least one rule in role {role.name}, found none")
     rules = tuple(_check_rule(rule) for rule in _few(tuple(role.rules), "rules"))
-    return Role(role.name, rules, float(role.audited))
+    return Role(role.name, rules, float(role.audited), check_allowance(role.allowance))
 
 
 def check_verb(verb: Any) -> tuple[int, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from enum import StrEnum
+from shlex import quote
 from typing import Protocol
 
 import msgspec
@@ -207,7 +208,11 @@ def status(core: Core, past: Past, consumers: Consumers, archive: ArchiveStatus)
         writes=_writes(core),
         archive=msgspec.structs.replace(archive, base=core.log.trimmed.base, archived_ns=core.archived_ns()),
         clock=_clock(core.clock, past, commit.time_ns),
-        warnings=[*_forgotten(core.vault.pending_deletions, read_only=core.read_only), *_refused(core.vault)],
+        warnings=[
+            *_forgotten(core.vault.pending_deletions, read_only=core.read_only),
+            *_refused(core.vault),
+            *_endless(consumers),
+        ],
         production=core.production,
         health=health(core),
         log_bytes=core.engine.log_bytes(),
@@ -243,6 +248,18 @@ def _refused(vault: Vault) -> list[str]:
     if not vault.refused:
         return []
     return [f"The key of a new person was refused, and with it the commit: {vault.refused}"]
+
+
+def _endless(consumers: Consumers) -> list[str]:
+    """Return a sentence about the consumers whose caps have no limit."""
+    caps = {name: one.cap for name, (_, one) in sorted(consumers.registered().items())}
+    found = [name for name, cap in caps.items() if not (cap.records or cap.seconds or cap.bytes)]
+    if not found:
+        return []
+    names = ", ".join(found[:3]) + (", …" if len(found) > 3 else "")
+    whose = f"{quantity(len(found), 'consumer')} ({names})"
+    how = f"everlog consumers register {quote(found[0])} --cap-days 7"
+    return [f"the log is held without limit for {whose}; to set a limit: {how}"]
 
 
 def _clock(clock: Clock, past: Past, time_ns: int) -> ClockStatus:

@@ -170,7 +170,7 @@ VALUE = re.compile(r"(\d+) ([A-Z_]+)")
 ON_PAGE = [log_pb2.DESCRIPTOR, feed_pb2.DESCRIPTOR, consumers_pb2.DESCRIPTOR, access_pb2.DESCRIPTOR]
 ON_DISK = {
     *("Registration", "Cap", "Role", "Rule", "Binding", "BoundField", "Condition", "Grant", "Token"),
-    *("Audited", "ReadRecord", "ReadKey"),
+    *("Audited", "Allowance", "ReadRecord", "ReadKey"),
 }
 NOT_ON_PAGE = {"SubscribeRequest"} | {
     name

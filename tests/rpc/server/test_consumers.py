@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import grpc
@@ -13,7 +14,8 @@ from everlog.proto import consumers_pb2 as pb
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
-from everlog.store.upkeep.consumers import Cap
+from everlog.store.upkeep.allowance import Allowance
+from everlog.store.upkeep.consumers import DAY_S, Cap, Registering, message_of_cap
 from everlog.store.upkeep.roles import Role, Rule
 from tests.conformance.database_case import AIRPORTS, Airport
 from tests.rpc.server.calling import Callers, callers
@@ -132,6 +134,87 @@ def test_limited_callers_see_their_own_consumers_and_no_holds(db: EmbeddedDataba
             called.call("bob", method, request)
 
 
+@pytest.mark.parametrize(
+    ("cap", "says"),
+    [
+        (Cap(seconds=0), "a cap of at most 7 days .*, found no limit"),
+        (Cap(bytes=0), "a cap of at most 10,737,418,240 bytes .*, found no limit"),
+        (Cap(seconds=8 * DAY_S), "a cap of at most 7 days .*, found 8 days"),
+        (Cap(bytes=20 << 30), "a cap of at most 10,737,418,240 bytes .*, found 21,474,836,480 bytes"),
+    ],
+)
+def test_a_follower_holds_the_log_within_its_cap_and_an_operator_without(
+    db: EmbeddedDatabase, cap: Cap, says: str
+) -> None:
+    db.access.grant("mirror", "follower")
+    db.access.grant("boss", "owner")
+    with callers(db, "mirror", "boss") as called:
+        stub, head = stub_of(called), db.head
+        wide = asked(cap=message_of_cap(cap))
+        code, text = called.refused("mirror", stub.Register, wide)
+        assert code is DENIED
+        assert re.search(says, text)
+        assert db.head == head
+        called.call("mirror", stub.Register, asked(cap=pb.Cap(records=5, seconds=60, bytes=1 << 20)))
+        assert called.refused("mirror", stub.Register, wide)[0] is DENIED
+        called.call("boss", stub.Register, asked(cap=message_of_cap(cap), leave=True, reason="it is slow"))
+        called.call("mirror", stub.Register, asked(cap=message_of_cap(cap)))  # unchanged
+        assert db.consumers["mirror"].cap == cap
+
+
+def test_a_role_says_how_many_names_and_which_caps_its_holders_may_have(db: EmbeddedDatabase) -> None:
+    rule = Rule(("feed", "consumers"))
+    db.access.define(Role("few", (rule,), allowance=Allowance(consumers=2, cap_seconds=DAY_S)))
+    db.access.define(Role("wide", (rule,), allowance=Allowance(cap_seconds=30 * DAY_S, cap_bytes=0)))
+    db.access.grant("mirror", "few")
+    with callers(db, "mirror", "boss", roles={"boss": ("operator",)}) as called:
+        stub = stub_of(called)
+        called.call("mirror", stub.Register, asked("one"))
+        assert (db.consumers["one"].cap.seconds, db.consumers["one"].owner) == (DAY_S, "mirror")
+        called.call("mirror", stub.Register, asked("two", leave=True))
+        assert db.consumers["two"].owner == "mirror"
+        head = db.head
+        for request in (asked("three"), asked("three", leave=True)):
+            code, text = called.refused("mirror", stub.Register, request)
+            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "the limit of mirror is reached: expected at most 2 consumers" in text
+        code, text = called.refused("mirror", stub.Register, asked("three", owner="eve"))
+        assert (code, "for itself alone" in text) == (DENIED, True)
+        called.call("mirror", stub.Register, asked("one"))
+        assert db.head == head
+        called.call("boss", stub.Register, asked("three", owner="mirror", leave=True))
+        called.call("mirror", stub.Register, asked("three"))
+        assert (
+            called.refused("mirror", stub.Register, asked("one", cap=pb.Cap(seconds=2 * DAY_S)))[0] is DENIED
+        )
+        db.access.grant("mirror", "wide")
+        called.call("mirror", stub.Register, asked("one", cap=pb.Cap(seconds=30 * DAY_S)))
+
+
+def test_nobody_registers_more_names_than_the_limit_without_a_role_that_says_so(
+    db: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("everlog.rpc.server.admin.CONSUMERS_MAX", 3)
+    db.access.grant("mirror", "follower")
+    with callers(db, "mirror") as called:
+        stub = stub_of(called)
+        for number in range(3):
+            called.call("mirror", stub.Register, asked(f"m{number}"))
+        assert called.refused("mirror", stub.Register, asked("m3"))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+        db.access.define(Role("many", (Rule(("feed",)),), allowance=Allowance(consumers=0)))
+        db.access.grant("mirror", "many")
+        called.call("mirror", stub.Register, asked("m3"))
+
+
+def test_the_status_tells_of_consumers_without_a_limit(db: EmbeddedDatabase) -> None:
+    db.consumers.register("mirror")
+    assert db.admin.status().warnings == []
+    db.consumers.register("the copy", cap=Cap(0, 0, 0))
+    (said,) = db.admin.status().warnings
+    assert said.startswith("the log is held without limit for 1 consumer (the copy); to set a limit:")
+    assert "register 'the copy' --cap-days 7" in said
+
+
 def test_the_owner_survives_a_rebuild(db: EmbeddedDatabase) -> None:
     db.consumers.register("mirror", owner="ann")
     db.consumers.register("mirror", cap=Cap(records=5))
@@ -145,5 +228,5 @@ def test_the_owner_survives_a_rebuild(db: EmbeddedDatabase) -> None:
     assert db.consumers["mirror"].owner == "ann"
 
 
-def _never(owner: str) -> None:
-    raise AccessError(f"not yours but of {owner}")
+def _never(one: Registering) -> None:
+    raise AccessError(f"not yours but of {one.new.owner}")

@@ -201,7 +201,9 @@ def check_oneofs(groups: list[set[str]], given: Iterable[str], place: Place, wha
             )
 
 
-CELL_MAX = 4 * ROW_BYTES_MAX  # characters: the largest row as fully escaped JSON
+CELL_MAX = 4 * ROW_BYTES_MAX  # characters of a cell
+LINE_BYTES_MAX = 8 * ROW_BYTES_MAX  # of one row as text, also over several lines
+_LONG = 1 << 20  # bytes of a line whose cells are counted before it is split
 
 
 class Column(NamedTuple):
@@ -223,7 +225,8 @@ def read_csv(file: IO[bytes], model: type[M], *, null: str = "", skip: Collectio
     """
     name = getattr(file, "name", None) or "<rows>"
     csv.field_size_limit(max(csv.field_size_limit(), CELL_MAX))
-    reader = csv.reader(_lines(file, name), strict=True)
+    lines = _TextLines(file, name)
+    reader = csv.reader(lines, strict=True)
     try:
         header = next(reader, None)
         if not header:
@@ -233,7 +236,9 @@ def read_csv(file: IO[bytes], model: type[M], *, null: str = "", skip: Collectio
         whole = [column for column in columns if len(column.path) == 1]
         groups = oneof_groups(column.path[0] for column in whole)
         line = reader.line_num
+        lines.end_row()
         for cells in reader:
+            lines.end_row()
             start, line = line + 1, reader.line_num
             if len(cells) != len(header):
                 if not cells:
@@ -254,13 +259,51 @@ def read_csv(file: IO[bytes], model: type[M], *, null: str = "", skip: Collectio
         fail(Place(name, reader.line_num), f"not CSV: {error}")
 
 
-def _lines(file: IO[bytes], name: str) -> Iterator[str]:
-    """Decode line by line, so that the line of an invalid byte is known."""
-    for number, line in enumerate(file, 1):
+def _lines(file: IO[bytes], name: str) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file with their numbers, from 1. Raises LoadError for one that is too long."""
+    number = 0
+    while line := file.readline(LINE_BYTES_MAX + 1):
+        number += 1
+        if len(line) > LINE_BYTES_MAX:
+            fail(Place(name, number), f"the line has more than {LINE_BYTES_MAX:,} bytes")
+        yield number, line
+
+
+class _TextLines:
+    """The decoded lines of a CSV file. Raises LoadError for an invalid byte and for a row that is too long."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self._lines = _lines(file, name)
+        self._name = name
+        self._size = self._cells = 0  # bytes and, of long lines, commas of the current row
+
+    def end_row(self) -> None:
+        """Begin the next row."""
+        self._size = self._cells = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        number, line = next(self._lines)
+        self._size += len(line)
+        if self._size > _LONG:
+            self._check(Place(self._name, number), line)
         try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            return line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            fail(Place(name, number), f"not UTF-8: {error.reason} at byte {error.start + 1} of the line")
+            at = f"byte {error.start + 1} of the line"
+            fail(Place(self._name, number), f"not UTF-8: {error.reason} at {at}")
+
+    def _check(self, place: Place, line: bytes) -> None:
+        self._cells += line.count(b",")
+        if self._size > LINE_BYTES_MAX:
+            what = f"more than {LINE_BYTES_MAX:,} bytes"
+        elif self._cells > ROW_BYTES_MAX + _LONG:
+            what = f"more than {ROW_BYTES_MAX + _LONG:,} commas"
+        else:
+            return
+        fail(place, f"the row that ends here or later has {what}; is a quoted cell not closed?")
 
 
 def _columns(header: list[str], model: type[Message], file: str, skip: Collection[str]) -> list[Column]:
@@ -336,7 +379,7 @@ def read_jsonl(file: IO[bytes], model: type[M]) -> Iterator[M]:
         fields[field.name] = fields[field.json_name] = (field, from_json(field), null)
     groups = oneof_groups(field for field, _, _ in fields.values())
     decoder = msgspec.json.Decoder(dict[str, Any])
-    for number, line in enumerate(file, 1):
+    for number, line in _lines(file, name):
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)  # noqa: PLW2901
         if not line.strip():

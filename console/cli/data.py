@@ -32,11 +32,12 @@ from everlog.console.cli import connect
 from everlog.console.cli.connect import open_database
 from everlog.console.cli.options import Settings, common, dry_run, pass_settings, writes
 from everlog.console.output import as_text, atomic_file, show_progress
-from everlog.migrations.rows import read_csv, read_jsonl, read_parquet
+from everlog.migrations.rows import CELL_MAX, LINE_BYTES_MAX, read_csv, read_jsonl, read_parquet
 from everlog.migrations.values import message_from_json, to_text
 from everlog.proto import log_pb2
 from everlog.rpc.address import without_secrets
 from everlog.store.errors import Error, LoadError, RowError, quantity
+from everlog.store.keys import ROW_BYTES_MAX
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema.admission import doubts
 from everlog.store.schema.descriptors import descriptor_of
@@ -129,7 +130,9 @@ def write_text(rows: Iterable[Message], form: str, model: type[Message], out: IO
         _write_csv(rows, model, out, null)
         return
     for row in rows:
-        out.write(output.dump(output.row_dict(row)))
+        line = output.dump(output.row_dict(row))
+        _check_size(line, form, model)
+        out.write(line)
         out.write("\n")
 
 
@@ -234,8 +237,25 @@ def _write_csv(rows: Iterable[Message], model: type[Message], out: IO[str], null
                     " text of an unset field: choose another --null, or --format jsonl",
                     column=name,
                 )
+            if len(word) > CELL_MAX:
+                raise _too_long("csv", model, f"{len(word):,} characters in the cell {name}", CELL_MAX)
             line.append(word)
-        out.write(csv_line(line))
+        text = csv_line(line)
+        _check_size(text, "csv", model)
+        out.write(text)
+
+
+def _check_size(line: str, form: str, model: type[Message]) -> None:
+    """Raise RowError if `import` would not read a line."""
+    if len(line) > ROW_BYTES_MAX and (size := len(line.encode())) > LINE_BYTES_MAX:
+        raise _too_long(form, model, f"{size:,} bytes", LINE_BYTES_MAX)
+
+
+def _too_long(form: str, model: type[Message], size: str, most: int) -> RowError:
+    return RowError(
+        f"a row of {descriptor_of(model).full_name} cannot be exported as {form}: it has {size}, and"
+        f" `import` reads at most {most:,}; use --format parquet"
+    )
 
 
 EVERY = 1024

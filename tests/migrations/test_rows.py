@@ -372,3 +372,50 @@ def test_a_time_without_its_zone_is_none(project: Project, text: str) -> None:
     model = project.build().load()[0].tables[0].model
     with pytest.raises(LoadError, match="expected a time as 2013-01-01T10:00:00Z"):
         csv(f"faa,opened\nJFK,{text}\n", model, null="NA")
+
+
+class _Endless(io.RawIOBase):
+    """A file that begins with some text and repeats another without end."""
+
+    name = "rows"
+
+    def __init__(self, begin: bytes, again: bytes) -> None:
+        self._left, self._again = begin, again * max(1, (1 << 16) // len(again))
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._left = self._left or self._again
+        size = min(len(buffer), len(self._left))
+        buffer[:size], self._left = self._left[:size], self._left[size:]
+        return size
+
+
+@pytest.mark.parametrize(
+    ("read", "begin", "again", "error"),
+    [
+        (read_jsonl, b'{"name": "a"}\n', b" ", "rows:2: the line has more than 33,554,432 bytes"),
+        (read_csv, b"name\nx\n", b"x", "rows:3: the line has more than 33,554,432 bytes"),
+        (read_csv, b'name\nx\n"', b"x" * 65535 + b"\n", r"rows:\d+: not CSV: field larger than field limit"),
+        (
+            read_csv,
+            b"name\nx\n",
+            b'"' + b"x" * 65535 + b'\n",',
+            r"rows:\d+: the row that .* 33,554,432 bytes; is",
+        ),
+        (read_csv, b"name\nx\n", b",", "rows:3: the line has more than"),
+    ],
+)
+def test_a_row_without_end_is_refused_with_its_line(
+    read: Any, begin: bytes, again: bytes, error: str
+) -> None:
+    with pytest.raises(LoadError, match=error):
+        list(read(io.BufferedReader(_Endless(begin, again)), INFO))
+
+
+def test_a_row_of_too_many_cells_is_refused_before_it_is_split() -> None:
+    with pytest.raises(
+        LoadError, match="<rows>:2: the row that ends here or later has more than 5,242,880 commas"
+    ):
+        list(read_csv(io.BytesIO(b"name\n" + b"," * (6 << 20)), INFO))

@@ -175,6 +175,20 @@ def test_a_value_as_deep_as_protobuf_parses_is_read_back(there_and_back: Any, tm
         assert there_and_back([row], Document, tmp_path) == [row]
 
 
+@each_format
+def test_a_row_that_import_would_not_read_stops_the_export(there_and_back: Any, tmp_path: Path) -> None:
+    row = Document(id=1, inner={"text": "\1" * 3_000_000})  # six characters each as JSON
+    if there_and_back is csv:
+        with pytest.raises(RowError, match="cannot be exported as csv: it has 18,000,0 in the cell"):
+            csv([row], Document, tmp_path)
+    else:
+        assert there_and_back([row], Document, tmp_path) == [row]
+    row = Document(id=1, inners=[{"text": "\1" * 3_000_000}] * 2)
+    if there_and_back is jsonl:
+        with pytest.raises(RowError, match=r"it has 36,000,.* bytes, and `import` reads at most 33,554,432"):
+            jsonl([row], Document, tmp_path)
+
+
 @pytest.mark.parametrize("write", [csv, jsonl, parquet])
 def test_text_that_is_not_utf_8_stops_the_export(write: Any, tmp_path: Path) -> None:
     row = Document2(id=1)

@@ -270,7 +270,7 @@ def _lines(file: IO[bytes], name: str) -> Iterator[tuple[int, bytes]]:
 
 
 class _TextLines:
-    """The decoded lines of a CSV file. Raises LoadError for an invalid byte and for a row that is too long."""
+    """The decoded lines of a CSV file. Raises LoadError for an invalid byte and a row that is too long."""
 
     def __init__(self, file: IO[bytes], name: str) -> None:
         self._lines = _lines(file, name)

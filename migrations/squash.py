@@ -9,14 +9,16 @@ from version control.
 
 Invariants
   (1) Schema and rows are equal, or no folder has changed.
+  (2) One row of each database is in memory at a time.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +76,10 @@ def squash(name: str, source: Source = SOURCE, *, now: datetime | None = None) -
                 shutil.rmtree(path)
                 for kept in aside.iterdir():
                     shutil.move(kept, root.path / kept.name)
-                write_sums(root, folders(root)) if was_summed else (root.path / SUMS_FILE).unlink()
+                if was_summed:
+                    write_sums(root, folders(root))
+                else:
+                    (root.path / SUMS_FILE).unlink(missing_ok=True)
                 raise
     version = folders(root)[-1].version
     return Squashed(path, version, [migration.folder.path.name for migration in old])
@@ -115,10 +120,13 @@ def _check_whole(db: Database, newest: Migration) -> None:
 
 def _write_rows(db: Database, path: Path) -> None:
     """Write the rows of a new database: those of all bootstrap data, after all transforms."""
-    for name, rows in _rows(db).items():
-        if rows:
-            lines = "".join(f"{msgspec.json.encode(row).decode()}\n" for row in rows)
-            (path / f"bootstrap_{name}.jsonl").write_text(lines, encoding="utf-8", newline="\n")
+    for name in db.schema.tables:
+        rows = _rows(db, name)
+        first = next(rows, None)
+        if first is not None:
+            with (path / f"bootstrap_{name}.jsonl").open("wb") as file:
+                for row in chain([first], rows):
+                    file.write(msgspec.json.encode(row) + b"\n")
 
 
 def _prove(before: Database, source: Source, path: Path) -> None:
@@ -130,17 +138,19 @@ def _prove(before: Database, source: Source, path: Path) -> None:
                 f"the squashed folder cannot be applied, so no folder was changed: {error}"
             ) from error
         diff = difference_of(before.schema, after.schema, "all folders", "the squashed folder")
-        one, other = _rows(before), _rows(after)
-        unequal = [name for name, rows in one.items() if rows != other.get(name)]
+        names = [] if diff else before.schema.tables
+        unequal = [name for name in names if not _same_rows(before, after, name)]
         if diff or unequal:
-            tables = f"the bootstrap rows of {', '.join(unequal)} differ" if unequal else "the schemas differ"
+            tables = "the schemas differ" if diff else f"the bootstrap rows of {', '.join(unequal)} differ"
             raise MigrationError(
                 f"the squashed folder makes a different database: {tables}; no folder was changed\n{diff}"
             )
 
 
-def _rows(db: Database) -> dict[str, list[dict[str, Any]]]:
-    found = {}
-    for name, info in db.schema.tables.items():
-        found[name] = [as_json(row, defaults=False) for row in db.scan(table_of(info))]
-    return found
+def _same_rows(one: Database, other: Database, name: str) -> bool:
+    return all(row == its for row, its in zip_longest(_rows(one, name), _rows(other, name)))
+
+
+def _rows(db: Database, name: str) -> Iterator[dict[str, Any]]:
+    for row in db.scan(table_of(db.schema.table(name))):
+        yield as_json(row, defaults=False)

@@ -1,3 +1,4 @@
+import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -71,3 +72,18 @@ def test_a_newest_folder_that_does_not_declare_every_table_is_told(project: Proj
     ):
         migrations.squash("base", project.path)
     assert len(folders(project)) == 2
+
+
+@pytest.mark.long
+def test_the_rows_of_both_databases_are_compared_one_by_one(project: Project) -> None:
+    rows = "".join(f"A{number:05},{'x' * 10_000}\n" for number in range(8_000))
+    project.add("one", files={"bootstrap_airports.csv": f"faa,name\n{rows}"})
+    project.add("two")
+    project.build()
+    tracemalloc.start()
+    try:
+        migrations.squash("base", project.path, now=NOW)
+        assert tracemalloc.get_traced_memory()[1] < 60 << 20  # the rows have 80 MB, and were held twice
+    finally:
+        tracemalloc.stop()
+    assert folders(project) == ["v20260201000000_base"]

@@ -24,6 +24,7 @@ from everlog.store.database import Database
 from everlog.store.errors import RowError
 from everlog.store.rocks import files
 from everlog.store.schema import arguments
+from everlog.store.upkeep.roles import check_name
 
 RELEASED = "hold.released"  # kind of a Notice: its subject is the name, its detail the seq in digits
 REMEDY = (
@@ -54,8 +55,9 @@ def hold(
     RowError for an invalid name or seq, for a record that was archived and removed, and unless `forward` for
     a later record than the hold has: that releases records.
     """
-    if not arguments.text(name, "name") or arguments.counted(seq, "a seq") < 1:
-        raise RowError(f"expected a name and a record of the log to hold, found {name!r} and {seq}")
+    check_name(name, "the name of a hold")
+    if arguments.counted(seq, "a seq") < 1:
+        raise RowError(f"expected a record of the log to hold, found {seq}")
     with files.locked(path):
         if seq < (first := oldest()):
             raise RowError(

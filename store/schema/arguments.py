@@ -32,13 +32,16 @@ Time = datetime | str | int
 Position = datetime | str | int
 
 _SEQ = re.compile(r"[0-9]{1,20}")
+TEXT_BYTES_MAX = 1 << 20  # of each text of a call, such as the reason of a commit
 MANY = (1 << 63) - 1  # more records than any log has: no limit
 
 
 def text(value: Any, name: str, *, error: type[Error] = RowError) -> str:
-    """Return `value`, a text that can be stored and sent. Raises `error`."""
+    """Return `value`, a text of at most TEXT_BYTES_MAX that can be stored and sent. Raises `error`."""
     if not isinstance(value, str):
         raise error(f"expected `{name}` as text, found {type(value).__name__}", private=repr(value))
+    if len(value) > TEXT_BYTES_MAX // 4 and (size := len(value.encode(errors="replace"))) > TEXT_BYTES_MAX:
+        raise error(f"expected `{name}` of at most {TEXT_BYTES_MAX:,} bytes, found {size:,}; shorten it")
     if not value.isascii():
         try:
             value.encode()

@@ -100,8 +100,10 @@ def test_processes_that_hold_and_release_at_once_lose_nothing_of_one_another(db:
 
 
 def test_a_hold_is_of_a_name_and_a_record_of_a_database(db: Database, tmp_path: Path) -> None:
-    for name, seq in (("", 1), ("audit", 0)):
-        with pytest.raises(RowError, match="expected a name and a record of the log to hold"):
+    for name, seq in (("", 1), ("audit", 0), ("a\nb", 1), ("x" * 201, 1)):
+        with pytest.raises(
+            RowError, match=r"expected (the name of a hold of 1 to 200 bytes|a record of the log)"
+        ):
             holds.hold(db.path, name, seq)
     with pytest.raises(OpenError, match="there is no database at"):
         holds.hold(tmp_path / "nothing", "audit", 1)

@@ -157,3 +157,16 @@ def test_any_number_of_rows_may_be_the_limit(db: Any) -> None:
         assert len(list(db.scan(AIRPORTS, limit=limit))) == 1
         assert len(list(db.history(AIRPORTS, "JFK", limit=limit))) == 1
         assert len(list(db.past.log(table=AIRPORTS, limit=limit))) >= 1
+
+
+def test_a_text_that_is_too_long_is_refused_with_its_name(db: Any) -> None:
+    text = "\N{LATIN SMALL LETTER E WITH ACUTE}" * (600 << 10)
+    for words in ({"reason": text}, {"actor": text}, {"correlation_id": text}):
+        [name] = words
+        with pytest.raises(
+            everlog.RowError, match=f"expected `{name}` of at most 1,048,576 bytes, found 1,228,800"
+        ):
+            db.put(AIRPORTS, airport("JFK"), **words)
+    with pytest.raises(everlog.RowError, match="`reason`"):
+        db.admin.set_production(True, reason=text)
+    assert db.put(AIRPORTS, airport("JFK"), reason="x" * (1 << 20)).seq

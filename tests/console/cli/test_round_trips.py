@@ -179,7 +179,7 @@ def test_a_value_as_deep_as_protobuf_parses_is_read_back(there_and_back: Any, tm
 def test_a_row_that_import_would_not_read_stops_the_export(there_and_back: Any, tmp_path: Path) -> None:
     row = Document(id=1, inner={"text": "\1" * 3_000_000})  # six characters each as JSON
     if there_and_back is csv:
-        with pytest.raises(RowError, match="cannot be exported as csv: it has 18,.* characters in the cell"):
+        with pytest.raises(RowError, match=r"cannot be exported as csv: it has 18,.* characters in the cell"):
             csv([row], Document, tmp_path)
     else:
         assert there_and_back([row], Document, tmp_path) == [row]

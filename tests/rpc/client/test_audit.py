@@ -110,7 +110,7 @@ def test_holds_of_a_server_are_those_of_its_database(db: EmbeddedDatabase, tmp_p
         there.release("audit")
         with pytest.raises(RowError, match="there is no hold 'audit'; there are: more"):
             there.release("audit")
-        with pytest.raises(RowError, match="expected a name and a record of the log to hold"):
+        with pytest.raises(RowError, match="expected the name of a hold of 1 to 200 bytes"):
             there.hold("", 1)
         assert remote.archive.move().base == 29
         with pytest.raises(RowError, match="record 29 cannot be held: it was archived"):

@@ -256,16 +256,18 @@ def _json_float(value: Any) -> float:
 
 
 def _from_json_text(convert: Convert) -> Convert:
-    def parse(text: str) -> Any:
-        try:
-            value = msgspec.json.decode(text)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            raise ValueError(str(error)) from None
-        if path := repeated_key(text.encode(), value):
-            raise ValueError(f".{'.'.join(path)}: the key occurs twice")
-        return convert(value)
+    return lambda text: convert(decoded_json(text))
 
-    return parse
+
+def decoded_json(text: str) -> Any:
+    """Return the JSON value of a text. Raises ValueError, also for an object with a repeated key."""
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    if path := repeated_key(text.encode(), value):
+        raise ValueError(f".{'.'.join(path)}: the key occurs twice")
+    return value
 
 
 _KEY_END = re.compile(rb'"[ \t\r\n]*:')

@@ -87,9 +87,10 @@ class Access(Protocol):
         field: str = "",
         at: Position | None = None,
     ) -> Explanation:
-        """Return whether `who` may do `verb` (a right, `put` or `delete`) on a table (empty: any), and why,
-        now or as of a record or a time; with `key` and `field`, also whether that row and field are visible,
-        and which condition hides them. Read-only. Raises RowError, CursorError, SchemaError."""
+        """Return whether `who` (empty: the caller) may do `verb` (a right, `put` or `delete`) on a table
+        (empty: any), and why, now or as of a record or a time; with `key` and `field`, also whether that row
+        and field are visible, and which condition hides them. Read-only. Raises RowError, CursorError,
+        SchemaError."""
 
     def define(self, role: Role, *, actor: str = "", reason: str = "") -> int:
         """Define a role, or replace the one of that name. Writes. Raises RowError, also for a limit on rows

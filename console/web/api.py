@@ -32,8 +32,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from everlog.console.web.fields import box
 from everlog.console.web.format import href
-from everlog.console.web.page import Page, Site, View, fragment, missing, route
+from everlog.console.web.page import Page, Site, View, fragment, missing, route, status_of
 from everlog.console.web.session import refused
 from everlog.migrations.values import dump
 from everlog.rpc.client.api import Api, Running, command, grpcurl, table_of
@@ -50,16 +51,6 @@ STREAMS_MAX = 50
 QUEUE_MAX = 16  # responses between the thread of a call and its page
 ENDED = '<span class="badge">ended</span>'
 OWN = frozenset({"csrf", "_json", "_lines", "_count"})  # fields of the form itself
-
-STATUS: tuple[tuple[type[Error], int], ...] = (
-    (AccessError, 403),
-    (LimitError, 429),
-    (UnavailableError, 503),
-    (RowError, 400),
-    (SchemaError, 404),
-    (Error, 409),
-)
-
 
 # pages
 
@@ -107,7 +98,7 @@ def send(view: View) -> Page | Response:
         if refused(failure):
             raise
         result, lines = Result([], more=0, ended=""), {}
-        error, status = str(failure), next(code for kind, code in STATUS if isinstance(failure, kind))
+        error, status = str(failure), status_of(failure)
     if scripted:
         return _fragment(method=method, result=result, lines=lines, error=error)
     return _page(view, method, database, given, status=status, result=result, lines=lines, error=error)
@@ -158,7 +149,9 @@ def _page(
     error: str = "",
 ) -> Page:
     may = method.service.may(method)
-    fields = [_input(field, method, given) for field in method.fields.values()]
+    names = view.session.databases()
+    chosen = sorted(names, key=lambda name: name != database)
+    fields = [_input(field, method, given, chosen) for field in method.fields.values()]
     values = {
         **_summary(method.service, method),
         "service": method.service.full_name,
@@ -204,27 +197,31 @@ def _names(method: Method) -> Iterator[str]:
     yield from OWN - {"csrf"}
 
 
-def _input(field: Field, method: Method, given: Mapping[str, str]) -> dict[str, Any]:
-    """Return a field as its input shows it."""
-    inner = [name for name in method.fields if name.startswith(f"{field.name}.")]
+def _input(
+    field: Field, method: Method, given: Mapping[str, str], databases: Sequence[str]
+) -> dict[str, Any]:
+    """Return a field as its input shows it; `databases`: those to choose from, the chosen one first."""
     kind = field.descriptor.message_type
     is_message = kind is not None and field.type[:1].isupper()
     last = field.name.rpartition(".")[2]
-    return {
-        "name": field.name,
-        "type": field.type,
-        "repeated": field.repeated or "=" in field.type,
-        "help": field.help,
-        "choices": list(field.choices),
-        "oneof": field.oneof,
-        "value": given.get(field.name, ""),
-        "is_heading": bool(inner),
-        "is_long": field.repeated or is_message or field.type == "row" or "=" in field.type,
-        "is_table": last in {"table", "tables"} and not field.repeated,
-        "is_database": field.name == "database",
-        "is_required": last == "reason" and method.needs_reason,
-        "hint": _hint(field, is_message=is_message),
-    }
+    is_database, is_required = field.name == "database", last == "reason" and method.needs_reason
+    needed = "Required: the call cannot be undone." if is_required else ""
+    found = box(
+        field.name,
+        field.type,
+        label=last,
+        repeated=field.repeated or "=" in field.type,
+        help=f"{field.help} {needed}".strip(),
+        choices=sorted(databases) if is_database else list(field.choices),
+        unset=not is_database,
+        value=given.get(field.name, "") or (databases[0] if is_database else ""),
+        is_long=field.repeated or is_message or field.type == "row" or "=" in field.type,
+        is_required=is_required,
+        list="tables" if last in {"table", "tables"} and not field.repeated else "",
+        hint=_hint(field, is_message=is_message),
+    )
+    inner = any(name.startswith(f"{field.name}.") for name in method.fields)
+    return {**found, "oneof": field.oneof, "is_heading": inner}
 
 
 def _hint(field: Field, *, is_message: bool) -> str:

@@ -31,7 +31,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from everlog.console.web import admin, api, consumers, log, migrations, overview, row, tables
+from everlog.console.web import admin, api, consumers, edit, log, migrations, overview, row, tables
 from everlog.console.web.format import href, with_query
 from everlog.console.web.jobs import Jobs
 from everlog.console.web.page import (
@@ -447,6 +447,7 @@ ROUTES = [
     *overview.ROUTES,
     *migrations.ROUTES,
     *api.ROUTES,
+    *edit.ROUTES,
     *row.ROUTES,
     *tables.ROUTES,
     *log.ROUTES,

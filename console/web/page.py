@@ -37,10 +37,12 @@ from everlog.store.errors import (
     AccessError,
     ConflictError,
     CursorError,
+    Error,
     LimitError,
     OpenError,
     RowError,
     SchemaError,
+    UnavailableError,
 )
 
 if TYPE_CHECKING:
@@ -84,6 +86,21 @@ class Site(Protocol):
 
 class NotFoundError(RowError):
     """Raised when a page names something that does not exist."""
+
+
+_STATUS: tuple[tuple[type[Error], int], ...] = (
+    (AccessError, 403),
+    (LimitError, 429),
+    (UnavailableError, 503),
+    (RowError, 400),
+    (SchemaError, 404),
+    (Error, 409),
+)
+
+
+def status_of(error: Error) -> int:
+    """Return the status of a page with a form whose call was refused."""
+    return next(code for kind, code in _STATUS if isinstance(error, kind))
 
 
 class View:

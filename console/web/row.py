@@ -16,9 +16,9 @@ from starlette.responses import Response
 from everlog.console import output
 from everlog.console.web import asof as asof_
 from everlog.console.web import cells
-from everlog.console.web.format import href
+from everlog.console.web.format import href, with_query
 from everlog.console.web.page import NotFoundError, Page, View, route
-from everlog.console.web.tables import encoded_key, row_href
+from everlog.console.web.tables import encoded_key, may, row_href
 from everlog.store.errors import AccessError, Error, SchemaError
 from everlog.store.history.row_history import Version
 from everlog.store.schema.reflect import table_of
@@ -69,8 +69,22 @@ def row(view: View) -> Page | Response:
         if more and limit < VERSIONS_MAX
         else "",
         "current": version,
+        "saved": view.whole("saved"),
+        **_buttons(view, name, words, exists=found is not None, now=where.moment is None),
     }
     return Page("row.html", values, 200, shown)
+
+
+def _buttons(view: View, table: str, words: list[str], *, exists: bool, now: bool) -> dict[str, str]:
+    """Return the addresses of the forms that the identity may use; empty: it may not, or there is nothing to
+    change."""
+    path = href("db", view.database, "tables", table)
+    edit = "row/edit" if exists else "new"
+    found = {"put": (f"{path}/{edit}", now), "delete": (f"{path}/row/delete", now and exists)}
+    return {
+        f"{op}_href": with_query(url, {"k": words}) if wanted and may(view, table, op) else ""
+        for op, (url, wanted) in found.items()
+    }
 
 
 def _history(view: View, handle: Any, key: Any, limit: int) -> tuple[list[Version[Message]], bool, str]:

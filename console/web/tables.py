@@ -39,6 +39,14 @@ COLUMNS_MAX = 40
 PAST_SORTED_MAX = 10_000  # rows of a table whose past is shown in the order of an index, which sorts all
 
 
+def may(view: View, table: str, op: str) -> bool:
+    """Return whether the identity may `put` or `delete` rows of a table. Raises nothing."""
+    try:
+        return view.db.access.explain("", op, table).allowed
+    except Error:
+        return False
+
+
 class Rows(NamedTuple):
     """A page of rows: those that meet the filter, how many were read, where the next page begins (None: there
     are no more), and what went wrong."""
@@ -146,6 +154,9 @@ def table(view: View) -> Page | Response:
         "model_text": cells.model_text(descriptor_of(info.model)),
         "words": in_words(told),
         "log_href": href("db", view.database, "log", table=name),
+        "insert_href": f"{href('db', view.database, 'tables', name)}/new"
+        if at is None and may(view, name, "put")
+        else "",
     }
     return Page("table.html", values, 200, shown)
 
@@ -248,9 +259,11 @@ def _word(part: Any) -> str:
     return {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else str(value)
 
 
-def row_href(view: View, table: str, key: Sequence[str], at: int = 0) -> str:
-    """Return the address of the page of a row."""
-    return href("db", view.database, "tables", table, "row", k=list(key), at=at or view.query("at"))
+def row_href(view: View, table: str, key: Sequence[str], at: int = 0, *, saved: int = 0) -> str:
+    """Return the address of the page of a row. `saved`: the commit that has just written it."""
+    return href(
+        "db", view.database, "tables", table, "row", k=list(key), at=at or view.query("at"), saved=saved
+    )
 
 
 def encoded_key(info: TableInfo, words: Sequence[str]) -> Any:

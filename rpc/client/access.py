@@ -88,9 +88,10 @@ class RemoteAccess:
         field: str = "",
         at: Position | None = None,
     ) -> Explanation:
-        """Return whether `who` may do `verb` on a table, and why; with `key` and `field`, also whether that
-        row and field are visible. Read-only."""
-        values.check_name(who, "an identity")
+        """Return whether `who` (empty: the caller) may do `verb` on a table, and why; with `key` and `field`,
+        also whether that row and field are visible. Read-only."""
+        if who:
+            values.check_name(who, "an identity")
         values.check_verb(verb)
         arguments.text(table, "table")
         check_asked(table, key, field)
@@ -104,7 +105,7 @@ class RemoteAccess:
         )
         _set_moment(request, at)
         answer = self._channel.call(self._stub.Explain, request)
-        return Explanation(answer.allowed, answer.seq, tuple(answer.sentences))
+        return Explanation(answer.allowed, answer.seq, tuple(answer.sentences), tuple(answer.hidden))
 
     def define(self, role: Role, *, actor: str = "", reason: str = "") -> int:
         """Define a role, or replace the one of that name. Writes."""

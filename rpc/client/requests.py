@@ -308,7 +308,7 @@ def _convert(field: FieldDescriptor, is_text: bool) -> Callable[[Any], Any]:
     if unit := unit_ns(field):
         return lambda value: _duration(field, value, unit)
     if field.type == FieldDescriptor.TYPE_BYTES:
-        return _bytes
+        return bytes_of
     return values.one_from_text(field) if is_text else values.one_from_json(field)
 
 
@@ -395,7 +395,8 @@ def _duration(field: FieldDescriptor, value: Any, unit: int) -> Any:
     return value
 
 
-def _bytes(value: Any) -> bytes:
+def bytes_of(value: Any) -> bytes:
+    """Return the bytes of a text: base64, or `hex:` and hexadecimal digits. Raises ValueError."""
     if not isinstance(value, str):
         raise ValueError(_json_name(value))  # noqa: TRY004  all converters raise it
     try:
@@ -409,7 +410,7 @@ def _bytes(value: Any) -> bytes:
 def _encoded(field: FieldDescriptor, value: Any, around: Around, tables: Tables) -> bytes:
     """Return a row, a key or a bound as bytes."""
     if isinstance(value, str) and value.startswith(("hex:", "base64:")):
-        return _bytes(value)
+        return bytes_of(value)
     table = _nearest("table", around)
     if not table:
         raise ValueError("no table is named beside it; as bytes: base64:…")

@@ -77,7 +77,9 @@ class AccessService(access_pb2_grpc.AccessServicer):
                 why = context.scope.holder.decide(pb.AUDIT).allowed
                 asked = (request.verb, request.table, key, request.field, seq)
                 found = db.access.seen(found, holder, *asked, why=why)
-            return pb.ExplainAccessResponse(allowed=found.allowed, seq=found.seq, sentences=found.sentences)
+            return pb.ExplainAccessResponse(
+                allowed=found.allowed, seq=found.seq, sentences=found.sentences, hidden=found.hidden
+            )
 
         return await self._hosting.read(run)
 

@@ -51,7 +51,7 @@ from everlog.store.tables import projection as kinds
 from everlog.store.tx.transaction import Metadata
 from everlog.store.upkeep import limits
 from everlog.store.upkeep import roles as values
-from everlog.store.upkeep.explanation import Explanation, explain
+from everlog.store.upkeep.explanation import Explanation, explain, explain_as
 from everlog.store.upkeep.read_audit import RecordedRead, check_asked_reads, recorded
 from everlog.store.upkeep.roles import (
     OWNER,
@@ -443,15 +443,19 @@ class Access:
         field: str = "",
         at: Position | None = None,
     ) -> Explanation:
-        """Return whether `who` may do `verb` (a right, `put` or `delete`) on a table (empty: any), and why,
-        as of a record or a time; with `key` and `field`, also whether that row and field are visible, and
-        which condition hides them. It is about the roles granted to the name; tokens with roles of their own
-        are listed. Read-only. Raises RowError, CursorError, SchemaError."""
+        """Return whether `who` (empty: the caller) may do `verb` (a right, `put` or `delete`) on a table
+        (empty: any), and why, as of a record or a time; with `key` and `field`, also whether that row and
+        field are visible, and which condition hides them. It is about the roles granted to the name; tokens
+        with roles of their own are listed. Read-only. Raises RowError, CursorError, SchemaError."""
         state = self.state if at is None else self.at(at)
-        who = check_name(who, "an identity")
         check_asked(table, key, field)
-        now_ns = self._core.clock.read()
-        found = explain(state, who, verb, table, database=self._core.uuid, now_ns=now_ns)
+        if who:
+            check_name(who, "an identity")
+            holder, now_ns = state.holder(who), self._core.clock.read()
+            found = explain(state, who, verb, table, database=self._core.uuid, now_ns=now_ns)
+        else:
+            holder = state.holder("", (OWNER.name,))
+            found = explain_as(state, holder, verb, table)
         if key is None and not field:
             return found
         seq = None
@@ -459,7 +463,7 @@ class Access:
             seq = at if isinstance(at, int) else self._past.position(time=at)
         schema = self._core.schema if seq is None else self._past.schemas.at(seq)
         encoded = None if key is None else schema.table(table).encode_key(key)
-        return self.seen(found, state.holder(who), verb, table, encoded, field, seq)
+        return self.seen(found, holder, verb, table, encoded, field, seq)
 
     def seen(  # noqa: PLR0917  of an explanation
         self,
@@ -482,6 +486,7 @@ class Access:
         schema = self._core.schema if seq is None else self._past.schemas.at(seq)
         info = schema.table(table)
         row = None if key is None else self._row(info, key, seq)
+        hidden: tuple[str, ...] = ()
         if decision.visibility is None:
             said = ["all rows and fields are visible"]
         else:
@@ -490,11 +495,13 @@ class Access:
                 said = list(limits.invisible(of, info, row, field))
                 if key is not None and not why and not (row is not None and of.hidden(info, row) is not None):
                     row, said = None, []
+                names = of.hidden(info, row) if row is not None else None
+                hidden = tuple(sorted(of.hidden_by_any(info) if names is None else names))
             except AccessError as error:
                 said = [str(error)]
         if key is not None and row is None:
             said = ["no row has this key" if why else "no row that is visible has this key"]
-        return found._replace(sentences=(*found.sentences, *said))
+        return found._replace(sentences=(*found.sentences, *said), hidden=hidden)
 
     def _row(self, info: TableInfo, key: bytes, seq: int | None) -> Message | None:
         full = info.row_prefix + key

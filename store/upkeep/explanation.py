@@ -27,11 +27,13 @@ from everlog.store.upkeep.roles import (
 
 
 class Explanation(NamedTuple):
-    """Whether a call is allowed as of a record, and why: a sentence each."""
+    """Whether a call is allowed as of a record, and why: a sentence each. `hidden`: of an explanation about a
+    row, the names of its hidden fields."""
 
     allowed: bool
     seq: int
     sentences: tuple[str, ...]
+    hidden: tuple[str, ...] = ()
 
 
 def explain(state: State, who: str, verb: str, table: str, *, database: bytes, now_ns: int) -> Explanation:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import everlog
@@ -38,8 +38,33 @@ PAGES = {
     "calls": "/db/flights/admin/calls",
     "api": "/api",
     "method": "/api/Store/Scan?database=flights&table=flights&limit=3",
+    "edit": ROW.replace("row?", "row/edit?"),
+    "conflict": "/db/flights/tables/airports/row/edit?k=LGA",
+    "delete": "/db/flights/tables/airports/row/delete?k=SFO",
     "sign-in": "/sign-in",
 }
+
+
+def conflict(tab: Tab) -> None:
+    """Change a row in two windows."""
+    other = tab.context.new_page()
+    other.goto(tab.page.url)
+    name, alt = tab.page.input_value('[name="f.name"]'), int(tab.page.input_value('[name="f.alt"]'))
+    theirs = "LaGuardia" if name != "LaGuardia" else "La Guardia"
+    for page, text, number, why in (
+        (other, theirs, alt, "Name on the maps, ticket 4711"),
+        (tab.page, "New York LaGuardia", alt + 1, "Name on the signs, altitude of the survey; ticket 4702"),
+    ):
+        page.fill('[name="f.name"]', text)
+        page.fill('[name="f.alt"]', str(number))
+        page.fill("#reason", why)
+        page.click("button.primary")
+        page.wait_for_selector("h1")
+    other.close()
+    tab.wrong.clear()  # the status 409
+
+
+ACTIONS: dict[str, tuple[Callable[[Tab], None], ...]] = {"conflict": (conflict,)}
 
 
 def fill(db: EmbeddedDatabase) -> None:
@@ -109,6 +134,8 @@ def main() -> None:
                 for name, path in sorted(PAGES.items(), key=lambda one: one[0] != "sign-in"):
                     tab.go(path.format(last=last))
                     if not chosen.pages or name in chosen.pages:
+                        for act in ACTIONS.get(name, ()):
+                            act(tab)
                         file = chosen.out / f"{name}{suffix.removesuffix('-light')}.png"
                         tab.page.screenshot(path=file)
                         print(file, f"overflow {tab.overflow()}" if tab.overflow() else "", flush=True)  # noqa: T201

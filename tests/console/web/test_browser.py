@@ -28,6 +28,7 @@ HERE = Path(__file__).parent
 AXE = HERE / "axe.min.js"
 DB = "/db/flights"
 ROW = f"{DB}/tables/airports/row?k=ZZZ"
+EDIT, DELETE = ROW.replace("row?", "row/edit?"), ROW.replace("row?", "row/delete?")
 PAGES = (
     "/",
     "/account",
@@ -37,6 +38,9 @@ PAGES = (
     f"{DB}/tables/airports?k=ZZZ&q=faa+%3D+ZZZ",
     f"{DB}/tables/airports?at=8",
     ROW,
+    EDIT,
+    DELETE,
+    f"{DB}/tables/flights/new",
     f"{DB}/log",
     f"{DB}/log?follow=1",
     f"{DB}/log/4",
@@ -75,9 +79,9 @@ def url(flights: EmbeddedDatabase) -> Iterator[str]:
         yield web.url
 
 
-def write(db: EmbeddedDatabase, name: str, *, actor: str = "ann") -> int:
+def write(db: EmbeddedDatabase, name: str, *, actor: str = "ann", alt: int = 0) -> int:
     with db.transaction(actor=actor, reason=f"the name {name}") as tx:
-        tx.put(AIRPORTS, Airport(faa="ZZZ", name=name, lat=1.5, tzone="Europe/London"))
+        tx.put(AIRPORTS, Airport(faa="ZZZ", name=name, lat=1.5, alt=alt, tzone="Europe/London"))
     return db.head
 
 
@@ -170,6 +174,37 @@ def test_a_row_opens_beside_the_others_and_closes(browser: Browser, url: str) ->
         tab.page.go_back()
         expect(tab.page.locator("aside.drawer")).to_be_visible()
         assert tab.wrong == []
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_a_row_changed_in_two_tabs_is_shown_side_by_side(
+    browser: Browser, url: str, flights: EmbeddedDatabase, scripts: bool
+) -> None:
+    write(flights, "began", alt=1)
+    with Tab(browser, url, scripts=scripts) as tab:
+        sign_in(tab, EDIT)
+        other = tab.context.new_page()
+        other.goto(f"{url}{EDIT}")
+        other.fill('[name="f.name"]', "theirs")
+        other.fill('[name="f.alt"]', "2")
+        other.fill("#reason", "the other tab")
+        other.click("button.primary")
+        expect(other.get_by_role("status").first).to_contain_text("Saved in commit")
+        tab.page.fill('[name="f.name"]', "mine")
+        tab.page.fill('[name="f.tzone"]', "Asia/Tokyo")
+        tab.page.fill("#reason", "this tab")
+        tab.page.press('[name="f.name"]', "Enter")
+        expect(tab.page.locator("h1")).to_have_text("ZZZ: somebody was faster")
+        expect(tab.page.locator(".sides")).to_contain_text("theirs")
+        if scripts:
+            assert serious(tab) == []
+        tab.page.get_by_label("name: yours").check()
+        tab.page.click("button.primary")
+        expect(tab.page.get_by_role("status").first).to_contain_text("Saved in commit")
+        row = flights.get(AIRPORTS, "ZZZ")
+        assert row is not None
+        assert (row.name, row.alt, row.tzone) == ("mine", 2, "Asia/Tokyo")
+        assert [one for one in tab.wrong if "409" not in one] == []
 
 
 def test_without_scripts_every_page_can_be_read_and_forms_work(browser: Browser, url: str) -> None:

@@ -415,6 +415,10 @@ def test_what_an_operator_is_told_about_a_row_and_a_field(
     assert last(key="ZZZ") == "no row has this key"
     assert last(field="name") == "the field name is hidden"
     assert last(field="city", key="A04") == "the field city is visible"
+    assert filled.access.explain("acme", "read", "airports", key="A04").hidden == ("name",)
+    assert acme.access.explain("", "read", "airports", key="A04").hidden == ("name",)
+    assert acme.access.explain("", "put", "airports").sentences[0].startswith("acme may")
+    assert filled.access.explain("", "put", "airports", key="A04").hidden == ()
     before = filled.head
     filled.put(AIRPORTS, Airport(faa="A05", city="acme"))
     assert last(key="A05", at=before).startswith("the row is not visible by role tenant")

@@ -1,14 +1,15 @@
 """Process: open databases when their process forks, and when it ends.
 
-    fork   before ─▶ RocksDB is idle, its threads end   a child has none, and would wait for them forever
+    fork   before ─▶ RocksDB is idle, its threads end   a child has none, and would wait for them forever;
+                                                        it would run the queued jobs before its own
            child  ─▶ descriptors closed, objects kept   RocksDB's destructors write to the parent's files
-                     RocksDB's lead to /dev/null        its queued jobs would run in the child
+                     RocksDB's lead to /dev/null
            parent ─▶ RocksDB's threads again
     end    atexit ─▶ clients, servers and databases are closed, the newest first
 
 A forked child has nothing of its parent's databases: neither locks nor directories, and calls on them
 are refused. It may open databases of its own. If RocksDB did not become idle in time, because it
-compacted, the child may only read.
+compacted or its disk is full, or another thread wrote at the moment of the fork, the child may only read.
 
 A thread that returns from RocksDB after the interpreter has ended aborts the process: Python ends such a
 thread by an exception that cannot cross Rust code. So no thread may be in RocksDB by then.
@@ -31,6 +32,7 @@ import os
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -42,6 +44,8 @@ from everlog.store.errors import ClosedError, OpenError
 LARGE_BLOCK_BYTES = 1 << 20
 OPENING_S = 10.0  # how long the end of a process waits for threads that open a database
 PARK_S = 1.0  # how long a fork waits for a running flush or compaction
+END_S = 0.1  # how long a fork waits for the end of RocksDB's threads
+AGAIN_S = 0.002  # after that RocksDB is looked at again: a thread that ended a job takes the next one
 
 _M_MMAP_THRESHOLD = -3  # of mallopt(3)
 _TASKS = Path("/proc/self/task")
@@ -61,7 +65,11 @@ class Closing(Protocol):
 class Working(Protocol):
     """An object whose work runs on RocksDB's threads."""
 
-    def is_idle(self) -> bool: ...
+    def is_idle(self) -> bool:
+        """Whether it has no such work, and starts none by itself."""
+
+    def has_worked(self) -> bool:
+        """Whether it may have such work since the last `is_idle`. Called in a forked child."""
 
 
 class Forking(Protocol):
@@ -187,7 +195,7 @@ class _State:
     used = False  # whether RocksDB has run in this process, or in one that it was forked from
     unfit = False  # whether this is a forked child without RocksDB's threads
     resting = True  # whether RocksDB's threads had stopped before the last fork
-    pools: ClassVar[dict[str, int]] = {}  # threads of each pool before the fork
+    pools: ClassVar[dict[str, int]] = {}  # threads of each pool that were ended for the fork
     forking = threading.Lock()
     openings = threading.Condition()
     opening = 0  # how many threads open RocksDB now
@@ -202,19 +210,44 @@ _closing: weakref.WeakKeyDictionary[Closing, int] = weakref.WeakKeyDictionary()
 _order = itertools.count()
 
 
-def _threads() -> dict[str, int]:
-    """Return the number of threads in each of RocksDB's pools. Raises OSError without /proc."""
-    found: dict[str, int] = {}
+def _threads() -> dict[Path, str]:
+    """Return the threads of RocksDB's pools, with the names of the pools. Raises OSError without /proc."""
+    found: dict[Path, str] = {}
     for task in _TASKS.iterdir():
         with contextlib.suppress(OSError):  # it has just ended
             name = (task / "comm").read_text(encoding="utf-8", errors="replace").strip()
             if name in _POOLS:
-                found[name] = found.get(name, 0) + 1
+                found[task] = name
     return found
+
+
+def _end(threads: dict[Path, str]) -> bool:
+    """End RocksDB's threads, which are idle. Return whether they have ended.
+
+    Keeps the interpreter's lock throughout: a thread that writes while RocksDB has no threads could wait
+    for them forever, with that lock.
+    """
+    libc, env = ctypes.PyDLL(None), Env()
+    _State.pools = Counter(threads.values())
+    for name in _State.pools:
+        _POOLS[name](env, 0)
+    left, until = [bytes(task) for task in threads], time.monotonic() + END_S
+    while left and time.monotonic() < until:
+        left = [task for task in left if libc.access(task, os.F_OK) == 0]
+        libc.usleep(100)
+    return not left
 
 
 def _is_idle() -> bool:
     return all(one.is_idle() for one in list(_working))
+
+
+def _is_at_rest() -> bool:
+    """Whether RocksDB is idle, and is so again after a moment."""
+    if not _is_idle():
+        return False
+    time.sleep(AGAIN_S)
+    return _is_idle()
 
 
 def _disconnect(directory: int) -> None:
@@ -236,15 +269,12 @@ def _before_fork() -> None:
     if _State.resting or _State.unfit:
         return
     with contextlib.suppress(OSError):
-        env, until = Env(), time.monotonic() + PARK_S
-        while not _is_idle() and time.monotonic() < until:
+        until = time.monotonic() + PARK_S
+        while not (resting := _is_at_rest()) and time.monotonic() < until:
             time.sleep(0.001)
-        _State.pools = _threads()
-        for name in _State.pools:
-            _POOLS[name](env, 0)
-        while _threads() and time.monotonic() < until:
-            time.sleep(0.0005)  # they end after their current job
-        _State.resting = _is_idle() and not _threads()  # from here on no other thread runs
+        if resting:
+            threads = _threads()
+            _State.resting = _is_idle() and _end(threads) and _is_idle()
 
 
 def _in_parent() -> None:
@@ -260,6 +290,8 @@ def _in_child() -> None:
     _State.forking = threading.Lock()
     _State.openings, _State.opening = threading.Condition(), 0
     _closing.clear()
+    if any(one.has_worked() for one in list(_working)):  # of another thread, after the last look
+        _State.resting = False
     for held in sorted(_held, key=lambda one: not one.below):  # directories first: their paths are needed
         with contextlib.suppress(OSError, ValueError):
             held.forked()

@@ -74,7 +74,7 @@ NEWEST_MAX, REST_S = 4, 60.0  # files; how long `rest` waits until they are merg
 CLOSE_S = 10.0  # how long closing waits for calls of other threads
 # RocksDB's description of a column family's file: 12:3456[1 .. 9]['0000' seq:1, type:1 .. '00FF' seq:9, …
 _FILE = re.compile(r"^ \d+:(\d+)\[.*?\]\['([0-9A-F]*)' seq:.*? \.\. '([0-9A-F]*)' seq:", re.MULTILINE)
-_NEWEST = "rocksdb.num-files-at-level0"
+_NEWEST, _ERRORS = "rocksdb.num-files-at-level0", "rocksdb.background-errors"
 _PROPERTY = re.compile(r"# (entries|deletions|range deletions)=(\d+);")
 _OBJECTS = ("log", "data", "get", "_db", "_put_log", "_write", "_log_handle")  # attributes that are RocksDB's
 _STALLS = re.compile(r"\btotal-(?:delays|stops): (\d+)")
@@ -112,6 +112,8 @@ class Engine:
         if not secondary:
             quiesce_before_fork(self)
         self._compacting: list[int] = []  # threads that wait for RocksDB's threads
+        self._idle_at = 0  # RocksDB's sequence number when it was idle
+        self._errors = 0  # background errors from which RocksDB has recovered
         self._families: list[Rdict] = []  # every open column family, also of tables being made or dropped
         self._pid = os.getpid()
         self.path = path
@@ -225,16 +227,41 @@ class Engine:
             raise self._refused(error, f"{doing} {self.path}", full=True) from error
 
     def is_idle(self) -> bool:
-        """Whether RocksDB's threads have no work for this database."""
+        """Whether RocksDB's threads have no work for this database, and get none but by a call."""
         if self._compacting:
             return False
         try:
-            families = (self.log, self.data, *(family for family, _ in list(self._sides.values())))
-            return not any(family.property_int_value(name) for family in families for name in _WORK)
+            idle = self._is_recovered() and not any(
+                family.property_int_value(name) for family in list(self._families) for name in _WORK
+            )
+            self._idle_at = self._db.latest_sequence_number()
+            return idle
         except ClosedError:
             return True
         except Exception:  # noqa: BLE001  being opened, or closed
             return False
+
+    def _is_recovered(self) -> bool:
+        """Whether RocksDB has recovered from every error of its own threads: then it accepts a write. Until
+        then another of its threads waits for space, and flushes."""
+        if self.stopped is not None:
+            return True
+        if self.refusal.since_ns:
+            return False
+        errors = self._db.property_int_value(_ERRORS) or 0
+        if errors != self._errors:
+            self._db.delete(PROBE, self._no_wal)  # a key that never exists; raises
+            self._errors = errors
+        return True
+
+    def has_worked(self) -> bool:
+        """Whether RocksDB may have got work since `is_idle`. In a forked child; waits for no lock."""
+        try:
+            return bool(self._compacting) or self._db.latest_sequence_number() != self._idle_at
+        except ClosedError:
+            return False
+        except Exception:  # noqa: BLE001  being opened, or closed
+            return True
 
     def stop(self, why: DiskError) -> None:
         """End writing: from now on writes raise `why`. Reads continue."""
@@ -557,7 +584,8 @@ class Engine:
             if self.refusal.since_ns:  # closing it would sync the log, and RocksDB would never resume
                 raise DiskError(self.refusal.error, outcome="nothing written", full=self.refusal.is_full)
             self._names.discard(name)
-            family.close()  # first: otherwise a kept traceback would keep the database locked
+            with self._waiting():
+                family.close()  # first: otherwise a kept traceback would keep the database locked
             with contextlib.suppress(ValueError):  # the engine was closed meanwhile
                 self._families.remove(family)  # only now: `close` must wait for this thread
             self._db.drop_column_family(name)
@@ -566,7 +594,8 @@ class Engine:
         """Make another column family the live tables, durably. Return name and object of the old one."""
         check_descriptors("switching tables")
         try:
-            family.flush()
+            with self._waiting():
+                family.flush()
             self.named = name
             self._db[TABLES] = name.encode()
             self._db.flush_wal(True)
@@ -659,9 +688,10 @@ class Engine:
         self.data_handle = None
         self._sides.clear()
         until = time.monotonic() + CLOSE_S
-        for one in self._closing():
-            while _is_busy(one) and time.monotonic() < until:
-                time.sleep(0.001)  # another thread uses it
+        with self._waiting():
+            for one in self._closing():
+                while _is_busy(one) and time.monotonic() < until:
+                    time.sleep(0.001)  # another thread uses it
         self._families = []
         for name in _OBJECTS:
             setattr(self, name, CLOSED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from everlog.store.database import Database
-from tests.store.models import ITEMS
+from tests.crash import disk
+from tests.store.models import ITEMS, Item, declare
 
 ROOT = Path(__file__).parents[2]
 START = """
@@ -49,7 +51,9 @@ def writing(threads=3):
 """
 
 
-def run(script: str, path: Path, durability: str) -> subprocess.CompletedProcess[str]:
+def run(
+    script: str, path: Path, durability: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", START + textwrap.dedent(script), str(path), durability],
         check=False,
@@ -57,6 +61,7 @@ def run(script: str, path: Path, durability: str) -> subprocess.CompletedProcess
         text=True,
         timeout=60,
         cwd=ROOT,
+        env=os.environ | (environment or {}),
     )
 
 
@@ -151,7 +156,7 @@ def test_a_child_without_the_threads_of_rocksdb_is_refused_and_ends(tmp_path: Pa
     done = run(
         """
         process.PARK_S = 0.0
-        process._POOLS = {name: lambda *_: None for name in process._POOLS}  # as if they were compacting
+        process._POOLS = {name: lambda *_: None for name in process._POOLS}  # as if they did not end
 
         def refused():
             with everlog.open(path + "/db", read_only=True) as beside:
@@ -170,6 +175,99 @@ def test_a_child_without_the_threads_of_rocksdb_is_refused_and_ends(tmp_path: Pa
         "sync",
     )
     assert (done.returncode, done.stdout) == (5, "to the end\n"), done.stderr
+
+
+@pytest.mark.skipif(disk.library() is None, reason=disk.NO_COMPILER)
+def test_a_child_of_a_process_whose_disk_was_full_is_refused_until_writing_resumes(tmp_path: Path) -> None:
+    """A thread of RocksDB waits for space, and queues a flush. A child would run it before its own."""
+    full = tmp_path / "full"
+    done = run(
+        """
+        import pathlib, time
+        from everlog.store.errors import DiskError
+
+        def own():
+            with everlog.open(path + "/own") as db:
+                declare(db, ITEMS)
+                db.put(ITEMS, Item(id=1))
+                db.engine.flush()
+
+        def refused():
+            try:
+                own()
+            except OpenError as error:
+                assert "was forked while RocksDB wrote in its parent" in str(error)
+                return
+            raise AssertionError
+
+        def resumed():
+            try:
+                db.put(ITEMS, Item(id=1))
+            except DiskError:
+                return False
+            return True
+
+        full = pathlib.Path(path + "/full")
+        full.touch()
+        while resumed():
+            pass
+        assert child(refused) == 7
+        full.unlink()
+        while not resumed():
+            time.sleep(0.05)
+        assert child(own) == 7
+        """,
+        tmp_path,
+        "os",
+        disk.filling(tmp_path / "db", full),
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_work_that_another_thread_begins_at_a_fork_is_noticed_in_the_child(tmp_path: Path) -> None:
+    with Database(tmp_path / "db") as db:
+        declare(db, ITEMS)
+        assert db.engine.is_idle()
+        assert not db.engine.has_worked()
+        db.put(ITEMS, Item(id=1))
+        assert db.engine.has_worked()
+        assert db.engine.is_idle()
+        assert not db.engine.has_worked()
+
+
+@pytest.mark.long
+def test_forks_beside_threads_that_write_at_full_speed_wait_for_nothing(tmp_path: Path) -> None:
+    """A write that waits for a flush keeps the interpreter's lock: RocksDB needs its threads then."""
+    done = run(
+        """
+        import time
+        large = [Item(id=number, text="x" * (3 << 20)) for number in range(20)]
+
+        def write_large():
+            while True:
+                for one in large:
+                    db.put(ITEMS, one)
+
+        def own():
+            try:
+                with everlog.open(path + "/own") as db:
+                    declare(db, ITEMS)
+                    db.engine.flush()
+            except OpenError:
+                pass
+
+        for _ in range(2):
+            threading.Thread(target=write_large, daemon=True).start()
+        signal.alarm(40)
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            assert child(own) == 7
+        os._exit(0)
+        """,
+        tmp_path,
+        "os",
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_child_needs_no_lock_that_another_thread_of_its_parent_had(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ SEAMS = {
     "hpack": {"rpc"},
     "click": {"console"},
     "jinja2": {"console"},
+    "pygments": {"console"},
     "starlette": {"console"},
     "uvicorn": {"console"},
     "mimesis": {"migrations"},

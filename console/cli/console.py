@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from everlog.console import output
-from everlog.console.cli.options import Settings, add_options, common, pass_settings, refuse_idle
+from everlog.console.cli.options import (
+    Renamed,
+    Settings,
+    add_options,
+    common,
+    pass_settings,
+    refuse_idle,
+)
 from everlog.rpc import address
 from everlog.store.errors import OpenError
 
@@ -38,12 +45,17 @@ def check_address(value: str, option: str) -> None:
         raise click.UsageError(f"expected {option} as HOST:PORT, found {value!r}") from None
 
 
-def web_of(listen: str | None, url: str, tls: Tls | None) -> WebServer | None:
-    """Return the console of a server that is about to start, not serving yet; None: it has none."""
-    if listen is None:
+def web_of(listen: str | None, url: str, tls: Tls | None, *, implied: bool = False) -> WebServer | None:
+    """Return the console of a server that is about to start, not serving yet; None: it has none.
+
+    `implied`: without an address there is one at the default, if its libraries are installed; otherwise a
+    line on standard error says how to get it.
+    """
+    if listen is None and not (implied and _is_possible(tls)):
         return None
     from everlog.console.web.server import WebServer
 
+    listen = listen or CONSOLE
     check_address(listen, "--console")
     if tls is not None and tls.client_ca is not None:
         raise click.UsageError(
@@ -51,6 +63,22 @@ def web_of(listen: str | None, url: str, tls: Tls | None) -> WebServer | None:
             " certificate: everlog console 'everlog://HOST:PORT/NAME?cert=FILE&key=FILE'"
         )
     return WebServer(listen, url=url, tls=(tls.certificate, tls.key) if tls is not None else None)
+
+
+def _is_possible(tls: Tls | None) -> bool:
+    """Return whether a console can be served; if not, print why, and how people approve without it."""
+    from everlog.console.web.server import check_installed
+
+    try:
+        check_installed()
+    except OpenError as error:
+        problem = str(error)
+    else:
+        if tls is None or tls.client_ca is None:
+            return True
+        problem = "it cannot call a server that requires client certificates; start `everlog console`"
+    click.echo(f"No console: {problem}. Plans are approved with `everlog approve`", err=True)
+    return False
 
 
 @contextmanager
@@ -121,12 +149,14 @@ _OPTIONS = [
     click.option(
         "--console",
         "console_at",
+        cls=Renamed,
+        was=("--console-listen",),
         is_flag=False,
         flag_value=CONSOLE,
         default=None,
         metavar="[HOST:PORT]",
-        help=f"Serve web pages for operators on this address; without one, on {CONSOLE}. Needs the extra"
-        " `console`.",
+        help=f"Serve web pages for operators on this address; without one, on {CONSOLE}. Implied by --migrate"
+        " checked. Needs the extra `console`.",
     ),
     click.option(
         "--console-url",

@@ -425,7 +425,7 @@ def serve(
     tells = tls is not None or how["migrate"] is not None
     how["notify"] = how["notify"] if tells else ()  # otherwise the variable has no effect
     master, readiness = master_of(None, next_master), Readiness()
-    web = web_of(console_at, how["console_url"], tls)
+    web = web_of(console_at, how.pop("console_url"), tls, implied=how["migrate"] == "checked")
     readiness.on_change = manager.show
     with ExitStack() as stack:
         log = stack.enter_context(writing(log_format, log_level))
@@ -523,14 +523,11 @@ def _refuse_idle(
     console: bool,
 ) -> None:
     """Raise UsageError for an option that has no effect in the chosen mode."""
-    checked = ("approve_own", "console_listen")
     if migrate != "checked":
         refuse_idle("approvers", when="without --migrate checked: any client can migrate", variables=True)
-        refuse_idle(*checked, when="without --migrate checked")
+        refuse_idle("approve_own", when="without --migrate checked")
     if migrate != "checked" and not console:
         refuse_idle("console_url", when="without --console or --migrate checked")
-    if console:
-        refuse_idle("console_listen", when="beside --console")
     if migrate is None:
         refuse_idle("hold", "rate", "actor", "reason", when="without --migrate")
     if migrate is None and not tls:

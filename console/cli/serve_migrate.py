@@ -2,8 +2,8 @@
 
 (none)     nothing: clients apply them; a running migration gets its code, or is reported
 auto       applies and notifies (everlog.migrations.approval.notify); then it serves
-checked    proposes them, serves the current version, and applies them after approval:
-           shows web pages (web/), and notifies
+checked    proposes them, serves the current version, and applies them after approval; notifies, with a
+           link to the console
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from everlog.console import output
-from everlog.console.cli.console import CONSOLE, check_address
 from everlog.console.cli.options import Settings, add_options
 from everlog.console.output import show_progress
 from everlog.store.errors import Error, MigrationError
@@ -64,8 +62,7 @@ def migrated(
     **checked: Any,
 ) -> Iterator[Migrated]:
     """Yield the approvals of the databases, the problems of others, and the notifier, which also reports
-    about `server`. `link` returns the URL of a proposal in the console; None: there is no console, and pages
-    of the proposals alone are served.
+    about `server`. `link` returns the URL of a proposal in the console; None: there is no console.
 
     Raises MigrationError, SchemaError and LoadError for migrations that cannot be applied.
     """
@@ -76,7 +73,7 @@ def migrated(
     with ExitStack() as stack:
         approvals = dict[str, Approval]()
         if migrate == "checked":
-            approvals = _approvals(settings, databases, sources, stack, link, **checked)
+            approvals = _approvals(databases, sources, link, **checked)
         auto = databases if migrate == "auto" else {}
         runs = [AutoRun(db, sources[name], name) for name, db in auto.items()]
         told: list[AutoRun | Approval] = [*runs, *approvals.values()]
@@ -130,50 +127,22 @@ def _attach(databases: Mapping[str, EmbeddedDatabase], sources: Mapping[str, str
 
 
 def _approvals(
-    settings: Settings,
     databases: Mapping[str, EmbeddedDatabase],
     sources: Mapping[str, str],
-    stack: ExitStack,
     link: Callable[[bytes], str] | None,
     *,
     approvers: tuple[str, ...],
     approve_own: bool,
-    console_listen: str,
-    console_url: str,
 ) -> dict[str, Approval]:
-    """Return the approvals of the databases. Without a `link` to the console, serve their pages until the
-    stack is closed."""
+    """Return the approvals of the databases."""
     from everlog.migrations.approval.approval import Approval
     from everlog.migrations.proposal import Rules
 
-    approvals: dict[str, Approval] = {}
-    if link is None:
-        link = _pages(settings, approvals, stack, console_listen, console_url)
     rules = Rules(frozenset(approvers), approve_own)
-    for name, db in databases.items():
-        approvals[name] = Approval(db, sources[name], name, rules, link)
-    return approvals
-
-
-def _pages(
-    settings: Settings, approvals: Mapping[str, Approval], stack: ExitStack, listen: str, url: str
-) -> Callable[[bytes], str]:
-    """Serve the pages of proposals until the stack is closed, and return the URL of each."""
-    from everlog.console.web.proposal import Pages
-
-    check_address(listen, "--console-listen")
-    pages = Pages(
-        listen,
-        lambda: [one for approval in approvals.values() for one in approval.proposals()],
-        lambda: {name: approval.problem for name, approval in approvals.items() if approval.problem},
-        url=url,
-    )
-    stack.enter_context(pages)
-    if settings.json:
-        output.echo({"console": pages.url})
-    else:
-        click.echo(f"Console: {pages.url}/migrations")
-    return pages.link
+    return {
+        name: Approval(db, sources[name], name, rules, link or (lambda _: ""))
+        for name, db in databases.items()
+    }
 
 
 _OPTIONS = [
@@ -205,12 +174,5 @@ _OPTIONS = [
         metavar="URL",
         help="Apprise URL to notify of --migrate and of expiring certificates; may be repeated."
         "  [env: EVERLOG_NOTIFY]",
-    ),
-    click.option(
-        "--console-listen",
-        default=CONSOLE,
-        show_default=True,
-        metavar="HOST:PORT",
-        help="Address of the pages of proposals, with --migrate checked and without --console.",
     ),
 ]

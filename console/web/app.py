@@ -27,11 +27,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from everlog.console.web import admin, api, consumers, edit, log, migrations, overview, row, tables
+from everlog.console.web import admin, api, consumers, edit, log, migrations, overview, proposal, row, tables
 from everlog.console.web.format import href, with_query
 from everlog.console.web.jobs import Jobs
 from everlog.console.web.page import (
@@ -39,6 +39,7 @@ from everlog.console.web.page import (
     NotFoundError,
     Page,
     View,
+    fragment,
     local,
     redirect,
     render,
@@ -47,6 +48,7 @@ from everlog.console.web.page import (
 )
 from everlog.console.web.plots import Known
 from everlog.console.web.session import Session, Sessions, SignInError, refused
+from everlog.console.web.work import Work
 from everlog.rpc.address import Address, host_of, is_loopback
 from everlog.store.errors import (
     AccessError,
@@ -80,6 +82,7 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 # The navigation of a database: key, title, the last part of its path, and the paths of its icon.
 SECTIONS = (
+    ("migrations", "Migrations", "M3 4h7M3 8h10M3 12h6M11.5 2.5l2 1.5-2 1.5"),
     ("tables", "Tables", "M2.5 3h11v10h-11zM2.5 6.5h11M6.5 6.5v6.5"),
     ("log", "Log", "M4 2.5v11M7 4h6.5M7 8h6.5M7 12h6.5M2.7 4h2.6M2.7 8h2.6M2.7 12h2.6"),
     ("consumers", "Consumers", "M2.5 8h7M7 5l3 3-3 3M12.5 3v10"),
@@ -99,7 +102,8 @@ class Console:
     def __init__(self, server: Address, *, url: str = "", sessions: Sessions | None = None) -> None:
         self.url = url
         self.sessions = sessions or Sessions(server)
-        self.stopping, self.known, self.jobs = False, Known(), Jobs()
+        self.stopping, self.known = False, Known()
+        self.jobs, self.work = Jobs(), Work()
         handlers: dict[Any, Any] = dict.fromkeys((Error, HTTPException, Exception), self._failed)
         self.app = Starlette(
             routes=[*ROUTES, Mount("/static", StaticFiles(directory=STATIC))],
@@ -161,6 +165,14 @@ class Console:
             )
         return form
 
+    def follow(self, request: Request) -> Response:
+        """Return a page that leads to the one that was requested. When somebody follows a link of another
+        site, such as a web mail, browsers do not send a SameSite=Strict cookie; from this page they do."""
+        if not self.may_ask(request.headers.get("host", "")):
+            return PlainTextResponse("unknown host: use the URL of the console\n", 421)
+        url = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        return HTMLResponse(fragment("followed.html", url=with_query("/sign-in", {"next": local(url)})))
+
     def visitor(self, connection: HTTPConnection) -> str:
         """Return the id in the visitor's cookie."""
         found: str = connection.cookies.get(self.cookie, "") or connection.scope.get("everlog.visitor", "")
@@ -199,7 +211,8 @@ class Console:
                     "title": title,
                     "icon": icon,
                     "href": href("db", database, key),
-                    "current": path.startswith(href("db", view.database, key)) if view.database else False,
+                    "current": bool(view.database)
+                    and path.startswith((href("db", view.database, key), href(key))),
                 }
                 for key, title, icon in SECTIONS
                 if database
@@ -291,6 +304,17 @@ def theme(request: HTTPConnection) -> str:
     return found if found in {"light", "dark"} else ""
 
 
+def is_followed(request: Request) -> bool:
+    """Return whether a browser follows a link of another site."""
+    headers = request.headers
+    return (
+        request.method == "GET"
+        and headers.get("sec-fetch-site") == "cross-site"
+        and headers.get("sec-fetch-mode") == "navigate"
+        and headers.get("sec-fetch-dest") == "document"
+    )
+
+
 class Guard:
     """The outermost middleware: Host, session, origin of forms, headers, and faults."""
 
@@ -302,7 +326,8 @@ class Guard:
             return
         request, started, visitor = Request(scope, receive), False, ""
         static = request.url.path.startswith("/static/")
-        if not static and not self._console.visitor(request):
+        followed = not static and is_followed(request) and not self._console.visitor(request)
+        if not static and not followed and not self._console.visitor(request):
             visitor = scope["everlog.visitor"] = secrets.token_urlsafe(32)
 
         async def guarded(message: Any) -> None:
@@ -314,7 +339,7 @@ class Guard:
             await send(message)
 
         try:
-            answer = await self._refusal(request)
+            answer = self._console.follow(request) if followed else await self._refusal(request)
             await (answer or self._app)(scope, receive, guarded)
         except Exception as error:  # noqa: BLE001  it is answered and logged
             if not isinstance(error, Error | HTTPException):
@@ -381,9 +406,11 @@ def _peer(view: View) -> str:
 
 
 def sign_in_page(view: View) -> Page | Response:
-    """Show the form; a code of `Sessions.once` signs in at once."""
+    """Show the form; a code of `Sessions.once` signs in at once, and a visitor with a session continues."""
     if code := view.query("once"):
         return _begin(view, lambda: view.console.sessions.sign_in_once(code, _peer(view)))
+    if view.query("next") and view.console.sessions.of(view.console.visitor(view.request)) is not None:
+        return redirect(local(view.query("next")))
     words = "Your session has ended. Sign in again." if view.query("ended") else ""
     return _ask(view, words, 200)
 
@@ -445,6 +472,7 @@ ROUTES = [
     *route("/sign-out", sign_out, "POST", twin=False),
     *route("/account", account),
     *overview.ROUTES,
+    *proposal.ROUTES,
     *migrations.ROUTES,
     *api.ROUTES,
     *edit.ROUTES,

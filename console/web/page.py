@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from everlog.console.web.jobs import Jobs
     from everlog.console.web.plots import Known
     from everlog.console.web.session import Session, Sessions
+    from everlog.console.web.work import Work
     from everlog.rpc.client.database import RemoteDatabase
 
 HERE = Path(__file__).parent
@@ -73,6 +74,7 @@ class Site(Protocol):
     stopping: bool  # streams end
     known: Known
     jobs: Jobs
+    work: Work
 
     @property
     def cookie(self) -> str: ...

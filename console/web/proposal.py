@@ -1,402 +1,263 @@
-"""Proposal: read-only web pages of the proposals of the served databases, without the console's libraries.
+"""Proposal: those of all databases that the identity may see; one of them with its plan, and the decision.
 
-    GET /migrations             all proposals
-    GET /migrations/<digest>    one proposal; operators are sent this link
+    /migrations                       all, newest first
+    /migrations/{digest}              one; operators are sent this link, whose form never changes
+        POST decision=approve|reject  with a reason
+    /migrations/{digest}/propose      proposes its migrations again
+    /migrations/{digest}/events       progress and changes of its state, as server-sent events
 
-HTML, or JSON where the Accept header prefers it: Proposal ─▶ told: JSON values ─▶ page: self-contained HTML.
-
-Invariants
-  (1) it listens on this machine only; other machines connect through an authenticating proxy;
-  (2) requests with a foreign Host header are refused (DNS rebinding).
+An approval is of the plan that the page shows: the form has its digest, and the server compares the plan with
+that of the moment. If two people decide at once, the second one gets the first decision as a sentence.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import sys
-import threading
-from collections.abc import Callable, Iterable, Mapping
-from html import escape
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import AF_INET, AF_INET6
-from types import TracebackType
-from typing import Any, Self
-from urllib.parse import urlsplit
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from everlog.console import output
-from everlog.migrations.proposal import (
-    Event,
-    MigrationEntry,
-    Plan,
-    Proposal,
-    ProposalState,
-    Sources,
-    folder_of,
-    pick,
+from everlog.console.web import migrations, sources
+from everlog.console.web.format import href
+from everlog.console.web.migrations import (
+    Look,
+    by_of,
+    key_of,
+    optional,
+    refused,
+    streamed,
+    word_of,
 )
-from everlog.rpc.address import host_of, host_port, is_loopback, listening
-from everlog.store.errors import Error, MigrationError, OpenError, quantity
-from everlog.store.program_log import about
+from everlog.console.web.page import Page, Site, View, missing, redirect, route
+from everlog.console.web.permits import Permits
+from everlog.migrations.details import Details
+from everlog.migrations.plan import REWRITTEN_PER_S
+from everlog.migrations.proposal import MigrationEntry, Plan, Proposal, ProposalState, pick
+from everlog.migrations.status import MigrationInfo, State
+from everlog.rpc.client.database import RemoteDatabase
+from everlog.store.errors import AccessError, Error, MigrationError, RowError, UnavailableError, quantity
 
-HTML, JSON = "text/html; charset=utf-8", "application/json"
-
-logger = logging.getLogger("everlog")
-
-_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "Vary": "Accept",
-    "X-Content-Type-Options": "nosniff",
-}
-
-STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;width:100%}th,td{text-align:left;vertical-align:top;"
-    "padding:.25rem .75rem .25rem 0;border-bottom:1px solid #ddd}td.n{text-align:right}"
-    "code,pre{font-family:ui-monospace,monospace;font-size:.9em}pre{background:#f4f4f4;padding:.75rem;"
-    "overflow-x:auto}.waiting{color:#a60}.failed,.rejected,.error{color:#b00}.finished{color:#070}"
-)
-
-HELD = " Where rows are rewritten, the previous version is served as well until `everlog complete`."
+_AGAIN = (ProposalState.REJECTED, ProposalState.FAILED, ProposalState.ROLLED_BACK)
+TRIED = ("was tried", "FAILS")  # in the texts of steps that report the dry run
 
 
-def told(proposal: Proposal, *, sources: bool = False) -> dict[str, Any]:
-    """Return a proposal as JSON values, for the page and `everlog migrations proposals --json`.
+class Found(NamedTuple):
+    """A proposal, and the name of its database at the server."""
 
-    `sources`: include the content of files by folder and path, as text; null for a file that is not text.
-    """
-    if sources:
-        files = {
-            folder: {path: _text(content) for path, content in found.items()}
-            for folder, found in proposal.sources.items()
-        }
-        return {**told(proposal), "sources": files}
-    return {
-        "digest": proposal.digest.hex(),
-        "state": str(proposal.state),
-        "url": proposal.url,
-        "plan": msgspec.to_builtins(proposal.plan),
-        "events": [event(one) for one in proposal.events],
+    database: str
+    proposal: Proposal
+
+
+def _found(view: View) -> list[Found]:
+    """Return the proposals that the identity may see, newest first."""
+    found: list[Found] = []
+    for name in view.session.databases():
+        try:
+            found += [Found(name, one) for one in view.session.database(name).migrations.proposals()]
+        except (AccessError, UnavailableError):  # not visible to the identity, or an older server
+            continue
+    return sorted(found, key=lambda one: one.proposal.proposed.time_ns, reverse=True)
+
+
+def proposals(view: View) -> Page:
+    found, problems = _found(view), dict[str, str]()
+    for name in view.session.databases():
+        problem = optional(view.session.database(name).migrations.problem)
+        if problem:
+            problems[name] = problem
+    shown = [(one.database, one.proposal, *word_of(one.proposal)) for one in found]
+    values = {"proposals": [output.proposal_dict(one.proposal) for one in found], "problems": problems}
+    return Page("proposals.html", values, 200, {"found": shown})
+
+
+def _one(view: View) -> Found:
+    """Return the proposal in the path, and make its database that of the page."""
+    found = _found(view)
+    try:
+        proposal = pick([one.proposal for one in found][::-1], view.path("digest"))
+    except MigrationError as error:
+        raise missing(str(error)) from None
+    name = next(one.database for one in found if one.proposal is proposal)
+    view.request.path_params["database"] = name
+    return Found(name, proposal)
+
+
+def proposal(view: View) -> Page:
+    name, one = _one(view)
+    db, plan = view.db, one.plan
+    (infos, problem), permits = migrations.known(db), Permits(view, db)
+    found = [_details(db, entry) for entry in plan.migrations]
+    before = [migrations.before(db, infos, plan.migrations[0].version), *found[:-1]]
+    texts = {
+        f"v{details.title}": {file.path: details.file(file.path) for file in details.files}
+        for details in found
+        if details is not None
     }
+    news, about = view.console.work.news(key_of(view, one.short)), _about(infos, plan)
+    kind, word = _word(one, about)
+    running = about if about is not None and migrations.in_progress(about) else None
+    waiting = one.state is ProposalState.WAITING or bool(running and running.stopped)
+    steps = [(entry, [step for step in entry.steps if not _tried(step.text)]) for entry in plan.migrations]
+    shown = {
+        "database": name,
+        "proposal": one,
+        "plan": plan,
+        "kind": kind,
+        "word": word,
+        "steps": steps,
+        "tried": [(entry, step) for entry in plan.migrations for step in entry.steps if _tried(step.text)],
+        "built": sum(step.rows for _, each in steps for step in each if not step.instant),
+        "per_s": REWRITTEN_PER_S,
+        "findings": [(each, _anchor(each.file, each.line)) for each in plan.findings],
+        "folders": [
+            sources.folder(details, older, plan.findings)
+            for details, older in zip(found, before, strict=True)
+            if details is not None
+        ],
+        "why_no_folder": "" if found[0] is not None else migrations.no_folder(permits),
+        "events": one.events[::-1],
+        "says": migrations.SAYS,
+        "waiting": waiting,
+        "deciding": news == "" and waiting,
+        "approve": permits.of("approve", one),
+        "reject": permits.of("reject", one),
+        "again": one.state in _AGAIN and "propose" in permits.rights,
+        "named": permits.named,
+        "who": permits.name,
+        "news": news or problem,
+        "mark": _mark(one, infos),
+        "migration_mark": migrations.mark(about, db.migrations.proposals()) if about is not None else "",
+        "progress": migrations.progress(running) if running is not None else None,
+        "info": about,
+        **(migrations.actions(view, infos, about, one, permits) if about is not None else {"verbs": []}),
+    }
+    return Page("proposal.html", output.proposal_dict(one, texts), 200, shown)
 
 
-def named(one: Event) -> str:
-    """Return the actor of an event, and how the actor is authenticated."""
-    return f"{one.actor} ({one.proof})" if one.actor else ""
-
-
-def event(one: Event) -> dict[str, Any]:
-    """Return an event as JSON values."""
-    found: dict[str, Any] = msgspec.to_builtins(one)
+def _details(db: RemoteDatabase, entry: MigrationEntry) -> Details | None:
+    """Return the folder of a plan; None without the right to it."""
+    found: Details | None = optional(
+        lambda: db.migrations.show(entry.version, digest=bytes.fromhex(entry.digest))
+    )
     return found
 
 
-def page(proposal: Proposal) -> str:
-    """Return the page of one proposal."""
-    plan, sources = proposal.plan, proposal.sources
-    name = escape(plan.name or plan.database)
-    return _whole(
-        f"{name}: migration to {plan.to_version}",
-        [
-            f"<h1>{name}: migration to {plan.to_version}</h1>",
-            f'<p>It <b class="{proposal.state}">is {proposal.state}</b>.</p>',
-            _facts(proposal, plan),
-            *_decide(proposal),
-            "<h2>Plan</h2>",
-            *(_migration(one, sources) for one in plan.migrations),
-            f"<p>Rows are those of commit {plan.at:,}.{HELD if plan.hold else ''}</p>",
-            "<h2>Findings of lint</h2>",
-            _findings(plan),
-            "<h2>Events</h2>",
-            _events(proposal.events),
-            '<p><a href="../migrations">All proposals</a></p>',
-        ],
+def _tried(text: str) -> bool:
+    return any(words in text for words in TRIED)
+
+
+def _anchor(file: str, line: int) -> str:
+    """Return the id of a line in the page, from `v<version>_<name>/<path>`."""
+    folder, _, path = file.partition("/")
+    version = folder.removeprefix("v").partition("_")[0]
+    return f"m{version}-{path}-{line}" if version.isdecimal() and path else ""
+
+
+def _about(infos: Sequence[MigrationInfo], plan: Plan) -> MigrationInfo | None:
+    """Return the migration of a plan that is in progress, or that holds two versions; else the last one, if
+    it is applied."""
+    versions = {entry.version for entry in plan.migrations}
+    own = [info for info in infos if info.version in versions and info.state is not State.PENDING]
+    busy = [info for info in own if info.state is State.BUILDING or info.rolling_back]
+    return next(iter(busy or own[-1:]), None)
+
+
+def _word(one: Proposal, info: MigrationInfo | None) -> tuple[str, str]:
+    """Return the state of a proposal in a word, with its urgency."""
+    busy = info is not None and (info.held or migrations.in_progress(info))
+    if info is not None and busy and one.state in {ProposalState.APPROVED, ProposalState.FINISHED}:
+        found = migrations.shown(info)
+        return found.kind, found.word
+    return word_of(one)
+
+
+def _mark(one: Proposal, infos: Sequence[MigrationInfo]) -> str:
+    """Return a text that changes with the state of a proposal, but not with its progress."""
+    about = _about(infos, one.plan)
+    return f"{one.state}.{one.last.seq}.{migrations.mark(about) if about is not None else ''}".replace(
+        " ", "-"
     )
 
 
-def overview(found: Iterable[Proposal], problems: Mapping[str, str]) -> str:
-    """Return the page of these proposals, in their order, and of `problems` by database."""
-    wrong = [
-        f'<p class="error">{escape(name)}: pending migrations cannot be applied: {escape(problem)}</p>'
-        for name, problem in problems.items()
-    ]
-    rows = [
-        (
-            f'<a href="migrations/{one.digest.hex()}"><code>{one.short}</code></a>',
-            escape(one.plan.name or one.plan.database),
-            str(one.plan.to_version),
-            f'<span class="{one.state}">{one.state}</span>',
-            output.moment(one.proposed.time_ns),
-            escape(named(one.proposed)),
+def decide(view: View) -> Page | Response:
+    """Approve or reject, and return to the page."""
+    _, one = _one(view)
+    db, verb, digest = view.db, view.field("decision"), one.digest.hex()
+    despite = view.field("despite_errors") == "1"
+
+    def call(began: Callable[[], None]) -> None:
+        if verb == "reject":
+            db.migrations.reject(digest, actor=by.actor, reason=by.reason)
+            return
+        db.migrations.approve(
+            digest,
+            actor=by.actor,
+            reason=by.reason,
+            despite_errors=despite,
+            approved=lambda _: began(),
         )
-        for one in found
-    ]
-    table = _table(("digest", "database", "to version", "state", "proposed", "by"), rows)
-    return _whole("Proposals", ["<h1>Proposals</h1>", *wrong, table if rows else "<p>No proposals.</p>"])
 
-
-def missing(words: str) -> str:
-    return _whole("Not found", [f"<h1>Not found</h1><p>{escape(words)}</p>"])
-
-
-def _facts(proposal: Proposal, plan: Plan) -> str:
-    rows = [
-        ("digest", f"<code>{proposal.digest.hex()}</code>"),
-        ("database", f"<code>{escape(plan.database)}</code>"),
-        ("from, to", f"{plan.from_version or 'nothing'} → {plan.to_version}"),
-        ("proposed", f"{output.moment(proposal.proposed.time_ns)} {_by(proposal.proposed)}"),
-    ]
-    return _table((), rows)
-
-
-def _decide(proposal: Proposal) -> list[str]:
-    if proposal.state is not ProposalState.WAITING:
-        return []
-    words, errors = proposal.short, proposal.plan.errors
-    despite = " --despite-errors" if errors else ""
-    reject = f"everlog -u URL reject {words} --reason …"
-    return [
-        "<h2>Decide</h2>",
-        *(f'<p class="error">{escape(error)}</p>' for error in errors),
-        f"<pre>everlog -u URL approve {words}{despite} --reason …\n{reject}</pre>",
-    ]
-
-
-def _migration(one: MigrationEntry, sources: Sources) -> str:
-    rows = [
-        (
-            f'<b class="error">{escape(step.text)}</b>' if step.problem else escape(step.text),
-            f"{step.rows:,}" if step.rows else "",
-            "instant" if step.instant else "built",
-        )
-        for step in one.steps
-    ]
-    found = sources.get(folder_of(one), {})
-    files = "".join(_file(path, digest, found.get(path)) for path, digest in one.files.items())
-    return (
-        f"<h3>{escape(one.title)}</h3>{_table(('step', 'rows', 'how'), rows)}"
-        f"<h4>Files, digest {escape(one.digest[:12])}</h4>{files}"
-    )
-
-
-def _file(path: str, digest: str, content: bytes | None) -> str:
-    """Return a file of a folder as HTML, collapsed."""
-    shown = "<p>Too large to be stored with the proposal.</p>"
-    if content is not None:
-        words = _text(content)
-        shown = f"<p>{quantity(len(content), 'byte')}, not text.</p>" if words is None else _lines(words)
-    return (
-        f"<details><summary>{escape(path)}</summary><p>SHA-256 <code>{escape(digest)}</code></p>"
-        f"{shown}</details>"
-    )
-
-
-def _lines(words: str) -> str:
-    return f"<pre>{escape(words)}</pre>"
-
-
-def _text(content: bytes) -> str | None:
     try:
-        return content.decode()
-    except UnicodeDecodeError:
-        return None
-
-
-def _findings(plan: Plan) -> str:
-    if not plan.findings:
-        return "<p>None.</p>"
-    rows = [
-        (
-            f'<span class="{escape(one.severity)}">{escape(one.severity)}</span>',
-            f"{escape(one.file)}:{one.line}",
-            escape(one.id),
-            escape(one.text) + (f"<br>{escape(one.fix)}" if one.fix else ""),
-        )
-        for one in plan.findings
-    ]
-    return _table(("", "where", "id", "what"), rows)
-
-
-def _events(events: Iterable[Event]) -> str:
-    rows = [
-        (
-            str(one.seq),
-            output.moment(one.time_ns),
-            escape(one.step),
-            _by(one) + (f'<br><span class="failed">{escape(one.error)}</span>' if one.error else ""),
-        )
-        for one in events
-    ]
-    return _table(("commit", "when", "what", "who and why"), rows)
-
-
-def _by(one: Event) -> str:
-    return (
-        f"{'by ' + escape(named(one)) if one.actor else ''}{': ' + escape(one.reason) if one.reason else ''}"
-        f"{' (despite errors)' if one.despite_errors else ''}"
-    )
-
-
-def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    first = "".join(f"<th>{head}" for head in heads)
-    body = "".join("<tr>" + "".join(f"<td>{cell}" for cell in row) for row in rows)
-    return f"<table>{f'<tr>{first}' if first else ''}{body}</table>"
-
-
-def _whole(title: str, parts: Iterable[str]) -> str:
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-    return f"{head}<style>{STYLE}</style>{''.join(parts)}</html>\n"
-
-
-class Pages:
-    """Serves pages on its own thread, at `listen` (HOST:PORT; port 0 is any free port), while it is entered.
-
-    `proposals` returns the proposals, `problems` why migrations cannot be applied, by database. `url` is the
-    public URL, if it differs from the address. Raises OpenError for an address that is not a loopback
-    address, or is not available.
-    """
-
-    def __init__(
-        self,
-        listen: str,
-        proposals: Callable[[], Iterable[Proposal]],
-        problems: Callable[[], Mapping[str, str]] = dict,
-        *,
-        url: str = "",
-    ) -> None:
-        host, port = listening(listen)
-        if not is_loopback(host):
-            raise OpenError(
-                f"the console on {host} could be read from other machines without authentication; listen on"
-                " 127.0.0.1, put an authenticating proxy in front of it, and pass its address as"
-                " --console-url",
-                host=host,
+        by = by_of(view, Permits(view, db))
+        if verb not in {"approve", "reject"}:
+            raise RowError("expected approve or reject as the decision, found neither")
+        errors = one.plan.errors if verb == "approve" and one.state is ProposalState.WAITING else []
+        if errors and not despite:
+            raise RowError(
+                f"This plan has {quantity(len(errors), 'error')}. Read them, and confirm that you approve it"
+                " despite them."
             )
-        self.proposals, self.problems = proposals, problems
-        try:
-            self._server = _Http(host, port, self)
-        except OSError as error:
-            raise OpenError(
-                f"cannot serve pages on {listen}: {error.strerror or error}; choose another --console-listen",
-                address=listen,
-            ) from None
-        self.url = url.rstrip("/") or f"http://{host_port(host, self._server.server_address[1])}"
-        self._thread = threading.Thread(target=self._server.serve_forever, name="everlog-pages", daemon=True)
-
-    def link(self, digest: bytes) -> str:
-        """Return the URL of a proposal's page, by digest. The form of these URLs never changes."""
-        return f"{self.url}/migrations/{digest.hex()}"
-
-    def answer(self, path: str, *, as_json: bool) -> tuple[HTTPStatus, str]:
-        """Return status and body of the response to a GET of this path."""
-        words = [word for word in path.split("/") if word]
-        if not words or words[0] != "migrations" or len(words) > 2:
-            return _missing("expected /migrations, or /migrations/<digest>", as_json=as_json)
-        found = list(self.proposals())
-        if len(words) == 1:
-            found.sort(key=lambda one: one.proposed.time_ns, reverse=True)
-            return HTTPStatus.OK, _dump(map(told, found)) if as_json else overview(found, self.problems())
-        try:
-            one = pick(found, words[1])
-        except MigrationError as error:
-            return _missing(str(error), as_json=as_json)
-        return HTTPStatus.OK, json.dumps(told(one, sources=True)) if as_json else page(one)
-
-    def may_ask(self, host: str) -> bool:
-        """Return whether a request with this Host header is allowed."""
-        name = host_of(host)
-        return is_loopback(name) or name == urlsplit(self.url).hostname
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        view.console.work.start(key_of(view, one.short), call)
+    except Error as error:
+        return refused(view, proposal, error)
+    words = "approved. It is applied now" if verb == "approve" else "rejected. It is not applied"
+    return view.done(href("migrations", digest), f"The plan is {words}.")
 
 
-class _Http(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
+def propose(view: View) -> Page | Response:
+    """Propose the migrations of a decided proposal again, and go to the page of the new one."""
+    name, one = _one(view)
+    db, made = view.db, list[Proposal]()
 
-    def __init__(self, host: str, port: int, pages: Pages) -> None:
-        self.address_family = AF_INET6 if ":" in host else AF_INET
-        self.pages = pages
-        super().__init__((host, port), _Handler)
+    def call(_: Callable[[], None]) -> None:
+        found = db.migrations.propose(actor=by.actor, reason=by.reason)
+        made.extend([found] if found is not None else [])
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log errors, except a client that closed its connection."""
-        error = sys.exception()
-        if not isinstance(error, (ConnectionError, TimeoutError)):
-            name = type(error).__name__
-            logger.error(
-                "a page could not be shown: %s",
-                name,
-                exc_info=(Exception, Exception(name), error.__traceback__ if error is not None else None),
-                extra=about("page.fault"),
-            )
+    try:
+        by = by_of(view, Permits(view, db))
+        view.console.work.start(key_of(view, one.short), call)
+    except Error as error:
+        return refused(view, proposal, error)
+    if made:
+        return view.done(href("migrations", made[0].digest.hex()), "The migrations are proposed again.")
+    return redirect(href("db", name, "migrations"))
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server_version, sys_version = "everlog", ""
-    timeout = 10
-    server: _Http
+async def events(request: Request) -> Response:
+    """Stream the progress of a proposal, and that its state has changed."""
+    console: Site = request.app.state.console
+    view = View(request, console)
+    _, one = await run_in_threadpool(_one, view)
+    db = await run_in_threadpool(lambda: view.db)
 
-    def do_GET(self) -> None:
-        as_json = _prefers_json(self.headers.get("Accept", ""))
-        if not self.server.pages.may_ask(self.headers.get("Host", "")):
-            status, body = HTTPStatus.MISDIRECTED_REQUEST, "unknown host: use the URL of the console\n"
-        else:
-            try:
-                status, body = self.server.pages.answer(urlsplit(self.path).path, as_json=as_json)
-            except Error as error:
-                status, body = HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n"
-        raw = body.encode()
-        self.send_response(status)
-        for name, value in _HEADERS.items():
-            self.send_header(name, value)
-        self.send_header("Content-Type", JSON if as_json else HTML)
-        self.send_header("Content-Length", str(len(raw)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(raw)
+    def look() -> Look:
+        infos, _ = migrations.known(db)
+        now = next(each for each in reversed(db.migrations.proposals()) if each.digest == one.digest)
+        about = _about(infos, now.plan)
+        busy = about is not None and migrations.in_progress(about)
+        return Look(_mark(now, infos), about if busy else None)
 
-    do_HEAD = do_GET  # noqa: N815  the name is http.server's
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the name is http.server's
-        """Do nothing: requests are not logged."""
+    return streamed(console, look, view.query("mark"))
 
 
-def _prefers_json(accept: str) -> bool:
-    """Return whether a request prefers JSON to HTML (RFC 9110, 12.5.1); without a preference, HTML."""
-    weights = {"application/json": 0.0, "text/html": 0.0}
-    for part in accept.split(","):
-        kind, *parameters = (word.strip().lower() for word in part.split(";"))
-        weight = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                try:
-                    weight = float(parameter[2:])
-                except ValueError:
-                    weight = 0.0
-        if kind in weights:
-            weights[kind] = weight
-    return weights["application/json"] > weights["text/html"]
-
-
-def _missing(words: str, *, as_json: bool) -> tuple[HTTPStatus, str]:
-    return HTTPStatus.NOT_FOUND, json.dumps({"error": words}) if as_json else missing(words)
-
-
-def _dump(values: Iterable[Any]) -> str:
-    return json.dumps(list(values))
+ROUTES = [
+    *route("/migrations", proposals),
+    *route("/migrations/{digest}/propose", propose, "POST", twin=False),
+    Route("/migrations/{digest}/events", events),
+    *route("/migrations/{digest}", proposal, "GET"),
+    *route("/migrations/{digest}", decide, "POST", twin=False),
+]

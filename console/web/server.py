@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from everlog.rpc.security import Tls
 
 PORT = 7421
-NEEDED = ("jinja2", "python_multipart", "starlette", "uvicorn")
+NEEDED = ("jinja2", "pygments", "python_multipart", "starlette", "uvicorn")
 CONNECTIONS_MAX = 1000
 STOP_S = 2.0
 

@@ -117,7 +117,7 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
         )
 
     async def Status(self, request: pb.MigrationStatusRequest, context: object) -> pb.MigrationStatusResponse:
-        infos = await self._hosting.read(self._infos, request.database)
+        infos, problem = await self._hosting.read(self._known, request.database)
         counts = Counter(info.state for info in infos)
         approval = self._approvals.get(request.database)
         rules = approval.rules if approval is not None else None
@@ -130,7 +130,7 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
             missing=counts[State.MISSING],
             ahead=counts[State.AHEAD],
             building=counts[State.BUILDING],
-            problem=self._problem(request.database),
+            problem=problem,
             checked=rules is not None,
             approvers=sorted(rules.approvers) if rules else (),
             approve_own=rules is not None and rules.own,
@@ -368,6 +368,14 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
             if not self._problem(name):
                 raise
             return with_progress(db, compare(db.migration_records(), ()))  # `problem` says why
+
+    def _known(self, name: str) -> tuple[list[MigrationInfo], str]:
+        """Return the migrations of a database, and why pending ones cannot be applied."""
+        try:
+            return self._infos(name), self._problem(name)
+        except SchemaError as error:
+            db = self._hosting.database(name)
+            return with_progress(db, compare(db.migration_records(), ())), str(error)
 
     def _problem(self, name: str) -> str:
         approval = self._approvals.get(name)

@@ -58,7 +58,7 @@ def serving(
 ) -> Iterator[Served]:
     words = [sys.executable, "-m", "everlog.console", "serve", "--listen", "127.0.0.1:0", "--json", *more]
     if "checked" in more:
-        words += ["--console-listen", "127.0.0.1:0"]
+        words += ["--console", "127.0.0.1:0"]
     with subprocess.Popen(
         words,
         stdout=subprocess.PIPE,
@@ -69,8 +69,9 @@ def serving(
     ) as process:
         try:
             assert process.stdout is not None
+            url = json.loads(process.stdout.readline())["url"]
             console = json.loads(process.stdout.readline())["console"] if "checked" in more else ""
-            yield Served(json.loads(process.stdout.readline())["url"], console, process)
+            yield Served(url, console, process)
             if not kill:
                 process.send_signal(signal.SIGTERM)
                 assert process.wait(30) == 0

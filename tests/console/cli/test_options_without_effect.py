@@ -23,7 +23,6 @@ SERVE = ("serve", "--listen", "127.0.0.1:0")
         ((*SERVE, "--approver", "ann"), "--approver would have no effect without --migrate checked"),
         ((*SERVE, "--migrate", "auto", "--approver", "ann"), "--approver would have no effect"),
         ((*SERVE, "--approve-own", "--migrate", "auto"), "--approve-own would have no effect"),
-        ((*SERVE, "--console-listen", "127.0.0.1:0"), "--console-listen would have no effect"),
         ((*SERVE, "--console-url", "http://x", "--migrate", "auto"), "--console-url would have no effect"),
         ((*SERVE, "--hold", "--rate", "5"), "--hold and --rate would have no effect without --migrate"),
         ((*SERVE, "--notify", "json://x"), "--notify would have no effect"),

@@ -206,3 +206,19 @@ def test_with_tls_the_console_has_the_certificate_of_the_server(
 def test_without_tls_other_machines_do_not_reach_the_console() -> None:
     with pytest.raises(OpenError, match="without TLS"):
         WebServer("0.0.0.0:0")
+
+
+def test_a_link_of_another_site_leads_to_the_page_and_keeps_the_session(console: Visitor) -> None:
+    link = "/db/flights/tables?at=2"
+    sent = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    console.sign_in("token-of-ann")
+    cookies, console.cookies = console.cookies, {}  # as a browser does, which sends none
+    answer = console.ask("GET", link, headers=sent)
+    assert (answer.status, answer.cookies) == (200, [])
+    assert 'content="0; url=/sign-in?next=%2Fdb%2Fflights%2Ftables%3Fat%3D2"' in answer.text
+    assert "airports" not in answer.text
+    to = "/sign-in?next=%2Fdb%2Fflights%2Ftables%3Fat%3D2"
+    assert "Sign in" in console.get(to).words
+    console.cookies = cookies
+    assert console.get(to, follow=False).headers["location"] == link
+    assert console.ask("GET", link, headers={**sent, "Host": "evil.example"}).status == 421

@@ -147,6 +147,7 @@ class StatusResponse(_message.Message):
     GROWN_S_FIELD_NUMBER: _builtins.int
     CONSUMER_LAGS_FIELD_NUMBER: _builtins.int
     SUBSCRIPTIONS_FIELD_NUMBER: _builtins.int
+    DURABILITY_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     head_time_ns: _builtins.int
     oldest: _builtins.int
@@ -168,6 +169,8 @@ class StatusResponse(_message.Message):
     """Bytes of the log, on disk and in memory."""
     grown_s: _builtins.float
     """Seconds in which the tables grew by their `grown_bytes`; 0: it is unknown."""
+    durability: _builtins.str
+    """Of commits that do not choose: "sync", on disk before the response, or "os"; empty: an older server."""
     @_builtins.property
     def head(self) -> _log_pb2.Cursor: ...
     @_builtins.property
@@ -231,10 +234,11 @@ class StatusResponse(_message.Message):
         grown_s: _builtins.float = ...,
         consumer_lags: _abc.Iterable[Global___ConsumerLag] | None = ...,
         subscriptions: _abc.Iterable[Global___RunningSubscription] | None = ...,
+        durability: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "clock", b"clock", "expiry", b"expiry", "head", b"head", "health", b"health", "writes", b"writes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "clock", b"clock", "consumer_lags", b"consumer_lags", "consumers", b"consumers", "consumers_error", b"consumers_error", "consumers_over", b"consumers_over", "database", b"database", "disk_bytes", b"disk_bytes", "expiry", b"expiry", "format", b"format", "grown_s", b"grown_s", "head", b"head", "head_time_ns", b"head_time_ns", "health", b"health", "log_bytes", b"log_bytes", "log_growth", b"log_growth", "oldest", b"oldest", "production", b"production", "read_only", b"read_only", "schema_version", b"schema_version", "software", b"software", "subscribers", b"subscribers", "subscriptions", b"subscriptions", "tables", b"tables", "warnings", b"warnings", "writes", b"writes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["archive", b"archive", "clock", b"clock", "consumer_lags", b"consumer_lags", "consumers", b"consumers", "consumers_error", b"consumers_error", "consumers_over", b"consumers_over", "database", b"database", "disk_bytes", b"disk_bytes", "durability", b"durability", "expiry", b"expiry", "format", b"format", "grown_s", b"grown_s", "head", b"head", "head_time_ns", b"head_time_ns", "health", b"health", "log_bytes", b"log_bytes", "log_growth", b"log_growth", "oldest", b"oldest", "production", b"production", "read_only", b"read_only", "schema_version", b"schema_version", "software", b"software", "subscribers", b"subscribers", "subscriptions", b"subscriptions", "tables", b"tables", "warnings", b"warnings", "writes", b"writes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,19 +11,17 @@ from click.shell_completion import get_completion_class
 from everlog.console import output
 from everlog.console.cli.options import Settings, common, pass_settings
 from everlog.console.cli.serve_config import (
-    CREDENTIALS,
+    HIDDEN,
     PREFIX,
     Configured,
-    is_secret,
-    key_of,
     settable,
+    shown,
     variable_of,
 )
 from everlog.rpc.address import without_secrets
 from everlog.store import environment
 from everlog.store.errors import Error, OpenError
 
-HIDDEN = "(set, not shown)"
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -85,17 +83,12 @@ def _serving(file: Path | None) -> Iterator[tuple[str, str, str, str]]:
     assert isinstance(serve, Configured)
     values = serve.values(["--config", str(file)] if file else [])
     for param in settable(serve):
-        value, source = values.origins[str(param.name)]
+        _, source = values.origins[str(param.name)]
         if param.name == "config" or not (
             file or (variable_of(param).startswith(PREFIX) and source != "default")
         ):
             continue  # the other variables are settings of several commands
-        if value and is_secret(param):
-            value = HIDDEN
-        words = value if isinstance(value, (list, tuple)) else [value]
-        text = CREDENTIALS.sub("://", " ".join(str(one) for one in words if one not in (None, False)))
-        purpose = param.help if isinstance(param, click.Option) else "the databases, by name"
-        yield key_of(param), text, source, str(purpose).partition("  [")[0]
+        yield shown(param, values.origins[str(param.name)])
 
 
 def _public(name: str, value: str, *, is_url: bool) -> str:

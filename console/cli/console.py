@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +24,7 @@ from everlog.store.errors import OpenError
 
 if TYPE_CHECKING:
     from everlog.console.web.server import WebServer
+    from everlog.console.web.setup import Setup
     from everlog.rpc.security import Tls
     from everlog.rpc.server.server import Server
 
@@ -81,8 +82,19 @@ def _is_possible(tls: Tls | None) -> bool:
     return False
 
 
+def setup_of(web: WebServer | None, backups: Mapping[str, str], urls: Mapping[str, str]) -> Setup | None:
+    """Return what the console of the running `serve` is served with; None: it has none. `backups`: where the
+    backup of a database is, by its name; `urls`: of health and metrics."""
+    if web is None:
+        return None
+    from everlog.console.cli.serve_config import in_force
+    from everlog.console.web.setup import Setting, Setup
+
+    return Setup(backups, urls, [Setting(*one) for one in in_force(click.get_current_context())])
+
+
 @contextmanager
-def showing(web: WebServer | None, server: Server) -> Iterator[None]:
+def showing(web: WebServer | None, server: Server, setup: Setup | None = None) -> Iterator[None]:
     """Serve the console of a running server until the block ends."""
     if web is None:
         yield
@@ -90,6 +102,7 @@ def showing(web: WebServer | None, server: Server) -> Iterator[None]:
     from everlog.console.web.server import own_server
 
     web.server = own_server(server.host, server.port, server.tls_files)
+    web.setup = setup or web.setup
     with web:
         yield
 

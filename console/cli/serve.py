@@ -31,7 +31,7 @@ from click.core import ParameterSource
 from everlog.console import output
 from everlog.console.cli.backup import DAY_NS
 from everlog.console.cli.connect import directory_of, open_database
-from everlog.console.cli.console import announce, check_address, console_options, showing, web_of
+from everlog.console.cli.console import announce, check_address, console_options, setup_of, showing, web_of
 from everlog.console.cli.options import (
     Renamed,
     Settings,
@@ -416,6 +416,7 @@ def serve(
         tls=tls_cert is not None,
         migrate=how["migrate"],
         console=console_at is not None,
+        metrics=how["metrics_listen"] is not None,
     )
     tls = _tls_of(tls_cert, tls_key, tls_client_ca, tls_client_crl, client_names)
     check_address(listen, "--listen")
@@ -487,9 +488,9 @@ def serve(
             notifier.wake()
 
         server.on_warnings = warn
-        endpoints.measure(server, targets(backup_at, named, option="--backup-at"))
+        endpoints.measure(server, backups := targets(backup_at, named, option="--backup-at"))
         reload = manager.reloading(Reloading(server, approvals, notifier, token, tells=tells), readiness)
-        with server, showing(web, server), server.on_signals(reload):
+        with server, showing(web, server, setup_of(web, backups, endpoints.urls)), server.on_signals(reload):
             # before the URL is printed: its reader may stop the server at once
             _announce(settings, [server.url(name) for name in named], endpoints.urls, web)
             manager.ready(readiness.whole)
@@ -521,6 +522,7 @@ def _refuse_idle(
     tls: bool,
     migrate: str | None,
     console: bool,
+    metrics: bool,
 ) -> None:
     """Raise UsageError for an option that has no effect in the chosen mode."""
     if migrate != "checked":
@@ -528,6 +530,8 @@ def _refuse_idle(
         refuse_idle("approve_own", when="without --migrate checked")
     if migrate != "checked" and not console:
         refuse_idle("console_url", when="without --console or --migrate checked")
+    if not (console or metrics or migrate == "checked"):
+        refuse_idle("backup_at", when="without --metrics or --console")
     if migrate is None:
         refuse_idle("hold", "rate", "actor", "reason", when="without --migrate")
     if migrate is None and not tls:

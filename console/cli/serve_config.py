@@ -58,6 +58,7 @@ RELOADED = frozenset(
     }
 )
 
+HIDDEN = "(set, not shown)"
 CREDENTIALS = re.compile(r"://[^/\s]*:[^/\s]*@")
 
 logger = logging.getLogger("everlog")
@@ -91,6 +92,29 @@ def settable(command: click.Command) -> Iterator[click.Parameter]:
     for param in command.params:
         if param.name not in ("env_file", "help"):
             yield param
+
+
+def shown(param: click.Parameter, origin: tuple[Any, str]) -> tuple[str, str, str, str]:
+    """Return key, value, source and purpose of a parameter of `serve` as text, without secrets."""
+    value, source = origin
+    if value and is_secret(param):
+        value = HIDDEN
+    words = value if isinstance(value, (list, tuple)) else [value]
+    text = CREDENTIALS.sub("://", " ".join(str(one) for one in words if one not in (None, False)))
+    purpose = param.help if isinstance(param, click.Option) else "the databases, by name"
+    return key_of(param), text, source, str(purpose).partition("  [")[0]
+
+
+def in_force(ctx: click.Context) -> list[tuple[str, str, str, str]]:
+    """Return key, value, source and purpose of each option of a running `serve`, without secrets."""
+    command = ctx.command
+    assert isinstance(command, Configured)
+    values, found = command.values(ctx.meta[ARGS], ctx.parent), []
+    for param in settable(command):
+        name = str(param.name)
+        flag = values.sources[name] is ParameterSource.COMMANDLINE
+        found.append(shown(param, (values.params.get(name), "flag") if flag else values.origins[name]))
+    return found
 
 
 class Configured(click.Command):

@@ -51,7 +51,8 @@ _OPTIONS = [
         "--backup-at",
         multiple=True,
         metavar="[NAME=]DIR|URL",
-        help="Where the backup of a database is: metrics tell its age; may be repeated.",
+        help="Where the backup of a database is: metrics and the console tell its age, and the console"
+        " continues and verifies it; may be repeated.",
     ),
     click.option(
         "--metrics-public", is_flag=True, help="Let other machines read the metrics without a token."
@@ -92,7 +93,7 @@ def http(
 ) -> Iterator[Http]:
     """Serve health, and metrics once they are there. Raises OpenError and UsageError."""
     if metrics_listen is None:
-        refuse_idle("metrics_token", "metrics_public", "backup_at", when="without --metrics")
+        refuse_idle("metrics_token", "metrics_public", when="without --metrics")
     elif metrics_listen == health_listen:
         refuse_idle("health_listen", when="beside --metrics of the same address, which serves health as well")
     with ExitStack() as stack:

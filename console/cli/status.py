@@ -117,6 +117,7 @@ def _print(
                 "archive": msgspec.structs.asdict(what.archive),
                 "consumers": msgspec.to_builtins(what.consumers),
                 "production": what.production,
+                "durability": what.durability,
                 "warnings": what.warnings,
                 "writes": msgspec.structs.asdict(what.writes),
                 "migrations": [_migration(info) for info in infos],

@@ -27,8 +27,8 @@ from everlog.store.errors import AccessError, RowError, quantity
 DAY_NS = 86_400 * 10**9
 JOBS = 10  # on the page
 
-# The pages of this section, with the right that each needs; empty: any.
-TABS = (("", "State"), ("calls", "Running calls"))
+# The pages of this section.
+TABS = (("", "State"), ("backups", "Backups"), ("calls", "Running calls"), ("settings", "Settings"))
 
 
 def admin(view: View) -> Page:
@@ -48,13 +48,19 @@ def admin(view: View) -> Page:
         "archive": msgspec.to_builtins(status.archive),
         "expiry": msgspec.to_builtins(status.expiry),
         "clock": msgspec.to_builtins(status.clock),
+        "durability": status.durability,
         "software": status.software,
         "format": status.format,
         "attention": attention,
         "jobs": [job.told() for job in jobs[:JOBS]],
         "holds": _holds(view),
     }
-    shown = {"tabs": TABS, "tab": "", "running": any(job.running for job in jobs), "removable": None}
+    shown: dict[str, Any] = {
+        "tabs": TABS,
+        "tab": "",
+        "running": any(job.running for job in jobs),
+        "removable": None,
+    }
     if "archive" in view.rights and (view.query("keep_days") or view.query("keep_records")):
         keep = _keep(view.query("keep_records"), view.query("keep_days"))
         last, held = view.db.archive.removable(**keep)
@@ -178,7 +184,7 @@ def expire(view: View) -> Page | Response:
 def correct_clock(view: View) -> Page | Response:
     def work() -> Response:
         seq = view.db.admin.correct_clock(reason=view.reason())
-        words = f"Commit {seq:,} records that the clock is correct." if seq else "The log is not ahead."
+        words = f"Recorded in commit {seq:,}: the clock is correct." if seq else "The log is not ahead."
         return view.done(href("db", view.database, "admin"), words)
 
     return answered(view, work, admin)

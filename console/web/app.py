@@ -31,7 +31,19 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from everlog.console.web import admin, api, consumers, edit, log, migrations, overview, proposal, row, tables
+from everlog.console.web import (
+    admin,
+    api,
+    backups,
+    consumers,
+    edit,
+    log,
+    migrations,
+    overview,
+    proposal,
+    row,
+    tables,
+)
 from everlog.console.web.format import href, with_query
 from everlog.console.web.jobs import Jobs
 from everlog.console.web.page import (
@@ -48,6 +60,7 @@ from everlog.console.web.page import (
 )
 from everlog.console.web.plots import Known
 from everlog.console.web.session import Session, Sessions, SignInError, refused
+from everlog.console.web.setup import Backups, Setup
 from everlog.console.web.work import Work
 from everlog.rpc.address import Address, host_of, is_loopback
 from everlog.store.errors import (
@@ -99,8 +112,12 @@ Send = Callable[[Any], Awaitable[None]]
 class Console:
     """The console of one server. `app` is the application; `url` is where browsers reach it."""
 
-    def __init__(self, server: Address, *, url: str = "", sessions: Sessions | None = None) -> None:
+    def __init__(
+        self, server: Address, *, url: str = "", sessions: Sessions | None = None, setup: Setup | None = None
+    ) -> None:
         self.url = url
+        self.setup = setup or Setup()
+        self.backups = Backups(self.setup.backups)
         self.sessions = sessions or Sessions(server)
         self.stopping, self.known = False, Known()
         self.jobs, self.work = Jobs(), Work()
@@ -481,4 +498,5 @@ ROUTES = [
     *log.ROUTES,
     *consumers.ROUTES,
     *admin.ROUTES,
+    *backups.ROUTES,
 ]

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from everlog.console.web.jobs import Jobs
     from everlog.console.web.plots import Known
     from everlog.console.web.session import Session, Sessions
+    from everlog.console.web.setup import Backups, Setup
     from everlog.console.web.work import Work
     from everlog.rpc.client.database import RemoteDatabase
 
@@ -75,6 +76,8 @@ class Site(Protocol):
     known: Known
     jobs: Jobs
     work: Work
+    setup: Setup
+    backups: Backups
 
     @property
     def cookie(self) -> str: ...

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from everlog.console.web.setup import Setup
 from everlog.rpc.address import Address, host_port, is_loopback, listening
 from everlog.store.errors import OpenError
 
@@ -97,9 +98,9 @@ class WebServer:
     """Serves the console of a server while it is entered.
 
     `listen` is HOST:PORT; port 0 is any free port. `url` is the public URL, if a proxy gives it another one.
-    `tls` is the certificate and its key. Set `server`, the address that the console calls, without database
-    and token, before entering it. Raises OpenError for missing libraries, an address that is not available,
-    and one that other machines can reach without TLS.
+    `tls` is the certificate and its key. Before entering it, set `server`, the address that the console
+    calls, without database and token, and `setup`, if there is more to show. Raises OpenError for missing
+    libraries, an address that is not available, and one that other machines can reach without TLS.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class WebServer:
         self.port: int = self._socket.getsockname()[1]
         self.url = url.rstrip("/") or f"http{'s' if tls else ''}://{address}"
         self.server: Address
+        self.setup = Setup()
         self.console: Console
         self._ready = threading.Event()
         self._uvicorn: Any = None
@@ -138,7 +140,7 @@ class WebServer:
     def __enter__(self) -> Self:
         from everlog.console.web.app import Console
 
-        self.console = Console(self.server, url=self.url)
+        self.console = Console(self.server, url=self.url, setup=self.setup)
         self._thread.start()
         self._ready.wait()
         return self

@@ -112,6 +112,7 @@ class RemoteAdmin:
             clock=ClockStatus(answer.clock.reading_ns, answer.clock.ahead_s, answer.clock.corrected),
             warnings=list(answer.warnings),
             production=answer.production,
+            durability=answer.durability or "sync",
             health=_health(answer.health),
             log_bytes=answer.log_bytes,
             log_growth=[LogGrowth(one.seconds, one.records, one.bytes) for one in answer.log_growth],

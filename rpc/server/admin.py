@@ -239,6 +239,7 @@ def _status(db: Database, growth: Growth) -> admin_pb2.StatusResponse:
         format=found.format,
         read_only=found.read_only,
         production=found.production,
+        durability=found.durability,
         expiry=admin_pb2.Expiry(
             rows=found.expiry.rows,
             due=found.expiry.due,

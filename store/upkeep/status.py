@@ -170,6 +170,7 @@ class Status(msgspec.Struct, frozen=True):
     log_growth: list[LogGrowth] = []
     grown_s: float = 0.0  # the time of the tables' growth; 0: it is unknown
     subscriptions: list[SubscriptionStatus] = []  # of a server, the farthest behind first
+    durability: str = "sync"  # of commits that do not choose: `sync` or `os`
 
 
 def software() -> str:
@@ -217,6 +218,7 @@ def status(core: Core, past: Past, consumers: Consumers, archive: ArchiveStatus)
         health=health(core),
         log_bytes=core.engine.log_bytes(),
         log_growth=log_growth(core),
+        durability=core.durability,
     )
 
 

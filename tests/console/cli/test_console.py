@@ -65,7 +65,14 @@ def test_the_link_of_console_signs_in_once(books: Path, tmp_path: Path) -> None:
     config.write_text('listen = "127.0.0.1:0"\nconsole = "127.0.0.1:0"\n')
     with started("serve", "--config", str(config), EVERLOG_TOKEN="a-token-of-this-test") as process:
         url, web = line(process, "url"), line(process, "console")
-        assert "Sign in" in Visitor(web).get("/").words
+        own = Visitor(web)
+        assert "Sign in" in own.get("/").words
+        own.sign_in("a-token-of-this-test")
+        page = own.json("/db/books/admin/settings")
+        settings = {one["name"]: (one["value"], one["source"]) for one in page["settings"]}
+        assert settings["listen"] == ("127.0.0.1:0", f"{config}:1")
+        assert settings["token"] == ("(set, not shown)", "environment")
+        assert settings["keep-days"] == ("", "default")
         with started(
             "console", url, "--listen", "127.0.0.1:0", EVERLOG_TOKEN="a-token-of-this-test"
         ) as other:

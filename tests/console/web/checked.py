@@ -86,7 +86,7 @@ def waiting(
         table = migrations.load(path)[0].tables[0]
         db.load(table, (table.model(faa=f"A{n:05}", name=f"Airport {n}") for n in range(rows)))
         approval = Approval(db, path, "airports", Rules(frozenset(approvers)), hold=hold, rate=rate)
-        served = {
+        served: dict[str, Any] = {
             "migrations": {"airports": str(path)},
             "approvals": {"airports": approval},
             "actor": "deploy",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import everlog
+from everlog.console.web.setup import Setting, Setup
 from everlog.rpc.embedded import EmbeddedDatabase
 from flights.create import create
 from flights.migrations.v20260209154500_airport_time_zones import AIRLINES, AIRPORTS, FLIGHTS
@@ -36,6 +37,8 @@ PAGES = {
     "consumer": "/db/flights/consumers/one?name=search-index&range=15m",
     "admin": "/db/flights/admin",
     "calls": "/db/flights/admin/calls",
+    "backups": "/db/flights/admin/backups?at=45",
+    "settings": "/db/flights/admin/settings",
     "api": "/api",
     "method": "/api/Store/Scan?database=flights&table=flights&limit=3",
     "edit": ROW.replace("row?", "row/edit?"),
@@ -65,6 +68,16 @@ def conflict(tab: Tab) -> None:
 
 
 ACTIONS: dict[str, tuple[Callable[[Tab], None], ...]] = {"conflict": (conflict,)}
+
+SETTINGS = (
+    Setting("listen", "127.0.0.1:7420", "default", "Address to listen on; port 0 selects a free port."),
+    Setting(
+        "tls-cert", "/etc/everlog/chain.pem", "/etc/everlog/serve.toml:3", "The server's certificate chain."
+    ),
+    Setting("token", "(set, not shown)", "environment", "One token for all clients, without names."),
+    Setting("archive-to", "", "default", "Archive target, of all databases or of one; may be repeated."),
+    Setting("slow-ms", "500.0", "flag", "Log calls that take longer than MS milliseconds; 0: none."),
+)
 
 
 def fill(db: EmbeddedDatabase) -> None:
@@ -113,7 +126,10 @@ def example(directory: Path, count: int) -> Iterator[tuple[str, int]]:
             "roles": {"ann": ("owner",)},
             "migrations": {"flights": "flights.migrations"},
         }
-        with console_of(served, **how) as web:
+        backup = directory / "flights.backup"
+        db.archive.backup(backup)
+        setup = Setup({"flights": str(backup)}, {"metrics": "http://127.0.0.1:9464"}, SETTINGS)
+        with console_of(served, setup=setup, **how) as web:
             yield web.url, db.head
 
 

@@ -48,6 +48,8 @@ PAGES = (
     f"{DB}/consumers/one?name=mirror",
     f"{DB}/admin",
     f"{DB}/admin/calls",
+    f"{DB}/admin/backups?at=4",
+    f"{DB}/admin/settings",
     "/api",
     "/api/Store/Scan?table=airports",
     "/api/Archive/Release",

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 from everlog.console.web.server import WebServer, own_server
+from everlog.console.web.setup import Setup
 from everlog.rpc.server.server import Server
 from everlog.store.database import Database
 
@@ -101,11 +102,14 @@ class Visitor:
 
 
 @contextlib.contextmanager
-def console_of(databases: Mapping[str, Database], **how: Any) -> Iterator[WebServer]:
+def console_of(
+    databases: Mapping[str, Database], *, setup: Setup | None = None, **how: Any
+) -> Iterator[WebServer]:
     """Serve databases, and their console."""
     with Server(databases, **how) as server:
         tls = server.tls_files
         web = WebServer("127.0.0.1:0", tls=(tls.certificate, tls.key) if tls else None)
         web.server = own_server(server.host, server.port, tls)
+        web.setup = setup or Setup()
         with web:
             yield web

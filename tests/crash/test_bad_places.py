@@ -72,7 +72,7 @@ if db is not None:
 print(json.dumps([acknowledged, said]))
 """
 WORKS = """
-import json, os, resource, sys
+import json, os, resource, sys, time
 from everlog.store.database import Database
 from everlog.store.errors import Error
 from everlog.store.rocks.files import Temporary
@@ -81,6 +81,8 @@ path, spare = sys.argv[1], int(sys.argv[2])
 db = Database(path)
 db.put(ITEMS, Item(id=100))
 db.tables.flush()
+while not db.engine.is_idle():  # a flush or compaction of RocksDB's own that finds none ends writing
+    time.sleep(0.001)
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 taken = [os.open(os.devnull, os.O_RDONLY)]
 resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 40, hard))

@@ -18,6 +18,9 @@ from typing import NamedTuple
 from everlog.store.database import Database
 
 HEADING = "minute   rss MB  descriptors  threads  log files       head"
+POOLS = (
+    "everlog "  # names of a server's pool threads begin so: each pool starts them on demand, up to its size
+)
 LEAST = {"rss MB": 8.0, "descriptors": 3.0, "threads": 2.0, "log files": 8.0}  # what varies in any case
 
 
@@ -42,7 +45,7 @@ class Sample(NamedTuple):
             time.monotonic() - started,
             pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20),
             sum(not name.endswith(".sst") for name in _opened()),
-            threading.active_count(),
+            sum(not thread.name.startswith(POOLS) for thread in threading.enumerate()),
             len(db.engine.log_files()),
             db.head,
         )

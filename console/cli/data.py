@@ -1,46 +1,33 @@
 """Data: the commands import, export and testdata.
 
-    jsonl      one object per line, ProtoJSON
-    csv        a header of field names; lists and nested messages as JSON in their cell
-    parquet    a column for each field; times, enums, lists and nested messages as text, as in CSV
-
 The id of a load is derived from the content of the file. The same file again changes nothing, and an
-interrupted load resumes where it stopped.
-
-Invariants
-  (1) `import` reads each exported row back unchanged, or the export stops and names the row.
+interrupted load resumes where it stopped. The formats: everlog.console.export.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from importlib import import_module
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 import click
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from everlog.console import output
 from everlog.console.cli import connect
 from everlog.console.cli.connect import open_database
 from everlog.console.cli.options import Settings, common, dry_run, pass_settings, writes
-from everlog.console.output import as_text, atomic_file, show_progress
-from everlog.migrations.rows import CELL_MAX, LINE_BYTES_MAX, read_csv, read_jsonl, read_parquet
-from everlog.migrations.values import message_from_json, to_text
+from everlog.console.export import FORMATS, exported
+from everlog.console.output import atomic_file, show_progress
+from everlog.migrations.rows import read_csv, read_jsonl, read_parquet
 from everlog.proto import log_pb2
 from everlog.rpc.address import without_secrets
-from everlog.store.errors import Error, LoadError, RowError, quantity
-from everlog.store.keys import ROW_BYTES_MAX
+from everlog.store.errors import Error, LoadError, quantity
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.schema.admission import doubts
-from everlog.store.schema.descriptors import descriptor_of
 from everlog.store.tx import write
 
 if TYPE_CHECKING:
@@ -103,159 +90,6 @@ def _rows(file: IO[bytes], form: str, model: type[Message], null: str) -> Iterat
             return read_parquet(file, model)
         case _:
             return read_jsonl(file, model)
-
-
-FORMATS = ("jsonl", "csv", "parquet")
-GROUP_ROWS, GROUP_BYTES = 4096, 8 << 20  # of one row group of Parquet
-
-_QUOTED = re.compile(r'[",\r\n]')
-_EMPTY = '""'  # an empty cell that is the only one of its line, which would otherwise be empty
-_ARROW = {
-    FieldDescriptor.TYPE_BOOL: "bool_",
-    FieldDescriptor.TYPE_BYTES: "binary",
-    FieldDescriptor.TYPE_DOUBLE: "float64",
-    FieldDescriptor.TYPE_FLOAT: "float32",
-    FieldDescriptor.TYPE_STRING: "string",
-    **{getattr(FieldDescriptor, f"TYPE_{name}"): "int32" for name in ("INT32", "SINT32", "SFIXED32")},
-    **{getattr(FieldDescriptor, f"TYPE_{name}"): "int64" for name in ("INT64", "SINT64", "SFIXED64")},
-    **{getattr(FieldDescriptor, f"TYPE_{name}"): "uint32" for name in ("UINT32", "FIXED32")},
-    **{getattr(FieldDescriptor, f"TYPE_{name}"): "uint64" for name in ("UINT64", "FIXED64")},
-}
-
-
-def write_text(rows: Iterable[Message], form: str, model: type[Message], out: IO[str], *, null: str) -> None:
-    """Write rows as text. Raises RowError for a row that would not be read back unchanged."""
-    rows = _checked(rows, model)
-    if form == "csv":
-        _write_csv(rows, model, out, null)
-        return
-    for row in rows:
-        line = output.dump(output.row_dict(row))
-        _check_size(line, form, model)
-        out.write(line)
-        out.write("\n")
-
-
-def write_parquet(rows: Iterable[Message], model: type[Message], out: IO[bytes]) -> None:
-    """Write rows as Parquet. Raises RowError as `write_text`, and Error without the extra `parquet`."""
-    try:
-        arrow: Any = import_module("pyarrow")
-        parquet: Any = import_module("pyarrow.parquet")
-    except ImportError:
-        raise Error("writing Parquet needs pyarrow: pip install 'everlog[parquet]'") from None
-    columns = [_column(field, arrow) for field in _fields(model)]
-    schema: Any = arrow.schema([(column.name, column.kind) for column in columns])
-    waiting, size = list[Message](), 0
-    with parquet.ParquetWriter(out, schema) as writer:
-
-        def flush() -> None:
-            arrays = [arrow.array([column.get(row) for row in waiting], column.kind) for column in columns]
-            writer.write_table(arrow.Table.from_arrays(arrays, schema=schema))
-            waiting.clear()
-
-        for row in _checked(rows, model):
-            waiting.append(row)
-            size += row.ByteSize()
-            if len(waiting) >= GROUP_ROWS or size >= GROUP_BYTES:
-                flush()
-                size = 0
-        flush()
-
-
-def csv_line(cells: Iterable[str]) -> str:
-    """Return a line of CSV (RFC 4180). A cell with a carriage return is quoted, unlike in csv.writer."""
-    return f"{','.join(map(_quoted, cells)) or _EMPTY}\n"
-
-
-def _quoted(cell: str) -> str:
-    return '"' + cell.replace('"', '""') + '"' if _QUOTED.search(cell) else cell
-
-
-class _Column(NamedTuple):
-    name: str
-    kind: Any
-    get: Callable[[Any], Any]
-
-
-def _column(field: FieldDescriptor, arrow: Any) -> _Column:
-    name = field.name
-    kind = None if field.is_repeated else _ARROW.get(field.type)
-    cell = (lambda row: getattr(row, name)) if kind else to_text(field)
-    get = (lambda row: cell(row) if row.HasField(name) else None) if field.has_presence else cell
-    return _Column(name, getattr(arrow, kind or "string")(), get)
-
-
-def _checked(rows: Iterable[Message], model: type[Message]) -> Iterable[Message]:
-    """Yield the rows. If the model can hold data that JSON cannot, compare each with what would be read back.
-
-    Extensions, and text that is not UTF-8, are such data. Raises RowError for a row that would differ.
-    """
-    if not any(doubt.has_loose_text for doubt in doubts(model, model)):
-        yield from rows
-        return
-    read = message_from_json(descriptor_of(model))
-    for row in rows:
-        try:
-            again: Message = read(output.row_dict(row))
-            same = _bytes(again) == _bytes(row)
-        except ValueError:
-            same = False
-        if not same:
-            raise RowError(
-                f"a row of {descriptor_of(model).full_name} cannot be exported: it has extensions, or text"
-                " that is not UTF-8",
-                private=output.dump(output.row_dict(row)),
-            )
-        yield row
-
-
-def _bytes(row: Message) -> bytes:
-    alone = type(row)()
-    alone.CopyFrom(row)
-    alone.DiscardUnknownFields()
-    return alone.SerializeToString(deterministic=True)
-
-
-def _fields(model: type[Message]) -> list[FieldDescriptor]:
-    return list(descriptor_of(model).fields)
-
-
-def _write_csv(rows: Iterable[Message], model: type[Message], out: IO[str], null: str) -> None:
-    fields = _fields(model)
-    cells = [(field.name, field.has_presence, to_text(field)) for field in fields]
-    out.write(csv_line(field.name for field in fields))
-    for row in rows:
-        line = []
-        for name, optional, cell in cells:
-            if optional and not row.HasField(name):
-                line.append(null)
-                continue
-            word = cell(row)
-            if word == null and (optional or word):
-                raise RowError(
-                    f"{name} is {word!r} in a row of {descriptor_of(model).full_name}, which is also the"
-                    " text of an unset field: choose another --null, or --format jsonl",
-                    column=name,
-                )
-            if len(word) > CELL_MAX:
-                raise _too_long("csv", model, f"{len(word):,} characters in the cell {name}", CELL_MAX)
-            line.append(word)
-        text = csv_line(line)
-        _check_size(text, "csv", model)
-        out.write(text)
-
-
-def _check_size(line: str, form: str, model: type[Message]) -> None:
-    """Raise RowError if `import` would not read a line."""
-    if len(line) > ROW_BYTES_MAX and (size := len(line.encode())) > LINE_BYTES_MAX:
-        raise _too_long(form, model, f"{size:,} bytes", LINE_BYTES_MAX)
-
-
-def _too_long(form: str, model: type[Message], size: str, most: int) -> RowError:
-    return RowError(
-        f"a row of {descriptor_of(model).full_name} cannot be exported as {form}: it has {size}, and"
-        f" `import` reads at most {most:,}; use --format parquet"
-    )
 
 
 EVERY = 1024
@@ -387,15 +221,14 @@ def export(settings: Settings, table: str, file: str, *, form: str | None, null:
     with open_database(settings, read_only=True) as db, show_progress() as progress:
         handle, _ = connect.named(db, table)
         rows = _told(db.scan(handle), f"export {table}", db.count(handle), progress if file != "-" else None)
+        pieces = exported(rows, form, handle.model, null=null)
         if file == STDIN:
-            write_text(rows, form, handle.model, sys.stdout, null=null)
+            for piece in pieces:
+                sys.stdout.write(piece.decode())
             return
         with atomic_file(file) as out:
-            if form == "parquet":
-                write_parquet(rows, handle.model, out)
-            else:
-                with as_text(out) as lines:
-                    write_text(rows, form, handle.model, lines, null=null)
+            for piece in pieces:
+                out.write(piece)
     if settings.json:
         output.echo({"table": table, "file": file})
     else:

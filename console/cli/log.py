@@ -24,9 +24,9 @@ from google.protobuf import json_format
 
 from everlog.console import output
 from everlog.console.cli.connect import TableName, at_option, named, open_database, reading
-from everlog.console.cli.data import csv_line
 from everlog.console.cli.follow import batches
 from everlog.console.cli.options import Moment, Renamed, Settings, common, pass_settings
+from everlog.console.export import csv_line
 from everlog.console.output import as_text, atomic_file
 from everlog.proto import log_pb2
 from everlog.store.errors import Error, quantity

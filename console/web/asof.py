@@ -45,9 +45,14 @@ def redirected(view: View) -> Response | None:
 
 def asof(view: View) -> AsOf:
     """Return where the page reads. Raises CursorError for a position that the log does not have."""
+    found = moment(view)
+    return AsOf(found, described(view.console.known, view.db, found))
+
+
+def moment(view: View) -> RemoteMoment | None:
+    """Return the moment in the query; None: now. Raises CursorError."""
     seq = view.whole("at")
-    moment = view.db.at(seq=seq) if seq else None
-    return AsOf(moment, described(view.console.known, view.db, moment))
+    return view.db.at(seq=seq) if seq else None
 
 
 def described(known: plots.Known, db: RemoteDatabase, moment: RemoteMoment | None) -> dict[str, Any]:

@@ -7,6 +7,9 @@
     &at=963534                             as of a commit; with &count=1 also the number of its rows
     &resume=…                              the rows after those of another page
     &k=…&k=…                               a row to show beside the others, one value of its key each
+/db/{database}/tables/{table}/export       the rows of the same filter and order, all of them, as a file
+    ?format=csv                            csv, jsonl or parquet
+    &null=NA                               CSV: the text of an unset field, and an error if it is ambiguous
 """
 
 from __future__ import annotations
@@ -14,20 +17,22 @@ from __future__ import annotations
 import base64
 import binascii
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
-from starlette.responses import Response
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response, StreamingResponse
 
 from everlog.console import output
+from everlog.console.export import FORMATS, exported, has_parquet
 from everlog.console.web import asof as asof_
 from everlog.console.web import cells
 from everlog.console.web import filter as filters
-from everlog.console.web.format import href
+from everlog.console.web.format import href, with_query
 from everlog.console.web.page import NotFoundError, Page, View, route
 from everlog.migrations.values import plain
-from everlog.store.errors import CorruptionError, Error, RowError, SealedError
+from everlog.store.errors import CorruptionError, Error, RowError, SealedError, UnavailableError
 from everlog.store.schema.descriptors import descriptor_of, dotted
 from everlog.store.schema.reflect import table_of
 from everlog.store.schema.schema import TableInfo
@@ -36,6 +41,12 @@ from everlog.store.tx.reader import Reader
 
 ROWS, READ_MAX, READ_S = 50, 20_000, 0.15
 COLUMNS_MAX = 40
+MEDIA = {
+    "csv": "text/csv; charset=utf-8",
+    "jsonl": "application/x-ndjson",
+    "parquet": "application/vnd.apache.parquet",
+}
+TITLES = {"csv": "CSV", "jsonl": "JSON Lines", "parquet": "Parquet"}
 PAST_SORTED_MAX = 10_000  # rows of a table whose past is shown in the order of an index, which sorts all
 
 
@@ -153,6 +164,7 @@ def table(view: View) -> Page | Response:
         "first_href": view.href(resume=None, k=None) if view.query("resume") else "",
         "model_text": cells.model_text(descriptor_of(info.model)),
         "words": in_words(told),
+        "exports": [] if shown["problem"] else _exports(view, name),
         "log_href": href("db", view.database, "log", table=name),
         "insert_href": f"{href('db', view.database, 'tables', name)}/new"
         if at is None and may(view, name, "put")
@@ -161,8 +173,27 @@ def table(view: View) -> Page | Response:
     return Page("table.html", values, 200, shown)
 
 
-def _rows(view: View, info: TableInfo, reader: Reader) -> Rows:
-    """Return the rows of a page: as many as fit, or as were found in a limited time. Raises RowError."""
+class Wanted(NamedTuple):
+    """What a page shows of a table: its filter and order. `what`: the table or index; `equals`: the values of
+    its first fields; `left`: the conditions to check on each row."""
+
+    info: TableInfo
+    index: Any
+    what: Any
+    equals: Any
+    left: list[filters.Condition]
+    reverse: bool
+
+    def scan(self, reader: Reader, **how: Any) -> Any:
+        """Return the rows of the range in order, before the conditions that are left."""
+        return reader.scan(self.what, self.equals, reverse=self.reverse, **how)
+
+    def has(self, row: Message) -> bool:
+        return all(one.holds(row) for one in self.left)
+
+
+def _wanted(view: View, info: TableInfo, reader: Reader) -> Wanted:
+    """Return the filter and order in the query. Raises RowError, SchemaError."""
     conditions = filters.parse(view.query("q"), descriptor_of(info.model))
     handle: Table[Message, Any] = table_of(info)
     index = info.index(view.query("index")) if view.query("index") else None
@@ -176,18 +207,21 @@ def _rows(view: View, info: TableInfo, reader: Reader) -> Rows:
             f"index {index.name} stores hashes, which have no order: give the values of all of its fields,"
             f" such as {dotted(fields[0])} = …"
         )
-    scan = reader.scan(
-        handle if index is None else handle.indexes[index.name],
-        equals,
-        reverse=view.query("reverse") == "1",
-        limit=READ_MAX if left else ROWS,
-        resume=_untoken(view.query("resume")),
-    )
+    what = handle if index is None else handle.indexes[index.name]
+    return Wanted(info, index, what, equals, left, view.query("reverse") == "1")
+
+
+def _rows(view: View, info: TableInfo, reader: Reader) -> Rows:
+    """Return the rows of a page: as many as fit, or as were found in a limited time. Raises RowError."""
+    wanted = _wanted(view, info, reader)
+    left, index = wanted.left, wanted.index
+    hashed = index is not None and index.hashed
+    scan = wanted.scan(reader, limit=READ_MAX if left else ROWS, resume=_untoken(view.query("resume")))
     found, errors, read, until = list[tuple[Any, Message]](), list[str](), 0, time.monotonic() + READ_S
     complete = True
     for row in _readable(scan, errors):
         read += 1
-        if all(one.holds(row) for one in left):
+        if wanted.has(row):
             found.append((key_of(info, row), row))
         if left and not hashed and (len(found) >= ROWS or time.monotonic() > until):
             complete = False
@@ -274,6 +308,17 @@ def encoded_key(info: TableInfo, words: Sequence[str]) -> Any:
     return output.values(info.key_fields, words, f"the key of {info.name}")
 
 
+def _exports(view: View, table: str) -> list[tuple[str, str]]:
+    """Return the formats in which the rows can be saved, with the address of each file."""
+    path = f"{href('db', view.database, 'tables', table)}/export"
+    query = {one: view.query(one) for one in ("q", "index", "reverse", "at")}
+    return [
+        (TITLES[form], with_query(path, {"format": form, **query}))
+        for form in ("csv", "jsonl", "parquet")
+        if form != "parquet" or has_parquet()
+    ]
+
+
 def _drawer(view: View, info: TableInfo, reader: Reader) -> dict[str, Any] | None:
     words = view.queries("k")
     if not words:
@@ -322,4 +367,47 @@ def _untoken(text: str) -> bytes | None:
         raise RowError("the address of this page of rows is damaged; begin at the first page") from None
 
 
-ROUTES = [*route("/db/{database}/tables", tables), *route("/db/{database}/tables/{table}", table)]
+def export(view: View) -> Response:
+    """Send all rows that a page shows part of, as a file."""
+    form, name = view.query("format"), view.path("table")
+    if form not in FORMATS:
+        raise RowError(f"expected a format of {', '.join(FORMATS)}, found {form[:40]!r}")
+    moment = asof_.moment(view)
+    schema = moment.schema if moment is not None else view.db.refresh_schema()
+    if name not in schema.tables:
+        raise NotFoundError(f"there is no table {name!r}")
+    info, reader = schema.tables[name], moment or view.db
+    wanted = _wanted(view, info, reader)
+    rows = (row for row in wanted.scan(reader) if wanted.has(row))
+    exact = "null" in view.request.query_params
+    pieces = exported(rows, form, info.model, null=view.query("null"), exact=exact)
+    first = next(pieces, None)  # now, so that an error is a page
+    file = f"{name}-{moment.seq}.{form}" if moment is not None else f"{name}.{form}"
+    return StreamingResponse(
+        _sent(view, first, pieces),
+        media_type=MEDIA[form],
+        headers={"Content-Disposition": f'attachment; filename="{file}"'},
+    )
+
+
+async def _sent(
+    view: View, first: bytes | None, pieces: Generator[bytes, None, None]
+) -> AsyncIterator[bytes]:
+    """Send the pieces of a file as its reader takes them. An error breaks the connection: the reader sees
+    that the file is incomplete."""
+    piece = first
+    try:
+        while piece is not None:
+            yield piece
+            if view.console.stopping:
+                raise UnavailableError("the console stops")
+            piece = await run_in_threadpool(next, pieces, None)
+    finally:
+        pieces.close()
+
+
+ROUTES = [
+    *route("/db/{database}/tables", tables),
+    *route("/db/{database}/tables/{table}", table),
+    *route("/db/{database}/tables/{table}/export", export, twin=False),
+]

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from everlog.console.cli import data as targets
+from everlog.console.export import exported
 from everlog.migrations.rows import read_csv, read_jsonl, read_parquet
 from everlog.migrations.values import as_json, message_from_json
 from everlog.store.errors import RowError
@@ -26,24 +26,16 @@ NULL = "\N{NULL}\N{EMPTY SET}"
 
 
 def csv(rows: list[Any], of: Any, _: Path) -> list[Any]:
-    out = io.StringIO(newline="")
-    targets.write_text(rows, "csv", of, out, null=NULL)
-    return list(read_csv(io.BytesIO(out.getvalue().encode()), of, null=NULL))
+    return list(read_csv(io.BytesIO(b"".join(exported(rows, "csv", of, null=NULL))), of, null=NULL))
 
 
 def jsonl(rows: list[Any], of: Any, _: Path) -> list[Any]:
-    out = io.StringIO(newline="")
-    targets.write_text(rows, "jsonl", of, out, null="")
-    return list(read_jsonl(io.BytesIO(out.getvalue().encode()), of))
+    return list(read_jsonl(io.BytesIO(b"".join(exported(rows, "jsonl", of))), of))
 
 
-def parquet(rows: list[Any], of: Any, directory: Path) -> list[Any]:
+def parquet(rows: list[Any], of: Any, _: Path) -> list[Any]:
     pytest.importorskip("pyarrow", reason="an extra of its own")
-    path = directory / "rows.parquet"
-    with path.open("wb") as out:
-        targets.write_parquet(rows, of, out)
-    with path.open("rb") as file:
-        return list(read_parquet(file, of))
+    return list(read_parquet(io.BytesIO(b"".join(exported(rows, "parquet", of))), of))
 
 
 FORMATS: dict[str, Callable[[list[Any], Any, Path], list[Any]]] = {

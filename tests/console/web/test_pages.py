@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import base64
+import html
+import http.client
+import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 from urllib.parse import quote, urlencode
 
 import pytest
 
+from everlog.console.export import exported
 from everlog.console.web import tables
+from everlog.migrations.rows import read_csv, read_jsonl
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.testing import at_version
 from everlog.store.schema.reflect import table_of
-from flights.migrations.v20260209154500_airport_time_zones import AIRPORTS, FLIGHTS, Airport
+from flights.migrations.v20260209154500_airport_time_zones import AIRPORTS, FLIGHTS, Airport, Flight
 from tests.console.web.conftest import TOKENS
 from tests.console.web.visitor import Visitor, console_of
 
@@ -278,8 +284,6 @@ def test_a_commit_is_shown_with_its_rows_before_and_after(
 
 
 def test_new_commits_are_streamed_as_events(visitor: Visitor, flights: EmbeddedDatabase) -> None:
-    import http.client
-
     host = visitor.url.removeprefix("http://")
     connection = http.client.HTTPConnection(host, timeout=30)
     connection.request("GET", f"{DB}/log/events?actor=ann")
@@ -329,3 +333,56 @@ def test_a_database_without_migrations_and_an_empty_table_say_what_to_do() -> No
                 for row in list(db.scan(airports)):
                     tx.delete(airports, cast(Any, row).faa)
             assert "No rows" in visitor.get(f"{DB}/tables/airports").words
+
+
+def test_what_a_page_shows_is_saved_as_a_file(visitor: Visitor, flights: EmbeddedDatabase) -> None:
+    every: list[Any] = list(flights.scan(FLIGHTS))
+    row = every[len(every) // 2]
+    query = {"q": f"origin = {row.origin} and dest = {row.dest}", "index": "by_route", "reverse": "1"}
+    expected = list(flights.scan(FLIGHTS.by_route, (row.origin, row.dest), reverse=True))
+    assert len(expected) < len(every)
+    page = visitor.get(f"{DB}/tables/flights?{urlencode(query)}")
+    links = [html.unescape(one) for one in re.findall(r'<a href="([^"]*)" download', page.text)]
+    assert len(links) == 3
+    for link, read in zip(links, (read_csv, read_jsonl), strict=False):
+        answer = visitor.get(link)
+        form = link.partition("format=")[2].partition("&")[0]
+        assert answer.headers["content-disposition"] == f'attachment; filename="flights.{form}"'
+        assert list(read(io.BytesIO(answer.text.encode()), Flight)) == expected
+    path = f"{DB}/tables/airports/export?format=jsonl"
+    past = [json.loads(line) for line in visitor.get(f"{path}&at={flights.head - 2}").text.splitlines()]
+    assert {one["faa"]: one["name"] for one in past}["ZZZ"] == "first"
+    assert len(visitor.get(path).text.splitlines()) == flights.count(AIRPORTS)
+    for query_, status in (("format=xml", 400), ("format=csv&q=x", 400), ("format=csv&at=99999", 404)):
+        assert visitor.get(f"{DB}/tables/airports/export?{query_}").status == status
+    assert visitor.get(f"{DB}/tables/nowhere/export?format=csv").status == 404
+
+
+def test_a_file_that_cannot_be_completed_breaks_its_connection(
+    visitor: Visitor, flights: EmbeddedDatabase
+) -> None:
+    with flights.transaction(reason="many") as tx:
+        for number in range(2000):
+            tx.put(AIRPORTS, Airport(faa=f"X{number:04}", name="x" * 100, tzone="Europe/London"))
+        tx.put(AIRPORTS, Airport(faa="Y", tzone=""))
+    path = f"{DB}/tables/airports/export?format=csv"
+    assert visitor.get(path).text.splitlines()[-1].startswith("ZZZ,third")
+    with pytest.raises(http.client.IncompleteRead):
+        visitor.get(f"{path}&null=")
+    assert visitor.get(f"{path}&null=NA").text.splitlines()[-1] == "ZZZ,third,1.5,0.0,-3,0,,NA"
+
+
+def test_an_export_reads_rows_as_pieces_are_taken() -> None:
+    for form in ("csv", "jsonl"):
+        taken = list[int]()
+
+        def rows(taken: list[int] = taken) -> Iterator[Any]:
+            for number in range(1_000_000):
+                taken.append(number)
+                yield Airport(faa=f"{number}", name="x" * 100)
+
+        pieces = exported(rows(), form, Airport)
+        sizes = [len(next(pieces)) for _ in range(3)]
+        pieces.close()
+        assert len(taken) < 5000
+        assert all(size < 100_000 for size in sizes)

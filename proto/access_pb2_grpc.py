@@ -109,7 +109,8 @@ class AccessServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Explain(self, request, context):
-        """Says why a call is allowed or denied. Callers may always ask about themselves.
+        """Says why a call is allowed or denied. Callers may always ask about themselves: they learn which roles allow it,
+        and with the right AUDIT also who granted them, when, and for which reason.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

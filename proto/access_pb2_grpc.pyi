@@ -45,7 +45,9 @@ class AccessStub:
     Show: _grpc.UnaryUnaryMultiCallable[_access_pb2.ShowAccessRequest, _access_pb2.ShowAccessResponse]
     """Returns roles, grants and tokens, in force now or after an earlier record."""
     Explain: _grpc.UnaryUnaryMultiCallable[_access_pb2.ExplainAccessRequest, _access_pb2.ExplainAccessResponse]
-    """Says why a call is allowed or denied. Callers may always ask about themselves."""
+    """Says why a call is allowed or denied. Callers may always ask about themselves: they learn which roles allow it,
+    and with the right AUDIT also who granted them, when, and for which reason.
+    """
     DefineRole: _grpc.UnaryUnaryMultiCallable[_access_pb2.DefineRoleRequest, _access_pb2.AccessResponse]
     """Defines a role, or replaces the one of that name."""
     RemoveRole: _grpc.UnaryUnaryMultiCallable[_access_pb2.RemoveRoleRequest, _access_pb2.AccessResponse]
@@ -71,7 +73,9 @@ class AccessAsyncStub(AccessStub):
     Show: _aio.UnaryUnaryMultiCallable[_access_pb2.ShowAccessRequest, _access_pb2.ShowAccessResponse]  # type: ignore[assignment]
     """Returns roles, grants and tokens, in force now or after an earlier record."""
     Explain: _aio.UnaryUnaryMultiCallable[_access_pb2.ExplainAccessRequest, _access_pb2.ExplainAccessResponse]  # type: ignore[assignment]
-    """Says why a call is allowed or denied. Callers may always ask about themselves."""
+    """Says why a call is allowed or denied. Callers may always ask about themselves: they learn which roles allow it,
+    and with the right AUDIT also who granted them, when, and for which reason.
+    """
     DefineRole: _aio.UnaryUnaryMultiCallable[_access_pb2.DefineRoleRequest, _access_pb2.AccessResponse]  # type: ignore[assignment]
     """Defines a role, or replaces the one of that name."""
     RemoveRole: _aio.UnaryUnaryMultiCallable[_access_pb2.RemoveRoleRequest, _access_pb2.AccessResponse]  # type: ignore[assignment]
@@ -112,7 +116,9 @@ class AccessServicer(metaclass=_abc_1.ABCMeta):
         request: _access_pb2.ExplainAccessRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_access_pb2.ExplainAccessResponse, _abc.Awaitable[_access_pb2.ExplainAccessResponse]]:
-        """Says why a call is allowed or denied. Callers may always ask about themselves."""
+        """Says why a call is allowed or denied. Callers may always ask about themselves: they learn which roles allow it,
+        and with the right AUDIT also who granted them, when, and for which reason.
+        """
 
     @_abc_1.abstractmethod
     def DefineRole(

@@ -20,6 +20,33 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _CallEnding:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CallEndingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CallEnding.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CALL_ENDING_UNSPECIFIED: _CallEnding.ValueType  # 0
+    """The call was not ended."""
+    CALL_ENDED: _CallEnding.ValueType  # 1
+    """It was not writing, and nothing of it continues."""
+    CALL_STOPS: _CallEnding.ValueType  # 2
+    """It writes in steps, and stops before the next one. What it has written stays."""
+    CALL_FINISHES: _CallEnding.ValueType  # 3
+    """Its write has begun and cannot be stopped: it continues to its end."""
+
+class CallEnding(_CallEnding, metaclass=_CallEndingEnumTypeWrapper): ...
+
+CALL_ENDING_UNSPECIFIED: CallEnding.ValueType  # 0
+"""The call was not ended."""
+CALL_ENDED: CallEnding.ValueType  # 1
+"""It was not writing, and nothing of it continues."""
+CALL_STOPS: CallEnding.ValueType  # 2
+"""It writes in steps, and stops before the next one. What it has written stays."""
+CALL_FINISHES: CallEnding.ValueType  # 3
+"""Its write has begun and cannot be stopped: it continues to its end."""
+Global___CallEnding: _TypeAlias = CallEnding  # noqa: Y015
+
 class _CallState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -873,6 +900,7 @@ class RunningCall(_message.Message):
     BYTES_FIELD_NUMBER: _builtins.int
     TABLES_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    ENDING_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Names it until it ends; 0: work of the server itself."""
     database: _builtins.str
@@ -891,6 +919,8 @@ class RunningCall(_message.Message):
     rows: _builtins.int
     bytes: _builtins.int
     """Of its messages, in both directions."""
+    ending: Global___CallEnding.ValueType
+    """What becomes of the work of a call that somebody has ended. Calls are listed until nothing of them runs."""
     @_builtins.property
     def behind(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The calls that have that."""
@@ -916,10 +946,11 @@ class RunningCall(_message.Message):
         bytes: _builtins.int = ...,
         tables: _abc.Iterable[_builtins.str] | None = ...,
         progress: Global___WorkProgress | None = ...,
+        ending: Global___CallEnding.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "ahead", b"ahead", "behind", b"behind", "bytes", b"bytes", "database", b"database", "id", b"id", "identity", b"identity", "method", b"method", "peer", b"peer", "progress", b"progress", "rows", b"rows", "state", b"state", "tables", b"tables", "waits_for", b"waits_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "ahead", b"ahead", "behind", b"behind", "bytes", b"bytes", "database", b"database", "ending", b"ending", "id", b"id", "identity", b"identity", "method", b"method", "peer", b"peer", "progress", b"progress", "rows", b"rows", "state", b"state", "tables", b"tables", "waits_for", b"waits_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -157,7 +157,7 @@ class AdminServicer:
 
     def Kill(self, request, context):
         """Ends a running call, which must be one that `Calls` lists to the caller. Its client gets CANCELLED, with the name
-        of the caller. What the call was writing is in the log whole, or not at all.
+        of the caller. What the call was writing is in the log whole, or not at all; `call.ending` says what becomes of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

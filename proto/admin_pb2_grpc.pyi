@@ -57,7 +57,7 @@ class AdminStub:
     """
     Kill: _grpc.UnaryUnaryMultiCallable[_admin_pb2.KillRequest, _admin_pb2.KillResponse]
     """Ends a running call, which must be one that `Calls` lists to the caller. Its client gets CANCELLED, with the name
-    of the caller. What the call was writing is in the log whole, or not at all.
+    of the caller. What the call was writing is in the log whole, or not at all; `call.ending` says what becomes of it.
     """
 
 @_typing.type_check_only
@@ -89,7 +89,7 @@ class AdminAsyncStub(AdminStub):
     """
     Kill: _aio.UnaryUnaryMultiCallable[_admin_pb2.KillRequest, _admin_pb2.KillResponse]  # type: ignore[assignment]
     """Ends a running call, which must be one that `Calls` lists to the caller. Its client gets CANCELLED, with the name
-    of the caller. What the call was writing is in the log whole, or not at all.
+    of the caller. What the call was writing is in the log whole, or not at all; `call.ending` says what becomes of it.
     """
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
@@ -178,7 +178,7 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.KillResponse, _abc.Awaitable[_admin_pb2.KillResponse]]:
         """Ends a running call, which must be one that `Calls` lists to the caller. Its client gets CANCELLED, with the name
-        of the caller. What the call was writing is in the log whole, or not at all.
+        of the caller. What the call was writing is in the log whole, or not at all; `call.ending` says what becomes of it.
         """
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

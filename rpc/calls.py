@@ -16,6 +16,7 @@ STATES = {
     pb.CALL_WAITS: "waiting",
     pb.CALL_IDLE: "idle",
 }
+ENDINGS = {pb.CALL_ENDED: "ended", pb.CALL_STOPS: "stops", pb.CALL_FINISHES: "finishes"}
 
 
 class WorkProgress(msgspec.Struct, frozen=True):
@@ -36,7 +37,8 @@ class RunningCall(msgspec.Struct, frozen=True):
     `identity`: name of the caller, empty if it has none; `peer`: address of its client. `state`: running,
     queued (for a thread), paused (others have their turn), waiting, or idle. `waits_for`: a kind of threads,
     `lease`, `client` or `limit`; `behind`: ids of the calls that have it; `ahead`: calls before it in its
-    queue. `rows` and `bytes`: so far.
+    queue. `rows` and `bytes`: so far. `ending`: of a call that somebody has ended: ended (nothing continues),
+    stops (before its next write; what it has written stays), or finishes (its write cannot be stopped).
     """
 
     id: int
@@ -53,6 +55,7 @@ class RunningCall(msgspec.Struct, frozen=True):
     bytes: int
     tables: list[str]
     progress: WorkProgress | None
+    ending: str = ""
 
 
 class OpenConnection(msgspec.Struct, frozen=True):
@@ -145,6 +148,7 @@ def call_of(one: pb.RunningCall) -> RunningCall:
         bytes=one.bytes,
         tables=list(one.tables),
         progress=_progress(one.progress) if one.HasField("progress") else None,
+        ending=ENDINGS.get(one.ending, ""),
     )
 
 

@@ -84,8 +84,9 @@ def top(settings: Settings, *, once: bool, interval: float, connections: bool) -
 def kill(settings: Settings, *, id: int, reason: str) -> None:
     """End a running call of a server; `everlog top` shows the ids.
 
-    Its client gets an error with your name. A call that was writing has written all, or nothing; a
-    long write, such as a migration, ends as if it had been interrupted, and can be resumed.
+    Its client gets an error with your name. The command prints what becomes of the work: a read ends; a
+    load, a migration, a rebuild or an expiry stops before its next write, keeps what it has written, and can
+    be resumed; a commit, an erasure or the completion of a migration that has begun cannot be stopped.
 
     \b
     Examples:
@@ -97,7 +98,15 @@ def kill(settings: Settings, *, id: int, reason: str) -> None:
     if settings.json:
         output.echo(msgspec.to_builtins(ended))
     else:
-        click.echo(f"Ended {ended.method} of {ended.identity or 'an unnamed caller'} ({id})")
+        whose = ended.identity or "an unnamed caller"
+        click.echo(f"Ended {ended.method} of {whose} ({id}){BECOMES.get(ended.ending, '')}")
+
+
+# What becomes of the work of a call that was ended.
+BECOMES = {
+    "stops": ": it stops before its next write, and what it has written stays",
+    "finishes": ": its client got an error, but its write has begun and continues to its end",
+}
 
 
 def check_server(settings: Settings, verb: str) -> None:
@@ -213,7 +222,7 @@ def _row(one: RunningCall) -> tuple[str, ...]:
 
 
 def _state(one: RunningCall) -> str:
-    said = one.state
+    said = f"ended: {one.ending}" if one.ending in BECOMES else one.state
     if one.waits_for:
         said += f": {one.waits_for}"
     if one.ahead:

@@ -8,7 +8,7 @@ database could take over their names.
 
 Invariants
   (1) no response contains the hash of a token;
-  (2) a caller without the right `audit` sees only its own rights.
+  (2) a caller without the right `audit` sees only its own rights and their roles, and not who granted them.
 """
 
 from __future__ import annotations
@@ -60,21 +60,21 @@ class AccessService(access_pb2_grpc.AccessServicer):
 
         def run() -> pb.ExplainAccessResponse:
             state = _state(db, request)
+            why = context.scope.holder.decide(pb.AUDIT).allowed
             who = request.who or (str(identity.name) if not identity.roles else "")
             if who:
                 values.check_name(who, "an identity")
-                how: dict[str, Any] = {"database": db.uuid, "now_ns": db.clock.read()}
+                how: dict[str, Any] = {"database": db.uuid, "now_ns": db.clock.read(), "why": why}
                 found, holder = explain(state, who, request.verb, request.table, **how), state.holder(who)
             else:  # its roles are not those of a name
                 holder = context.scope.holder
-                found = explain_as(state, holder, request.verb, request.table)
+                found = explain_as(state, holder, request.verb, request.table, why=why)
             key = request.key if request.HasField("key") else None
             if key is not None or request.field:
                 check_asked(request.table, key, request.field)
                 seq = request.at_seq or None
                 if request.at_time_ns:
                     seq = db.past.position(time=request.at_time_ns)
-                why = context.scope.holder.decide(pb.AUDIT).allowed
                 asked = (request.verb, request.table, key, request.field, seq)
                 found = db.access.seen(found, holder, *asked, why=why)
             return pb.ExplainAccessResponse(

@@ -154,7 +154,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
 
     async def Expire(self, request: admin_pb2.ExpireRequest, context: object) -> admin_pb2.ExpireResponse:
         db = self._hosting.database(request.database)
-        rows = await self._hosting.long_write(db.admin.expire, confirm_time=request.confirm_time)
+        rows = await self._hosting.chunked_write(db.admin.expire, confirm_time=request.confirm_time)
         return admin_pb2.ExpireResponse(rows=rows)
 
     async def CorrectClock(

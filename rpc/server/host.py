@@ -39,7 +39,7 @@ from everlog.rpc.server.rights import Rights, Tokens, unknown_database
 from everlog.rpc.server.threads import Bounds, Slices, Threads, Work, note, waiting
 from everlog.store.database import Database
 from everlog.store.errors import ClosedError, Error
-from everlog.store.progress import Progress
+from everlog.store.progress import Progress, interruptible
 from everlog.store.upkeep.sizes import Growth
 
 # Queued messages and bytes; the message that reaches a limit is the last.
@@ -238,6 +238,22 @@ class Hosting:
         found: T = await self._run(self._workers, functools.partial(fn, *args, **kwargs))
         return found
 
+    async def chunked_write(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """As `long_write`, of a call that commits in chunks. If it is killed, it stops before the next."""
+
+        def run() -> T:
+            with interruptible(work.check):
+                return fn(*args, **kwargs)
+
+        work = _work(run, stops=True)
+        try:
+            found: T = await asyncio.wrap_future(self._workers.submit(work))
+        except asyncio.CancelledError:
+            if (why := _killed(work)) is not None:
+                work.end(why)
+            raise
+        return found
+
     async def load(self, fn: Callable[..., T], *args: Any) -> T:
         """Run a part of a bulk load."""
         found: T = await self._run(self._loaders, functools.partial(fn, *args))
@@ -264,7 +280,7 @@ class Hosting:
             finally:
                 responses.end()
 
-        work = _work(run)
+        work = _work(run, stops=True)
         done = asyncio.wrap_future((self._workers if goes_on else self._long_threads).submit(work))
         try:
             async for item in responses:
@@ -307,12 +323,12 @@ class Hosting:
             pool.close()
 
 
-def _work(fn: Callable[[], Any]) -> Work:
+def _work(fn: Callable[[], Any], *, stops: bool = False) -> Work:
     """Return the work of the running call. What has to run before its method precedes its first work."""
     call = running.get()
     if call is not None and call.before is not None:
         fn, call.before = _following(call.before, fn), None
-    work = Work(call, fn)
+    work = Work(call, fn, stops=stops)
     if call is not None:
         call.work = work
     return work

@@ -3,11 +3,13 @@
     Activity, Hosting, connections ─▶ RunningCalls ─ now ──▶ CallsResponse
                                             └─────── kill ─▶ the call ends: CANCELLED, "ended by …"
 
-    a killed call    waits for a thread      it never begins
-                     reads                   it ends before its next chunk
-                     writes                  the client gets its error at once; a commit that has begun is in
-                                             the log whole or not at all; long writes end at their next
-                                             progress report, as if they had been interrupted
+    a killed call    waits for a thread    ended      it never begins
+                     reads                 ended      it reads no further chunk
+                     writes in steps       stops      before the next chunk, or at the next progress report;
+                                                      what it has written stays
+                     writes at once        finishes   it is in the log whole or not at all
+
+The client gets its error at once. A call whose work continues is listed until its end.
 
 Invariants
   (1) a caller sees and ends its own calls, and those of databases in which it has the right ADMIN; an id that
@@ -41,7 +43,8 @@ from everlog.store.program_log import about
 
 CALLS_MAX, PEERS_MAX, BEHIND_MAX, TABLES_MAX = 1000, 1000, 8, 5
 NAME_MAX = 100  # characters of a name that a client has sent
-WRITES = ("short writes", "long writes", "loads")
+WRITES = ("short writes", "long writes")
+LOAD = "Store/Load"  # it commits chunks, and waits for its client between them
 
 logger = logging.getLogger("everlog")
 
@@ -66,7 +69,9 @@ class RunningCalls:
         """Return what a caller may see. Read-only."""
         ours = self._administered(identity)
         whole = len(ours) == len(self._hosting.databases)
-        seen = [one for one in self._activity.running.values() if self._sees(one, identity, ours)]
+        running = self._activity.running
+        ended = {one.call.id: one.call for one in self._busy() if one.call and one.call.id not in running}
+        seen = [one for one in (*running.values(), *ended.values()) if self._sees(one, identity, ours)]
         answer = pb.CallsResponse(total=len(seen))
         answer.calls.extend(self._call(one) for one in seen[:CALLS_MAX])
         if whole:
@@ -91,12 +96,10 @@ class RunningCalls:
                 " (`everlog top` lists the running calls)",
                 id=id,
             )
-        told, work = self._call(call), call.work
+        told, ending = self._call(call), _ending(call)
+        told.ending = ending
         by = str(identity.name) or "an unnamed caller"
-        writes = work is not None and work.pool is not None and work.pool.name in WRITES
-        text = f"the call was ended by {by}" + (f": {reason}" if reason else "")
-        if writes and work.state not in ("queued", "done"):
-            text += "; what it was writing is in the log whole, or not at all"
+        text = f"the call was ended by {by}" + (f": {reason}" if reason else "") + _OUTCOMES[ending]
         logger.warning(
             "%s of %s was ended by %s",
             call.method,
@@ -114,6 +117,10 @@ class RunningCalls:
         )
         end(call, grpc.StatusCode.CANCELLED, UnavailableError(text, code="CANCELLED", ended_by=by))
         return told
+
+    def _busy(self) -> Iterator[Work]:
+        for pool in self._hosting.pools:
+            yield from list(pool.busy)
 
     # who may see what
 
@@ -188,15 +195,14 @@ class RunningCalls:
 
     def _own_work(self) -> Iterator[pb.RunningCall]:
         """Work of the server itself, such as an approved migration."""
-        for pool in self._hosting.pools:
-            for work in list(pool.busy):
-                if work.call is None:
-                    yield pb.RunningCall(
-                        method=pool.name,
-                        age_s=time.perf_counter() - work.began,
-                        state=_STATES.get(work.state, pb.CALL_RUNS),
-                        progress=_progress(work.progress),
-                    )
+        for work in self._busy():
+            if work.call is None:
+                yield pb.RunningCall(
+                    method=work.pool.name if work.pool is not None else "",
+                    age_s=time.perf_counter() - work.began,
+                    state=_STATES.get(work.state, pb.CALL_RUNS),
+                    progress=_progress(work.progress),
+                )
 
     def _call(self, call: Call) -> pb.RunningCall:
         name = _named(call)
@@ -216,7 +222,25 @@ class RunningCalls:
             bytes=call.bytes,
             tables=[one[:NAME_MAX] for one in sorted(tables(call.request))[:TABLES_MAX]],
             progress=_progress(call.progress),
+            ending=_ending(call) if call.ends_with is not None else pb.CALL_ENDING_UNSPECIFIED,
         )
+
+
+_OUTCOMES: dict[int, str] = {
+    pb.CALL_ENDED: "",
+    pb.CALL_STOPS: "; it stops before its next write, and what it has written stays",
+    pb.CALL_FINISHES: "; what it was writing is in the log whole, or not at all",
+}
+
+
+def _ending(call: Call) -> Any:
+    """Return what becomes of a call's work when the call is ended."""
+    work: Work | None = call.work
+    if call.method == LOAD:
+        return pb.CALL_STOPS
+    if work is None or work.state in ("queued", "done") or work.pool is None or work.pool.name not in WRITES:
+        return pb.CALL_ENDED
+    return pb.CALL_STOPS if work.stops else pb.CALL_FINISHES
 
 
 _STATES = {"queued": pb.CALL_QUEUED, "running": pb.CALL_RUNS, "paused": pb.CALL_PAUSED}

@@ -86,10 +86,10 @@ class Work:
 
     __slots__ = (
         *("call", "ended", "future", "granted", "holds", "key", "pool", "progress", "run", "state", "until"),
-        "began",
+        *("began", "stops"),
     )
 
-    def __init__(self, call: Call | None, run: Callable[[], Any]) -> None:
+    def __init__(self, call: Call | None, run: Callable[[], Any], *, stops: bool = False) -> None:
         self.call = call
         self.pool: Threads | None = None
         self.progress: Steps | None = None  # without a call; with one, the call has it
@@ -99,9 +99,15 @@ class Work:
         self.future: Future[Any] = Future()
         self.state = "queued"  # queued, running, paused or done
         self.ended: Error | None = None  # why it should not continue
+        self.stops = stops  # between two of its writes, if its call is ended
         self.holds = False  # a slice, until then
         self.until = 0.0
         self.granted: threading.Event | None = None  # while it waits for a slice
+
+    def check(self) -> None:
+        """Raise the error with which it should end."""
+        if self.ended is not None:
+            raise self.ended
 
     def end(self, error: Error) -> None:
         """Let it end with an error at its next chunk. Does nothing to work that is done."""
@@ -170,8 +176,7 @@ class Slices:
 
     def _between(self, work: Work) -> None:
         """Called by the store between two chunks."""
-        if work.ended is not None:
-            raise work.ended
+        work.check()
         if time.perf_counter() < work.until:
             time.sleep(0)
         elif self._waiting:
@@ -198,8 +203,7 @@ class Slices:
                 work.holds = True
         work.state = "running"
         work.until = time.perf_counter() + SLICE_S
-        if work.ended is not None:
-            raise work.ended
+        work.check()
 
     def leave(self, work: Work) -> None:
         """Give the rest of its slice to others."""

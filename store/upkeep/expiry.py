@@ -29,6 +29,7 @@ from everlog.store.clock import JUMP_S
 from everlog.store.core import Core
 from everlog.store.errors import ClosedError, ConflictError, Error
 from everlog.store.program_log import about
+from everlog.store.progress import interruption_point
 from everlog.store.rocks.view import View
 from everlog.store.schema import codec
 from everlog.store.schema.schema import Schema
@@ -57,6 +58,7 @@ def expire(core: Core, *, confirm_time: bool = False, stopped: Callable[[], bool
     rows, after, size = 0, keys.NOTE_END, CHUNK_ROWS
     until = _until(core.clock.read())
     while not stopped():
+        interruption_point()
         transaction, last = _over(core, after, until, size)
         if last is None:
             break

@@ -2,7 +2,10 @@
 
     state, identity, right, table ─▶ decision ─▶ the rules that give it, or the grants that do not
 
-Read-only. What it says is for operators; a caller may ask about itself.
+    why       who granted it, when and for which reason, and other tokens of the name: for operators
+    without   the roles that give it, and how they limit it: for a caller that asks about itself
+
+Read-only.
 """
 
 from __future__ import annotations
@@ -36,12 +39,15 @@ class Explanation(NamedTuple):
     hidden: tuple[str, ...] = ()
 
 
-def explain(state: State, who: str, verb: str, table: str, *, database: bytes, now_ns: int) -> Explanation:
-    """See `Access.explain`. `database` is its UUID, `now_ns` the time for which tokens are valid."""
+def explain(
+    state: State, who: str, verb: str, table: str, *, database: bytes, now_ns: int, why: bool = True
+) -> Explanation:
+    """See `Access.explain`. `database` is its UUID, `now_ns` the time for which tokens are valid. `why`: say
+    who granted it."""
     right, op = check_verb(verb)
-    found = explain_as(state, state.holder(who), verb, table)
+    found = explain_as(state, state.holder(who), verb, table, why=why)
     said = list(found.sentences)
-    for one in state.tokens.values():
+    for one in state.tokens.values() if why else ():
         if one.token.name == who and one.token.roles and one.valid(database, now_ns):
             other = state.holder(who, one.token.roles).decide(right, table, op)
             said.append(
@@ -51,21 +57,21 @@ def explain(state: State, who: str, verb: str, table: str, *, database: bytes, n
     return found._replace(sentences=tuple(said))
 
 
-def explain_as(state: State, holder: Holder, verb: str, table: str) -> Explanation:
-    """Return whether a holder of rules may do `verb`, and why."""
+def explain_as(state: State, holder: Holder, verb: str, table: str, *, why: bool = True) -> Explanation:
+    """Return whether a holder of rules may do `verb`, and by which roles. `why`: also who granted them."""
     right, op = check_verb(verb)
     decision = holder.decide(right, table, op)
     who = holder.name or "an anonymous caller"
     said = [f"{who} {'may' if decision.allowed else 'may not'} {verb}{f' {table}' if table else ''}"]
-    said += _allowing(decision) if decision.allowed else _denying(state, holder.name, right, table)
+    said += _allowing(decision, why) if decision.allowed else _denying(state, holder.name, right, table, why)
     if decision.allowed and right in DANGEROUS:
         said.append(f"{verb} cannot be undone: each call needs a reason")
     return Explanation(decision.allowed, state.seq, tuple(said))
 
 
-def _allowing(decision: Decision) -> Iterator[str]:
+def _allowing(decision: Decision, why: bool) -> Iterator[str]:
     for held in decision.held:
-        by = f", granted in commit {held.by.seq}{_by(held.by)}" if held.by else ""
+        by = f", granted in commit {held.by.seq}{_by(held.by)}" if held.by and why else ""
         yield f"by role {held.role}{_limits(held.rule.tables)}{_limits(held.tables, 'granted on')}{by}"
         for field, found in sorted(held.rule.rows.items()):
             yield f"only rows with {field} = {' or '.join(found)}"
@@ -73,7 +79,7 @@ def _allowing(decision: Decision) -> Iterator[str]:
             yield f"without the fields {', '.join(held.rule.hidden)}"
 
 
-def _denying(state: State, who: str, right: int, table: str) -> Iterator[str]:
+def _denying(state: State, who: str, right: int, table: str, why: bool) -> Iterator[str]:
     granted = state.granted(who)
     for grant, by in granted.items():
         known = state.role(grant.role)
@@ -81,7 +87,8 @@ def _denying(state: State, who: str, right: int, table: str) -> Iterator[str]:
             yield f"role {grant.role} does not exist"
         else:
             on = _limits(grant.tables, "granted on")
-            yield f"role {grant.role}{on} does not give it (granted in commit {by.seq}{_by(by)})"
+            granted_by = f" (granted in commit {by.seq}{_by(by)})" if why else ""
+            yield f"role {grant.role}{on} does not give it{granted_by}"
     if not granted:
         yield f"no role is granted to {who}"
     word = next(word for word, number in RIGHTS.items() if number == right)

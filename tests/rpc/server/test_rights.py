@@ -382,6 +382,33 @@ def test_a_caller_sees_who_it_is_and_no_hash_of_a_token(db: EmbeddedDatabase) ->
             stub.Explain(pb.ExplainAccessRequest(database="x", who="ann", verb="read"), metadata=as_reader)
 
 
+def test_a_caller_learns_which_role_allows_a_call_and_an_auditor_who_granted_it(db: EmbeddedDatabase) -> None:
+    db.access.grant("ann", "reader", ("airports",), actor="boss", reason="on probation")
+    db.access.grant("eve", "auditor")
+    db.access.create_token("ann", ("writer",))
+    secrets = ("boss", "probation", "commit", "token")
+
+    def said(caller: str, asked: str, verb: str) -> list[str]:
+        with opened(server, f"token-of-{caller}") as remote:
+            stub = access_pb2_grpc.AccessStub(remote.channel.grpc)
+            request = pb.ExplainAccessRequest(database="x", who=asked, verb=verb, table="airports")
+            return list(stub.Explain(request, metadata=remote.channel.metadata).sentences)
+
+    with Server({"x": db}, tokens={name: f"token-of-{name}" for name in ("ann", "eve")}) as server:
+        with pytest.raises(grpc.RpcError, match="ann lacks the right audit"):
+            said("ann", "ann", "read")
+        assert said("ann", "", "read") == ["ann may read airports", "by role reader granted on airports"]
+        denied = said("ann", "", "write")
+        assert denied[:2] == [
+            "ann may not write airports",
+            "role reader granted on airports does not give it",
+        ]
+        assert not [one for one in denied for secret in secrets if secret in one]
+        for verb in ("read", "write"):
+            shown = " ".join(said("eve", "ann", verb))
+            assert all(secret in shown for secret in secrets)
+
+
 def test_the_warnings_of_the_server_are_for_those_who_see_all(db: EmbeddedDatabase) -> None:
     db.access.grant("ann", "reader", ("airports",))
     with Server({"x": db}, tokens={"ann": "sesame", "bob": "thyme"}, roles={"bob": ("operator",)}) as server:

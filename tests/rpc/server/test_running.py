@@ -18,7 +18,14 @@ import pytest
 from everlog import RowError, UnavailableError
 from everlog.migrations.lock import lock
 from everlog.migrations.status import State
-from everlog.proto import migrations_pb2, migrations_pb2_grpc, store_pb2, store_pb2_grpc
+from everlog.proto import (
+    migrations_pb2,
+    migrations_pb2_grpc,
+    people_pb2,
+    people_pb2_grpc,
+    store_pb2,
+    store_pb2_grpc,
+)
 from everlog.rpc.calls import Now, RunningCall
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
@@ -28,6 +35,7 @@ from everlog.rpc.server.server import Server
 from everlog.store.errors import Error
 from everlog.store.progress import Progress
 from everlog.store.schema.reflect import table_of
+from everlog.store.upkeep import expiry
 from everlog.store.upkeep.admin import Admin
 from everlog.store.upkeep.status import ArchiveStatus
 from tests.conformance.database_case import AIRPORTS, FLIGHTS, Airport, flight
@@ -214,10 +222,72 @@ def test_a_killed_rebuild_stops_and_changes_nothing(db: EmbeddedDatabase) -> Non
         found = wait_for(lambda: of(bob.admin.calls(), "Admin/Rebuild"))
         wait_for(lambda: (one := of(bob.admin.calls(), "Admin/Rebuild")) and one.progress)
         bob.admin.kill(found.id)
-        with pytest.raises(UnavailableError, match="ended by bob; what it was writing is in the log whole"):
+        with pytest.raises(UnavailableError, match="ended by bob; it stops before its next write, and what"):
             rebuilding.result(PATIENCE_S)
         wait_for(lambda: not server.hosting.pools[3].busy)
         assert db.admin.hashes() == hashes
+
+
+def test_a_killed_expiry_stops_before_its_next_chunk(
+    db: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expiry, "CHUNK_ROWS", 10)
+    db.sweeper.close()
+    with db.transaction() as tx:
+        for number in range(100):
+            tx.put(AIRPORTS, Airport(faa=f"A{number:02}", name=f"old {number}"), expires=1)
+    reached, killed = threading.Event(), threading.Event()
+    commit = db.core.commit
+
+    def waits(*args: Any) -> Any:
+        done = commit(*args)
+        reached.set()
+        assert killed.wait(PATIENCE_S)
+        return done
+
+    with served(db) as server, opened(server, "bob") as bob, ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(db.core, "commit", waits)
+        expiring = pool.submit(bob.admin.expire)
+        assert reached.wait(PATIENCE_S)
+        found = of(bob.admin.calls(), "Admin/Expire")
+        assert found is not None
+        assert found.ending == ""
+        assert bob.admin.kill(found.id).ending == "stops"
+        with pytest.raises(UnavailableError, match="ended by bob; it stops before its next write"):
+            expiring.result(PATIENCE_S)
+        listed = of(bob.admin.calls(), "Admin/Expire")
+        assert listed is not None
+        assert (listed.id, listed.ending) == (found.id, "stops")
+        killed.set()
+        wait_for(lambda: of(bob.admin.calls(), "Admin/Expire") is None)
+    assert db.count(AIRPORTS) == 90
+
+
+def test_a_killed_erasure_goes_on_and_is_listed_until_its_end(
+    db: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going, killed = threading.Event(), threading.Event()
+
+    def waits(*_: Any) -> None:
+        going.set()
+        assert killed.wait(PATIENCE_S)
+        db.put(AIRPORTS, Airport(faa="JFK", name="done"))
+
+    monkeypatch.setattr(db.people, "forget_person", waits)
+    with served(db) as server, opened(server, "bob") as bob, grpc.insecure_channel(server.address) as channel:
+        stub = people_pb2_grpc.PeopleStub(channel)
+        asked = people_pb2.ForgetRequest(database="x", table="airports", person=b"1", reason="asked")
+        call = stub.Forget.future(asked, metadata=(("authorization", "Bearer token-of-bob"),))
+        assert going.wait(PATIENCE_S)
+        found = wait_for(lambda: of(bob.admin.calls(), "People/Forget"))
+        assert bob.admin.kill(found.id).ending == "finishes"
+        with pytest.raises(grpc.RpcError, match="what it was writing is in the log whole, or not at all"):
+            call.result(PATIENCE_S)
+        (listed,) = [one for one in bob.admin.calls().calls if one.id == found.id]
+        assert (listed.ending, listed.state) == ("finishes", "running")
+        killed.set()
+        wait_for(lambda: of(bob.admin.calls(), "People/Forget") is None)
+    assert db.get(AIRPORTS, "JFK") is not None
 
 
 @pytest.fixture

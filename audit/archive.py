@@ -35,7 +35,7 @@ import msgspec
 from everlog.audit import archived, holds
 from everlog.audit import manifest as manifests
 from everlog.audit.backup import Backup, back_up, backup
-from everlog.audit.place import Place, place
+from everlog.audit.place import Place, check_storable, place
 from everlog.audit.segment import position_of
 from everlog.audit.source import LogSource
 from everlog.audit.tiles import WIDTH, node_in
@@ -87,6 +87,7 @@ def archive(
         raise ReadOnlyError(f"{db.url} was opened for reading; open it without read_only to archive")
     if keep_records < 0 or keep_ns < 0:
         raise RowError("expected to keep 0 records or more, and 0 seconds or more")
+    check_storable(target)
     with _exclusive(db):
         return _archive(db, target, keep_records, keep_ns, progress)
 

@@ -78,13 +78,25 @@ def _is_remote(where: str) -> bool:
 
 def same(one: str, other: str) -> bool:
     """Return whether two paths or URLs name one place. Read-only; the place need not exist."""
+    return _named(one) == _named(other)
 
-    def named(text: str) -> str:
-        if _is_remote(text):
-            return text.rstrip("/")
-        return os.fspath(urls.directory(text).resolve())
 
-    return named(one) == named(other)
+def check_storable(where: str | os.PathLike[str]) -> None:
+    """Raise OpenError if the absolute name of a place is not UTF-8, so that no file of JSON can hold it.
+    Read-only; the place need not exist."""
+    name = _named(os.fspath(where))
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise OpenError(
+            f"expected a path in UTF-8 for an archive, found {name!r}; the database would not find it again"
+        ) from None
+
+
+def _named(text: str) -> str:
+    if _is_remote(text):
+        return text.rstrip("/")
+    return os.fspath(urls.directory(text).resolve())
 
 
 class LocalPlace:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import uuid
 from pathlib import Path
 
@@ -42,6 +43,16 @@ def test_a_target_without_space_gets_less_and_goes_on_when_there_is_some(
     assert done.base == db.head - 1
     assert list(verify_backup(small_disk / "archive", deep=True)) == []
     assert db.admin.rebuild() == db.admin.hashes()
+
+
+def test_a_target_whose_path_is_not_utf_8_is_refused_before_anything_is_written(
+    db: Database, tmp_path: Path
+) -> None:
+    fill(db, 1, 9)
+    with pytest.raises(OpenError, match="expected a path in UTF-8 for an archive"):
+        archive(db, os.fsdecode(os.fsencode(tmp_path) + b"/arch\xff"))
+    assert db.log.trimmed.base == 0
+    assert [file.name for file in tmp_path.iterdir() if file != db.path] == []
 
 
 def test_a_target_that_cannot_be_reached_is_told_and_nothing_is_removed(db: Database) -> None:

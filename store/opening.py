@@ -146,7 +146,7 @@ def _current(at: Path, engine: Engine, log: Log, vault: Vault, progress: OnProgr
 def _look(at: Path, engine: Engine, log: Log, vault: Vault, progress: OnProgress | None) -> Tables:
     engine.catch_up()
     log.reopen()
-    catch_up_to_head(engine, log, files.read(at / files.HEAD, files.Head))
+    catch_up_to_head(engine, log, files.read_head(at))
     # Keys forgotten only in the log still open the rows that it deletes, which these files have.
     vault.refresh(recovery.shredded_on_disk(engine))
     fresh = Tables(engine, log, MemoryTarget, vault)
@@ -185,7 +185,7 @@ def _open(
     marker = files.read_marker(at)
     if marker is None:
         marker = _mark(path, at)
-    known = files.read(at / files.HEAD, files.Head)  # first: a writing process changes both
+    known = files.read_head(at)  # first: a writing process changes both
     engine = _engine(owner, known, read_only=read_only)
     try:
         log = Log(engine)
@@ -240,6 +240,8 @@ def _prepare(path: Path, *, create: bool) -> None:
             f"{path}: a rebuild into it is running or was killed: wait for it, or run it again"
             " (`everlog rebuild --into`)"
         )
+    if (path / files.HEAD).exists() and (path / "db").is_dir():
+        raise OpenError(f"{path} has a database, but its file {files.MARKER} is missing. {files.REMEDY}")
     begun = {f"{files.MARKER}.new", LOCK}  # left by an interrupted creation
     if path.exists() and any(file.name not in begun for file in path.iterdir()):
         raise OpenError(
@@ -279,12 +281,26 @@ def _engine(owner: Ownership, known: files.Head | None, *, read_only: bool) -> E
             raise OpenError(f"{path}: its creation was interrupted; there is nothing to read yet")
     elif known is not None:  # otherwise its creation was interrupted
         manifest.check_listed(path)  # RocksDB would silently ignore missing files
+        if not read_only and manifest.has_unlisted(path):
+            _check_listed_end(owner, known)
     try:
         return Engine(path, secondary=read_only, owner=owner)
     except OpenError as error:  # an older version of everlog, which uses only RocksDB's lock
         if not error.facts.get("locked"):
             raise
         raise taken(path, files.read(owner.at / files.OWNER, files.Owner)) from error
+
+
+def _check_listed_end(owner: Ownership, known: Head) -> None:
+    """Raise CorruptionError if the listed files have fewer records than HEAD says.
+
+    The MANIFEST is then cut or an older copy, and RocksDB, opened for writing, would remove all other files.
+    """
+    engine = Engine(owner.path, secondary=True, owner=owner)
+    try:
+        Log(engine).check_head(known)
+    finally:
+        engine.close()
 
 
 def _created(database: uuid.UUID, clock: Clock) -> bytes:

@@ -125,7 +125,7 @@ def rebuild(settings: Settings, *, into: Path | None, from_: str | None, at: int
         hashes = db.admin.rebuild(progress=progress) if into is None else _into(db, into, at, progress)
         if into is not None and not is_remote(from_ or settings.url):  # a remote rebuild compares them itself
             settings.resume = f"{into} is complete, but was not compared with the live tables"
-            last = files.read(into / files.HEAD, files.Head)
+            last = files.read_head(into)
             seq = None if at is None or last is None else last.seq
             if hashes != db.admin.hashes(progress, seq=seq):
                 raise Error(

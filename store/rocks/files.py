@@ -65,6 +65,9 @@ MARKER, HEAD, OWNER = "EVERLOG", "HEAD", "OWNER"
 ARCHIVE, BOOKMARKS, HOLDS, KEYS = "ARCHIVE", "BOOKMARKS", "HOLDS", "KEYS"
 
 
+REMEDY = "Restore a copy of it, or make it again from the log with `everlog repair`"
+
+
 class Marker(msgspec.Struct):
     """Identifies the directory as a database."""
 
@@ -209,14 +212,20 @@ def read(path: Path, kind: type[T], remedy: str = "") -> T | None:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise OpenError(
             f"{real_path(path)} is not a valid {path.name} file of everlog: {error}"
-            + (f". {remedy}" if remedy else "")
+            + (f". {remedy}" if remedy else ""),
+            invalid=True,
         ) from None
+
+
+def read_head(path: Path) -> Head | None:
+    """Return the content of HEAD; None if there is no file. Raises OpenError."""
+    return read(path / HEAD, Head, REMEDY)
 
 
 def read_marker(path: Path) -> Marker | None:
     """Return the marker of a database's directory; None if it has none. Raises OpenError if its format is
     newer."""
-    marker = read(path / MARKER, Marker)
+    marker = read(path / MARKER, Marker, REMEDY)
     if marker is not None and marker.format > FORMAT:
         raise OpenError(
             f"{real_path(path)} has format {marker.format}, this version of everlog supports up to {FORMAT};"

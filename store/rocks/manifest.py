@@ -69,6 +69,15 @@ def check_listed(path: Path) -> None:
         raise CorruptionError(text, place=str(path / "db"))
 
 
+def has_unlisted(path: Path) -> bool:
+    """Return whether there are table files that the MANIFEST does not list: a kill left them, or the MANIFEST
+    is cut or an older copy. Read-only. Raises CorruptionError and DiskError."""
+    directory = path / "db"
+    with translated(f"reading {path}"):
+        listed = _listed(directory).tables
+        return any(file.stem.isdecimal() and int(file.stem) not in listed for file in directory.glob("*.sst"))
+
+
 def problems(path: Path) -> Iterator[str]:
     """Yield a sentence for each file of the database in `path` that is missing or damaged. Read-only.
 

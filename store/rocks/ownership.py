@@ -537,7 +537,7 @@ def _is_empty(path: Path) -> bool:
     """Return whether the log had only its first record when it was closed."""
     if files.read_marker(path) is None:
         return False
-    known = files.read(path / files.HEAD, files.Head)
+    known = files.read_head(path)
     return known is not None and known.seq == 1
 
 

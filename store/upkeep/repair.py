@@ -23,6 +23,7 @@ import contextlib
 import os
 import shutil
 import time
+import uuid
 from itertools import count
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from everlog.proto import log_pb2
 from everlog.store import keys, record
 from everlog.store.errors import CorruptionError, Error, OpenError
 from everlog.store.keys import SEQ
-from everlog.store.log import Log
+from everlog.store.log import Log, edge
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.rocks import files, manifest
 from everlog.store.rocks.engine import Engine
@@ -45,6 +46,7 @@ from everlog.store.tables.projector import Projector
 from everlog.store.upkeep.rebuild import empty_projector
 
 CHUNK = 512
+_LENIENT = DBRecoveryMode.skip_any_corrupted_record()
 SET_ASIDE = "everlog repair: rows that cannot be read"
 DAMAGED = "db.damaged-"
 
@@ -74,7 +76,7 @@ def repair(path: Path | str, *, dry_run: bool = False, progress: OnProgress | No
     if there is no database or another process has it open, CorruptionError if no record is left.
     """
     path = resolve(Path(path))
-    files.read_marker(path)
+    marked = _is_marked(path)
     if not (path / "db").is_dir() and not any(path.glob(f"{DAMAGED}*")):
         raise OpenError(f"{path} is no everlog database: there is no {path / 'db'}")
     with locked(path) as owner:
@@ -87,6 +89,8 @@ def repair(path: Path | str, *, dry_run: bool = False, progress: OnProgress | No
             if dry_run:
                 return found
             kept = _swap(at, work)
+            if not marked:
+                files.write(at / files.MARKER, _marker(at), sync=True)
             return msgspec.structs.replace(found, damaged=str(path / kept.name))
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -95,14 +99,23 @@ def repair(path: Path | str, *, dry_run: bool = False, progress: OnProgress | No
 def _salvage(path: Path, at: Path, work: Path, progress: OnProgress | None) -> Repair:
     """Make the new database in `work`."""
     known, wrong = _known(at), list(manifest.problems(path))
-    old = _open_damaged(path, work / "old")
+    old = _open_damaged(path, at, work, known)
     try:
         new = Engine(work / "new")
         try:
             copy, projector = Log(new), empty_projector(FamilyTarget(new))
             why = _take(old, copy, projector, progress)
+            if not copy.written and (base := _base(old)):
+                raise OpenError(
+                    f"{path}: the log begins with record {base:,}, because older ones were archived, and"
+                    " repair needs them all. Restore a backup. If only HEAD is damaged, delete HEAD: opening"
+                    " for writing makes it again",
+                    base=base,
+                )
             if not copy.written:
-                raise CorruptionError(f"{path}: no record is left: {why}; restore a backup", seq=1)
+                raise CorruptionError(
+                    f"{path}: no record is left{why and f': {why}'}; restore a backup", seq=1
+                )
             projector.flush()
             kept = copy.written
             aside = _set_aside(copy, projector)
@@ -182,6 +195,16 @@ def _take(old: Engine, copy: Log, projector: Projector, progress: OnProgress | N
     return why
 
 
+def _base(old: Engine) -> int:
+    """Return the seq of the Base with which an archived log begins; 0 if there is none that can be read."""
+    with contextlib.suppress(Error), translated("reading the log"):
+        found = edge(old, first=True)
+        if found is not None:
+            first = record.decode(found[1], SEQ.unpack(found[0])[0])
+            return first.seq if first.HasField("base") else 0
+    return 0
+
+
 def _newest(old: Engine) -> int:
     """Return the seq of the newest record whose key can be read."""
     cursor = old.log.iter()
@@ -210,7 +233,7 @@ def _restore_name(path: Path) -> None:
 
 def _known(path: Path) -> int:
     with contextlib.suppress(OpenError):  # ignore an unreadable HEAD
-        found = files.read(path / files.HEAD, files.Head)
+        found = files.read_head(path)
         return found.seq if found else 0
     return 0
 
@@ -229,19 +252,57 @@ def _copy(source: Path, target: Path) -> None:
             shutil.copy2(file, target / file.name)
 
 
-def _open_damaged(path: Path, work: Path) -> Engine:
-    """Open as much of the copy as RocksDB can: everything its files still contain, in any order."""
-    lenient = DBRecoveryMode.skip_any_corrupted_record()
+def _open_damaged(path: Path, at: Path, work: Path, known: int) -> Engine:
+    """Open as much of the copy in `work` as RocksDB can: everything its files still contain, in any order.
+
+    The MANIFEST may be cut or an older copy, so that it lists fewer files. If the log ends before record
+    `known`, RocksDB's own repair lists all files again.
+    """
+    old = work / "old"
     try:
-        if not (work / "db" / "CURRENT").exists():
+        if not (old / "db" / "CURRENT").exists():
             raise CorruptionError("CURRENT is missing: RocksDB would create an empty database")
-        return Engine(work, recovery=lenient)
+        found = Engine(old, recovery=_LENIENT)
     except Error:
-        try:
-            Rdict.repair(str(work / "db"), Options(raw_mode=True))
-            return Engine(work, recovery=lenient)
-        except Exception as error:
-            raise CorruptionError(
-                f"{path}: RocksDB cannot be opened, even after its own repair ({error}); restore a backup",
-                place=str(path / "db"),
-            ) from error
+        return _open_repaired(path, old)
+    with contextlib.suppress(Error):
+        if _newest(found) < known:
+            shutil.rmtree(work / "again", ignore_errors=True)
+            _copy(at / "db", work / "again" / "db")
+            again = _open_repaired(path, work / "again")
+            if _newest(again) > _newest(found):
+                found, again = again, found
+            again.close()
+    return found
+
+
+def _open_repaired(path: Path, work: Path) -> Engine:
+    try:
+        Rdict.repair(str(work / "db"), Options(raw_mode=True))
+        return Engine(work, recovery=_LENIENT)
+    except Exception as error:
+        raise CorruptionError(
+            f"{path}: RocksDB cannot be opened, even after its own repair ({error}); restore a backup",
+            place=str(path / "db"),
+        ) from error
+
+
+def _is_marked(path: Path) -> bool:
+    """Whether the directory has a valid marker. Raises OpenError if its format is newer."""
+    try:
+        return files.read_marker(path) is not None
+    except OpenError as error:
+        if not error.facts.get("invalid"):
+            raise
+        return False
+
+
+def _marker(at: Path) -> files.Marker:
+    """Return the marker of the database in `at`, by the first record of its log."""
+    engine = Engine(at)
+    try:
+        first = Log(engine).beginning()
+    finally:
+        engine.close()
+    database = first.base.database if first.HasField("base") else first.created.database
+    return files.Marker(files.FORMAT, str(uuid.UUID(bytes=database)))

@@ -100,7 +100,7 @@ def no_manifest(path: Path) -> None:
         (a_file, "db is a file; an everlog database is a directory"),
         (foreign, "is not an everlog database: it has other files and no EVERLOG; name another directory"),
         (newer, "has format 2, this version of everlog supports up to 1"),
-        (no_marker, "is not an everlog database: it has other files and no EVERLOG"),
+        (no_marker, "has a database, but its file EVERLOG is missing"),
         (garbled_marker, "is not a valid EVERLOG file of everlog"),
         (no_rocksdb, "the log was on disk up to record 1, but its files are missing: there is no db/CURRENT"),
         (no_current, "the log was on disk up to record 1, but its files are missing: there is no db/CURRENT"),

@@ -136,3 +136,50 @@ def test_nothing_left_is_an_error(opening: Opener, path: Path) -> None:
     with pytest.raises(CorruptionError, match="restore a backup"):
         repair(path)
     assert before() == there
+
+
+def flushed_often(opening: Opener) -> int:
+    """Return the head of a closed database whose log is in several table files."""
+    head = 0
+    for number in range(1, 6):
+        db = opening()
+        head = db.put(ITEMS, Item(id=number), durability="sync").seq
+        db.close()
+    return head
+
+
+@pytest.mark.parametrize("part", [0.1, 0.25, 0.5])
+def test_a_manifest_that_is_cut_costs_no_table_file(opening: Opener, path: Path, part: float) -> None:
+    head = flushed_often(opening)
+    [manifest] = (path / "db").glob("MANIFEST-*")
+    manifest.write_bytes(manifest.read_bytes()[: int(manifest.stat().st_size * part)])
+    there = {file.name for file in (path / "db").glob("*.sst")}
+    with pytest.raises(CorruptionError):
+        opening()
+    assert {file.name for file in (path / "db").glob("*.sst")} == there
+    assert repair(path).records == head
+    assert opening().count(ITEMS) == 5
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"format":1}'])
+def test_a_marker_that_is_lost_is_made_again_from_the_log(
+    opening: Opener, path: Path, content: bytes | None
+) -> None:
+    filled(opening, 9)
+    marker = path / "EVERLOG"
+    before = marker.read_bytes()
+    marker.unlink() if content is None else marker.write_bytes(content)
+    with pytest.raises(OpenError, match="make it again from the log with `everlog repair`"):
+        opening()
+    assert repair(path).cut == 0
+    assert marker.read_bytes() == before
+    assert opening().count(ITEMS) == 9
+
+
+def test_a_head_that_is_damaged_is_made_again(opening: Opener, path: Path) -> None:
+    head = filled(opening, 9)
+    (path / "HEAD").write_bytes(b"{")
+    with pytest.raises(OpenError, match=r"not a valid HEAD file .* `everlog repair`"):
+        opening()
+    assert repair(path).records == head
+    assert opening().count(ITEMS) == 9

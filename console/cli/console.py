@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -21,21 +22,94 @@ from everlog.console.cli.options import (
 )
 from everlog.rpc import address
 from everlog.store.errors import OpenError
+from everlog.store.rocks.files import read_secret
 
 if TYPE_CHECKING:
+    from everlog.console.web.oidc import Oidc
     from everlog.console.web.server import WebServer
     from everlog.console.web.setup import Setup
     from everlog.rpc.security import Tls
+    from everlog.rpc.server.issuer import Jwt
     from everlog.rpc.server.server import Server
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 CONSOLE = "127.0.0.1:7421"
 
+# `serve` reads these variables as those of its other options.
+_OIDC = [
+    click.option(
+        "--console-oidc-client",
+        envvar="EVERLOG_SERVE_CONSOLE_OIDC_CLIENT",
+        metavar="ID",
+        help="Let people sign in at an OpenID Connect provider, as this client. Needs the extra `oidc`.",
+    ),
+    click.option(
+        "--console-oidc-issuer",
+        envvar="EVERLOG_SERVE_CONSOLE_OIDC_ISSUER",
+        metavar="URL",
+        help="The provider.  [default of serve: --jwt-issuer]",
+    ),
+    click.option(
+        "--console-oidc-secret-file",
+        envvar="EVERLOG_SERVE_CONSOLE_OIDC_SECRET_FILE",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="File with the client's secret, if it has one.",
+    ),
+    click.option(
+        "--console-oidc-scope",
+        "console_oidc_scopes",
+        envvar="EVERLOG_SERVE_CONSOLE_OIDC_SCOPE",
+        multiple=True,
+        metavar="SCOPE",
+        help="Scope to request beside openid, such as offline_access; may be repeated.",
+    ),
+    click.option(
+        "--console-oidc-token",
+        envvar="EVERLOG_SERVE_CONSOLE_OIDC_TOKEN",
+        type=click.Choice(["access", "id"]),
+        default="access",
+        show_default=True,
+        help="The token that the console presents to the server.",
+    ),
+]
+
 
 def console_options(command: F) -> F:
     """Add the options of the console to `serve`."""
     return add_options(command, _OPTIONS)
+
+
+def oidc_options(command: F) -> F:
+    """Add the options for signing in at a provider to `serve` and `console`."""
+    return add_options(command, _OIDC)
+
+
+def oidc_of(how: Mapping[str, Any], jwt: Jwt | None = None) -> Oidc | None:
+    """Return how the console signs in at a provider; None without --console-oidc-client. `jwt`: the tokens
+    that the server accepts, whose issuer is the default. Raises OpenError and UsageError."""
+    others = [name for name in how if name != "console_oidc_client"]
+    if not how["console_oidc_client"]:
+        refuse_idle(*others, when="without --console-oidc-client")
+        return None
+    from everlog.console.web.oidc import Oidc, check
+    from everlog.console.web.server import check_installed
+
+    check_installed()
+    issuer, file = (
+        how["console_oidc_issuer"] or (jwt.issuer if jwt is not None else ""),
+        how["console_oidc_secret_file"],
+    )
+    if not issuer:
+        raise click.UsageError(
+            "expected --console-oidc-issuer, or --jwt-issuer of serve, with --console-oidc-client"
+        )
+    secret = read_secret(file, "the client's secret").decode(errors="replace").strip() if file else ""
+    kind, scopes = how["console_oidc_token"], tuple(how["console_oidc_scopes"])
+    found = Oidc(issuer, how["console_oidc_client"], secret, scopes, kind)
+    check(found)
+    return found
 
 
 def check_address(value: str, option: str) -> None:
@@ -46,7 +120,9 @@ def check_address(value: str, option: str) -> None:
         raise click.UsageError(f"expected {option} as HOST:PORT, found {value!r}") from None
 
 
-def web_of(listen: str | None, url: str, tls: Tls | None, *, implied: bool = False) -> WebServer | None:
+def web_of(
+    listen: str | None, url: str, tls: Tls | None, oidc: Oidc | None = None, *, implied: bool = False
+) -> WebServer | None:
     """Return the console of a server that is about to start, not serving yet; None: it has none.
 
     `implied`: without an address there is one at the default, if its libraries are installed; otherwise a
@@ -63,7 +139,7 @@ def web_of(listen: str | None, url: str, tls: Tls | None, *, implied: bool = Fal
             "--console cannot call a server that requires client certificates; start it by itself, with a"
             " certificate: everlog console 'everlog://HOST:PORT/NAME?cert=FILE&key=FILE'"
         )
-    return WebServer(listen, url=url, tls=(tls.certificate, tls.key) if tls is not None else None)
+    return WebServer(listen, url=url, tls=(tls.certificate, tls.key) if tls is not None else None, oidc=oidc)
 
 
 def _is_possible(tls: Tls | None) -> bool:
@@ -123,9 +199,10 @@ def announce(settings: Settings, web: WebServer, *, code: str = "") -> None:
     help="Address of the console; port 0 selects a free port.",
 )
 @click.option("--console-url", default="", metavar="URL", help="Public URL of the console behind a proxy.")
+@oidc_options
 @common
 @pass_settings
-def console(settings: Settings, *, server: str | None, listen: str, console_url: str) -> None:
+def console(settings: Settings, /, *, server: str | None, listen: str, console_url: str, **how: Any) -> None:
     """Serve the web console of a remote server, until Ctrl-C or SIGTERM.
 
     URL is that of any database of the server; all of them are shown. With a token (in the URL or in
@@ -148,7 +225,7 @@ def console(settings: Settings, *, server: str | None, listen: str, console_url:
     from everlog.console.web.server import WebServer
 
     found = address.parse(where)
-    web = WebServer(listen, url=console_url)
+    web = WebServer(listen, url=console_url, oidc=oidc_of(how))
     web.server = found._replace(database="", token="")
     stop = threading.Event()
     with web:

@@ -31,7 +31,16 @@ from click.core import ParameterSource
 from everlog.console import output
 from everlog.console.cli.backup import DAY_NS
 from everlog.console.cli.connect import directory_of, open_database
-from everlog.console.cli.console import announce, check_address, console_options, setup_of, showing, web_of
+from everlog.console.cli.console import (
+    announce,
+    check_address,
+    console_options,
+    oidc_of,
+    oidc_options,
+    setup_of,
+    showing,
+    web_of,
+)
 from everlog.console.cli.options import (
     Renamed,
     Settings,
@@ -344,6 +353,7 @@ _OPTIONS = [
 @packages_option
 @migrating_options
 @console_options
+@oidc_options
 @writes
 @common_of_server
 @pass_settings
@@ -408,11 +418,10 @@ def serve(
     from everlog.rpc.server.server import Server
 
     manager, sockets = ServiceManager.of_environment(), inherited_sockets()
-    if sockets:
-        refuse_idle("listen", when="beside the sockets of LISTEN_FDS", variables=True)
     _refuse_idle(
         databases,
         packages,
+        sockets=bool(sockets),
         tls=tls_cert is not None,
         migrate=how["migrate"],
         console=console_at is not None,
@@ -426,7 +435,8 @@ def serve(
     tells = tls is not None or how["migrate"] is not None
     how["notify"] = how["notify"] if tells else ()  # otherwise the variable has no effect
     master, readiness = master_of(None, next_master), Readiness()
-    web = web_of(console_at, how.pop("console_url"), tls, implied=how["migrate"] == "checked")
+    oidc = oidc_of(_taken(how, "console_oidc_"), jwt)
+    web = web_of(console_at, how.pop("console_url"), tls, oidc, implied=how["migrate"] == "checked")
     readiness.on_change = manager.show
     with ExitStack() as stack:
         log = stack.enter_context(writing(log_format, log_level))
@@ -519,12 +529,15 @@ def _refuse_idle(
     databases: tuple[str, ...],
     packages: tuple[str, ...],
     *,
+    sockets: bool,
     tls: bool,
     migrate: str | None,
     console: bool,
     metrics: bool,
 ) -> None:
     """Raise UsageError for an option that has no effect in the chosen mode."""
+    if sockets:
+        refuse_idle("listen", when="beside the sockets of LISTEN_FDS", variables=True)
     if migrate != "checked":
         refuse_idle("approvers", when="without --migrate checked: any client can migrate", variables=True)
         refuse_idle("approve_own", when="without --migrate checked")
@@ -532,6 +545,8 @@ def _refuse_idle(
         refuse_idle("console_url", when="without --console or --migrate checked")
     if not (console or metrics or migrate == "checked"):
         refuse_idle("backup_at", when="without --metrics or --console")
+    if migrate != "checked" and not console:
+        refuse_idle("console_oidc_client", when="without --console or --migrate checked")
     if migrate is None:
         refuse_idle("hold", "rate", "actor", "reason", when="without --migrate")
     if migrate is None and not tls:

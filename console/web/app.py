@@ -32,6 +32,7 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from everlog.console.web import (
+    account,
     admin,
     api,
     backups,
@@ -46,6 +47,7 @@ from everlog.console.web import (
 )
 from everlog.console.web.format import href, with_query
 from everlog.console.web.jobs import Jobs
+from everlog.console.web.oidc import CALLBACK, Oidc, Provider
 from everlog.console.web.page import (
     STATIC,
     NotFoundError,
@@ -55,11 +57,10 @@ from everlog.console.web.page import (
     local,
     redirect,
     render,
-    route,
     wants_json,
 )
 from everlog.console.web.plots import Known
-from everlog.console.web.session import Session, Sessions, SignInError, refused
+from everlog.console.web.session import Forms, Session, Sessions, SignInError, refused
 from everlog.console.web.setup import Backups, Setup
 from everlog.console.web.work import Work
 from everlog.rpc.address import Address, host_of, is_loopback
@@ -90,7 +91,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-OPEN_PATHS = frozenset({"/sign-in"})
+OPEN_PATHS = frozenset({"/sign-in", "/sign-in/oidc", CALLBACK})
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 # The navigation of a database: key, title, the last part of its path, and the paths of its icon.
@@ -113,12 +114,20 @@ class Console:
     """The console of one server. `app` is the application; `url` is where browsers reach it."""
 
     def __init__(
-        self, server: Address, *, url: str = "", sessions: Sessions | None = None, setup: Setup | None = None
+        self,
+        server: Address,
+        *,
+        url: str = "",
+        sessions: Sessions | None = None,
+        setup: Setup | None = None,
+        oidc: Oidc | None = None,
     ) -> None:
         self.url = url
         self.setup = setup or Setup()
         self.backups = Backups(self.setup.backups)
         self.sessions = sessions or Sessions(server)
+        self.provider = Provider(oidc, url) if oidc is not None else None
+        self.forms = Forms()
         self.stopping, self.known = False, Known()
         self.jobs, self.work = Jobs(), Work()
         handlers: dict[Any, Any] = dict.fromkeys((Error, HTTPException, Exception), self._failed)
@@ -172,6 +181,7 @@ class Console:
                 raise HTTPException(413, f"expected a form of at most {BODY_BYTES_MAX >> 20} MiB")
         request._body = bytes(body)  # noqa: SLF001  as Request.body() keeps it
         form = await request.form(max_files=10, max_fields=FIELDS_MAX, max_part_size=BODY_BYTES_MAX)
+        request.state.form = form
         sent = request.headers.get("x-csrf-token") or form.get("csrf")
         expected = self.sessions.csrf(self.visitor(request))
         if not isinstance(sent, str) or not secrets.compare_digest(sent.encode(), expected.encode()):
@@ -280,11 +290,21 @@ class Console:
             if wants_json(request):
                 return render(View(request, self), Page("bare_error.html", values, 401, {"title": "Sign in"}))
         url = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        back = url if request.method in SAFE and url != "/" else ""
+        back = url if request.method in SAFE and url != "/" else self._kept(request, url)
         target = with_query("/sign-in", {"next": back, "ended": "1" if words else ""})
         if "hx-request" in request.headers:
             return Response(status_code=204, headers={"HX-Redirect": target})
         return redirect(target)
+
+    def _kept(self, request: Request, url: str) -> str:
+        """Keep the form of a request until its person has signed in, and return the page that shows it."""
+        form: FormData | None = getattr(request.state, "form", None)
+        if form is None:
+            return ""
+        fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
+        lost = sorted({name for name, value in form.multi_items() if not isinstance(value, str)})
+        key = self.forms.keep(url, fields, lost)
+        return f"/continue/{key}" if key else ""
 
 
 # What the page of an error says: the first line whose class it has.
@@ -343,8 +363,9 @@ class Guard:
             return
         request, started, visitor = Request(scope, receive), False, ""
         static = request.url.path.startswith("/static/")
-        followed = not static and is_followed(request) and not self._console.visitor(request)
-        if not static and not followed and not self._console.visitor(request):
+        alone = not static and not self._console.visitor(request)
+        followed = alone and is_followed(request) and request.url.path != CALLBACK
+        if alone and not followed:
             visitor = scope["everlog.visitor"] = secrets.token_urlsafe(32)
 
         async def guarded(message: Any) -> None:
@@ -394,7 +415,11 @@ class Guard:
             return None
         session = await run_in_threadpool(console.session_of, request)
         if session is None:
+            if request.method not in SAFE:
+                with suppress(HTTPException):  # it is kept, whatever its token: it is only shown
+                    await console.form(request)
             return console.ask_to_sign_in(request)
+        await run_in_threadpool(session.renew)
         request.state.session = session
         return None
 
@@ -415,79 +440,8 @@ def _log_fault(error: Exception) -> None:
     )
 
 
-# signing in and out
-
-
-def _peer(view: View) -> str:
-    return view.request.client.host if view.request.client else ""
-
-
-def sign_in_page(view: View) -> Page | Response:
-    """Show the form; a code of `Sessions.once` signs in at once, and a visitor with a session continues."""
-    if code := view.query("once"):
-        return _begin(view, lambda: view.console.sessions.sign_in_once(code, _peer(view)))
-    if view.query("next") and view.console.sessions.of(view.console.visitor(view.request)) is not None:
-        return redirect(local(view.query("next")))
-    words = "Your session has ended. Sign in again." if view.query("ended") else ""
-    return _ask(view, words, 200)
-
-
-def sign_in(view: View) -> Page | Response:
-    return _begin(view, lambda: view.console.sessions.sign_in(view.field("token"), _peer(view)))
-
-
-def _begin(view: View, signed_in: Callable[[], Session]) -> Page | Response:
-    try:
-        session = signed_in()
-    except LimitError as error:
-        return _ask(view, str(error), 429)
-    except SignInError as error:
-        words = "This token is not accepted." if "server refuses" in str(error) else str(error)
-        return _ask(view, words[:1].upper() + words[1:], 403)
-    old = view.console.sessions.of(view.console.visitor(view.request))
-    if old is not None:
-        view.console.sessions.sign_out(old)
-    answer = redirect(local(view.field("next") or view.query("next")))
-    answer.set_cookie(
-        view.console.cookie, session.id, httponly=True, samesite="strict", secure=view.console.secure
-    )
-    return answer
-
-
-def _ask(view: View, words: str, status: int) -> Page:
-    back = local(view.field("next") or view.query("next"))
-    return Page("sign_in.html", {"error": words}, status, {"next": back if back != "/" else ""})
-
-
-def sign_out(view: View) -> Response:
-    """End this session, or with `everywhere` all of the identity."""
-    view.console.sessions.sign_out(view.session, everywhere=view.field("everywhere") == "1")
-    answer = redirect("/sign-in")
-    answer.delete_cookie(view.console.cookie, httponly=True, samesite="strict", secure=view.console.secure)
-    return answer
-
-
-def account(view: View) -> Page:
-    """Show who is signed in, with the rights in each database."""
-    found = []
-    for name in view.session.databases():
-        try:
-            caller = view.session.database(name).access.whoami()
-        except Error as error:
-            found.append({"database": name, "error": str(error), "roles": [], "rights": []})
-        else:
-            found.append(
-                {"database": name, "error": "", "roles": list(caller.roles), "rights": list(caller.rights)}
-            )
-    values = {"name": view.session.name, "signed_in": view.session.signed_in, "databases_of": found}
-    return Page("account.html", values)
-
-
 ROUTES = [
-    *route("/sign-in", sign_in_page, "GET", twin=False),
-    *route("/sign-in", sign_in, "POST", twin=False),
-    *route("/sign-out", sign_out, "POST", twin=False),
-    *route("/account", account),
+    *account.ROUTES,
     *overview.ROUTES,
     *proposal.ROUTES,
     *migrations.ROUTES,

@@ -47,8 +47,9 @@ from everlog.store.errors import (
 
 if TYPE_CHECKING:
     from everlog.console.web.jobs import Jobs
+    from everlog.console.web.oidc import Provider
     from everlog.console.web.plots import Known
-    from everlog.console.web.session import Session, Sessions
+    from everlog.console.web.session import Forms, Session, Sessions
     from everlog.console.web.setup import Backups, Setup
     from everlog.console.web.work import Work
     from everlog.rpc.client.database import RemoteDatabase
@@ -71,7 +72,10 @@ class Page(NamedTuple):
 class Site(Protocol):
     """The console that a page belongs to; see app.py."""
 
+    url: str
     sessions: Sessions
+    provider: Provider | None  # where people sign in; None: with a token only
+    forms: Forms
     stopping: bool  # streams end
     known: Known
     jobs: Jobs

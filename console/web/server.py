@@ -29,6 +29,7 @@ from everlog.store.errors import OpenError
 
 if TYPE_CHECKING:
     from everlog.console.web.app import Console
+    from everlog.console.web.oidc import Oidc
     from everlog.rpc.security import Tls
 
 PORT = 7421
@@ -98,13 +99,21 @@ class WebServer:
     """Serves the console of a server while it is entered.
 
     `listen` is HOST:PORT; port 0 is any free port. `url` is the public URL, if a proxy gives it another one.
-    `tls` is the certificate and its key. Before entering it, set `server`, the address that the console
-    calls, without database and token, and `setup`, if there is more to show. Raises OpenError for missing
-    libraries, an address that is not available, and one that other machines can reach without TLS.
+    `tls` is the certificate and its key. `oidc`: the provider where people sign in. Before entering it, set
+    `server`, the address that the console calls, without database and token, and `setup`, if there is more to
+    show.
+
+    Raises OpenError for missing libraries, an address that is not available, and one that other machines can
+    reach without TLS.
     """
 
     def __init__(
-        self, listen: str, *, url: str = "", tls: tuple[str | Path, str | Path] | None = None
+        self,
+        listen: str,
+        *,
+        url: str = "",
+        tls: tuple[str | Path, str | Path] | None = None,
+        oidc: Oidc | None = None,
     ) -> None:
         check_installed()
         host, port = listening(listen)
@@ -115,6 +124,7 @@ class WebServer:
                 " is --console-url",
                 host=host,
             )
+        self._oidc = oidc
         self._certificate = Certificate(*tls) if tls else None
         try:
             self._socket = _bound(host, port)
@@ -140,7 +150,7 @@ class WebServer:
     def __enter__(self) -> Self:
         from everlog.console.web.app import Console
 
-        self.console = Console(self.server, url=self.url, setup=self.setup)
+        self.console = Console(self.server, url=self.url, setup=self.setup, oidc=self._oidc)
         self._thread.start()
         self._ready.wait()
         return self

@@ -1,7 +1,10 @@
 """Session: who uses the console, and the databases that are open for them.
 
     token ─▶ Sessions.sign_in ─▶ the server is asked with it ─▶ Session, and a cookie with its id
+    person at a provider ─▶ oidc.py ─▶ the same, with a Renewal that gets a new token before this one ends
     cookie ─▶ Sessions.of ─▶ Session ─▶ session.database("flights"): a RemoteDatabase with the session's token
+
+A form that arrives without a session waits in Forms until its person has signed in.
 
 A session is kept in this process only, by the SHA-256 of its id. A token is never sent to the browser.
 
@@ -18,9 +21,10 @@ import hmac
 import secrets
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import NamedTuple, Protocol
 
 from everlog.rpc.address import Address
 from everlog.rpc.client.admin import databases
@@ -33,6 +37,7 @@ SESSIONS_MAX = 200
 FAILURES, FAILURES_ALL, WINDOW_S = 10, 200, 60.0  # in WINDOW_S: of one address, and of all
 RETRY_S, TIMEOUT_S = 1.0, 10.0
 TOKEN_CHARS_MAX = 16 << 10
+KEPT_S, KEPT_MAX, KEPT_CHARS_MAX = 3600.0, 100, 256 << 10  # of forms
 LEFT_MAX = 20  # words for next pages, of a session
 
 Clock = Callable[[], float]
@@ -47,12 +52,38 @@ def refused(error: Error) -> bool:
     return isinstance(error, UnavailableError) and error.facts.get("code") == "UNAUTHENTICATED"
 
 
+class Renewal(Protocol):
+    """How the token of a session is replaced before it ends."""
+
+    def due(self) -> bool:
+        """Return whether the token ends soon."""
+        ...
+
+    def renew(self) -> str:
+        """Return a new token; empty: there is none yet, and the old one stays in use."""
+        ...
+
+    def revoke(self) -> None:
+        """End what the provider granted."""
+        ...
+
+
 class Session:
     """One sign-in, or all callers without one. Thread-safe."""
 
-    def __init__(self, server: Address, token: str, *, id: str = "", now: float = 0.0) -> None:
+    def __init__(
+        self,
+        server: Address,
+        token: str,
+        *,
+        id: str = "",
+        now: float = 0.0,
+        renewal: Renewal | None = None,
+    ) -> None:
         self.server = server._replace(token=token)
         self.id = id
+        self.renewal = renewal
+        self._renewing = threading.Lock()
         self.began = self.used = now
         self.name = ""
         self._open: dict[str, RemoteDatabase] = {}
@@ -120,6 +151,24 @@ class Session:
                 self._channel = Channel(self.server, retry_s=RETRY_S, timeout_s=TIMEOUT_S)
             return self._channel
 
+    def renew(self) -> None:
+        """Replace a token that ends soon, if the session can. Other requests do not wait for it."""
+        if self.renewal is None or not self.renewal.due() or not self._renewing.acquire(blocking=False):
+            return
+        try:
+            token = self.renewal.renew()
+            if not token:
+                return
+            with self._lock:
+                self.server = self.server._replace(token=token)
+                opened, channel = list(self._open.values()), self._channel
+            for db in opened:
+                db.use_token(token)
+            if channel is not None:
+                channel.use_token(token)
+        finally:
+            self._renewing.release()
+
     def drop(self) -> None:
         """Close the connections: the next call opens new ones, with the certificates of that time."""
         with self._lock:
@@ -183,7 +232,15 @@ class Sessions:
         self._secret = secrets.token_bytes(32)
         self._lock = threading.Lock()
 
-    def sign_in(self, token: str, peer: str) -> Session:
+    def check(self, peer: str) -> None:
+        """Raise LimitError if too many sign-ins failed."""
+        self._failures.check(peer)
+
+    def failed(self, peer: str) -> None:
+        """Count a failed sign-in of an address."""
+        self._failures.note(peer)
+
+    def sign_in(self, token: str, peer: str, renewal: Renewal | None = None) -> Session:
         """Return a new session, after the server has accepted the token. Raises SignInError, LimitError, and
         UnavailableError if the server cannot be asked."""
         self._failures.check(peer)
@@ -191,7 +248,9 @@ class Sessions:
         if not token or len(token) > TOKEN_CHARS_MAX or not all("!" <= letter <= "~" for letter in token):
             self._failures.note(peer)
             raise SignInError("expected a token of visible ASCII characters, found none or others")
-        session = Session(self.server, token, id=secrets.token_urlsafe(32), now=self._clock())
+        session = Session(
+            self.server, token, id=secrets.token_urlsafe(32), now=self._clock(), renewal=renewal
+        )
         try:
             names = session.databases()
             if not names:
@@ -263,6 +322,8 @@ class Sessions:
             found = [self._sessions.pop(key) for key in ended]
         for one in found:
             one.close()
+            if one.renewal is not None:
+                one.renewal.revoke()
         return len(found)
 
     def csrf(self, visitor: str) -> str:
@@ -290,6 +351,40 @@ class Sessions:
             key for key, one in self._sessions.items() if now - one.used > IDLE_S or now - one.began > LIFE_S
         ]
         return [self._sessions.pop(key) for key in ended]
+
+
+class Kept(NamedTuple):
+    """A form that was sent without a session. `lost`: the names of its files, which are not kept."""
+
+    path: str
+    fields: Sequence[tuple[str, str]]
+    lost: Sequence[str]
+    until_s: float
+
+
+class Forms:
+    """The forms that wait for a sign-in, by a key that only their browser knows. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def keep(self, path: str, fields: Sequence[tuple[str, str]], lost: Sequence[str]) -> str:
+        """Keep a form for an hour, and return its key; empty: it is too large."""
+        fields = [(name, value) for name, value in fields if name != "csrf"]
+        if sum(len(name) + len(value) for name, value in fields) > KEPT_CHARS_MAX:
+            return ""
+        key = secrets.token_urlsafe(32)
+        with self._lock:
+            self._kept[key] = Kept(path, fields, lost, time.monotonic() + KEPT_S)
+            if len(self._kept) > KEPT_MAX:
+                self._kept.popitem(last=False)
+        return key
+
+    def of(self, key: str) -> Kept | None:
+        with self._lock:
+            found = self._kept.get(key)
+        return found if found is not None and found.until_s > time.monotonic() else None
 
 
 def _digest(id: str) -> bytes:

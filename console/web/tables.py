@@ -32,7 +32,7 @@ from everlog.console.web import filter as filters
 from everlog.console.web.format import href, with_query
 from everlog.console.web.page import NotFoundError, Page, View, route
 from everlog.migrations.values import plain
-from everlog.store.errors import CorruptionError, Error, RowError, SealedError, UnavailableError
+from everlog.store.errors import CorruptionError, Error, RowError, SealedError, UnavailableError, quantity
 from everlog.store.schema.descriptors import descriptor_of, dotted
 from everlog.store.schema.reflect import table_of
 from everlog.store.schema.schema import TableInfo
@@ -238,8 +238,8 @@ def _check_sortable(view: View, info: TableInfo, index: str) -> None:
     rows = view.db.count(table_of(now)) if now is not None else 0
     if rows > PAST_SORTED_MAX:
         raise RowError(
-            f"the past has no indexes: the order of {index} would sort all {rows:,} rows of {info.name};"
-            " choose the order of the key, or run `everlog scan` with --index and --at"
+            f"the past has no indexes: the order of {index} would sort all {quantity(rows, 'row')} of"
+            f" {info.name}; choose the order of the key, or run `everlog scan` with --index and --at"
         )
 
 

@@ -106,6 +106,10 @@ class Channel:
             self.grpc = grpc.insecure_channel(address.target, options=OPTIONS)
         close_at_end(self)
 
+    def use_token(self, token: str) -> None:
+        """Send another token with calls that begin from now on."""
+        self._metadata = security.bearer(token)
+
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """The metadata of a call that begins now: the token, and the current span if calls are traced."""

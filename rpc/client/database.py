@@ -107,6 +107,10 @@ class RemoteDatabase(Writer):
         self.read_only = read_only or described.read_only
         self._current = Schema(described.schema)
 
+    def use_token(self, token: str) -> None:
+        """Send another token with calls that begin from now on: the next one of a caller whose tokens end."""
+        self._channel.use_token(token)
+
     @property
     def migrations(self) -> handles.Migrations:
         """The migrations: plan, apply, roll back, approve; see `everlog.rpc.handles.Migrations`."""

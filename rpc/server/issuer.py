@@ -286,9 +286,9 @@ def check_rules(rules: Jwt) -> None:
     """Raise OpenError for rules that are invalid or unsafe, and without joserfc."""
     if find_spec("joserfc") is None:
         raise OpenError("--jwt-issuer needs the library joserfc; pip install 'everlog[oidc]'")
-    _check_url(rules.issuer, "--jwt-issuer")
+    check_url(rules.issuer, "--jwt-issuer")
     if "://" in rules.jwks:
-        _check_url(rules.jwks, "--jwt-jwks")
+        check_url(rules.jwks, "--jwt-jwks")
     if not rules.audience:
         raise OpenError("expected the audience of the tokens (--jwt-audience), found none")
     for one in rules.algorithms:
@@ -302,7 +302,7 @@ def check_rules(rules: Jwt) -> None:
         raise OpenError("expected --jwt-roles-claim together with --jwt-role, found only one of them")
 
 
-def _check_url(url: str, what: str) -> None:
+def check_url(url: str, what: str) -> None:
     """Raise OpenError for a URL that others could answer."""
     try:
         parts = urlsplit(url)
@@ -324,7 +324,7 @@ def _read_keys(rules: Jwt) -> tuple[list[tuple[str, str, str, Key]], str]:
         url = found.get("jwks_uri", "")
         if found.get("issuer") != rules.issuer or not isinstance(url, str):
             raise OpenError(f"{at}: expected the metadata of {rules.issuer}, found those of another issuer")
-        _check_url(url, f"{at}: jwks_uri")
+        check_url(url, f"{at}: jwks_uri")
     if "://" in url:
         raw = _get(url)
     else:
@@ -388,7 +388,7 @@ class _Stay(HTTPRedirectHandler):
 def _get(url: str) -> bytes:
     """Return what a URL answers, at most JWKS_BYTES_MAX bytes and one. Raises OpenError."""
     until, found = time.monotonic() + FETCH_S, b""
-    request = Request(url, headers={"accept": "application/json"})  # noqa: S310  checked by _check_url
+    request = Request(url, headers={"accept": "application/json"})  # noqa: S310  checked by check_url
     try:
         with build_opener(_Stay).open(request, timeout=FETCH_S) as answer:
             while len(found) <= JWKS_BYTES_MAX and (part := answer.read1(65_536)):

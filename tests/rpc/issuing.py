@@ -47,6 +47,9 @@ class TestIssuer:
             def do_GET(self) -> None:
                 outer._answer(self)
 
+            def do_POST(self) -> None:
+                outer._answer(self)
+
             def log_message(self, *_: Any) -> None: ...
 
         self._http = Http(("127.0.0.1", 0), Handler)

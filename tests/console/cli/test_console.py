@@ -17,6 +17,7 @@ from everlog.console.web import server
 from everlog.store.errors import OpenError
 from tests.console.conftest import Run
 from tests.console.served import fetch
+from tests.console.web.provider import TestProvider
 from tests.console.web.visitor import Visitor
 
 SERVE = (sys.executable, "-m", "everlog.console", "--json")
@@ -110,3 +111,44 @@ def test_what_cannot_be_served_is_refused(
     done = everlog(*words)
     assert done.code in {1, 2}
     assert says in done.err
+
+
+def test_the_provider_is_an_option_a_variable_and_a_key_of_the_file(books: Path, tmp_path: Path) -> None:
+    config, secret = tmp_path / "serve.toml", tmp_path / "secret"
+    secret.write_text("of-the-console\n")
+    secret.chmod(0o600)
+    with TestProvider() as provider:
+        config.write_text(
+            f'listen = "127.0.0.1:0"\nconsole = "127.0.0.1:0"\njwt-issuer = "{provider.url}"\n'
+            f'jwt-audience = "everlog"\nconsole-oidc-secret-file = "{secret}"\n'
+        )
+        variables = {"EVERLOG_SERVE_CONSOLE_OIDC_CLIENT": "web"}
+        with started("serve", "--config", str(config), **variables) as process:
+            url, web = line(process, "url"), line(process, "console")
+            begun = Visitor(web).get("/sign-in/oidc", follow=False)
+            assert begun.headers["location"].startswith(f"{provider.url}/authorize?")
+            assert "client_id=web" in begun.headers["location"]
+            words = ("console", url, "--listen", "127.0.0.1:0", "--console-oidc-issuer", provider.url)
+            with started(*words, **variables) as other:
+                assert "Sign in at" in Visitor(line(other, "console")).get("/").words
+                ended(other)
+            ended(process)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--console-oidc-scope", "email"), "without --console-oidc-client"),
+        (("--console-oidc-client", "web"), "expected --console-oidc-issuer, or --jwt-issuer of serve"),
+        (
+            ("--console-oidc-client", "web", "--console-oidc-issuer", "http://id.example.com"),
+            "--console-oidc-issuer: expected a URL with https://",
+        ),
+    ],
+)
+def test_a_provider_that_cannot_be_used_is_refused(
+    everlog: Run, words: tuple[str, ...], expected: str
+) -> None:
+    done = everlog("console", "everlog+insecure://127.0.0.1:1/x", "--listen", "127.0.0.1:0", *words)
+    assert done.code == 2 if "issuer, or" in expected or "without" in expected else 1
+    assert expected in done.err

@@ -10,6 +10,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import everlog
 from everlog.console.web.setup import Setting, Setup
@@ -121,7 +122,7 @@ def example(directory: Path, count: int) -> Iterator[tuple[str, int]]:
         fill(db)
         db.consumers.register("search-index", actor="deploy", reason="the search of the site")
         served = {"flights": db, "crew": crew, "stands": stands}
-        how = {
+        how: dict[str, Any] = {
             "tokens": TOKENS,
             "roles": {"ann": ("owner",)},
             "migrations": {"flights": "flights.migrations"},

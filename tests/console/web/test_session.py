@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from everlog.console.web.server import WebServer, own_server
-from everlog.console.web.session import FAILURES, Failures, Sessions, SignInError
+from everlog.console.web.session import FAILURES, Failures, Forms, Sessions, SignInError
 from everlog.rpc.address import Address
 from everlog.rpc.certificates import create
 from everlog.rpc.embedded import EmbeddedDatabase
@@ -95,7 +95,7 @@ def test_too_many_failures_are_refused_also_with_the_right_token(console: Visito
         assert console.sign_in("wrong").status == 403
     answer = console.sign_in(TOKENS["ann"])
     assert answer.status == 429
-    assert "too many sign-ins" in answer.words
+    assert "Too many sign-ins" in answer.words
 
 
 def test_failures_are_forgotten_after_a_minute() -> None:
@@ -222,3 +222,39 @@ def test_a_link_of_another_site_leads_to_the_page_and_keeps_the_session(console:
     console.cookies = cookies
     assert console.get(to, follow=False).headers["location"] == link
     assert console.ask("GET", link, headers={**sent, "Host": "evil.example"}).status == 421
+
+
+def test_a_form_that_was_sent_after_the_session_ended_is_not_lost(
+    console: Visitor, flights: EmbeddedDatabase
+) -> None:
+    console.sign_in(TOKENS["ann"])
+    console.get("/account")
+    old = dict(console.cookies)
+    console.post("/sign-out")
+    console.cookies = old
+    words = 'because <b>"it"</b> was wrong'
+    answer = console.post("/api/Store/Get?x=1", None, database="flights", reason=words, empty="")
+    assert answer.status == 303
+    assert "/sign-in?next=%2Fcontinue%2F" in answer.headers["location"]
+    page = console.get(answer.headers["location"])
+    back = re.search(r'name="next" value="([^"]+)"', page.text)
+    assert back is not None
+    assert console.get(back[1], follow=False).status == 303  # nobody reads it without a session
+    answer = console.post("/sign-in", token=TOKENS["ann"], next=back[1])
+    page = console.get(answer.headers["location"])
+    assert "Send this form again?" in page.words
+    assert f"reason {words}" in page.words
+    assert 'action="/api/Store/Get?x=1"' in page.text
+    assert "<b>" not in page.text
+    assert console.post("/api/Store/Get", None, database="flights", table="airports").status != 403
+
+
+def test_what_is_kept_of_forms_is_bounded() -> None:
+    forms = Forms()
+    assert forms.keep("/x", [("text", "x" * (256 << 10))], []) == ""
+    keys = [forms.keep("/x", [("csrf", "x" * (256 << 10)), ("n", str(number))], []) for number in range(101)]
+    assert forms.of(keys[0]) is None
+    found = forms.of(keys[100])
+    assert found is not None
+    assert found.fields == [("n", "100")]
+    assert forms.of("another") is None

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
+from everlog.console.web.oidc import Oidc
 from everlog.console.web.server import WebServer, own_server
 from everlog.console.web.setup import Setup
 from everlog.rpc.server.server import Server
@@ -103,12 +104,16 @@ class Visitor:
 
 @contextlib.contextmanager
 def console_of(
-    databases: Mapping[str, Database], *, setup: Setup | None = None, **how: Any
+    databases: Mapping[str, Database],
+    *,
+    setup: Setup | None = None,
+    oidc: Oidc | None = None,
+    **how: Any,
 ) -> Iterator[WebServer]:
     """Serve databases, and their console."""
     with Server(databases, **how) as server:
         tls = server.tls_files
-        web = WebServer("127.0.0.1:0", tls=(tls.certificate, tls.key) if tls else None)
+        web = WebServer("127.0.0.1:0", tls=(tls.certificate, tls.key) if tls else None, oidc=oidc)
         web.server = own_server(server.host, server.port, tls)
         web.setup = setup or Setup()
         with web:

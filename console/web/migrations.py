@@ -207,9 +207,9 @@ def migration(view: View) -> Page:
     infos, proposals = db.migrations.status(), optional(db.migrations.proposals) or []
     info = _info(infos, version)
     state, newest = shown(info, proposals), _proposal_of(version, proposals)
-    details = optional(lambda: db.migrations.show(version))
-    older = before(db, infos, version) if details is not None else None
     permits = Permits(view, db)
+    details = optional(lambda: db.migrations.show(version)) if permits.sees_folders else None
+    older = before(db, infos, version) if details is not None else None
     values = {
         **_told(info, state),
         "database": view.database,
@@ -450,20 +450,20 @@ class Look(NamedTuple):
 
 
 def streamed(console: Site, look: Callable[[], Look], known: str) -> Response:
-    """Return server-sent events: `progress` while a migration runs, `changed` once the mark is not the known
-    one."""
+    """Return server-sent events: `progress` while a migration runs, `changed` when the mark is not the known
+    one any more."""
 
     async def stream() -> AsyncIterator[str]:
-        rates, before, quiet = deque[float](maxlen=SAMPLES), (0, 0.0), 0.0
+        rates, before, quiet, seen = deque[float](maxlen=SAMPLES), (0, 0.0), 0.0, known
         yield "retry: 1000\n\n"
         while not console.stopping:
             try:
                 found = await run_in_threadpool(look)
             except Error:
                 return  # the page connects again, and learns why if it cannot
-            if found.mark != known:
+            if found.mark != seen:
+                seen = found.mark
                 yield "event: changed\ndata: \n\n"
-                return
             quiet += POLL_S
             if found.info is not None:
                 rows, now = found.info.rows, time.monotonic()

@@ -50,16 +50,21 @@ class Permits:
             self.rules = None
         self.named = bool(self.name)
 
+    @property
+    def sees_folders(self) -> bool:
+        """Whether the identity may see folders and events, as the RPC `Show` declares."""
+        return not self.rights.isdisjoint(("migrate", "propose", "approve", "audit"))
+
     def of(self, verb: str, proposal: Proposal | None = None) -> Permit:
         """Return whether the identity may do this. `proposal`: the one that it is about, or that was
         finished."""
         right, words = VERBS[verb]
         who = self.name or "You"
         if right not in self.rights:
-            roles = f"its roles ({', '.join(self.roles)}) have" if self.roles else "it has no role with"
+            of = f"its roles ({', '.join(self.roles)}) lack" if self.roles else "it has no role with"
             ready = [role.name for role in READY.values() if any(right in one.rights for one in role.rules)]
             return Permit(
-                f"{who} may not {words}: {roles} {'not ' if self.roles else ''}the right {right}."
+                f"{who} may not {words}: {of} the right {right}."
                 f" {_listed(ready, 'role')} it.{self._approvers()}"
             )
         if self.rules is None or verb not in _DECIDES:

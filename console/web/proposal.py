@@ -90,8 +90,8 @@ def proposal(view: View) -> Page:
     name, one = _one(view)
     db, plan = view.db, one.plan
     (infos, problem), permits = migrations.known(db), Permits(view, db)
-    found = [_details(db, entry) for entry in plan.migrations]
-    before = [migrations.before(db, infos, plan.migrations[0].version), *found[:-1]]
+    found = [_details(db, entry) if permits.sees_folders else None for entry in plan.migrations]
+    first = migrations.before(db, infos, plan.migrations[0].version) if permits.sees_folders else None
     texts = {
         f"v{details.title}": {file.path: details.file(file.path) for file in details.files}
         for details in found
@@ -115,7 +115,7 @@ def proposal(view: View) -> Page:
         "findings": [(each, _anchor(each.file, each.line)) for each in plan.findings],
         "folders": [
             sources.folder(details, older, plan.findings)
-            for details, older in zip(found, before, strict=True)
+            for details, older in zip(found, [first, *found[:-1]], strict=True)
             if details is not None
         ],
         "why_no_folder": "" if found[0] is not None else migrations.no_folder(permits),

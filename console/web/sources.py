@@ -38,6 +38,7 @@ LOOKS = (
     (Name.Class, "fn"),
 )
 MODEL = "model.proto"
+KINDS = {"error": "danger", "warning": "waiting", "info": "info"}  # the worst first
 
 
 class Row(NamedTuple):
@@ -182,4 +183,5 @@ def _file(details: Details, file: ShownFile, findings: Sequence[FindingEntry]) -
         "more": max(0, count - LINES_MAX),
         "lines": quantity(count, "line") if text is not None else "",
         "findings": len(findings),
+        "worst": next((KINDS[one] for one in KINDS if any(each.severity == one for each in findings)), ""),
     }

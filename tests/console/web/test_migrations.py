@@ -104,8 +104,8 @@ def test_who_may_not_decide_reads_why_sees_no_button_and_is_refused(project: Pro
     with waiting(project, approvers=["ann", "deploy"]) as server:
         before = server.db.head
         for name, says in (
-            ("carl", "its roles (reader) have not the right approve. The roles approver and owner have it."),
-            ("eve", "its roles (auditor) have not the right approve"),
+            ("carl", "its roles (reader) lack the right approve. The roles approver and owner have it."),
+            ("eve", "its roles (auditor) lack the right approve"),
             ("bob", "bob may not approve it. The approvers of this server are: ann, deploy."),
             ("dora", "dora may not approve it. The approvers of this server are: ann, deploy."),
         ):

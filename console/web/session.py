@@ -38,7 +38,7 @@ FAILURES, FAILURES_ALL, WINDOW_S = 10, 200, 60.0  # in WINDOW_S: of one address,
 RETRY_S, TIMEOUT_S = 1.0, 10.0
 TOKEN_CHARS_MAX = 16 << 10
 KEPT_S, KEPT_MAX, KEPT_CHARS_MAX = 3600.0, 100, 256 << 10  # of forms
-LEFT_MAX = 20  # words for next pages, of a session
+LEFT_MAX = 200  # words for next pages, of a session
 
 Clock = Callable[[], float]
 

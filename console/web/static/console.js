@@ -6,6 +6,8 @@ const isDark = () => (root.dataset.theme ?? (matchMedia("(prefers-color-scheme: 
 const label = (toggle) => (toggle.textContent = isDark() ? "Light" : "Dark");
 document.querySelectorAll("[data-theme-toggle]").forEach(label);
 
+document.querySelector(".nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+
 document.addEventListener("click", async (event) => {
   const copy = event.target.closest("[data-copy]");
   if (copy) {

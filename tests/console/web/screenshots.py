@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import everlog
 from everlog.console.web.setup import Setting, Setup
 from everlog.rpc.embedded import EmbeddedDatabase
+from everlog.store.upkeep.roles import Role, Rule
 from flights.create import create
 from flights.migrations.v20260209154500_airport_time_zones import AIRLINES, AIRPORTS, FLIGHTS
 from tests.console.web.browser import PHONE, THEMES, WIDE, Tab, browser
@@ -36,6 +38,10 @@ PAGES = {
     "commit": "/db/flights/log/45",
     "consumers": "/db/flights/consumers",
     "consumer": "/db/flights/consumers/one?name=search-index&range=15m",
+    "access": "/db/flights/access",
+    "roles": "/db/flights/access/roles",
+    "tokens": "/db/flights/access/tokens",
+    "explain": "/db/flights/access/explain?who=carl&verb=read&table=airports",
     "admin": "/db/flights/admin",
     "calls": "/db/flights/admin/calls",
     "backups": "/db/flights/admin/backups?at=45",
@@ -127,6 +133,14 @@ def example(directory: Path, count: int) -> Iterator[tuple[str, int]]:
             "roles": {"ann": ("owner",)},
             "migrations": {"flights": "flights.migrations"},
         }
+        db.access.grant("carl", "reader", ("air*",), actor="ann", reason="joins sales; ticket 4712")
+        db.access.grant("deploy", "migrator", actor="ann", reason="releases of the site")
+        db.access.grant("root", "owner", actor="ann", reason="for emergencies")
+        ends_ns = time.time_ns() + 20 * 86_400 * 10**9
+        db.access.create_token("deploy", expires_ns=ends_ns, actor="ann", reason="releases of the site")
+        db.access.create_token("root", ("owner",), actor="ann", reason="for emergencies")
+        rule = Rule(("read", "write"), ("airports",), ("put",), {"tzone": ("America/New_York",)}, ("alt",))
+        db.access.define(Role("desk", (rule,)), actor="ann", reason="the desk in New York")
         backup = directory / "flights.backup"
         db.archive.backup(backup)
         setup = Setup({"flights": str(backup)}, {"metrics": "http://127.0.0.1:9464"}, SETTINGS)

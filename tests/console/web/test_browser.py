@@ -46,6 +46,11 @@ PAGES = (
     f"{DB}/log/4",
     f"{DB}/consumers",
     f"{DB}/consumers/one?name=mirror",
+    f"{DB}/access",
+    f"{DB}/access?revoke=carl&role=reader",
+    f"{DB}/access/roles",
+    f"{DB}/access/tokens",
+    f"{DB}/access/explain?who=carl&verb=read&table=airports",
     f"{DB}/admin",
     f"{DB}/admin/calls",
     f"{DB}/admin/backups?at=4",
@@ -70,6 +75,7 @@ def flights() -> Iterator[EmbeddedDatabase]:
         assert isinstance(db, EmbeddedDatabase)
         for name in ("first", "second"):
             write(db, name)
+        db.access.grant("carl", "reader", ("air*",), actor="ann", reason="joins sales")
         db.consumers.register("mirror", after=2, actor="ann", reason="the search of the site")
         yield db
 

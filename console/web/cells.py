@@ -17,11 +17,15 @@ from typing import Any, NamedTuple, TypeAlias
 from google.protobuf.message import Message
 
 from everlog.migrations.values import to_text
+from everlog.store.errors import quantity
 from everlog.store.schema.codec import BYTES, ENUM, MESSAGE, STRING, TIMESTAMP, kind_of
 from everlog.store.schema.descriptors import is_map
 
 CELL_CHARS, VALUE_CHARS = 80, 20_000
 LINES_MAX, ITEMS_MAX, DEPTH_MAX = 2000, 100, 12
+CHARS_MAX = 1 << 20  # of the values on a page
+CHANGES_MAX = 100  # fields of one change
+MODEL_LINES_MAX = 4000
 
 # Descriptors: their stubs differ between protobuf's two implementations.
 Descriptor: TypeAlias = Any
@@ -35,6 +39,22 @@ class Cell(NamedTuple):
     text: str
     look: str
     cut: bool = False
+
+
+class Budget:
+    """What a page can still show: fields, and characters of their values."""
+
+    def __init__(self, fields: int = LINES_MAX, chars: int = CHARS_MAX) -> None:
+        self.fields, self.chars = fields, chars
+
+    def take(self, *shown: Cell | None) -> bool:
+        """Return whether a field with these cells is shown; if so, it is used up."""
+        size = sum(len(one.text) for one in shown if one is not None)
+        if self.fields <= 0 or size > self.chars:
+            self.fields = 0
+            return False
+        self.fields, self.chars = self.fields - 1, self.chars - size
+        return True
 
 
 class Line(NamedTuple):
@@ -123,9 +143,11 @@ def columns(model: Descriptor, keys: Sequence[Path], most: int) -> tuple[list[Pa
 def unfold(row: Message) -> list[Line]:
     """Return all fields of a row, with those of nested messages after them."""
     found: list[Line] = []
+    budget = Budget()
     for line in _lines(row, "", 0):
-        if len(found) == LINES_MAX:
-            found.append(Line("…", 0, "", Cell("the row has more fields; its JSON twin has them", "null")))
+        if not budget.take(line.cell):
+            words = "the row has more; its JSON has all: add .json to the address of its page"
+            found.append(Line("…", 0, "", Cell(words, "null")))
             break
         found.append(line)
     return found
@@ -164,15 +186,26 @@ class Changed(NamedTuple):
     after: Cell | None
 
 
-def changes(before: Message | None, after: Message | None, names: Sequence[str] = ()) -> list[Changed]:
+def changes(
+    before: Message | None,
+    after: Message | None,
+    names: Sequence[str] = (),
+    budget: Budget | None = None,
+) -> list[Changed]:
     """Return the fields that differ between two versions, which may have different models; with `names`,
-    these fields. Of a new row, or one that was deleted, the fields that are set."""
+    these fields. Of a new row, or one that was deleted, the fields that are set. Where a row or the budget of
+    the page has no room, the last one says how many are left out."""
     wanted = list(names) or _differing(before, after)
-    found = []
-    for name in wanted[:LINES_MAX]:
+    found, budget = list[Changed](), budget or Budget()
+    for number, name in enumerate(wanted):
         was, now = _named(before, name), _named(after, name)
-        if (was, now) != (UNSET, UNSET) or before is None or after is None:
-            found.append(Changed(name, was, now))
+        if (was, now) == (UNSET, UNSET) and before is not None and after is not None:
+            continue
+        if len(found) == CHANGES_MAX or not budget.take(was, now):
+            left = quantity(len(wanted) - number, "more field")
+            found.append(Changed("…", None, Cell(f"{left}, not shown here", "null")))
+            break
+        found.append(Changed(name, was, now))
     return found
 
 
@@ -199,10 +232,13 @@ def _value(row: Message, name: str) -> Any:
 
 
 def model_text(model: Descriptor) -> str:
-    """Return a model in the language of protobuf, without its comments, which the log does not have."""
+    """Return a model in the language of protobuf, without its comments, which the log does not have; of a
+    very large one the first lines."""
     found: list[str] = []
     _write_message(model, "", found)
-    return "\n".join(found[: LINES_MAX * 2])
+    if (left := len(found) - MODEL_LINES_MAX) > 0:
+        found[MODEL_LINES_MAX:] = [f"// {left:,} more lines; the folder of its migration has all"]
+    return "\n".join(found)
 
 
 def _write_message(model: Descriptor, indent: str, found: list[str]) -> None:

@@ -4,7 +4,6 @@
         ?until=963534                from this commit backwards
         &actor= &table= &key= &kind= &correlation= &since= &before=
         &follow=1                    new commits appear as they are made
-    /db/{database}/log/{seq}         one commit: its rows before and after
     /db/{database}/log/events        the stream of new commits: server-sent events, one `commit` each
 
 The server reads a log forwards. The newest commits are found by windows that double, backwards from the end,
@@ -16,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
@@ -25,9 +25,9 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from everlog.console import output
-from everlog.console.web import cells, plots
-from everlog.console.web.format import href, with_query
-from everlog.console.web.page import NotFoundError, Page, Site, View, fragment, route
+from everlog.console.web import plots
+from everlog.console.web.format import with_query
+from everlog.console.web.page import Page, Site, View, fragment, route
 from everlog.console.web.tables import encoded_key, plain_key, row_href
 from everlog.proto import log_pb2
 from everlog.rpc.client.database import RemoteDatabase
@@ -36,8 +36,9 @@ from everlog.store.history.query import KINDS, Entry, RowChange
 from everlog.store.schema.arguments import nanoseconds
 
 COMMITS, LIVE_MAX = 50, 200
-WINDOW, WINDOW_MAX, SEARCH_S = 64, 4096, 0.15
-CHANGES, ROWS_WHOLE = 200, 50
+WINDOW, WINDOW_MAX, SEARCH_S = 8, 4096, 0.15
+LOOKED_MIN, READ_BYTES_MAX = 64, 16 << 20  # commits that are searched in any time, but not if they are large
+CHANGES = 200
 POLL_S, PING_S = 1.0, 15.0
 PLOT_S, WIDTH, HEIGHT = 900, 720, 44
 
@@ -91,20 +92,31 @@ def query_of(view: View) -> Query:
     return found
 
 
-def newest(db: RemoteDatabase, wanted: Query, until: int, limit: int, *, oldest: int = 1) -> Found:
-    """Return the newest commits up to a seq that match. Read-only. Raises RowError, SchemaError."""
+def _light(entry: Entry) -> Entry:
+    """Return a commit without the rows that it wrote, which may be large."""
+    return entry._replace(changes=[one._replace(row=None) for one in entry.changes])
+
+
+def newest(
+    db: RemoteDatabase, wanted: Query, until: int, limit: int, *, oldest: int = 1, search_s: float = SEARCH_S
+) -> Found:
+    """Return the newest commits up to a seq that match, as far as they are found in `search_s` seconds.
+    Read-only. Raises RowError, SchemaError."""
     filters = wanted.filters
     if wanted.key:
         info = db.refresh_schema().table(wanted.table)
         filters["key"] = encoded_key(info, wanted.key.split("/"))
-        everything = list(db.past.log(until=until, **filters))
-        return Found(everything[-limit:][::-1], 0 if len(everything) <= limit else everything[-limit].seq)
-    found, high, window, stop = list[Entry](), until, max(limit, WINDOW), time.monotonic() + SEARCH_S
+        last = deque(map(_light, db.past.log(until=until, **filters)), limit + 1)
+        kept = list(last)[-limit:]
+        return Found(kept[::-1], kept[0].seq if len(last) > limit else 0)
+    found, high, window, stop, read = list[Entry](), until, WINDOW, time.monotonic() + search_s, 0
     while high >= oldest and len(found) < limit:
         low = max(high - window, oldest - 1)
-        found += list(db.past.log(after=low, until=high, **filters))[::-1]
+        some = list(map(_light, db.past.log(after=low, until=high, **filters)))
+        found += some[::-1]
+        read += sum(one.size for one in some)
         high, window = low, min(window * 2, WINDOW_MAX)
-        if time.monotonic() > stop:
+        if read > READ_BYTES_MAX or (time.monotonic() > stop and until - high >= LOOKED_MIN):
             break
     if len(found) > limit:
         found, high = found[:limit], found[limit - 1].seq - 1
@@ -182,6 +194,7 @@ def told(entry: Entry, view: View | None = None, *, rows: bool = False) -> dict[
         "what": summary(entry),
         "checksum": f"{entry.checksum:08x}",
         "reading_ns": entry.reading_ns,
+        "size": entry.size,
         "changes_count": len(entry.changes),
         "changes": [_change(one, view, rows=rows) for one in changes],
     }
@@ -239,72 +252,6 @@ def _step(kind: Any, about: Any) -> str:
     return str(kind.Step.Name(about.step)).lower()
 
 
-def commit(view: View) -> Page:
-    """One commit, whole: its rows with what they were before."""
-    word = view.path("seq")
-    if not (word.isascii() and word.isdecimal() and len(word) < 20):
-        raise NotFoundError(f"expected the number of a commit, found {word[:40]!r}")
-    seq, db = int(word), view.db
-    entry = next(db.past.log(after=seq - 1, until=seq, limit=1), None) if seq else None
-    head = db.head
-    if entry is None:
-        where = (
-            f"the log ends with commit {head:,}" if seq > head else "it was archived, or is not in this log"
-        )
-        raise NotFoundError(f"there is no commit {seq:,} here: {where}")
-    values = told(entry, view, rows=True)
-    shown = {
-        "head": head,
-        "diffs": _diffs(view, db, entry),
-        "whole": ROWS_WHOLE,
-        "previous_href": href("db", view.database, "log", seq - 1) if seq > 1 else "",
-        "next_href": href("db", view.database, "log", seq + 1) if seq < head else "",
-        "correlation_href": href("db", view.database, "log", correlation=entry.correlation_id),
-    }
-    return Page("commit.html", values, 200, shown)
-
-
-def _diffs(view: View, db: RemoteDatabase, entry: Entry) -> list[dict[str, Any]]:
-    """Return the changes of a commit with the fields that they changed."""
-    before = dict[int, Entry | None]()
-    found = []
-    for change in entry.changes[:ROWS_WHOLE]:
-        key, row, note = plain_key(change.key), None, ""
-        if change.prior:
-            if change.prior not in before:
-                try:
-                    before[change.prior] = next(
-                        db.past.log(after=change.prior - 1, until=change.prior, limit=1), None
-                    )
-                except Error:
-                    before[change.prior] = None
-            older = before[change.prior]
-            match = [one for one in older.changes if one.key == change.key] if older is not None else []
-            match = [one for one in match if one.table == change.table] or match
-            row = match[-1].row if match else None
-            if row is None:
-                note = "the version before it cannot be shown here: its page may have it"
-        if change.erased or change.sealed:
-            note = (
-                "erased: its person was forgotten"
-                if change.erased
-                else "sealed: its key is not available here"
-            )
-        found.append(
-            {
-                "op": change.op,
-                "name": "/".join((change.table, *key)),
-                "href": row_href(view, change.table, key) if change.table else "",
-                "prior": change.prior,
-                "prior_href": href("db", view.database, "log", change.prior),
-                "note": note,
-                "changes": cells.changes(row, change.row) if not note or row is not None else [],
-                "created": not change.prior,
-            }
-        )
-    return found
-
-
 async def events(request: Request) -> Response:
     """Stream the commits that match, as they are made."""
     console: Site = request.app.state.console
@@ -351,5 +298,4 @@ async def events(request: Request) -> Response:
 ROUTES = [
     Route("/db/{database}/log/events", events),
     *route("/db/{database}/log", log),
-    *route("/db/{database}/log/{seq}", commit),
 ]

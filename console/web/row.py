@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import Any
 
 from google.protobuf.message import Message
@@ -23,7 +22,7 @@ from everlog.store.errors import AccessError, Error, SchemaError
 from everlog.store.history.row_history import Version
 from everlog.store.schema.reflect import table_of
 
-VERSIONS, VERSIONS_MAX = 50, 1000
+VERSIONS, VERSIONS_MAX, READ_BYTES_MAX = 50, 1000, 16 << 20
 
 
 def row(view: View) -> Page | Response:
@@ -90,7 +89,12 @@ def _buttons(view: View, table: str, words: list[str], *, exists: bool, now: boo
 def _history(view: View, handle: Any, key: Any, limit: int) -> tuple[list[Version[Message]], bool, str]:
     """Return the versions of a row, whether there are more, and why they are not shown."""
     try:
-        found = list(islice(view.db.history(handle, key, limit=limit + 1), limit + 1))
+        found, size = list[Version[Message]](), 0
+        for one in view.db.history(handle, key, limit=limit + 1):
+            found.append(one)
+            size += one.row.ByteSize() if one.row is not None else 0
+            if size > READ_BYTES_MAX and len(found) > 1:
+                return found[:-1], True, ""
     except (AccessError, SchemaError) as error:
         return [], False, str(error)
     return found[:limit], len(found) > limit, ""
@@ -115,7 +119,7 @@ def _told(one: Version[Message]) -> dict[str, Any]:
 def _timeline(
     view: View, table: str, words: list[str], history: list[Version[Message]], *, more: bool
 ) -> list[dict[str, Any]]:
-    found = []
+    found, budget = [], cells.Budget()
     for number, one in enumerate(history):
         older = history[number + 1] if number + 1 < len(history) else None
         before = older.row if older is not None else None
@@ -124,9 +128,9 @@ def _timeline(
         if one.op == "delete":
             said, fields = "deleted it", []
         elif created:
-            said, fields = "created it", cells.changes(None, one.row)
+            said, fields = "created it", cells.changes(None, one.row, budget=budget)
         else:
-            fields = cells.changes(before, one.row, one.fields) if one.row is not None else []
+            fields = cells.changes(before, one.row, one.fields, budget) if one.row is not None else []
             count = len(one.fields)
             said = f"changed {count:,} field{'' if count == 1 else 's'}" if count else "wrote it again"
         found.append(

@@ -39,7 +39,7 @@ from everlog.store.schema.schema import TableInfo
 from everlog.store.schema.table import Table
 from everlog.store.tx.reader import Reader
 
-ROWS, READ_MAX, READ_S = 50, 20_000, 0.15
+ROWS, READ_MAX, READ_S, READ_BYTES_MAX = 50, 20_000, 0.15, 16 << 20
 COLUMNS_MAX = 40
 MEDIA = {
     "csv": "text/csv; charset=utf-8",
@@ -218,12 +218,14 @@ def _rows(view: View, info: TableInfo, reader: Reader) -> Rows:
     hashed = index is not None and index.hashed
     scan = wanted.scan(reader, limit=READ_MAX if left else ROWS, resume=_untoken(view.query("resume")))
     found, errors, read, until = list[tuple[Any, Message]](), list[str](), 0, time.monotonic() + READ_S
-    complete = True
+    complete, size = True, 0
     for row in _readable(scan, errors):
         read += 1
         if wanted.has(row):
             found.append((key_of(info, row), row))
-        if left and not hashed and (len(found) >= ROWS or time.monotonic() > until):
+        size += row.ByteSize()
+        enough = left and (len(found) >= ROWS or time.monotonic() > until)
+        if not hashed and (enough or size > READ_BYTES_MAX):
             complete = False
             break
     resume = scan.resume if complete else _after(info, index, row)

@@ -54,7 +54,8 @@ class Entry(NamedTuple):
 
     `kind` is one of KINDS; `about` is that part of the record. `checksum` is the record's. `proof` is how
     `actor` is authenticated: `claimed`, by `token` or `certificate`, or `delegated` by a program that acts
-    for others. `reading_ns` is the clock's reading if `time_ns` is ahead of it; else 0.
+    for others. `reading_ns` is the clock's reading if `time_ns` is ahead of it; else 0. `size` is the number
+    of bytes of the record, as far as the caller may see it.
     """
 
     seq: int
@@ -72,6 +73,7 @@ class Entry(NamedTuple):
     checksum: int
     proof: str = "claimed"
     reading_ns: int = 0
+    size: int = 0
 
 
 class LogFilter(NamedTuple):
@@ -214,6 +216,7 @@ def entry_of(commit: log_pb2.Commit, schema: Schema) -> Entry:
         commit.checksum,
         proof_name(commit.proof),
         commit.reading_ns,
+        commit.ByteSize(),
     )
 
 

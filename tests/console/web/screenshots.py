@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import everlog
+from everlog.audit.note import Signer
+from everlog.audit.prover import LocalProver, checkpoint
 from everlog.console.web.setup import Setting, Setup
 from everlog.rpc.embedded import EmbeddedDatabase
+from everlog.store.tx.transaction import new_commit_id
 from everlog.store.upkeep.roles import Role, Rule
 from flights.create import create
 from flights.migrations.v20260209154500_airport_time_zones import AIRLINES, AIRPORTS, FLIGHTS
@@ -35,7 +38,8 @@ PAGES = {
     "table-past": "/db/flights/tables/airports?at=4",
     "row": ROW,
     "log": "/db/flights/log?until=60",
-    "commit": "/db/flights/log/45",
+    "commit": "/db/flights/log/{seq}",
+    "proof": "/db/flights/log/{seq}/proof",
     "consumers": "/db/flights/consumers",
     "consumer": "/db/flights/consumers/one?name=search-index&range=15m",
     "access": "/db/flights/access",
@@ -87,16 +91,29 @@ SETTINGS = (
 )
 
 
-def fill(db: EmbeddedDatabase) -> None:
-    """Write some commits as people and programs do."""
+def fill(db: EmbeddedDatabase) -> int:
+    """Write some commits as people and programs do; return the seq of one that another has caused."""
+    id = new_commit_id()
     row = db.get(FLIGHTS, FLIGHT)
     assert row is not None
-    with db.transaction(actor="bob", reason="Actual times, from the feed of 26 January") as tx:
+    with db.transaction(
+        actor="bob",
+        reason="Actual times, from the feed of 26 January",
+        correlation_id="flight-B6-135",
+        commit_id=id,
+    ) as tx:
         row.dep_time, row.dep_delay, row.tailnum = 615, 5, "N503JB"
         tx.put(FLIGHTS, row)
-    with db.transaction(actor="ann", reason="Arrival corrected from the tower's sheet; ticket 4698") as tx:
+    with db.transaction(
+        actor="ann",
+        reason="Arrival corrected from the tower's sheet; ticket 4698",
+        correlation_id="flight-B6-135",
+        causation_id=id.hex(),
+        commit_id=new_commit_id(),
+    ) as tx:
         row.arr_time, row.arr_delay, row.tailnum = 927, 6, "N635JB"
         tx.put(FLIGHTS, row)
+    seq = db.head
     for number, key in enumerate(("JFK", "LGA", "EWR", "BOS", "LAX", "SFO") * 6):
         airport = db.get(AIRPORTS, key)
         assert airport is not None
@@ -113,11 +130,12 @@ def fill(db: EmbeddedDatabase) -> None:
     with db.transaction(actor="ann", reason="Full name, as on its signs; ticket 4702") as tx:
         jfk.name = "John F. Kennedy International Airport"
         tx.put(AIRPORTS, jfk)
+    return seq
 
 
 @contextlib.contextmanager
 def example(directory: Path, count: int) -> Iterator[tuple[str, int]]:
-    """Serve the example and two other databases; yield the console's URL and the newest commit."""
+    """Serve the example and two other databases; yield the console's URL and the seq of `fill`."""
     with (
         create(f"file:{directory / 'flights.db'}", flights=count) as db,
         everlog.open(f"file:{directory / 'crew.db'}") as crew,
@@ -125,7 +143,8 @@ def example(directory: Path, count: int) -> Iterator[tuple[str, int]]:
     ):
         assert isinstance(crew, EmbeddedDatabase)
         assert isinstance(stands, EmbeddedDatabase)
-        fill(db)
+        seq = fill(db)
+        checkpoint(LocalProver(db), Signer.generate("example.com/flights"))
         db.consumers.register("search-index", actor="deploy", reason="the search of the site")
         served = {"flights": db, "crew": crew, "stands": stands}
         how: dict[str, Any] = {
@@ -145,7 +164,7 @@ def example(directory: Path, count: int) -> Iterator[tuple[str, int]]:
         db.archive.backup(backup)
         setup = Setup({"flights": str(backup)}, {"metrics": "http://127.0.0.1:9464"}, SETTINGS)
         with console_of(served, setup=setup, **how) as web:
-            yield web.url, db.head
+            yield web.url, seq
 
 
 def main() -> None:
@@ -157,13 +176,13 @@ def main() -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory() as directory,
-        example(Path(directory), chosen.flights) as (url, last),
+        example(Path(directory), chosen.flights) as (url, seq),
         browser() as found,
     ):
         for theme, size, suffix in (*((t, WIDE, f"-{t}") for t in THEMES), ("light", PHONE, "-phone")):
             with Tab(found, url, theme=theme, size=size) as tab:
                 for name, path in sorted(PAGES.items(), key=lambda one: one[0] != "sign-in"):
-                    tab.go(path.format(last=last))
+                    tab.go(path.format(seq=seq))
                     if not chosen.pages or name in chosen.pages:
                         for act in ACTIONS.get(name, ()):
                             act(tab)

@@ -44,6 +44,7 @@ PAGES = (
     f"{DB}/log",
     f"{DB}/log?follow=1",
     f"{DB}/log/4",
+    f"{DB}/log/4/proof",
     f"{DB}/consumers",
     f"{DB}/consumers/one?name=mirror",
     f"{DB}/access",

@@ -248,34 +248,65 @@ class Allowance(_message.Message):
     CONSUMERS_FIELD_NUMBER: _builtins.int
     CAP_SECONDS_FIELD_NUMBER: _builtins.int
     CAP_BYTES_FIELD_NUMBER: _builtins.int
+    STREAMS_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    HEAVY_FIELD_NUMBER: _builtins.int
     consumers: _builtins.int
     """Durable names of consumers of one identity."""
     cap_seconds: _builtins.int
     """The largest cap of a consumer."""
     cap_bytes: _builtins.int
+    streams: _builtins.int
+    """Of one identity in this database, below the limits of the server: running calls, calls a second, rows of one call,
+    long calls that run.
+    """
+    calls: _builtins.int
+    rows: _builtins.int
+    heavy: _builtins.int
     def __init__(
         self,
         *,
         consumers: _builtins.int | None = ...,
         cap_seconds: _builtins.int | None = ...,
         cap_bytes: _builtins.int | None = ...,
+        streams: _builtins.int | None = ...,
+        calls: _builtins.int | None = ...,
+        rows: _builtins.int | None = ...,
+        heavy: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cap_bytes", b"_cap_bytes", "_cap_seconds", b"_cap_seconds", "_consumers", b"_consumers", "cap_bytes", b"cap_bytes", "cap_seconds", b"cap_seconds", "consumers", b"consumers"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_calls", b"_calls", "_cap_bytes", b"_cap_bytes", "_cap_seconds", b"_cap_seconds", "_consumers", b"_consumers", "_heavy", b"_heavy", "_rows", b"_rows", "_streams", b"_streams", "calls", b"calls", "cap_bytes", b"cap_bytes", "cap_seconds", b"cap_seconds", "consumers", b"consumers", "heavy", b"heavy", "rows", b"rows", "streams", b"streams"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cap_bytes", b"_cap_bytes", "_cap_seconds", b"_cap_seconds", "_consumers", b"_consumers", "cap_bytes", b"cap_bytes", "cap_seconds", b"cap_seconds", "consumers", b"consumers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_calls", b"_calls", "_cap_bytes", b"_cap_bytes", "_cap_seconds", b"_cap_seconds", "_consumers", b"_consumers", "_heavy", b"_heavy", "_rows", b"_rows", "_streams", b"_streams", "calls", b"calls", "cap_bytes", b"cap_bytes", "cap_seconds", b"cap_seconds", "consumers", b"consumers", "heavy", b"heavy", "rows", b"rows", "streams", b"streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__calls: _TypeAlias = _typing.Literal["calls"]  # noqa: Y015
+    _WhichOneofArgType__calls: _TypeAlias = _typing.Literal["_calls", b"_calls"]  # noqa: Y015
     _WhichOneofReturnType__cap_bytes: _TypeAlias = _typing.Literal["cap_bytes"]  # noqa: Y015
     _WhichOneofArgType__cap_bytes: _TypeAlias = _typing.Literal["_cap_bytes", b"_cap_bytes"]  # noqa: Y015
     _WhichOneofReturnType__cap_seconds: _TypeAlias = _typing.Literal["cap_seconds"]  # noqa: Y015
     _WhichOneofArgType__cap_seconds: _TypeAlias = _typing.Literal["_cap_seconds", b"_cap_seconds"]  # noqa: Y015
     _WhichOneofReturnType__consumers: _TypeAlias = _typing.Literal["consumers"]  # noqa: Y015
     _WhichOneofArgType__consumers: _TypeAlias = _typing.Literal["_consumers", b"_consumers"]  # noqa: Y015
+    _WhichOneofReturnType__heavy: _TypeAlias = _typing.Literal["heavy"]  # noqa: Y015
+    _WhichOneofArgType__heavy: _TypeAlias = _typing.Literal["_heavy", b"_heavy"]  # noqa: Y015
+    _WhichOneofReturnType__rows: _TypeAlias = _typing.Literal["rows"]  # noqa: Y015
+    _WhichOneofArgType__rows: _TypeAlias = _typing.Literal["_rows", b"_rows"]  # noqa: Y015
+    _WhichOneofReturnType__streams: _TypeAlias = _typing.Literal["streams"]  # noqa: Y015
+    _WhichOneofArgType__streams: _TypeAlias = _typing.Literal["_streams", b"_streams"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__calls) -> _WhichOneofReturnType__calls | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cap_bytes) -> _WhichOneofReturnType__cap_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cap_seconds) -> _WhichOneofReturnType__cap_seconds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__consumers) -> _WhichOneofReturnType__consumers | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__heavy) -> _WhichOneofReturnType__heavy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rows) -> _WhichOneofReturnType__rows | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__streams) -> _WhichOneofReturnType__streams | None: ...
 
 Global___Allowance: _TypeAlias = Allowance  # noqa: Y015
 

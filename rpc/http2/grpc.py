@@ -146,6 +146,9 @@ class Limiter(Protocol):
     def identified(self, call: Call) -> None:
         """Count the call of a known caller. Raises LimitError."""
 
+    def admitted(self, call: Call) -> None:
+        """Count a call that the gate has admitted, by what its caller has there. Raises LimitError."""
+
     def check_rows(self, call: Call) -> None:
         """Raise LimitError for a call that has more rows than it may."""
 
@@ -376,6 +379,8 @@ class Calls:
         call.request = request
         if self._gate is not None:
             self._gate.admit(call, path, request)
+        if self._limiter is not None:
+            self._limiter.admitted(call)
 
     async def _parsed(self, stream: Stream, parse: Callable[[bytes], Any], path: str) -> AsyncIterator[Any]:
         """Yield the messages of a request stream. The first says what the call is about."""

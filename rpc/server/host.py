@@ -196,8 +196,8 @@ class Hosting:
         self._loaders = Threads(LOADERS, "loads", each=LOADERS_EACH)
         self.pools = (self._readers, self._long_threads, self._writers, self._workers, self._loaders)
 
-    def limit_heavy(self, each: Callable[[str], int]) -> None:
-        """Let `each` say how many long calls of a caller may run, reads and writes apart."""
+    def limit_heavy(self, each: Callable[[Work], int]) -> None:
+        """Let `each` say how many long calls of the caller of some work may run, reads and writes apart."""
         self._long_threads.each = self._workers.each = each
 
     def start(self) -> None:

@@ -2,6 +2,7 @@
 
     connection ─▶ account of its address ──┐
     call ───────▶ account of its name ─────┴─▶ within both? ─ no ─▶ LimitError: which limit, when to try again
+    admitted ───▶ account of its name in the database, if its roles there have limits: also within this one?
 
     connections, streams    held at a time
     calls, bytes            a second: a bucket that one second fills (rpc/http2/limits.py)
@@ -31,7 +32,9 @@ from typing import Any, NamedTuple
 from everlog.rpc.http2.connection import Connection
 from everlog.rpc.http2.grpc import Call
 from everlog.rpc.http2.limits import Bucket, Meter
+from everlog.rpc.server.rights import Scope
 from everlog.store.errors import LimitError, OpenError
+from everlog.store.upkeep.allowance import NOTHING
 
 ACCOUNTS_MAX = 10_000  # without connections and calls: of names, and of addresses
 NAMES_MAX = 1000  # of callers over one connection that are remembered with it
@@ -85,9 +88,11 @@ class Quota(NamedTuple):
                 found = found._replace(**own)
         return found
 
-    def heavy(self, caller: str) -> int:
-        """Return how many long calls of a caller may run; 0: any number. For any thread."""
-        return int(self.own.get(caller, {}).get("heavy", self.limits.heavy))
+    def heavy(self, caller: str, scope: Scope | None = None) -> int:
+        """Return how many long calls of a caller may run, also by its roles; 0: any. For any thread."""
+        found = int(self.own.get(caller, {}).get("heavy", self.limits.heavy))
+        said = scope.holder.allowance.heavy if scope is not None else None
+        return min(found or said, said) if said else found
 
     def networks(self) -> Iterable[tuple[Any, Mapping[str, float]]]:
         """Return the networks that have limits of their own, the largest first."""
@@ -123,11 +128,23 @@ def read_own(words: Iterable[str]) -> dict[str, dict[str, float]]:
 class Account:
     """What one name or address has."""
 
-    __slots__ = ("address", "calls", "connections", "limits", "name", "received", "said", "sent", "streams")
+    __slots__ = (
+        *("address", "calls", "connections", "database", "limits", "name", "received", "said", "sent"),
+        "streams",
+    )
 
-    def __init__(self, name: str, address: str, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        name: str,
+        address: str,
+        limits: Limits,
+        loop: asyncio.AbstractEventLoop,
+        database: str = "",
+    ) -> None:
+        """`database`: of the roles that have the limits; empty: they are the server's."""
         self.name = name
         self.address = address
+        self.database = database
         self.connections = 0
         self.streams = 0
         self.said = dict[str, float]()  # when each limit was logged
@@ -187,6 +204,7 @@ class Quotas:
         self._said = said
         self._loop = asyncio.get_running_loop()
         self.names, self.addresses = Accounts(), Accounts()
+        self.roles: dict[str, Accounts] = {}  # names in each database
         self._connections_max = 0
         self.quota = quota
 
@@ -310,6 +328,27 @@ class Quotas:
         if (sent := account.sent) is not None and (wait_s := sent.bucket.wait_s(self._loop.time())):
             raise self._exceeded(call, account, "bytes_out", wait_s)
 
+    def admitted(self, call: Call) -> None:
+        """Count a call of a name by the limits that its roles have in the database. Raises LimitError."""
+        if call.scope is None or (said := call.scope.holder.allowance) is NOTHING or not call.stream.who:
+            return
+        limits = Limits(0, said.streams or 0, said.calls or 0, rows=said.rows or 0, heavy=0)
+        if not any(limits):
+            return
+        name, database = str(call.stream.who), call.request.database  # type: ignore[union-attr]
+        accounts = self.roles.setdefault(database, Accounts())
+        account = accounts.get(name)
+        if account is None:
+            account = Account(name, "", limits, self._loop, database)
+            accounts.add(name, account)
+        elif account.limits != limits:
+            account.become(limits, self._loop)
+        call.accounts = (*call.accounts, account)
+        account.streams += 1
+        if account.limits.rows:
+            call.rows_max = min(call.rows_max, account.limits.rows + PEEK)
+        self._count(call, account)
+
     def check_rows(self, call: Call) -> None:
         """Raise LimitError for a call that has more rows than it may."""
         for account in call.accounts:
@@ -326,7 +365,9 @@ class Quotas:
         accounts, call.accounts = call.accounts, ()
         for account in accounts:
             account.streams -= 1
-            if not account.connections:
+            if account.database:
+                self.roles[account.database].rest(account.name, account)
+            elif not account.connections:
                 (self.names if account.name else self.addresses).rest(
                     account.name or account.address, account
                 )
@@ -336,6 +377,7 @@ class Quotas:
         self._reached(account, limit, call.stream.connection.peer)
         most = getattr(account.limits, limit)
         whose = f"of {account.name}" if account.name else "of this address"
+        whose += f" in {account.database}" if account.database else ""
         if limit == "rows":
             then = "request fewer, in several calls"
         else:

@@ -73,6 +73,7 @@ from everlog.rpc.server.quotas import Quota, Quotas
 from everlog.rpc.server.rights import Rights, Tokens
 from everlog.rpc.server.running import RunningCalls
 from everlog.rpc.server.store import StoreService
+from everlog.rpc.server.threads import Work
 from everlog.store.crypto.master_key import MasterKey
 from everlog.store.database import Database
 from everlog.store.errors import Error, OpenError
@@ -456,8 +457,8 @@ class Server:
             connection.abort()
         logger.info("the server has stopped", extra=about("server.stopped"))
 
-    def _heavy(self, caller: str) -> int:
-        return self.quota.heavy(caller)
+    def _heavy(self, work: Work) -> int:
+        return self.quota.heavy(work.key, work.call.scope if work.call is not None else None)
 
     def _connection(self, calls: Calls, turns: Turns, quotas: Quotas) -> Connection:
         made = Connection(calls.answer, self.connections, turns)

@@ -237,7 +237,7 @@ class Threads:
     ThreadPoolExecutor accepts nothing after the main thread has ended, while other threads, and other
     processes, still call the server.
 
-    `each`: threads of one caller; 0: all. `Threads.each` may be replaced by a function of the caller.
+    `each`: threads of one caller; 0: all. `Threads.each` may be replaced by a function of the work.
     `queues`: how many calls may wait. `slices`: the threads run in these.
     """
 
@@ -251,7 +251,7 @@ class Threads:
         slices: Slices | None = None,
     ) -> None:
         self._most, self.name = most, name
-        self.each: Callable[[str], int] = lambda _: each  # threads of one caller; 0: all
+        self.each: Callable[[Work], int] = lambda _: each  # threads of one caller; 0: all
         self._bounds = queues
         self._slices = slices
         self._tickets: SimpleQueue[bool] = SimpleQueue()  # one for each call; False: end
@@ -328,7 +328,7 @@ class Threads:
             if queue is None or work not in queue:
                 return 0, []
             own = [one for one in self.busy if one.key == work.key]
-            full = len(own) >= (self.each(work.key) or self._most)
+            full = len(own) >= (self.each(work) or self._most)
             return queue.index(work), own if full else list(self.busy)
 
     @property
@@ -359,7 +359,7 @@ class Threads:
             self._due -= 1
             for key in self._queues:
                 running = self._running.get(key, 0)
-                if running < (self.each(key) or self._most):
+                if running < (self.each(self._queues[key][0]) or self._most):
                     queue = self._queues.pop(key)
                     work = queue.popleft()
                     if queue:

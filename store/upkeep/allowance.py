@@ -5,7 +5,8 @@
     limit     None: the role says nothing; 0: no limit
     several   the largest limit of those roles that say something
 
-Consumers are of one database, so its roles may also raise what is allowed without them.
+Consumers are of one database, so its roles may also raise what is allowed without them. Calls use the server,
+so roles only lower the limits of its options.
 
 Limits are declared in the log: fields are added, and never removed.
 """
@@ -30,11 +31,17 @@ class Allowance(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the holders of a role may have. None: the role does not say; 0: no limit.
 
     `consumers`: durable names of one identity. `cap_seconds`, `cap_bytes`: the largest cap of a consumer.
+    `streams`, `calls`, `rows`, `heavy`: running calls, calls a second, rows of one call, and long calls that
+    run, of one identity in the database.
     """
 
     consumers: int | None = None
     cap_seconds: int | None = None
     cap_bytes: int | None = None
+    streams: int | None = None
+    calls: int | None = None
+    rows: int | None = None
+    heavy: int | None = None
 
     def __bool__(self) -> bool:
         return self != NOTHING
@@ -60,7 +67,7 @@ def most(several: Iterable[Allowance]) -> Allowance:
             if value is not None:
                 known = found.get(field, value)
                 found[field] = 0 if 0 in (known, value) else max(known, value)
-    return Allowance(**found)
+    return Allowance(**found) if found else NOTHING
 
 
 def allowance_of(message: pb.Allowance) -> Allowance:

@@ -12,6 +12,7 @@ from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from everlog import LimitError, OpenError
@@ -20,9 +21,13 @@ from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.http2 import frames as http2
 from everlog.rpc.http2.limits import Bucket
+from everlog.rpc.security import Identity
 from everlog.rpc.server import quotas
 from everlog.rpc.server.quotas import EXTRA, Limits, Quota, Quotas, address_of, read_own
+from everlog.rpc.server.rights import Scope
 from everlog.rpc.server.server import Server
+from everlog.store.upkeep.allowance import Allowance
+from everlog.store.upkeep.roles import Role, Rule
 from tests.conformance.database_case import AIRPORTS, Airport
 from tests.rpc.raw_client import RawClient
 
@@ -375,3 +380,44 @@ def test_a_large_amount_is_owed() -> None:
     bucket.left -= 1000
     now = time.monotonic() + 100
     assert 95 < bucket.wait_s(now) < 100
+
+
+def test_a_role_lowers_the_limits_of_its_holders_in_its_database(db: EmbeddedDatabase) -> None:
+    few = Role("few", (Rule(("read", "status")),), allowance=Allowance(calls=2, rows=3))
+    db.access.define(few)
+    for name in ("cat", "dan"):
+        db.access.grant(name, "few")
+    db.access.grant("eve", "reader")
+    tokens = {name: f"token-of-{name}" for name in ("cat", "dan", "eve")}
+    with Server({"x": db}, tokens=tokens) as server, RawClient(server.address) as client:
+        found = statuses(client, 50, name="cat")
+        refused = [one for one in found if one["grpc-status"] == REFUSED]
+        assert refused
+        text = refused[0]["grpc-message"]
+        assert text.startswith("the limit of cat in x is reached: expected at most 2 calls a second; try")
+        assert [one["grpc-status"] for one in statuses(client, 20, 201, "eve")] == [FINE] * 20
+        db.access.define(msgspec.structs.replace(few, allowance=Allowance(calls=0, rows=3)))
+        assert [one["grpc-status"] for one in statuses(client, 20, 301, "cat")] == [FINE] * 20
+        for number in range(5):
+            db.put(AIRPORTS, Airport(faa=f"A{number}", name=f"name {number}"))
+        with opened(server, "dan", retry_s=0) as remote, pytest.raises(LimitError, match="at most 3 rows"):
+            list(remote.scan(AIRPORTS))
+        db.access.grant("dan", "reader")  # it says nothing about rows
+        with opened(server, "dan", retry_s=0) as remote, pytest.raises(LimitError, match="at most 3 rows"):
+            list(remote.scan(AIRPORTS))
+
+
+def test_a_role_raises_no_limit_of_the_server(db: EmbeddedDatabase) -> None:
+    db.access.define(Role("many", (Rule(("read", "status")),), allowance=Allowance(calls=1000, streams=0)))
+    db.access.grant("cat", "many")
+    with (
+        Server({"x": db}, tokens={"cat": "token-of-cat"}, quota=Quota(Limits(calls=2))) as server,
+        RawClient(server.address) as client,
+    ):
+        assert REFUSED in {one["grpc-status"] for one in statuses(client, 50, name="cat")}
+    quota = Quota(Limits(heavy=4))
+    for heavy, expected in ((None, 4), (0, 4), (2, 2), (9, 4)):
+        db.access.define(Role("many", (Rule(("read",)),), allowance=Allowance(heavy=heavy)))
+        scope = Scope(db.access.state.holder("cat"), Identity("cat"))
+        assert quota.heavy("cat", scope) == expected
+    assert Quota(Limits(heavy=0)).heavy("cat", scope) == 9

@@ -151,6 +151,39 @@ AUDIT: Right.ValueType  # 27
 """See roles, grants and tokens, and why a call of anybody is allowed or denied."""
 Global___Right: _TypeAlias = Right  # noqa: Y015
 
+class _Comparison:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ComparisonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Comparison.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    IS_ONE_OF: _Comparison.ValueType  # 0
+    """It has one of the values."""
+    IS_LESS: _Comparison.ValueType  # 1
+    """Of one value."""
+    IS_AT_MOST: _Comparison.ValueType  # 2
+    IS_GREATER: _Comparison.ValueType  # 3
+    IS_AT_LEAST: _Comparison.ValueType  # 4
+    HAS_PREFIX: _Comparison.ValueType  # 5
+    """It is text or bytes that begins with one of the values."""
+    IS_UNSET: _Comparison.ValueType  # 6
+    """It is not set; without values."""
+
+class Comparison(_Comparison, metaclass=_ComparisonEnumTypeWrapper): ...
+
+IS_ONE_OF: Comparison.ValueType  # 0
+"""It has one of the values."""
+IS_LESS: Comparison.ValueType  # 1
+"""Of one value."""
+IS_AT_MOST: Comparison.ValueType  # 2
+IS_GREATER: Comparison.ValueType  # 3
+IS_AT_LEAST: Comparison.ValueType  # 4
+HAS_PREFIX: Comparison.ValueType  # 5
+"""It is text or bytes that begins with one of the values."""
+IS_UNSET: Comparison.ValueType  # 6
+"""It is not set; without values."""
+Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
+
 @_typing.final
 class Need(_message.Message):
     """A right that an RPC needs."""
@@ -429,21 +462,25 @@ class Condition(_message.Message):
 
     FIELD_FIELD_NUMBER: _builtins.int
     VALUES_FIELD_NUMBER: _builtins.int
+    COMPARISON_FIELD_NUMBER: _builtins.int
     field: _builtins.str
     """Name of a field, such as `tenant` or `owner.id`."""
+    comparison: Global___Comparison.ValueType
+    """A field that is not set meets no condition but IS_UNSET."""
     @_builtins.property
     def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """It has one of these values. `$who` is the caller's name."""
+        """What it is compared with. Of IS_ONE_OF `$who` is the caller's name."""
 
     def __init__(
         self,
         *,
         field: _builtins.str = ...,
         values: _abc.Iterable[_builtins.str] | None = ...,
+        comparison: Global___Comparison.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparison", b"comparison", "field", b"field", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,6 +25,7 @@ from everlog.console.cli.options import (
     pass_settings,
     writes,
 )
+from everlog.store.errors import RowError
 from everlog.store.schema.arguments import nanoseconds, time_text
 from everlog.store.tx.transaction import marked
 
@@ -165,7 +166,8 @@ def revoke(
     multiple=True,
     metavar="FIELD=VALUE",
     help="Only rows with this value. $who is the caller's name; more values of a field are alternatives,"
-    " and all fields must agree.",
+    " and all fields must agree. Also FIELD<VALUE (or <=, >, >=), FIELD^=PREFIX, and !FIELD for a field"
+    " that is not set.",
 )
 @click.option("--hide", "hidden", multiple=True, metavar="FIELD", help="Hide this field.")
 @click.option(
@@ -215,9 +217,15 @@ def define(
       everlog -u file:shop.db access define tenant --right read --rows 'tenant=$who'
     """
     from everlog.store.upkeep.allowance import read_allowance
+    from everlog.store.upkeep.conditions import read_conditions
     from everlog.store.upkeep.roles import Role, Rule
 
-    made = Rule(rights, tables, ops, _conditions(rows), hidden)
+    try:
+        equal, comparisons = read_conditions(rows)
+        read_allowance(limits)
+    except RowError as error:
+        raise click.UsageError(str(error)) from None
+    made = Rule(rights, tables, ops, equal, hidden, comparisons=comparisons)
     with open_database(settings) as db:
         before = Role(name, ())
         if add:
@@ -502,16 +510,6 @@ def _print(settings: Settings, made: NewToken) -> None:
         click.echo(made.text)
 
 
-def _conditions(rows: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
-    for one in rows:
-        field, equals, value = one.partition("=")
-        if not equals or not field:
-            raise click.UsageError(f"--rows: expected FIELD=VALUE, found {one!r}")
-        found[field] = (*found.get(field, ()), value)
-    return found
-
-
 def _read_line(one: RecordedRead) -> str:
     what = [one.table, *([f"index {one.index}"] if one.index else [])]
     what += [f"keys {', '.join(one.keys)}"] if one.keys else []
@@ -526,12 +524,14 @@ def _on(tables: tuple[str, ...]) -> str:
 
 
 def _lines(role: Role) -> list[str]:
+    from everlog.store.upkeep.conditions import words_of
+
     found = []
     for number, rule in enumerate(role.rules):
         name = f"{role.name}:" if not number else " " * (len(role.name) + 1)
         limits = [f"tables {', '.join(rule.tables)}"] if rule.tables else []
         limits += [f"operations {', '.join(rule.ops)}"] if rule.ops else []
-        limits += [f"rows with {field} = {' or '.join(one)}" for field, one in sorted(rule.rows.items())]
+        limits += [f"rows with {words}" for words in words_of(rule.rows, rule.comparisons)]
         limits += [f"without {', '.join(rule.hidden)}"] if rule.hidden else []
         limited = f"  ({'; '.join(limits)})" if limits else ""
         found.append(f"{name} {', '.join(rule.rights)}{limited}")

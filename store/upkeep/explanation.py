@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from everlog.store.schema.arguments import time_text
 from everlog.store.tx.transaction import marked
+from everlog.store.upkeep.conditions import words_of
 from everlog.store.upkeep.roles import (
     BY_TABLE,
     DANGEROUS,
@@ -73,8 +74,8 @@ def _allowing(decision: Decision, why: bool) -> Iterator[str]:
     for held in decision.held:
         by = f", granted in commit {held.by.seq}{_by(held.by)}" if held.by and why else ""
         yield f"by role {held.role}{_limits(held.rule.tables)}{_limits(held.tables, 'granted on')}{by}"
-        for field, found in sorted(held.rule.rows.items()):
-            yield f"only rows with {field} = {' or '.join(found)}"
+        for words in words_of(held.rule.rows, held.rule.comparisons):
+            yield f"only rows with {words}"
         if held.rule.hidden:
             yield f"without the fields {', '.join(held.rule.hidden)}"
 

@@ -3,7 +3,8 @@
     Rule {rows, hidden} ─ bind: once, when the role is defined ─▶ Binding: ids and numbers
     Visibility of each rule ─▶ Limits ─ see(row) ─▶ the row without hidden fields, or None: not visible
 
-    condition := the field has one of the values, compared in the type of the field
+    condition := the field has one of the values, or compares with one in another way (conditions.py), in the
+                 type of the field
     value     := a string; true or false; an integer; name or number of an enum; bytes in hexadecimal digits;
                  $who, the name of the identity
 
@@ -31,6 +32,7 @@ from google.protobuf.message import DecodeError, Message
 from everlog.store.errors import AccessError, RowError
 from everlog.store.schema.descriptors import Path, descriptor_of, dotted, has, resolve, value_of
 from everlog.store.schema.schema import IndexInfo, Schema, TableInfo
+from everlog.store.upkeep.conditions import Condition, mismatch
 from everlog.store.upkeep.roles import ALL, WHO, Binding, Role, Rule, Visibility, matches
 
 _INTEGERS = {
@@ -40,8 +42,6 @@ _INTEGERS = {
     FieldDescriptor.CPPTYPE_UINT64: (0, 1 << 64),
 }
 _BOOLEANS = {"true": True, "false": False}
-
-Condition = tuple[Path, frozenset[Any]]
 
 
 class Shown(NamedTuple):
@@ -53,7 +53,7 @@ class Shown(NamedTuple):
 
     def shows(self, row: Message) -> bool:
         """Return whether all conditions hold for a row."""
-        return all(value_of(row, path) in values for path, values in self.conditions)
+        return all(one.holds(value_of(row, one.path)) for one in self.conditions)
 
 
 class Limits:
@@ -142,13 +142,13 @@ def compiled(visibility: Visibility, info: TableInfo) -> Shown | None:
     if info.proto.id != binding.table:
         return None
     conditions = []
-    for name, texts in visibility.rows:
+    for name, how, texts in visibility.rows:
         path = field_of(binding, name, info)
         kind = comparable(path[-1]) if path is not None else None
-        if path is None or kind is None:
+        if path is None or (kind is None and texts):
             return None
-        values = (kind(text) for text in texts)
-        conditions.append((path, frozenset(value for value in values if value is not None)))
+        values = (kind(text) for text in texts) if kind is not None else ()
+        conditions.append(Condition(path, how, frozenset(value for value in values if value is not None)))
     hidden = {}
     for name in visibility.hidden:
         path = field_of(binding, name, info)
@@ -310,7 +310,7 @@ def _bound(rule: Rule, schema: Schema, what: str) -> Rule:
                 descriptor = descriptor_of(info.model)
                 fields = {
                     field: tuple(step.number for step in path)
-                    for field in (*rule.rows, *rule.hidden)
+                    for field in (*rule.rows, *rule.hidden, *(one.field for one in rule.comparisons))
                     if (path := _path(descriptor, field))
                 }
                 found.append(Binding(info.proto.id, name, info.space, fields))
@@ -336,6 +336,12 @@ def _missing(rule: Rule, info: TableInfo) -> list[str]:
             if WHO in values and path[-1].type != FieldDescriptor.TYPE_STRING:
                 wrong.append(WHO)
             found += [f"{text!r} is no value of the field {name} of table {info.name}" for text in wrong]
+    for one in rule.comparisons:
+        path = _path(descriptor, one.field)
+        if path is None:
+            found.append(f"table {info.name} has no field {one.field}")
+        elif wrong_how := mismatch(one, path, comparable(path[-1])):
+            found.append(f"the field {one.field} of table {info.name} {wrong_how}")
     for name in rule.hidden:
         path = _path(descriptor, name)
         if path is None:
@@ -401,7 +407,10 @@ def invisible(limits: Limits, info: TableInfo, row: Message | None, field: str) 
     rules = limits.rules(info)
     if row is not None and not any(rule.shows(row) for rule in rules):
         for rule in rules:
-            failing = [dotted(path) for path, values in rule.conditions if value_of(row, path) not in values]
+            conditions = {
+                dotted(one.path): one.holds(value_of(row, one.path)) for one in rule.conditions[::-1]
+            }
+            failing = [name for name, holds in reversed(conditions.items()) if not holds]
             verb = "has another value" if len(failing) == 1 else "have other values"
             yield f"the row is not visible by role {rule.role}: its {' and '.join(failing)} {verb}"
         return

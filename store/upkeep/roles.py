@@ -42,6 +42,14 @@ from everlog.store.upkeep.allowance import (
     message_of_allowance,
     most,
 )
+from everlog.store.upkeep.conditions import (
+    EQUAL,
+    Comparison,
+    are_known,
+    check_comparisons,
+    comparison_of,
+    messages_of,
+)
 
 NAME_BYTES_MAX = 200
 ASKED_MAX = 1000  # characters of the name of a table or database in a request; no longer one has rights
@@ -76,6 +84,7 @@ class Rule(msgspec.Struct, frozen=True):
     """Rights, as words such as `read`, and their limits; an empty limit is none.
 
     `tables`: names or patterns. `ops`: `put`, `delete`. `rows`: for each field the values it may have.
+    `comparisons`: other conditions on rows.
     `hidden`: the fields that are left out. `bindings`: set when the role is defined, if it limits rows or
     fields.
     """
@@ -86,6 +95,7 @@ class Rule(msgspec.Struct, frozen=True):
     rows: dict[str, tuple[str, ...]] = {}
     hidden: tuple[str, ...] = ()
     bindings: tuple[Binding, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
 
     @property
     def whole(self) -> bool:
@@ -95,7 +105,7 @@ class Rule(msgspec.Struct, frozen=True):
     @property
     def limited(self) -> bool:
         """Whether it limits rows or fields."""
-        return bool(self.rows or self.hidden)
+        return bool(self.rows or self.hidden or self.comparisons)
 
     @property
     def unbound(self) -> Rule:
@@ -235,7 +245,7 @@ class Visibility(NamedTuple):
 
     role: str
     binding: Binding
-    rows: tuple[tuple[str, frozenset[str]], ...]
+    rows: tuple[tuple[str, str, frozenset[str]], ...]  # field, how it compares, values
     hidden: tuple[str, ...]
 
 
@@ -331,12 +341,14 @@ class Holder:
         rows = tuple(
             (
                 field,
+                EQUAL,
                 frozenset(
                     self.name if value == WHO else value for value in values if value != WHO or self.name
                 ),
             )
             for field, values in held.rule.rows.items()
         )
+        rows += tuple((one.field, one.how, frozenset(one.values)) for one in held.rule.comparisons)
         return Visibility(held.role, binding, rows, held.rule.hidden)
 
 
@@ -452,12 +464,13 @@ def role_of(message: pb.Role) -> Role:
                 tuple(known[right] for right in rule.rights if right in known),
                 tuple(rule.tables),
                 tuple(ops.get(op, "?") for op in rule.ops),
-                {one.field: tuple(one.values) for one in rule.rows},
+                {one.field: tuple(one.values) for one in rule.rows if not one.comparison},
                 tuple(rule.hidden),
                 tuple(
                     Binding(one.table, one.name, one.space, {it.name: tuple(it.numbers) for it in one.fields})
                     for one in rule.bindings
                 ),
+                tuple(comparison_of(one) for one in rule.rows if one.comparison),
             )
             for rule in message.rules
             if _is_known(rule)
@@ -469,8 +482,7 @@ def role_of(message: pb.Role) -> Role:
 
 def _is_known(rule: pb.Rule) -> bool:
     """Return whether a rule has no limit that this program does not know."""
-    fields = {one.field for one in rule.rows}
-    return len(fields) == len(rule.rows) and not any(len(UnknownFieldSet(one)) for one in (rule, *rule.rows))
+    return are_known(rule.rows) and not any(len(UnknownFieldSet(one)) for one in (rule, *rule.rows))
 
 
 def message_of_role(role: Role) -> pb.Role:
@@ -482,9 +494,7 @@ def message_of_role(role: Role) -> pb.Role:
                 rights=[pb.Right.ValueType(RIGHTS[right]) for right in rule.rights],
                 tables=rule.tables,
                 ops=[OPS[op] for op in rule.ops],
-                rows=[
-                    pb.Condition(field=field, values=values) for field, values in sorted(rule.rows.items())
-                ],
+                rows=messages_of(rule.rows, rule.comparisons),
                 hidden=rule.hidden,
                 bindings=[
                     pb.Binding(
@@ -603,6 +613,7 @@ def _check_rule(rule: Any) -> Rule:
         rows,
         _few(hidden, "hidden fields"),
         tuple(rule.bindings),
+        _few(check_comparisons(rule.comparisons), "comparisons"),
     )
     wide = sorted(right for right in rights if RIGHTS[right] not in ANSWERS_LIMITED)
     if wide and not made.whole:

@@ -37,9 +37,15 @@ def test_the_same_words_work_on_files_and_at_a_server(everlog: Run, books: Path,
             "clerk: write  (tables books; operations put)",
             "       read  (tables books; rows with title = $who)",
         ]
-        assert everlog(*at, *added, "--limit", "consumers=5", "--limit", "cap-seconds=30d").code == 0
-        limits = everlog(*at, "access", "roles").out.splitlines()[-1]
-        assert limits == "       at most: consumers 5, cap-seconds 2,592,000"
+        compared = ("--rows", "title<M", "--rows", "title^=A")
+        assert (
+            everlog(*at, *added, *compared, "--limit", "consumers=5", "--limit", "cap-seconds=30d").code == 0
+        )
+        lines = everlog(*at, "access", "roles").out.splitlines()[-2:]
+        assert lines == [
+            "       read  (tables books; rows with title < M; rows with title beginning with A)",
+            "       at most: consumers 5, cap-seconds 2,592,000",
+        ]
         assert everlog(*at, "access", "remove-role", "clerk").out.startswith("Removed: role clerk")
         (who,) = everlog(*at, "access", "whoami", "--json").json
         assert who["roles"] == ["owner"]
@@ -69,8 +75,8 @@ def test_the_same_words_work_on_files_and_at_a_server(everlog: Run, books: Path,
         (("access", "grant", "ann", "god"), 1, "there is no role 'god'"),
         (("access", "define", "r", "--right", "read", "--rows", "x"), 2, "expected FIELD=VALUE"),
         (("access", "define", "r", "--right", "reed"), 1, "found 'reed'"),
-        (("access", "define", "r", "--right", "read", "--limit", "cap-bytes"), 1, "expected LIMIT=N"),
-        (("access", "define", "r", "--right", "read", "--limit", "cap-bytes=1d"), 1, "a whole number"),
+        (("access", "define", "r", "--right", "read", "--limit", "cap-bytes"), 2, "expected LIMIT=N"),
+        (("access", "define", "r", "--right", "read", "--limit", "cap-bytes=1d"), 2, "a whole number"),
         (("access", "explain", "ann", "eat"), 1, "found 'eat'"),
     ],
 )

@@ -93,7 +93,7 @@ def test_an_own_role_limits_tables_operations_rows_and_fields(db: Database) -> N
     db.access.grant("ann", "clerk")
     holder = db.access.state.holder("ann")
     (sight,) = holder.decide(READ, "airports").visibility or ()
-    assert (sight.rows, sight.hidden) == ((("city", frozenset({"ann", "acme"})),), ("name",))
+    assert (sight.rows, sight.hidden) == ((("city", "=", frozenset({"ann", "acme"})),), ("name",))
     assert holder.decide(WRITE, "airports", "put").visibility is None
     assert not holder.decide(WRITE, "airports", "delete").allowed
     assert not holder.decide(WRITE, "airstrips", "put").allowed

@@ -180,15 +180,18 @@ def _of_consumers(name: str, consumers: list[Consumer]) -> Iterator[dict[str, st
 
 def _of_migrations(name: str, infos: list[MigrationInfo]) -> Iterator[dict[str, str]]:
     for info in infos:
+        where = href("db", name, "migrations", info.version)
         if info.stopped:
             title = f"Migration {info.title} of {name} does not continue"
-            yield thing("danger", "Stopped", title, info.stopped)
-        elif info.state is State.BUILDING:
-            words = f"{number(info.rows)} of {quantity(info.total, 'row')} built."
-            yield thing("info", "Building", f"Migration {info.title} of {name} is running", words)
+            yield thing("danger", "Stopped", title, info.stopped, href=where)
         elif info.held:
             words = "Complete it to stop serving the previous version, or roll it back."
-            yield thing("info", "Two versions", f"{name} serves two versions of {info.name}", words)
+            title = f"{name} serves two versions, during {info.title}"
+            yield thing("info", "Two versions", title, words, href=where, action="Decide")
+        elif info.state is State.BUILDING or info.rolling_back:
+            words = f"{number(info.rows)} of {quantity(info.total, 'row')} done."
+            verb = "is being rolled back" if info.rolling_back else "is running"
+            yield thing("info", "Running", f"Migration {info.title} of {name} {verb}", words, href=where)
 
 
 def _of_proposals(name: str, proposals: list[Proposal], now_ns: int) -> Iterator[dict[str, str]]:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from everlog.console.cli.console import web_of
 from everlog.console.web import server
+from everlog.rpc.security import Tls
 from everlog.store.errors import OpenError
 from tests.console.conftest import Run
 from tests.console.served import fetch
@@ -93,6 +95,21 @@ def test_missing_libraries_are_named_with_the_command_that_installs_them(
     monkeypatch.setattr(server, "NEEDED", ("starlette", "no_such_library"))
     with pytest.raises(OpenError, match=r"needs no_such_library.*pip install 'everlog\[console\]'"):
         server.WebServer("127.0.0.1:0")
+
+
+def test_a_console_that_is_implied_and_impossible_is_left_out_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert web_of(None, "", None) is None
+    assert capsys.readouterr().err == ""
+    tls = Tls(Path("chain.pem"), Path("key.pem"), Path("clients.pem"))
+    assert web_of(None, "", tls, implied=True) is None
+    assert "requires client certificates; start `everlog console`" in capsys.readouterr().err
+    monkeypatch.setattr(server, "NEEDED", ("no_such_library",))
+    assert web_of(None, "", None, implied=True) is None
+    said = capsys.readouterr().err
+    assert "pip install 'everlog[console]'" in said
+    assert "Plans are approved with `everlog approve`" in said
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,14 +18,20 @@ import everlog
 from everlog.audit.note import Signer
 from everlog.audit.prover import LocalProver, checkpoint
 from everlog.console.web.setup import Setting, Setup
+from everlog.migrations import Approval, Rules
 from everlog.rpc.embedded import EmbeddedDatabase
+from everlog.rpc.testing import at_version
+from everlog.store.errors import MigrationError
 from everlog.store.tx.transaction import new_commit_id
 from everlog.store.upkeep.roles import Role, Rule
 from flights.create import create
 from flights.migrations.v20260209154500_airport_time_zones import AIRLINES, AIRPORTS, FLIGHTS
 from tests.console.web.browser import PHONE, THEMES, WIDE, Tab, browser
+from tests.console.web.checked import waiting
 from tests.console.web.visitor import console_of
+from tests.migrations.project import Project
 
+SOURCE = "flights.migrations"
 ROOT = Path(__file__).parent.parent.parent.parent
 OUT = ROOT / "docs" / "console"
 TOKENS = {"ann": "token-of-ann"}
@@ -134,8 +141,8 @@ def fill(db: EmbeddedDatabase) -> int:
 
 
 @contextlib.contextmanager
-def example(directory: Path, count: int) -> Iterator[tuple[str, int]]:
-    """Serve the example and two other databases; yield the console's URL and the seq of `fill`."""
+def example(directory: Path, count: int) -> Iterator[tuple[str, dict[str, str]]]:
+    """Serve the example and two other databases; yield the console's URL and pages."""
     with (
         create(f"file:{directory / 'flights.db'}", flights=count) as db,
         everlog.open(f"file:{directory / 'crew.db'}") as crew,
@@ -150,7 +157,7 @@ def example(directory: Path, count: int) -> Iterator[tuple[str, int]]:
         how: dict[str, Any] = {
             "tokens": TOKENS,
             "roles": {"ann": ("owner",)},
-            "migrations": {"flights": "flights.migrations"},
+            "migrations": {"flights": SOURCE},
         }
         db.access.grant("carl", "reader", ("air*",), actor="ann", reason="joins sales; ticket 4712")
         db.access.grant("deploy", "migrator", actor="ann", reason="releases of the site")
@@ -164,7 +171,95 @@ def example(directory: Path, count: int) -> Iterator[tuple[str, int]]:
         db.archive.backup(backup)
         setup = Setup({"flights": str(backup)}, {"metrics": "http://127.0.0.1:9464"}, SETTINGS)
         with console_of(served, setup=setup, **how) as web:
-            yield web.url, seq
+            yield web.url, {name: path.format(seq=seq) for name, path in PAGES.items()}
+
+
+LIST = "/db/flights/migrations"
+PENDING = 20260202110000  # the newest version that is applied
+
+
+@contextlib.contextmanager
+def pending() -> Iterator[tuple[str, dict[str, str]]]:
+    """Serve the example with its last migration waiting for approval; yield the console's URL and pages."""
+    with at_version(PENDING, SOURCE, testdata=True) as db:
+        assert isinstance(db, EmbeddedDatabase)
+        approval = Approval(db, SOURCE, "flights", Rules(frozenset({"ann", "bob"})))
+        how: dict[str, Any] = {
+            "tokens": TOKENS,
+            "roles": {"ann": ("owner",)},
+            "migrations": {"flights": SOURCE},
+            "approvals": {"flights": approval},
+            "actor": "deploy",
+            "reason": "Names of time zones, for the departure boards; ticket 4711",
+        }
+        with console_of({"flights": db}, **how) as web:
+            approval.propose()  # once the server has done so
+            yield (
+                web.url,
+                {
+                    "migrations": LIST,
+                    "migration": f"{LIST}/{PENDING}",
+                    "rollback": f"{LIST}/20260126083000/rollback",
+                    "proposal": f"/migrations/{approval.proposals()[-1].digest.hex()}",
+                },
+            )
+
+
+@contextlib.contextmanager
+def running(directory: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Serve a migration that converts rows; yield the console's URL and pages."""
+    with waiting(Project(directory), rows=12_000, rate=400) as server:
+
+        def approve() -> None:
+            with contextlib.suppress(MigrationError):  # it is cancelled at the end
+                server.approval.approve_and_run(
+                    server.proposal().short, actor="ann", reason="Looked at the dry run with bob"
+                )
+
+        thread = threading.Thread(target=approve)
+        thread.start()
+        try:
+            for commit in server.db.feed():
+                if commit.migration.rows:
+                    break
+            yield server.url, {"migration-running": server.page}
+        finally:
+            server.approval.cancel(actor="ann", reason="enough was seen")
+            thread.join()
+
+
+def watch(tab: Tab) -> None:
+    """Wait for a plot of the progress."""
+    tab.page.wait_for_selector(".plot .stroke")
+    tab.page.wait_for_timeout(3000)
+
+
+ACTIONS["migration-running"] = (watch,)
+Server = contextlib.AbstractContextManager[tuple[str, dict[str, str]]]
+
+
+def shoot(tab: Tab, out: Path, pages: dict[str, str], suffix: str) -> None:
+    """Sign in, and write the pictures of pages in one theme and size."""
+
+    def picture(name: str) -> None:
+        file = out / f"{name}{suffix.removesuffix('-light')}.png"
+        tab.page.screenshot(path=file)
+        print(file, f"overflow {tab.overflow()}" if tab.overflow() else "", flush=True)  # noqa: T201
+
+    tab.go("/sign-in")
+    if "sign-in" in pages:
+        picture("sign-in")
+    tab.page.fill("#token", TOKENS["ann"])
+    tab.page.click("button.primary")
+    tab.page.wait_for_url(f"{tab.url}/")
+    for name, path in pages.items():
+        if name != "sign-in":
+            tab.go(path)
+            for act in ACTIONS.get(name, ()):
+                act(tab)
+            picture(name)
+    for problem in tab.wrong:
+        print("problem:", problem)  # noqa: T201
 
 
 def main() -> None:
@@ -174,27 +269,19 @@ def main() -> None:
     parser.add_argument("pages", nargs="*", help="pages  [default: all]")
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        example(Path(directory), chosen.flights) as (url, seq),
-        browser() as found,
-    ):
-        for theme, size, suffix in (*((t, WIDE, f"-{t}") for t in THEMES), ("light", PHONE, "-phone")):
-            with Tab(found, url, theme=theme, size=size) as tab:
-                for name, path in sorted(PAGES.items(), key=lambda one: one[0] != "sign-in"):
-                    tab.go(path.format(seq=seq))
-                    if not chosen.pages or name in chosen.pages:
-                        for act in ACTIONS.get(name, ()):
-                            act(tab)
-                        file = chosen.out / f"{name}{suffix.removesuffix('-light')}.png"
-                        tab.page.screenshot(path=file)
-                        print(file, f"overflow {tab.overflow()}" if tab.overflow() else "", flush=True)  # noqa: T201
-                    if name == "sign-in":
-                        tab.page.fill("#token", TOKENS["ann"])
-                        tab.page.click("button.primary")
-                        tab.page.wait_for_url(f"{url}/")
-                for problem in tab.wrong:
-                    print("problem:", problem)  # noqa: T201
+    with tempfile.TemporaryDirectory() as directory, browser() as found:
+        servers: list[Callable[[], Server]] = [
+            lambda: example(Path(directory), chosen.flights),
+            pending,
+            lambda: running(Path(directory)),
+        ]
+        for server in servers:
+            with server() as (url, pages):
+                wanted = {name: path for name, path in pages.items() if name in (chosen.pages or pages)}
+                looks = [*((theme, WIDE, f"-{theme}") for theme in THEMES), ("light", PHONE, "-phone")]
+                for theme, size, suffix in looks if wanted else ():
+                    with Tab(found, url, theme=theme, size=size) as tab:
+                        shoot(tab, chosen.out, wanted, suffix)
 
 
 if __name__ == "__main__":

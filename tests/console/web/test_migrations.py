@@ -42,8 +42,8 @@ def test_a_plan_is_read_approved_and_followed_to_its_end(project: Project) -> No
         page = ann.get(server.page)
         for words in (
             "Migrates airports from 20260101000000 to 20260101000001",
-            "rewrite 21 rows of airports with `up`",
-            "`up` of airports was tried on 21 rows and succeeds for all",
+            "rewrite 21 rows of airports with up",
+            "up of airports was tried on 21 rows and succeeds for all",
             "by_city on city new",
             "deploy",
             "“release 7 of 20 rows”",
@@ -208,6 +208,7 @@ def test_two_versions_are_completed_or_rolled_back(project: Project) -> None:
         wait_for(server, "switched")
         page = ann.get(server.page)
         assert "Two versions are served" in page.words
+        assert f"airports serves two versions, during {SECOND}_add_cities" in ann.get("/").words
         one = f"{LIST}/{SECOND}"
         back = ann.get(f"{one}/rollback")
         assert "What would be lost" in back.words
@@ -251,6 +252,7 @@ def test_a_running_migration_shows_its_progress_and_is_cancelled(project: Projec
         assert "Running" in page.words
         assert "of 2,0" in page.words
         assert "Time left" in page.words
+        assert f"Migration {SECOND}_add_cities of airports is running" in ann.get("/").words
         one = f"{LIST}/{SECOND}"
         mark = field(ann.get(one), "mark")
         done = ann.post(f"{one}/cancel", reason="it slows the shop down", mark=mark)

@@ -1,7 +1,8 @@
 """As-of: the position in the log that a page shows, chosen with a slider over the commits of the log.
 
 ?at=963534                  as of a commit: the form in which addresses are shared
-?time=2026-02-18T09:11Z     as of a time, or ?ms=… of the slider: leads to the commit of that time
+?time=2026-02-18T09:11Z     as of a time or, in digits alone, a commit; or ?ms=… of the slider: leads to the
+                            commit of that time
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def redirected(view: View) -> Response | None:
     text, slider = view.query("time").strip(), view.whole("ms")
     if not text and not slider:
         return None
-    if text:
+    if (digits := text.replace(",", "")).isdecimal() and digits.isascii() and len(digits) < 20:
+        seq = view.db.at(seq=int(digits)).seq
+    elif text:
         seq = view.db.at(time=text).seq
     else:
         (seq,), ends = view.console.known.at(view.db, [slider * MS_NS + MS_NS - 1])

@@ -1,10 +1,11 @@
 """Filter: conditions on the fields of rows, as people type them above a table.
 
     condition := field op value          origin = "JFK"    dep_delay >= 60    name ~ york    tailnum = unset
-    filter    := condition ("and" condition)*
+    filter    := condition ("and" condition)* | value ("/" value)*
     op        := = | != | < | <= | > | >= | ~            ~ is: contains, without regard to case
 
-A value with spaces or quotes is in double quotes. Conditions of equality on the first fields of the order
+Values alone, as JFK/LAX, are those of the first fields of the order: a key, or its beginning. A value with
+spaces, quotes or slashes is in double quotes. Conditions of equality on the first fields of the order
 (the key, or an index) select a range, so that other rows are not read; all other conditions are checked on
 each row.
 """
@@ -26,6 +27,7 @@ from everlog.store.schema.codec import MESSAGE, TIMESTAMP, kind_of
 from everlog.store.schema.descriptors import dotted, value_of
 
 TOKENS = re.compile(r'\s*(?:("(?:[^"\\]|\\.)*")|(!=|<=|>=|[=<>~])|([^\s"=<>!~]+))')
+VALUE = re.compile(r'\s*(?:("(?:[^"\\]|\\.)*")|([^"=<>!~/]+))\s*(?:/|$)')
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
     "!=": operator.ne,
@@ -95,6 +97,29 @@ def parse(text: str, model: Descriptor) -> list[Condition]:
     if len(found) > CONDITIONS_MAX:
         raise RowError(f"expected at most {CONDITIONS_MAX} conditions, found {len(found)}")
     return found
+
+
+def of_order(text: str, fields: Sequence[Path]) -> list[Condition] | None:
+    """Return the conditions of a filter that has values of the first fields of an order and nothing else;
+    None: it has conditions. Raises RowError."""
+    words, at, text = list[str](), 0, text.strip()
+    while at < len(text):
+        match = VALUE.match(text, at)
+        if match is None:
+            return None
+        quoted, word = match.groups()
+        words.append(re.sub(r"\\(.)", r"\1", quoted[1:-1]) if quoted else word.strip())
+        at = match.end()
+    if len(words) > len(fields):
+        names = "/".join(map(dotted, fields))
+        raise RowError(f"expected the first values of {names}, found {len(words)} values")
+    try:
+        return [
+            _condition(path[0].containing_type, dotted(path), "=", word, quoted=True)
+            for path, word in zip(fields, words, strict=False)
+        ]
+    except RowError as error:
+        raise RowError(f"{error}; or write a condition, such as {fields[0][0].name} = …") from None
 
 
 def _condition(model: Descriptor, name: str, op: str, word: str, *, quoted: bool) -> Condition:

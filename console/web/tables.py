@@ -194,10 +194,13 @@ class Wanted(NamedTuple):
 
 def _wanted(view: View, info: TableInfo, reader: Reader) -> Wanted:
     """Return the filter and order in the query. Raises RowError, SchemaError."""
-    conditions = filters.parse(view.query("q"), descriptor_of(info.model))
     handle: Table[Message, Any] = table_of(info)
     index = info.index(view.query("index")) if view.query("index") else None
     fields = info.key_fields if index is None else index.fields
+    text = view.query("q")
+    conditions = filters.of_order(text, fields)
+    if conditions is None:
+        conditions = filters.parse(text, descriptor_of(info.model))
     equals, left = filters.selected(conditions, fields)
     if index is not None and reader is not view.db:
         _check_sortable(view, info, index.name)
@@ -329,6 +332,7 @@ def _drawer(view: View, info: TableInfo, reader: Reader) -> dict[str, Any] | Non
         "key": words,
         "href": row_href(view, info.name, words),
         "close": view.href(k=None),
+        "edit": href("db", view.database, "tables", info.name, "row", "edit", k=words),
     }
     try:
         row = reader.get(table_of(info), encoded_key(info, words))

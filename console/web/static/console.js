@@ -31,6 +31,25 @@ document.addEventListener("click", (event) => {
   document.querySelectorAll("details.picker[open]").forEach((one) => one.contains(event.target) || (one.open = false));
 });
 
+// Keys: / goes to the filter, the arrows go from row to row, Escape closes the row beside the others.
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.altKey || event.metaKey) return;
+  const typing = event.target.closest("input, textarea, select");
+  const search = document.querySelector("input[type=search]");
+  if (event.key === "/" && !typing && search) {
+    event.preventDefault();
+    search.focus();
+  }
+  if (event.key === "Escape") document.querySelector("a[data-close]")?.click();
+  const link = event.target.closest("tbody a.rowlink");
+  const row = { ArrowDown: "nextElementSibling", ArrowUp: "previousElementSibling" }[event.key];
+  const next = link && row && link.closest("tr")[row]?.querySelector("a.rowlink");
+  if (next) {
+    event.preventDefault();
+    next.focus();
+  }
+});
+
 // The slider shows the page of its position when it is released.
 document.addEventListener("change", (event) => {
   if (event.target.matches("[data-submit]")) event.target.form.requestSubmit();

@@ -185,6 +185,27 @@ def test_a_row_opens_beside_the_others_and_closes(browser: Browser, url: str) ->
         assert tab.wrong == []
 
 
+def test_keys_lead_to_the_filter_through_the_rows_and_out_of_one(browser: Browser, url: str) -> None:
+    with Tab(browser, url) as tab:
+        sign_in(tab, f"{DB}/tables/airports")
+        tab.page.keyboard.press("/")
+        expect(tab.page.locator("#q")).to_be_focused()
+        tab.page.keyboard.type("ZZZ/")
+        tab.page.keyboard.press("Backspace")
+        tab.page.keyboard.press("Enter")
+        expect(tab.page.locator("tbody tr")).to_have_count(1)
+        tab.go(f"{DB}/tables/airports")
+        links = tab.page.locator("tbody a.rowlink")
+        links.first.focus()
+        tab.page.keyboard.press("ArrowDown")
+        expect(links.nth(1)).to_be_focused()
+        tab.page.keyboard.press("Enter")
+        expect(tab.page.locator("aside.drawer")).to_be_visible()
+        tab.page.keyboard.press("Escape")
+        expect(tab.page.locator("aside.drawer")).to_have_count(0)
+        assert tab.wrong == []
+
+
 @pytest.mark.parametrize("scripts", [True, False])
 def test_a_row_changed_in_two_tabs_is_shown_side_by_side(
     browser: Browser, url: str, flights: EmbeddedDatabase, scripts: bool
@@ -277,4 +298,4 @@ def check(tab: Tab, paths: tuple[str, ...]) -> None:
         if tab.overflow():
             wrong.append(f"{path}: {tab.overflow()} pixels too wide")
         wrong += [f"{path}: {one}" for one in serious(tab)]
-    assert wrong == []
+    assert not wrong, "\n".join(wrong)

@@ -9,6 +9,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote, urlencode
 
@@ -23,6 +24,8 @@ from everlog.store.schema.reflect import table_of
 from flights.migrations.v20260209154500_airport_time_zones import AIRPORTS, FLIGHTS, Airport, Flight
 from tests.console.web.conftest import TOKENS
 from tests.console.web.visitor import Visitor, console_of
+from tests.store.models import declare
+from tests.store.people import MASTER, PATIENTS, patient
 
 DB = "/db/flights"
 STRANGE = '<script>alert("1")</script> & ünïcødé / ? # %41 \u202e'
@@ -126,8 +129,8 @@ def test_rows_are_filtered_by_fields_key_and_index(visitor: Visitor, flights: Em
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ("origin", "expected a condition"),
-        ("origin JFK", "expected a condition"),
+        ("origin", "for year, found 'origin'"),
+        ("origin JFK", "or write a condition"),
         ("origin = JFK or dest = LAX", "expected `and`"),
         ("nowhere = 1", "there is no field 'nowhere'; the fields are: year"),
         ("year = soon", "expected"),
@@ -158,12 +161,33 @@ def test_the_past_of_a_table_is_counted_and_sorted_only_on_request(
     assert rows(visitor, "airlines", index="by_name")["problem"] == ""
 
 
+def test_rows_are_found_by_values_of_their_key_or_of_an_index(
+    visitor: Visitor, flights: EmbeddedDatabase
+) -> None:
+    every: list[Any] = list(flights.scan(FLIGHTS))
+    row = every[len(every) // 2]
+    key = (row.year, row.month, row.day, row.carrier, row.flight, row.origin)
+    (found,) = rows(visitor, "flights", q="/".join(map(str, key)))["found"]
+    assert (found["flight"], found["origin"]) == (row.flight, row.origin)
+    assert rows(visitor, "flights", q=f"{row.year} / {row.month}")["rows_read"] == min(
+        50, sum((one.year, one.month) == key[:2] for one in every)
+    )
+    route = rows(visitor, "flights", q=f"{row.origin}/{row.dest}", index="by_route")["found"]
+    assert {(one["origin"], one["dest"]) for one in route} == {(row.origin, row.dest)}
+    with flights.transaction(reason="slash") as tx:
+        tx.put(AIRPORTS, Airport(faa='a/"b"', name="n"))
+    assert [one["faa"] for one in rows(visitor, "airports", q='"a/\\"b\\""')["found"]] == ['a/"b"']
+    assert rows(visitor, "airports", q="a/b/c")["problem"].startswith("expected the first values of faa")
+
+
 def test_a_table_is_shown_as_of_a_commit_and_a_time(visitor: Visitor, flights: EmbeddedDatabase) -> None:
     head = flights.head
     for seq, name in ((head - 2, "first"), (head - 1, "second"), (head, "third")):
         (found,) = rows(visitor, "airports", q="faa = ZZZ", at=seq)["found"]
         assert found["name"] == name
     assert "As of commit" in visitor.get(f"{DB}/tables/airports?at={head - 1}").words
+    by_number = visitor.get(f"{DB}/tables/airports?time={head - 1}", follow=False)
+    assert by_number.headers["location"] == f"{DB}/tables/airports?at={head - 1}"
     entries = {one.seq: one for one in flights.past.log()}
     by_time = visitor.get(
         f"{DB}/tables/airports?{urlencode({'ms': entries[head - 1].time_ns // 10**6 + 1})}", follow=False
@@ -353,7 +377,7 @@ def test_what_a_page_shows_is_saved_as_a_file(visitor: Visitor, flights: Embedde
     past = [json.loads(line) for line in visitor.get(f"{path}&at={flights.head - 2}").text.splitlines()]
     assert {one["faa"]: one["name"] for one in past}["ZZZ"] == "first"
     assert len(visitor.get(path).text.splitlines()) == flights.count(AIRPORTS)
-    for query_, status in (("format=xml", 400), ("format=csv&q=x", 400), ("format=csv&at=99999", 404)):
+    for query_, status in (("format=xml", 400), ("format=csv&q=x+%3D", 400), ("format=csv&at=99999", 404)):
         assert visitor.get(f"{DB}/tables/airports/export?{query_}").status == status
     assert visitor.get(f"{DB}/tables/nowhere/export?format=csv").status == 404
 
@@ -386,3 +410,37 @@ def test_an_export_reads_rows_as_pieces_are_taken() -> None:
         pieces.close()
         assert len(taken) < 5000
         assert all(size < 100_000 for size in sizes)
+
+
+def test_rows_that_cannot_be_shown_say_why_where_they_would_be(tmp_path: Path) -> None:
+    path = tmp_path / "clinic.db"
+    with EmbeddedDatabase(path, master_key=MASTER) as db:
+        declare(db, PATIENTS)
+        for id in (1, 2):
+            db.put(PATIENTS, patient(id, f"s-{id}", name="secret"))
+        db.put(PATIENTS, patient(2, "s-2", name="secret", born=1990))
+        db.people.forget(PATIENTS, 1, reason="asked")
+        with console_of({"clinic": db}) as web:
+            visitor = Visitor(web.url)
+            assert (
+                "Erased: its person was forgotten" in visitor.get("/db/clinic/tables/patients/row?k=1").words
+            )
+            assert "erased: its person was forgotten" in visitor.get("/db/clinic/log/3").words
+            assert visitor.get("/db/clinic/tables/patients/row/edit?k=2").status == 200
+    with EmbeddedDatabase(path) as db, console_of({"clinic": db}) as web:
+        visitor = Visitor(web.url)
+        for page, words in (
+            ("tables/patients", "These rows cannot be shown"),
+            ("tables/patients?k=2", "are sealed"),
+            ("tables/patients/row?k=2", "This row cannot be shown"),
+            ("tables/patients/row?k=2", "Sealed: its key is not available to this server."),
+            ("log/4", "sealed: its key is not available here"),
+            ("log", "put patients"),
+        ):
+            answer = visitor.get(f"/db/clinic/{page}")
+            assert answer.status == 200, page
+            assert words in answer.words, (page, answer.words[-600:])
+            assert "secret" not in answer.text
+        refused = visitor.get("/db/clinic/tables/patients/row/edit?k=2")
+        assert refused.status in {409, 500}
+        assert "are sealed" in refused.words

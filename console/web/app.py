@@ -43,6 +43,7 @@ from everlog.console.web import (
     log,
     migrations,
     overview,
+    people,
     proposal,
     row,
     tables,
@@ -102,6 +103,7 @@ SECTIONS = (
     ("tables", "Tables", "M2.5 3h11v10h-11zM2.5 6.5h11M6.5 6.5v6.5"),
     ("log", "Log", "M4 2.5v11M7 4h6.5M7 8h6.5M7 12h6.5M2.7 4h2.6M2.7 8h2.6M2.7 12h2.6"),
     ("consumers", "Consumers", "M2.5 8h7M7 5l3 3-3 3M12.5 3v10"),
+    ("people", "People", "M8 7.5a2.5 2.5 0 1 0 0-5 2.5 2.5 0 0 0 0 5M3 13.5c.4-2.6 2.4-4 5-4s4.6 1.4 5 4"),
     ("access", "Access", "M5.5 8.5a2.75 2.75 0 1 1 2.3-1.2L13.5 13v-2M11 10.5l-1.5 1.5"),
     ("admin", "Admin", "M2.5 4.5h5M10.5 4.5h3M2.5 11.5h3M8.5 11.5h5M9 3v3M7 10v3"),
 )
@@ -457,5 +459,6 @@ ROUTES = [
     *consumers.ROUTES,
     *admin.ROUTES,
     *access.ROUTES,
+    *people.ROUTES,
     *backups.ROUTES,
 ]

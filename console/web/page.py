@@ -40,8 +40,10 @@ from everlog.store.errors import (
     Error,
     LimitError,
     OpenError,
+    ReadOnlyError,
     RowError,
     SchemaError,
+    SealedError,
     UnavailableError,
 )
 
@@ -222,7 +224,16 @@ def answered(
     """Return what a form does; if its input is refused, the page `again`, with the problem and the fields."""
     try:
         return work()
-    except (RowError, SchemaError, CursorError, OpenError, LimitError, ConflictError) as error:
+    except (
+        RowError,
+        SchemaError,
+        CursorError,
+        OpenError,
+        LimitError,
+        ConflictError,
+        SealedError,
+        ReadOnlyError,
+    ) as error:
         found = again(view)
         if isinstance(found, Response):
             return found

@@ -21,6 +21,7 @@ from everlog.console.web.setup import Setting, Setup
 from everlog.migrations import Approval, Rules
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.testing import at_version
+from everlog.store.database import Database
 from everlog.store.errors import MigrationError
 from everlog.store.tx.transaction import new_commit_id
 from everlog.store.upkeep.roles import Role, Rule
@@ -30,6 +31,7 @@ from tests.console.web.browser import PHONE, THEMES, WIDE, Tab, browser
 from tests.console.web.checked import waiting
 from tests.console.web.visitor import console_of
 from tests.migrations.project import Project
+from tests.store.people import PATIENTS, VISITS, open_people, patient, visit
 
 SOURCE = "flights.migrations"
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -49,6 +51,8 @@ PAGES = {
     "proof": "/db/flights/log/{seq}/proof",
     "consumers": "/db/flights/consumers",
     "consumer": "/db/flights/consumers/one?name=search-index&range=15m",
+    "people": "/db/clinic/people",
+    "person": "/db/clinic/people",
     "access": "/db/flights/access",
     "roles": "/db/flights/access/roles",
     "tokens": "/db/flights/access/tokens",
@@ -85,7 +89,14 @@ def conflict(tab: Tab) -> None:
     tab.wrong.clear()  # the status 409
 
 
-ACTIONS: dict[str, tuple[Callable[[Tab], None], ...]] = {"conflict": (conflict,)}
+def find_person(tab: Tab) -> None:
+    """Show what is held of one person."""
+    tab.page.fill("#key", "1")
+    tab.page.click("button.primary")
+    tab.page.wait_for_selector("text=Forgetting deletes")
+
+
+ACTIONS: dict[str, tuple[Callable[[Tab], None], ...]] = {"conflict": (conflict,), "person": (find_person,)}
 
 SETTINGS = (
     Setting("listen", "127.0.0.1:7420", "default", "Address to listen on; port 0 selects a free port."),
@@ -140,33 +151,50 @@ def fill(db: EmbeddedDatabase) -> int:
     return seq
 
 
+def fill_access(db: EmbeddedDatabase) -> None:
+    """Grant some roles, and create some tokens."""
+    db.access.grant("carl", "reader", ("air*",), actor="ann", reason="joins sales; ticket 4712")
+    db.access.grant("deploy", "migrator", actor="ann", reason="releases of the site")
+    db.access.grant("root", "owner", actor="ann", reason="for emergencies")
+    ends_ns = time.time_ns() + 20 * 86_400 * 10**9
+    db.access.create_token("deploy", expires_ns=ends_ns, actor="ann", reason="releases of the site")
+    db.access.create_token("root", ("owner",), actor="ann", reason="for emergencies")
+    rule = Rule(("read", "write"), ("airports",), ("put",), {"tzone": ("America/New_York",)}, ("alt",))
+    db.access.define(Role("desk", (rule,)), actor="ann", reason="the desk in New York")
+
+
+def fill_clinic(db: Database) -> None:
+    """Write rows about two persons."""
+    with db.transaction(actor="ann", reason="Registered at the desk") as tx:
+        tx.put(PATIENTS, patient(1, "s-1", name="Jane Doe"))
+        tx.put(PATIENTS, patient(2, "s-2", name="John Smith"))
+        tx.put(VISITS, visit(7, "s-1", "a broken arm"))
+    with db.transaction(actor="bob", reason="Year of birth, from the letter of Jane Doe") as tx:
+        tx.put(PATIENTS, patient(1, "s-1", name="Jane Doe", born=1980))
+
+
 @contextlib.contextmanager
 def example(directory: Path, count: int) -> Iterator[tuple[str, dict[str, str]]]:
-    """Serve the example and two other databases; yield the console's URL and pages."""
+    """Serve the example and three other databases; yield the console\'s URL and pages."""
     with (
         create(f"file:{directory / 'flights.db'}", flights=count) as db,
         everlog.open(f"file:{directory / 'crew.db'}") as crew,
         everlog.open(f"file:{directory / 'stands.db'}") as stands,
+        open_people(directory / "clinic.db") as clinic,
     ):
         assert isinstance(crew, EmbeddedDatabase)
         assert isinstance(stands, EmbeddedDatabase)
         seq = fill(db)
         checkpoint(LocalProver(db), Signer.generate("example.com/flights"))
         db.consumers.register("search-index", actor="deploy", reason="the search of the site")
-        served = {"flights": db, "crew": crew, "stands": stands}
+        served: dict[str, Database] = {"flights": db, "crew": crew, "stands": stands, "clinic": clinic}
         how: dict[str, Any] = {
             "tokens": TOKENS,
             "roles": {"ann": ("owner",)},
             "migrations": {"flights": SOURCE},
         }
-        db.access.grant("carl", "reader", ("air*",), actor="ann", reason="joins sales; ticket 4712")
-        db.access.grant("deploy", "migrator", actor="ann", reason="releases of the site")
-        db.access.grant("root", "owner", actor="ann", reason="for emergencies")
-        ends_ns = time.time_ns() + 20 * 86_400 * 10**9
-        db.access.create_token("deploy", expires_ns=ends_ns, actor="ann", reason="releases of the site")
-        db.access.create_token("root", ("owner",), actor="ann", reason="for emergencies")
-        rule = Rule(("read", "write"), ("airports",), ("put",), {"tzone": ("America/New_York",)}, ("alt",))
-        db.access.define(Role("desk", (rule,)), actor="ann", reason="the desk in New York")
+        fill_access(db)
+        fill_clinic(clinic)
         backup = directory / "flights.backup"
         db.archive.backup(backup)
         setup = Setup({"flights": str(backup)}, {"metrics": "http://127.0.0.1:9464"}, SETTINGS)

@@ -170,6 +170,20 @@ class Moment(click.ParamType[Any]):
             self.fail(str(error), param, ctx)
 
 
+class Identity(click.ParamType[str]):
+    """The name of a client or a person, as a token, a certificate or a JWT proves it."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from everlog.store.upkeep.roles import check_name
+
+        try:
+            return check_name(value, "a name")
+        except RowError as error:
+            self.fail(str(error), param, ctx)
+
+
 class Renamed(click.Option):
     """An option that was renamed: earlier names are accepted, and not shown in the help."""
 

@@ -42,6 +42,7 @@ from everlog.console.cli.console import (
     web_of,
 )
 from everlog.console.cli.options import (
+    Identity,
     Renamed,
     Settings,
     add_options,
@@ -286,6 +287,7 @@ _OPTIONS = [
 @click.option(
     "--acts-for-others",
     "acting",
+    type=Identity(),
     multiple=True,
     metavar="NAME",
     help="Let this client write in the name of others; may be repeated.",
@@ -293,6 +295,7 @@ _OPTIONS = [
 @click.option(
     "--keys-for",
     "keys_for",
+    type=Identity(),
     multiple=True,
     metavar="NAME",
     help="Release personal keys to this client, to follow sealed tables; may be repeated.",

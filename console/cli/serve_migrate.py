@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from everlog.console.cli.options import Settings, add_options
+from everlog.console.cli.options import Identity, Settings, add_options
 from everlog.console.output import show_progress
 from everlog.store.errors import Error, MigrationError
 from everlog.store.program_log import about
@@ -163,6 +163,7 @@ _OPTIONS = [
     click.option(
         "--approver",
         "approvers",
+        type=Identity(),
         multiple=True,
         metavar="WHO",
         help="Name of an approver; may be repeated.  [default: all; env: EVERLOG_APPROVERS]",

@@ -120,7 +120,8 @@ def translate(error: Exception, doing: str) -> Error:  # noqa: PLR0911  one retu
         return error
     if isinstance(error, StoppedError):
         return DiskError(str(error.why), **error.why.facts)
-    text = _THROUGH.sub(_named, str(error))
+    plain = isinstance(error, OSError) and error.strerror
+    text = _THROUGH.sub(_named, plain or str(error))
     low = text.lower()
     if type(error).__name__ == "DbClosedError" or "already mutably borrowed" in low:  # being closed
         return ClosedError(f"{doing}: the database is closed")

@@ -70,6 +70,13 @@ def test_approvers_of_the_environment_are_not_ignored(
     assert (ended.code, "EVERLOG_APPROVERS would have no effect" in ended.err) == (2, True), ended.err
 
 
+@pytest.mark.parametrize("option", ["--approver", "--acts-for-others", "--keys-for"])
+@pytest.mark.parametrize("name", ["", " ann", "a\nb"])
+def test_a_name_that_nobody_can_have_is_refused(everlog: Run, one: Path, option: str, name: str) -> None:
+    ended = everlog(*SERVE, option, name)
+    assert (ended.code, f"'{option}': expected a name of 1 to 200 bytes" in ended.err) == (2, True), ended.err
+
+
 def test_a_token_that_is_also_in_the_file_is_refused_at_the_start(
     everlog: Run, one: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from tests.console.served import serving
 from tests.rpc.issuing import AUDIENCE, TestIssuer
 
 SAMPLES: dict[str, tuple[Any, str, Any]] = {  # by type of click: in the file, in a variable, the value
+    "name": ("ann", "ann", "ann"),
     "text": ("one", "one", "one"),
     "file": ("one", "one", Path("one")),
     "path": ("one", "one", Path("one")),

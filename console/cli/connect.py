@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 
 TRY_EVERY_S = 0.25
+TRY_S = 1.0  # minimum time of an attempt
 # The status codes after which waiting may help. A refused token, for example, stays refused.
 _COMES_LATER = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 
@@ -77,7 +78,7 @@ def open_database(
     until = time.monotonic() + settings.wait_timeout_s
     while True:
         try:
-            return _tried(where, **how)
+            return _tried(where, until - time.monotonic(), **how)
         except (UnavailableError, OpenError) as error:
             if not _comes_later(error, where, create=create):
                 raise
@@ -96,13 +97,15 @@ def _comes_later(error: Error, where: str, *, create: bool) -> bool:
     return "owner" in error.facts or not (create or made)
 
 
-def _tried(where: str, *, read_only: bool, **how: Any) -> AnyDatabase:
-    """Open the database, without waiting."""
+def _tried(where: str, left_s: float, *, read_only: bool, **how: Any) -> AnyDatabase:
+    """Open the database. Waits for a server's response at most `left_s`, in seconds."""
     if not is_remote(where):
         return connect.open(where, read_only=read_only, **how)
+    from everlog.rpc.client.channel import deadline
     from everlog.rpc.client.database import RemoteDatabase
 
-    db = RemoteDatabase(where, read_only=read_only, connect_s=0)
+    with deadline(max(TRY_S, left_s)):
+        db = RemoteDatabase(where, read_only=read_only, connect_s=0)
     db.folders = how["migrations"]
     return db
 

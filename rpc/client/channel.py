@@ -43,7 +43,8 @@ from everlog.store.schema import arguments
 
 CALL_S = 30.0
 COMMIT_S = 60.0
-CONNECT_S = 5.0
+CONNECT_S = 5.0  # for an unavailable server
+ANSWER_S = 10.0  # in all, for the first response of one that is connected
 RETRY_S = 30.0
 RECONNECT_S = 0.5  # more than gRPC's longest wait between connections
 MESSAGE_BYTES_MAX = 64 << 20

@@ -32,7 +32,7 @@ from everlog.proto import (
 from everlog.rpc.address import Address, parse
 from everlog.rpc.client.access import RemoteAccess
 from everlog.rpc.client.admin import RemoteAdmin, RemoteConsumers
-from everlog.rpc.client.channel import CONNECT_S, RETRY_S, Channel
+from everlog.rpc.client.channel import ANSWER_S, CONNECT_S, RETRY_S, Channel, deadline
 from everlog.rpc.client.feed import RemoteBatches
 from everlog.rpc.client.history import RemoteMoment, RemotePast
 from everlog.rpc.client.load import RemoteLoad
@@ -309,14 +309,15 @@ class RemoteDatabase(Writer):
         return RemoteFair(self._channel)
 
     def _connect(self, wait_s: float | None) -> store_pb2.DescribeResponse:
-        if wait_s is not None:
-            return self._describe(wait_s)
-        try:
-            return self._describe(0)
-        except UnavailableError as error:
-            if error.facts.get("refused"):
-                raise
-        return self._describe(CONNECT_S)
+        with deadline(ANSWER_S if wait_s is None else max(wait_s, ANSWER_S)):
+            if wait_s is not None:
+                return self._describe(wait_s)
+            try:
+                return self._describe(0)
+            except UnavailableError as error:
+                if error.facts.get("refused"):
+                    raise
+            return self._describe(CONNECT_S)
 
     def _describe(self, retry_s: float | None = None) -> store_pb2.DescribeResponse:
         request = store_pb2.DescribeRequest(database=self._channel.address.database)

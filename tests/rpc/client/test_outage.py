@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -247,6 +248,21 @@ def test_a_timeout_given_on_opening_bounds_each_call(serving: Serving) -> None:
             db.get(FLIGHTS, ("UA", 1))
         assert time.monotonic() - began < 20.0
         serving.start()
+
+
+@pytest.mark.long
+def test_opening_does_not_wait_long_for_a_server_that_never_responds() -> None:
+    with socket.create_server(
+        ("127.0.0.1", 0)
+    ) as silent:  # it accepts connections, as a stopped process does
+        url = f"everlog+insecure://127.0.0.1:{silent.getsockname()[1]}/x"
+        began = time.monotonic()
+        with pytest.raises(everlog.UnavailableError):
+            everlog.open(url)
+        took_s = time.monotonic() - began
+        assert took_s < 20.0  # 10 s are documented; it was 49 s
+        with everlog.deadline(0.3), pytest.raises(everlog.UnavailableError):
+            everlog.open(url)
 
 
 def test_a_refused_connection_fails_at_once_and_with_a_timeout_is_waited_for(serving: Serving) -> None:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -50,6 +50,8 @@ from everlog.store.user_code import private
 
 SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 PIECE_BYTES = 1 << 16
+
+Wrong = Callable[[LoadError], None]  # is called with a row that does not fit; the next rows follow
 
 M = TypeVar("M", bound=Message)
 
@@ -218,10 +220,19 @@ class Column(NamedTuple):
         return line._replace(shown=f"column {self.place} ({self.name})", column=self.name)
 
 
-def read_csv(file: IO[bytes], model: type[M], *, null: str = "", skip: Collection[str] = ()) -> Iterator[M]:
-    """Yield the rows of an open CSV file, without the columns in `skip`.
+def read_csv(
+    file: IO[bytes],
+    model: type[M],
+    *,
+    null: str = "",
+    skip: Collection[str] = (),
+    columns: Mapping[str, str] | None = None,
+    wrong: Wrong | None = None,
+) -> Iterator[M]:
+    """Yield the rows of an open CSV file, without the columns in `skip`. `columns`: the fields of columns
+    that are not named as theirs; an empty one skips the column.
 
-    Raises LoadError naming the file, the line and the column.
+    Raises LoadError naming the file, the line and the column. Rows that do not fit are passed to `wrong`.
     """
     name = getattr(file, "name", None) or "<rows>"
     csv.field_size_limit(max(csv.field_size_limit(), CELL_MAX))
@@ -231,32 +242,45 @@ def read_csv(file: IO[bytes], model: type[M], *, null: str = "", skip: Collectio
         header = next(reader, None)
         if not header:
             fail(Place(name, 1), "expected a header of field names, found nothing")
-        columns = _columns(header, model, name, skip)
-        make = _maker(model, columns, null)
-        whole = [column for column in columns if len(column.path) == 1]
+        found = _columns(header, model, name, skip, columns or {})
+        make = _maker(model, found, null)
+        whole = [column for column in found if len(column.path) == 1]
         groups = oneof_groups(column.path[0] for column in whole)
+
+        def one(cells: list[str], at: Place) -> M:
+            if len(cells) != len(header):
+                fail(at, f"expected {len(header)} cells, as in the header, found {len(cells)}")
+            try:
+                row = make(cells)
+            except (ValueError, TypeError, DecodeError) as error:
+                given = [(column, cells[column.place - 1]) for column in found]
+                _explain_csv(model, [each for each in given if each[1] != null], at, error)
+            if groups:
+                set_ = [column.name for column in whole if cells[column.place - 1] != null]
+                check_oneofs(groups, set_, at, "column")
+            return row
+
         line = reader.line_num
         lines.end_row()
         for cells in reader:
             lines.end_row()
             start, line = line + 1, reader.line_num
-            if len(cells) != len(header):
-                if not cells:
-                    continue  # an empty line
-                fail(
-                    Place(name, start), f"expected {len(header)} cells, as in the header, found {len(cells)}"
-                )
+            if not cells:
+                continue  # an empty line
             try:
-                row = make(cells)
-            except (ValueError, TypeError, DecodeError) as error:
-                given = [(column, cells[column.place - 1]) for column in columns]
-                _explain_csv(model, [one for one in given if one[1] != null], Place(name, start), error)
-            if groups:
-                set_ = [column.name for column in whole if cells[column.place - 1] != null]
-                check_oneofs(groups, set_, Place(name, start), "column")
+                row = one(cells, Place(name, start))
+            except LoadError as error:
+                _pass(error, wrong)
+                continue
             yield row
     except csv.Error as error:
         fail(Place(name, reader.line_num), f"not CSV: {error}")
+
+
+def _pass(error: LoadError, wrong: Wrong | None) -> None:
+    if wrong is None:
+        raise error
+    wrong(error)
 
 
 def _lines(file: IO[bytes], name: str) -> Iterator[tuple[int, bytes]]:
@@ -306,13 +330,16 @@ class _TextLines:
         fail(place, f"the row that ends here or later has {what}; is a quoted cell not closed?")
 
 
-def _columns(header: list[str], model: type[Message], file: str, skip: Collection[str]) -> list[Column]:
+def _columns(
+    header: list[str], model: type[Message], file: str, skip: Collection[str], fields: Mapping[str, str]
+) -> list[Column]:
     columns: list[Column] = []
-    for place, name in enumerate(header, 1):
-        if name in skip:
+    for place, title in enumerate(header, 1):
+        name = fields.get(title, title)
+        if title in skip or (not name and title in fields):
             continue
         at = Place(file, 1, f"column {place}", name)
-        if name in header[: place - 1]:
+        if name in (column.name for column in columns):
             fail(at._replace(column=None), "occurs twice in the header", private=repr(name))
         path: list[FieldDescriptor] = []
         owner: Any = model.DESCRIPTOR
@@ -369,8 +396,9 @@ def _explain_csv(
 _Fields = dict[str, tuple[Any, Convert, bool]]
 
 
-def read_jsonl(file: IO[bytes], model: type[M]) -> Iterator[M]:
-    """Yield the rows of an open JSON Lines file. Raises LoadError naming the file, the line and the key."""
+def read_jsonl(file: IO[bytes], model: type[M], *, wrong: Wrong | None = None) -> Iterator[M]:
+    """Yield the rows of an open JSON Lines file. Raises LoadError naming the file, the line and the key. Rows
+    that do not fit are passed to `wrong`."""
     name = getattr(file, "name", None) or "<rows>"
     fields: _Fields = {}
     field: Any
@@ -384,26 +412,41 @@ def read_jsonl(file: IO[bytes], model: type[M]) -> Iterator[M]:
             line = line.removeprefix(codecs.BOM_UTF8)  # noqa: PLW2901
         if not line.strip():
             continue
-        found: dict[str, Any] = {}
         try:
-            found = decoder.decode(line)
-            words = {}
-            for key, value in found.items():
-                field, convert, null = fields[key]
-                if value is not None or null:
-                    words[field.name] = convert(value)
-            if len(words) < len(found):
-                _check_aliases(fields, found, Place(name, number))
-            if path := repeated_key(line, found):
-                _key_twice(path, Place(name, number))
-            if groups:
-                check_oneofs(groups, words, Place(name, number), "key")
-            row = model(**words)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            fail(Place(name, number), f"expected a JSON object: {error}")
-        except (KeyError, ValueError, TypeError, DecodeError) as error:
-            _explain_jsonl(fields, model, found, Place(name, number), error)
+            row = _json_row(line, model, decoder, fields, groups, Place(name, number))
+        except LoadError as error:
+            _pass(error, wrong)
+            continue
         yield row
+
+
+def _json_row(  # noqa: PLR0917  all are of one loop
+    line: bytes,
+    model: type[M],
+    decoder: msgspec.json.Decoder[dict[str, Any]],
+    fields: _Fields,
+    groups: list[set[str]],
+    at: Place,
+) -> M:
+    found: dict[str, Any] = {}
+    try:
+        found = decoder.decode(line)
+        words = {}
+        for key, value in found.items():
+            field, convert, null = fields[key]
+            if value is not None or null:
+                words[field.name] = convert(value)
+        if len(words) < len(found):
+            _check_aliases(fields, found, at)
+        if path := repeated_key(line, found):
+            _key_twice(path, at)
+        if groups:
+            check_oneofs(groups, words, at, "key")
+        return model(**words)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        fail(at, f"expected a JSON object: {error}")
+    except (KeyError, ValueError, TypeError, DecodeError) as error:
+        _explain_jsonl(fields, model, found, at, error)
 
 
 def _check_aliases(fields: _Fields, found: dict[str, Any], line: Place) -> None:
@@ -445,11 +488,8 @@ BATCH_ROWS = 1024
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
-def read_parquet(file: IO[bytes], model: type[M]) -> Iterator[M]:
-    """Yield the rows of an open Parquet file. Raises LoadError naming the file, the row (as line) and the
-    column.
-    """
-    name = getattr(file, "name", None) or "<rows>"
+def parquet_file(file: IO[bytes], name: str) -> Any:
+    """Return an open Parquet file, as pyarrow reads it. Raises LoadError."""
     try:
         parquet: Any = import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:
@@ -458,29 +498,59 @@ def read_parquet(file: IO[bytes], model: type[M]) -> Iterator[M]:
             file=name,
         ) from error
     try:
-        source = parquet.ParquetFile(file)
+        return parquet.ParquetFile(file)
     except (OSError, ValueError) as error:
         fail(Place(name, 1), f"not Parquet: {error}")
+
+
+def read_parquet(
+    file: IO[bytes],
+    model: type[M],
+    *,
+    columns: Mapping[str, str] | None = None,
+    wrong: Wrong | None = None,
+) -> Iterator[M]:
+    """Yield the rows of an open Parquet file; `columns` and `wrong` as in `read_csv`. Raises LoadError naming
+    the file, the row (as line) and the column.
+    """
+    name = getattr(file, "name", None) or "<rows>"
+    source, fields_of = parquet_file(file, name), columns or {}
     fields: Any = model.DESCRIPTOR.fields_by_name
+    used = dict[str, str]()  # field to column
     for place, column in enumerate(source.schema_arrow.names, 1):
-        if column not in fields:
-            unknown_field(Place(name, 1, f"column {place}", column), model)
-    converters = {column: _converter(fields[column]) for column in source.schema_arrow.names}
-    groups = oneof_groups(fields[column] for column in source.schema_arrow.names)
+        field = fields_of.get(column, column)
+        if not field and column in fields_of:
+            continue
+        if field not in fields:
+            unknown_field(Place(name, 1, f"column {place}", field), model)
+        if field in used:
+            fail(Place(name, 1, f"column {place}"), f"{field} is the field of another column as well")
+        used[field] = column
+    converters = {field: _converter(fields[field]) for field in used}
+    groups = oneof_groups(fields[field] for field in used)
+
+    def one(given: dict[str, Any], at: Place) -> M:
+        try:
+            row = model(**{field: converters[field](value) for field, value in given.items()})
+        except (ValueError, TypeError, DecodeError) as error:
+            _explain_parquet(model, converters, given, at, error)
+        if groups:
+            check_oneofs(groups, given, at, "column")
+        return row
+
     number = 0
-    for batch in source.iter_batches(BATCH_ROWS):
-        columns = {column: _listed(batch.column(column)) for column in batch.schema.names}
-        for values in zip(*columns.values(), strict=True):
+    # pyarrow reads a dot in a name as a path
+    chosen = None if any("." in column for column in used.values()) else list(used.values())
+    for batch in source.iter_batches(BATCH_ROWS, columns=chosen):
+        listed = {field: _listed(batch.column(column)) for field, column in used.items()}
+        for values in zip(*listed.values(), strict=True):
             number += 1
-            given = {
-                column: value for column, value in zip(columns, values, strict=True) if value is not None
-            }
+            given = {field: value for field, value in zip(listed, values, strict=True) if value is not None}
             try:
-                row = model(**{column: converters[column](value) for column, value in given.items()})
-            except (ValueError, TypeError, DecodeError) as error:
-                _explain_parquet(model, converters, given, Place(name, number), error)
-            if groups:
-                check_oneofs(groups, given, Place(name, number), "column")
+                row = one(given, Place(name, number))
+            except LoadError as error:
+                _pass(error, wrong)
+                continue
             yield row
 
 

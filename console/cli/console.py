@@ -37,7 +37,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 CONSOLE = "127.0.0.1:7421"
 
 # `serve` reads these variables as those of its other options.
-_OIDC = [
+_SHARED = [
+    click.option(
+        "--console-upload-mb",
+        envvar="EVERLOG_SERVE_CONSOLE_UPLOAD_MB",
+        type=click.IntRange(1, 100_000),
+        default=256,
+        show_default=True,
+        metavar="MIB",
+        help="Size of a file to import that a browser may send, at most.",
+    ),
     click.option(
         "--console-oidc-client",
         envvar="EVERLOG_SERVE_CONSOLE_OIDC_CLIENT",
@@ -81,9 +90,9 @@ def console_options(command: F) -> F:
     return add_options(command, _OPTIONS)
 
 
-def oidc_options(command: F) -> F:
-    """Add the options for signing in at a provider to `serve` and `console`."""
-    return add_options(command, _OIDC)
+def shared_options(command: F) -> F:
+    """Add the options that `serve` and `console` share: sign-in at a provider, and files."""
+    return add_options(command, _SHARED)
 
 
 def oidc_of(how: Mapping[str, Any], jwt: Jwt | None = None) -> Oidc | None:
@@ -158,15 +167,22 @@ def _is_possible(tls: Tls | None) -> bool:
     return False
 
 
-def setup_of(web: WebServer | None, backups: Mapping[str, str], urls: Mapping[str, str]) -> Setup | None:
-    """Return what the console of the running `serve` is served with; None: it has none. `backups`: where the
-    backup of a database is, by its name; `urls`: of health and metrics."""
+def setup_of(
+    web: WebServer | None,
+    backups: Mapping[str, str],
+    urls: Mapping[str, str],
+    migrations: Mapping[str, str],
+    upload_mb: int,
+) -> Setup | None:
+    """Return what the console of the running `serve` is served with; None: it has none. The arguments: see
+    Setup."""
     if web is None:
         return None
     from everlog.console.cli.serve_config import in_force
     from everlog.console.web.setup import Setting, Setup
 
-    return Setup(backups, urls, [Setting(*one) for one in in_force(click.get_current_context())])
+    settings = [Setting(*one) for one in in_force(click.get_current_context())]
+    return Setup(backups, urls, settings, migrations, upload_mb << 20)
 
 
 @contextmanager
@@ -199,10 +215,19 @@ def announce(settings: Settings, web: WebServer, *, code: str = "") -> None:
     help="Address of the console; port 0 selects a free port.",
 )
 @click.option("--console-url", default="", metavar="URL", help="Public URL of the console behind a proxy.")
-@oidc_options
+@shared_options
 @common
 @pass_settings
-def console(settings: Settings, /, *, server: str | None, listen: str, console_url: str, **how: Any) -> None:
+def console(
+    settings: Settings,
+    /,
+    *,
+    server: str | None,
+    listen: str,
+    console_url: str,
+    console_upload_mb: int,
+    **how: Any,
+) -> None:
     """Serve the web console of a remote server, until Ctrl-C or SIGTERM.
 
     URL is that of any database of the server; all of them are shown. With a token (in the URL or in
@@ -223,10 +248,12 @@ def console(settings: Settings, /, *, server: str | None, listen: str, console_u
             " `everlog serve --console` serves a database of this machine together with its console"
         )
     from everlog.console.web.server import WebServer
+    from everlog.console.web.setup import Setup
 
     found = address.parse(where)
     web = WebServer(listen, url=console_url, oidc=oidc_of(how))
     web.server = found._replace(database="", token="")
+    web.setup = Setup(upload_bytes=console_upload_mb << 20)
     stop = threading.Event()
     with web:
         code = web.console.sessions.once(found.token) if found.token else ""

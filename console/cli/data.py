@@ -6,13 +6,12 @@ interrupted load resumes where it stopped. The formats: everlog.console.export.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from google.protobuf.message import Message
@@ -23,10 +22,10 @@ from everlog.console.cli.connect import open_database
 from everlog.console.cli.options import Settings, common, dry_run, pass_settings, writes
 from everlog.console.export import FORMATS, exported
 from everlog.console.output import atomic_file, show_progress
-from everlog.migrations.rows import read_csv, read_jsonl, read_parquet
+from everlog.console.source import format_of, look_at, source_rows
 from everlog.proto import log_pb2
 from everlog.rpc.address import without_secrets
-from everlog.store.errors import Error, LoadError, quantity
+from everlog.store.errors import Error, quantity
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.tx import write
 
@@ -34,28 +33,7 @@ if TYPE_CHECKING:
     from everlog.console.cli.connect import AnyDatabase
 
 
-FORMAT_OF = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 STDIN = "-"
-
-_CHUNK = 1 << 20
-
-
-class Known(NamedTuple):
-    """The result of reading a whole file once: the load id, and the number of lines."""
-
-    id: str
-    lines: int
-
-
-def format_of(name: str, given: str | None) -> str:
-    """Return the format of a file: `given`, or else by its name. Raises LoadError."""
-    found = given or FORMAT_OF.get(Path(name).suffix)
-    if found is None:
-        what = "standard input" if name == STDIN else name
-        raise LoadError(
-            f"{what}: expected --format, or a name that ends in {', '.join(FORMAT_OF)}", file=name
-        )
-    return found
 
 
 def is_stream(name: str) -> bool:
@@ -63,33 +41,15 @@ def is_stream(name: str) -> bool:
     return name == STDIN or not Path(name).is_file()
 
 
-def look_at(name: str, table: str, *words: str) -> Known:
-    """Read a whole file. `words`: the options that affect its rows; they are part of the load id."""
-    digest, lines = hashlib.sha256("\0".join((table, *words, "")).encode()), 0
-    with Path(name).open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            lines += chunk.count(b"\n")
-    return Known(f"import/{table}/{digest.hexdigest()[:32]}", lines)
-
-
-def read(name: str, form: str, model: type[Message], *, null: str) -> Iterator[Message]:
+def read(
+    name: str, form: str, model: type[Message], *, null: str, columns: dict[str, str]
+) -> Iterator[Message]:
     """Yield the rows of a file. Read-only. Raises LoadError with file, line and column."""
     if name == STDIN:
-        yield from _rows(sys.stdin.buffer, form, model, null)
+        yield from source_rows(sys.stdin.buffer, form, model, null=null, columns=columns)
         return
     with Path(name).open("rb") as file:
-        yield from _rows(file, form, model, null)
-
-
-def _rows(file: IO[bytes], form: str, model: type[Message], null: str) -> Iterator[Message]:
-    match form:
-        case "csv":
-            return read_csv(file, model, null=null)
-        case "parquet":
-            return read_parquet(file, model)
-        case _:
-            return read_jsonl(file, model)
+        yield from source_rows(file, form, model, null=null, columns=columns)
 
 
 EVERY = 1024
@@ -107,6 +67,13 @@ EVERY = 1024
 @click.option(
     "--null", default="", metavar="TEXT", help="CSV text of a field that is not set.  [default: empty]"
 )
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="NAME=FIELD",
+    help="Field of a column with another name; without FIELD, the column is skipped. May be repeated.",
+)
 @click.option("--id", metavar="ID", help="Identity of the load.  [default: from the content of the file]")
 @dry_run
 @writes
@@ -119,6 +86,7 @@ def import_(
     *,
     form: str | None,
     null: str,
+    columns: tuple[str, ...],
     id: str | None,
     dry_run: bool,
     actor: str,
@@ -133,18 +101,20 @@ def import_(
     \b
     Examples:
       everlog import airports airports.csv --null NA --reason "spring data"
-      everlog import flights flights.parquet
+      everlog import flights flights.parquet --column tail_number=tailnum --column note=
       zcat flights.jsonl.gz | everlog import flights - --format jsonl --id flights-2013
     """
     form = format_of(file, form)
     flows = is_stream(file)
     if flows and form == "parquet":
         raise Error("Parquet cannot be read from a pipe, because its index is at the end; name a file")
-    total = None
+    if columns and form == "jsonl":
+        raise click.UsageError("--column has no effect on JSON Lines, whose lines name their fields")
+    fields, total = _fields_of(columns), None
     if not flows:
-        known = look_at(file, table, form, null)
-        id = id or known.id
-        total = {"csv": max(0, known.lines - 1), "jsonl": known.lines}.get(form)
+        with Path(file).open("rb") as content:
+            known = look_at(content, table, form, null, *columns)
+        id, total = id or known.id, known.rows(form)
     settings.resume = (
         "loaded rows stay; run the same command to resume"
         if id
@@ -152,7 +122,7 @@ def import_(
     )
     with open_database(settings, read_only=dry_run) as db, show_progress() as progress:
         handle, _ = connect.named(db, table)
-        rows = read(file, form, handle.model, null=null)
+        rows = read(file, form, handle.model, null=null, columns=fields)
         if dry_run:
             binding = db._bind(handle)
             count = 0
@@ -183,6 +153,17 @@ def import_(
         f"Imported: {quantity(done.rows, 'row')} of {table}{before} in"
         f" {quantity(done.commits, 'commit')}{rate}"
     )
+
+
+def _fields_of(words: Iterable[str]) -> dict[str, str]:
+    """Return the field of each column. Raises UsageError."""
+    found = dict[str, str]()
+    for word in words:
+        name, equals, field = word.rpartition("=")
+        if not equals:
+            raise click.UsageError(f"expected --column NAME=FIELD, or NAME= to skip it, found {word!r}")
+        found[name] = field
+    return found
 
 
 def _would_import(settings: Settings, table: str, rows: int) -> None:

@@ -36,8 +36,8 @@ from everlog.console.cli.console import (
     check_address,
     console_options,
     oidc_of,
-    oidc_options,
     setup_of,
+    shared_options,
     showing,
     web_of,
 )
@@ -356,7 +356,7 @@ _OPTIONS = [
 @packages_option
 @migrating_options
 @console_options
-@oidc_options
+@shared_options
 @writes
 @common_of_server
 @pass_settings
@@ -389,6 +389,7 @@ def serve(
     backup_at: tuple[str, ...],
     traces_to: str | None,
     console_at: str | None,
+    console_upload_mb: int,
     **how: Any,
 ) -> None:
     """Serve databases until Ctrl-C or SIGTERM; running calls are finished first.
@@ -503,7 +504,8 @@ def serve(
         server.on_warnings = warn
         endpoints.measure(server, backups := targets(backup_at, named, option="--backup-at"))
         reload = manager.reloading(Reloading(server, approvals, notifier, token, tells=tells), readiness)
-        with server, showing(web, server, setup_of(web, backups, endpoints.urls)), server.on_signals(reload):
+        setup = setup_of(web, backups, endpoints.urls, sources, console_upload_mb)
+        with server, showing(web, server, setup), server.on_signals(reload):
             # before the URL is printed: its reader may stop the server at once
             _announce(settings, [server.url(name) for name in named], endpoints.urls, web)
             manager.ready(readiness.whole)
@@ -549,7 +551,7 @@ def _refuse_idle(
     if not (console or metrics or migrate == "checked"):
         refuse_idle("backup_at", when="without --metrics or --console")
     if migrate != "checked" and not console:
-        refuse_idle("console_oidc_client", when="without --console or --migrate checked")
+        refuse_idle("console_oidc_client", "console_upload_mb", when="without --console or --migrate checked")
     if migrate is None:
         refuse_idle("hold", "rate", "actor", "reason", when="without --migrate")
     if migrate is None and not tls:

@@ -119,7 +119,7 @@ def _keep(records: str, days: str) -> dict[str, Any]:
 
 # long work
 
-STOPPABLE = frozenset({"check", "backup", "verify"})  # others continue at the server
+STOPPABLE = frozenset({"check", "backup", "verify", "import", "testdata"})  # others continue at the server
 
 
 def start(view: View, right: str, kind: str, title: str, work: Callable[[Job], str]) -> Response:

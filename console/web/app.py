@@ -16,16 +16,17 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount
@@ -40,6 +41,7 @@ from everlog.console.web import (
     commit,
     consumers,
     edit,
+    load,
     log,
     migrations,
     overview,
@@ -48,6 +50,7 @@ from everlog.console.web import (
     row,
     tables,
 )
+from everlog.console.web.files import Files
 from everlog.console.web.format import href, with_query
 from everlog.console.web.jobs import Jobs
 from everlog.console.web.oidc import CALLBACK, Oidc, Provider
@@ -81,6 +84,7 @@ from everlog.store.errors import (
 from everlog.store.program_log import about
 
 BODY_BYTES_MAX, FIELDS_MAX = 16 << 20, 10_000
+FORM_BYTES_MAX = 64 << 10  # of what surrounds a file
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -102,6 +106,7 @@ SECTIONS = (
     ("migrations", "Migrations", "M3 4h7M3 8h10M3 12h6M11.5 2.5l2 1.5-2 1.5"),
     ("tables", "Tables", "M2.5 3h11v10h-11zM2.5 6.5h11M6.5 6.5v6.5"),
     ("log", "Log", "M4 2.5v11M7 4h6.5M7 8h6.5M7 12h6.5M2.7 4h2.6M2.7 8h2.6M2.7 12h2.6"),
+    ("load", "Load", "M8 2v8M5 7l3 3 3-3M2.5 13h11"),
     ("consumers", "Consumers", "M2.5 8h7M7 5l3 3-3 3M12.5 3v10"),
     ("people", "People", "M8 7.5a2.5 2.5 0 1 0 0-5 2.5 2.5 0 0 0 0 5M3 13.5c.4-2.6 2.4-4 5-4s4.6 1.4 5 4"),
     ("access", "Access", "M5.5 8.5a2.75 2.75 0 1 1 2.3-1.2L13.5 13v-2M11 10.5l-1.5 1.5"),
@@ -113,6 +118,10 @@ logger = logging.getLogger("everlog")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
+
+
+class TooLargeError(MultiPartException):
+    """Raised while a form is read, whose file is too large."""
 
 
 class Console:
@@ -132,7 +141,7 @@ class Console:
         self.backups = Backups(self.setup.backups)
         self.sessions = sessions or Sessions(server)
         self.provider = Provider(oidc, url) if oidc is not None else None
-        self.forms = Forms()
+        self.forms, self.files = Forms(), Files()
         self.stopping, self.known = False, Known()
         self.jobs, self.work = Jobs(), Work()
         handlers: dict[Any, Any] = dict.fromkeys((Error, HTTPException, Exception), self._failed)
@@ -146,6 +155,7 @@ class Console:
     def close(self) -> None:
         self.sessions.close()
         self.jobs.close()
+        self.files.close()
 
     @property
     def server(self) -> Address:
@@ -187,6 +197,38 @@ class Console:
         request._body = bytes(body)  # noqa: SLF001  as Request.body() keeps it
         form = await request.form(max_files=10, max_fields=FIELDS_MAX, max_part_size=BODY_BYTES_MAX)
         request.state.form = form
+        self._check_csrf(request, form)
+        return form
+
+    async def upload(self, request: Request) -> FormData:
+        """Return the form of a request with a file, which is written to the disk as it arrives. Raises
+        HTTPException as `form`."""
+        limit = self.setup.upload_bytes
+        words = f"expected a file of at most {limit >> 20:,} MiB; load a larger one with `everlog import`"
+
+        async def bounded() -> AsyncIterator[bytes]:
+            left = limit + FORM_BYTES_MAX
+            async for chunk in request.stream():
+                left -= len(chunk)
+                if left < 0:
+                    raise TooLargeError(words)
+                yield chunk
+
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            raise HTTPException(415, "expected multipart/form-data, found another type")
+        parser = MultiPartParser(request.headers, cast(Any, bounded()), max_files=1, max_fields=50)
+        try:
+            form = await parser.parse()
+        except MultiPartException as error:
+            raise HTTPException(413 if isinstance(error, TooLargeError) else 400, error.message) from None
+        try:
+            self._check_csrf(request, form)
+        except HTTPException:
+            await form.close()
+            raise
+        return form
+
+    def _check_csrf(self, request: Request, form: FormData) -> None:
         sent = request.headers.get("x-csrf-token") or form.get("csrf")
         expected = self.sessions.csrf(self.visitor(request))
         if not isinstance(sent, str) or not secrets.compare_digest(sent.encode(), expected.encode()):
@@ -195,7 +237,6 @@ class Console:
                 "this form is not from a page of this console, or older than its session; go back, load the"
                 " page again, and send it again",
             )
-        return form
 
     def follow(self, request: Request) -> Response:
         """Return a page that leads to the one that was requested. When somebody follows a link of another
@@ -452,6 +493,7 @@ ROUTES = [
     *migrations.ROUTES,
     *api.ROUTES,
     *edit.ROUTES,
+    *load.ROUTES,
     *row.ROUTES,
     *tables.ROUTES,
     *log.ROUTES,

@@ -48,6 +48,7 @@ from everlog.store.errors import (
 )
 
 if TYPE_CHECKING:
+    from everlog.console.web.files import Files
     from everlog.console.web.jobs import Jobs
     from everlog.console.web.oidc import Provider
     from everlog.console.web.plots import Known
@@ -84,6 +85,7 @@ class Site(Protocol):
     work: Work
     setup: Setup
     backups: Backups
+    files: Files
 
     @property
     def cookie(self) -> str: ...
@@ -92,6 +94,7 @@ class Site(Protocol):
     def visitor(self, connection: HTTPConnection) -> str: ...
 
     async def form(self, request: Request) -> FormData: ...
+    async def upload(self, request: Request) -> FormData: ...
     def shell(self, view: View) -> dict[str, Any]: ...
 
 
@@ -252,15 +255,26 @@ def _short(name: str, value: str) -> str:
 
 
 def route(
-    path: str, handler: Handler, *methods: str, twin: bool = True, name: str | None = None
+    path: str,
+    handler: Handler,
+    *methods: str,
+    twin: bool = True,
+    name: str | None = None,
+    upload: bool = False,
 ) -> list[Route]:
-    """Return the routes of a page: of its path, and of its JSON twin. Without methods: GET."""
+    """Return the routes of a page: of its path, and of its JSON twin. Without methods: GET. `upload`: its
+    form has a large file."""
 
     async def endpoint(request: Request) -> Response:
         console: Site = request.app.state.console
-        form = await console.form(request) if request.method not in {"GET", "HEAD"} else None
+        read = console.upload if upload else console.form
+        form = await read(request) if request.method not in {"GET", "HEAD"} else None
         view = View(request, console, form)
-        answer = await run_in_threadpool(handler, view)
+        try:
+            answer = await run_in_threadpool(handler, view)
+        finally:
+            if form is not None:
+                await form.close()
         if isinstance(answer, Response):
             return answer
         return await run_in_threadpool(render, view, answer)

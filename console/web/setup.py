@@ -16,6 +16,7 @@ from everlog.audit.segment import Segment
 from everlog.store.errors import Error, OpenError
 from everlog.store.urls import without_secrets
 
+UPLOAD_BYTES_MAX = 256 << 20
 KNOWN_S = 30.0  # a manifest may be in an object store
 
 
@@ -32,12 +33,15 @@ class Setup(NamedTuple):
     """What a console is served with.
 
     `backups`: where the backup of a database is, by its name. `urls`: of health and metrics. `settings`:
-    those of the server, if it serves the console.
+    those of the server, if it serves the console. `migrations`: the folders of a database, by its name.
+    `upload_bytes`: of a file that a browser sends, at most.
     """
 
     backups: Mapping[str, str] = {}
     urls: Mapping[str, str] = {}
     settings: Sequence[Setting] = ()
+    migrations: Mapping[str, str] = {}
+    upload_bytes: int = UPLOAD_BYTES_MAX
 
 
 class Copied(NamedTuple):

@@ -46,6 +46,8 @@ PAGES = {
     "table": "/db/flights/tables/flights?q=carrier+%3D+B6+and+origin+%3D+JFK&k=2013&k=1&k=1&k=B6&k=135&k=JFK",
     "table-past": "/db/flights/tables/airports?at=4",
     "row": ROW,
+    "load": "/db/flights/load",
+    "load-file": "/db/flights/load",
     "log": "/db/flights/log?until=60",
     "commit": "/db/flights/log/{seq}",
     "proof": "/db/flights/log/{seq}/proof",
@@ -197,7 +199,12 @@ def example(directory: Path, count: int) -> Iterator[tuple[str, dict[str, str]]]
         fill_clinic(clinic)
         backup = directory / "flights.backup"
         db.archive.backup(backup)
-        setup = Setup({"flights": str(backup)}, {"metrics": "http://127.0.0.1:9464"}, SETTINGS)
+        setup = Setup(
+            {"flights": str(backup)},
+            {"metrics": "http://127.0.0.1:9464"},
+            SETTINGS,
+            {"flights": SOURCE},
+        )
         with console_of(served, setup=setup, **how) as web:
             yield web.url, {name: path.format(seq=seq) for name, path in PAGES.items()}
 
@@ -262,6 +269,23 @@ def watch(tab: Tab) -> None:
     tab.page.wait_for_timeout(3000)
 
 
+def look_at_a_file(tab: Tab) -> None:
+    """Send a file whose columns have names of their own, and whose rows do not all fit."""
+    lines = [b"Code,Name,lat,lon,Altitude,since", b"JFK,New York JFK,40.64,-73.78,13,1948"]
+    lines += [b"XQA,Quincy Airfield,41.1,-74.2,120,1999", b"XQB,Borrowdale,north,-74.6,80,2003"]
+    tab.page.set_input_files(
+        "#file", files={"name": "airports.csv", "mimeType": "text/csv", "buffer": b"\n".join(lines)}
+    )
+    tab.page.select_option("#table", "airports")
+    tab.page.click("text=Look at it")
+    tab.page.wait_for_url("**/load/file?*")
+    tab.page.select_option("#c1", "faa")
+    tab.page.select_option("#c5", "alt")
+    tab.page.click("text=Preview")
+    tab.page.wait_for_selector("text=XQA")
+
+
+ACTIONS["load-file"] = (look_at_a_file,)
 ACTIONS["migration-running"] = (watch,)
 Server = contextlib.AbstractContextManager[tuple[str, dict[str, str]]]
 

@@ -1,0 +1,90 @@
+"""Files: what browsers send to be imported, in a temporary directory of this process.
+
+Invariants
+  (1) at most FILES_MAX files are kept, each for some hours;
+  (2) only the session that sent a file reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from everlog.console.source import format_of
+from everlog.console.web.session import Session
+from everlog.store.errors import RowError
+
+FILES_MAX, FILE_S = 10, 4 * 3600.0
+
+
+class File:
+    """A file that a session has sent. `form`: its format."""
+
+    def __init__(self, session: Session, database: str, name: str, form: str, path: Path) -> None:
+        self.id = secrets.token_urlsafe(9)
+        self.session, self.database = session, database
+        self.name, self.form, self.path = name, form, path
+        self.size = path.stat().st_size
+        self.until_s = time.monotonic() + FILE_S
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """Open it, under the name that it had at its sender. Raises RowError if it was removed."""
+        try:
+            raw = io.FileIO(self.path)
+        except OSError:
+            raise RowError(f"{self.name} is kept no longer; send it again") from None
+        raw.name = self.name
+        with io.BufferedReader(raw) as found:
+            yield found
+
+
+class Files:
+    """The files of one console, in a temporary directory. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._directory: tempfile.TemporaryDirectory[str] | None = None
+        self._files: OrderedDict[str, File] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def keep(self, session: Session, database: str, name: str, content: IO[bytes]) -> File:
+        """Keep a file; the oldest of many is removed. Raises LoadError for a name without a known format."""
+        form = format_of(name)
+        with self._lock:
+            if self._directory is None:
+                self._directory = tempfile.TemporaryDirectory(prefix="everlog-console-")
+            path = Path(self._directory.name) / secrets.token_hex(8)
+        with path.open("wb") as out:
+            shutil.copyfileobj(content, out)
+        found = File(session, database, name, form, path)
+        with self._lock:
+            self._files[found.id] = found
+            now = time.monotonic()
+            gone = [one for one in self._files.values() if one.until_s < now]
+            gone += list(self._files.values())[: max(0, len(self._files) - FILES_MAX)]
+            for one in gone:
+                self._files.pop(one.id, None)
+                one.path.unlink(missing_ok=True)
+        return found
+
+    def of(self, session: Session, database: str) -> list[File]:
+        """Return the files of a session for a database, the newest first."""
+        with self._lock:
+            found = list(self._files.values())[::-1]
+        return [one for one in found if one.session is session and one.database == database]
+
+    def close(self) -> None:
+        with self._lock:
+            if self._directory is not None:
+                self._directory.cleanup()
+                self._directory = None
+            self._files.clear()

@@ -146,6 +146,12 @@ class Target(NamedTuple):
         """The names of the fields of the key."""
         return [dotted(path) for path in self.info.key_fields]
 
+    def has_key(self, row: Message) -> bool:
+        """Return whether a row has the key in the address."""
+        found = key_of(self.info, row)
+        encoded: bytes = self.info.encode_key(found[0] if len(found) == 1 else found)
+        return encoded == self.info.encode_key(self.key)
+
     def check(self, op: str) -> None:
         """Raise AccessError if the identity may not `put` or `delete` rows of the table."""
         found = self.view.db.access.explain("", op, self.info.name)
@@ -189,6 +195,14 @@ class Target(NamedTuple):
         except Error:
             return None
 
+    def deleted(self, key: Any) -> Message | None:
+        """Return the last version of a deleted row; None: the identity may not read it, or the row exists."""
+        try:
+            versions = list(self.view.db.history(table_of(self.info), key, limit=2))
+        except Error:
+            return None
+        return versions[1].row if len(versions) == 2 and versions[0].op == "delete" else None
+
     def page(self, words: Sequence[str]) -> str:
         """Return the address of the page of a row; without words that of the table."""
         if not words:
@@ -212,12 +226,14 @@ def _target(view: View, *, new: bool = False) -> Target:
 
 
 def new(view: View) -> Page:
-    """Show the form of a new row; with a key, of a row with this key."""
+    """Show the form of a new row. With a key, it has this key, and the fields of the row that was deleted."""
     of = _target(view, new=True)
     of.check("put")
     row = of.info.model()
     if words := view.queries("k"):
-        _set_key(of.info, row, encoded_key(of.info, words))
+        key = encoded_key(of.info, words)
+        _set_key(of.info, row, key)
+        row = of.deleted(key) or row
     return _form(of, RowForm(descriptor_of(of.info.model), fields.flat(row)), _begun(Current(None)))
 
 
@@ -325,8 +341,6 @@ def _save(of: Target) -> Page | Response:
         return _form(of, form, sent)
     form.fix(of.names if of.words else [])
     row, expires_ns = form.row(), None
-    if of.words and not form.errors and plain_key(key_of(of.info, row)) != list(of.words):
-        form.errors["j."] = "the key of a row cannot be changed: insert a new row, and delete this one"
     if not sent.reason:
         form.errors[REASON] = NO_REASON
     try:
@@ -335,6 +349,8 @@ def _save(of: Target) -> Page | Response:
         form.errors[EXPIRES] = str(failure)
     if form.errors:
         why = f"{quantity(len(form.errors), 'field needs', 'fields need')} attention"
+    elif of.words and not of.has_key(row):
+        why = "the key of a row cannot be changed: insert a new row, and delete this one"
     elif row.ByteSize() > BYTES_MAX:
         why = f"expected a row of at most {BYTES_MAX >> 20} MiB, found {row.ByteSize():,} bytes"
     elif sent.base is not None and _same(row, sent.base) and (expires_ns or 0) == sent.expires_ns:

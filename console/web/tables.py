@@ -154,6 +154,7 @@ def table(view: View) -> Page | Response:
                 "name": dotted(path),
                 "type": "key" if path in info.key_fields else cells.type_of(path[-1]),
                 "num": cells.is_number(path[-1]),
+                **_sorting(view, info, path),
             }
             for path in columns
         ],
@@ -171,6 +172,21 @@ def table(view: View) -> Page | Response:
         else "",
     }
     return Page("table.html", values, 200, shown)
+
+
+def _sorting(view: View, info: TableInfo, path: cells.Path) -> dict[str, str]:
+    """Return the address that orders the rows by a column (empty: no order begins with it), and how they are
+    ordered by it now. The key comes before indexes; the column of the current order turns it round."""
+    orders = {"": info.key_fields} | {
+        one.name: one.fields for one in info.indexes.values() if not (one.building or one.hashed)
+    }
+    chosen, reverse = view.query("index"), view.query("reverse") == "1"
+    names = [name for name, fields in orders.items() if dotted(fields[0]) == dotted(path)]
+    if chosen in names:
+        turned = view.href(reverse=None if reverse else "1", resume=None, k=None)
+        return {"sort_href": turned, "sorted": "descending" if reverse else "ascending"}
+    url = view.href(index=names[0] or None, reverse=None, resume=None, k=None) if names else ""
+    return {"sort_href": url, "sorted": ""}
 
 
 class Wanted(NamedTuple):

@@ -148,7 +148,6 @@ def test_new_commits_appear_in_the_log_and_plots_move(
         assert tab.wrong == []
 
 
-@pytest.mark.long
 def test_the_slider_leads_to_the_table_and_the_row_as_they_were(
     browser: Browser, url: str, flights: EmbeddedDatabase
 ) -> None:

@@ -157,7 +157,7 @@ def test_a_row_is_inserted_once_and_deleted(ann: Visitor, flights: EmbeddedDatab
     version = next(flights.history(AIRPORTS, "A/B ü"))
     assert (version.op, version.actor, version.reason) == ("delete", "ann", "closed")
     again = ann.get(f"{NEW}?{urlencode({'k': 'A/B ü'})}")
-    assert inputs(again)["f.faa"] == "A/B ü"
+    assert (inputs(again)["f.faa"], inputs(again)["f.name"]) == ("A/B ü", "n")
 
 
 def test_a_value_that_must_be_unique_is_named_at_its_field(ann: Visitor, flights: EmbeddedDatabase) -> None:

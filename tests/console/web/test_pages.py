@@ -98,6 +98,16 @@ def test_rows_are_paged_by_key_in_both_directions(visitor: Visitor, flights: Emb
         assert found == (every[::-1] if reverse else every)
 
 
+def test_columns_that_begin_an_order_lead_to_it_and_turn_it_round(visitor: Visitor) -> None:
+    page = visitor.get(f"{DB}/tables/flights?q=month+%3E+0").text
+    ways = re.findall(r'<th scope="col"[^>]*?(?: aria-sort="(\w+)")?><a href="([^"]*)"[^>]*>(\w+)', page)
+    assert [(name, way) for way, _, name in ways] == [("year", "ascending"), ("origin", ""), ("tailnum", "")]
+    by_route = html.unescape(ways[1][1])
+    assert by_route == f"{DB}/tables/flights?q=month+%3E+0&index=by_route"
+    found = visitor.get(by_route).text
+    assert f'aria-sort="ascending"><a href="{html.escape(f"{by_route}&reverse=1")}"' in found
+
+
 def test_rows_are_filtered_by_fields_key_and_index(visitor: Visitor, flights: EmbeddedDatabase) -> None:
     every: list[Any] = list(flights.scan(FLIGHTS))
     row = every[len(every) // 2]

@@ -6,6 +6,7 @@ Everything that the constants of a migration's folder need can be imported from 
 from everlog.migrations.approval.approval import Approval
 from everlog.migrations.baseline import baseline, dump_schema, load_schema
 from everlog.migrations.build import build
+from everlog.migrations.details import Details, show
 from everlog.migrations.in_progress import cancel, complete
 from everlog.migrations.lint.lint import lint
 from everlog.migrations.lint.rules import Finding, Severity
@@ -63,6 +64,7 @@ __all__ = [
     "UINT32",
     "UINT64",
     "Approval",
+    "Details",
     "Fake",
     "Field",
     "Fields",
@@ -101,6 +103,7 @@ __all__ = [
     "plan_rollback",
     "restore_folders",
     "rollback",
+    "show",
     "squash",
     "status",
 ]

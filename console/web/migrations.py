@@ -57,9 +57,8 @@ SAYS = {
     "rolled_back": "rolled it back or cancelled it",
     "accepted": "accepted its edited folder",
 }
-POLL_S, PING_S, SAMPLES = 1.0, 15.0, 60
+POLL_S, IDLE_S, PING_S, SAMPLES = 1.0, 2.0, 15.0, 60
 WIDTH, HEIGHT = 720, 72
-REASON_CHARS_MAX = 4000
 
 
 class Shown(NamedTuple):
@@ -464,7 +463,8 @@ def streamed(console: Site, look: Callable[[], Look], known: str) -> Response:
             if found.mark != seen:
                 seen = found.mark
                 yield "event: changed\ndata: \n\n"
-            quiet += POLL_S
+            wait_s = POLL_S if found.info is not None else IDLE_S
+            quiet += wait_s
             if found.info is not None:
                 rows, now = found.info.rows, time.monotonic()
                 if before[1]:
@@ -475,7 +475,7 @@ def streamed(console: Site, look: Callable[[], Look], known: str) -> Response:
             elif quiet >= PING_S:
                 quiet = 0.0
                 yield ": nothing new\n\n"
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(wait_s)
 
     return StreamingResponse(stream(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 

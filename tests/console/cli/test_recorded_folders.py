@@ -283,3 +283,27 @@ def test_accept_on_the_files_goes_by_the_approvers_and_leaves_a_proposal_as_it_i
         assert (same["digest"], same["state"]) == (found["digest"], "waiting")
         done = everlog("-u", served.url, "approve", same["digest"], "--actor", "bob", "--reason", "yes")
         assert done.out.startswith("Finished: "), done.err
+
+
+def test_a_migration_is_shown_with_its_files_tables_rows_and_events(shop: Project, everlog: Run) -> None:
+    version, other = (int(one.name[1:15]) for one in shop.folders)
+    shown = everlog("migrations", "show", version).out
+    for words in (
+        f"{version}_one, as the log has it",
+        "  table airports: Airport, key faa",
+        "  1 bootstrap row in airports",
+        "  model.proto",
+        "finished",
+    ):
+        assert words in shown
+    assert "string faa = 1" not in shown
+    assert "string faa = 1" in everlog("migrations", "show", version, "--verbose").out
+    (found,) = everlog("migrations", "show", version, "--json").json
+    assert found["bootstrap"][0]["first"][0]["faa"] == "JFK"
+    assert found["files"]["bootstrap_airports.csv"] == "faa,name\nJFK,Kennedy\n"
+    assert [one["step"] for one in found["events"]] == ["finished"]
+    shutil.rmtree(shop.folders[1])
+    ended = everlog("migrations", "show", other)
+    assert "tables and bootstrap rows are not shown: the folder is missing" in ended.out
+    ended = everlog("migrations", "show", 7)
+    assert (ended.code, "there is no migration 7" in ended.err) == (1, True)

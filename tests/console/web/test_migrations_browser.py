@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
+from everlog import migrations
 from everlog.migrations.approval.notify import targets
+from everlog.rpc.embedded import EmbeddedDatabase
+from tests.console.served import serving
 from tests.console.web import browser as chrome
 from tests.console.web.browser import PHONE, THEMES, WIDE, Tab
-from tests.console.web.checked import FIRST, SECOND, TOKENS, Waiting, waiting
+from tests.console.web.checked import FIRST, NAMES, SECOND, TOKENS, Waiting, waiting, written
 from tests.console.web.mailbox import Mailbox
 from tests.console.web.test_browser import serious
 from tests.migrations.project import Project
@@ -76,6 +79,48 @@ def test_the_link_of_a_webhook_leads_to_the_plan_its_approval_and_its_end(
             assert tab.wrong == []
         titles = [one["title"].rpartition(f"{SECOND} ")[2] for one in receiver.wait_for(4)]
         assert titles == ["waits for approval", "is approved", "has started", "has finished"]
+
+
+@pytest.mark.long
+def test_a_deployment_is_approved_from_the_link_that_its_server_sends(
+    browser: Browser, project: Project, tmp_path: Path
+) -> None:
+    path, db, tokens = written(project), tmp_path / "airports.db", tmp_path / "tokens"
+    tokens.write_text("".join(f"{name} {TOKENS[name]} {role}\n" for name, role in NAMES.items()))
+    tokens.chmod(0o600)
+    with EmbeddedDatabase(db) as opened:
+        migrations.apply(opened, path, to=FIRST)
+    with Receiver() as receiver, Mailbox() as mailbox:
+        notify = ("--notify", receiver.url, "--notify", mailbox.url)
+        who = ("--tokens", str(tokens), "--approver", "bob", "--actor", "deploy", "--reason", "release 7")
+        how = ("-u", f"file:{db}", "-d", str(path), "--migrate", "checked")
+        with serving(*how, *who, *notify) as served, Tab(browser, served.console) as tab:
+            link = link_in(receiver.wait_for(1)[0]["message"])
+            assert link == link_in(str(mailbox.wait_for(1)[0].get_content()))
+            assert link.startswith(served.console)
+            follow(tab, link, "bob")
+            expect(tab.page.locator(".timeline")).to_contain_text("“release 7”")
+            decide(tab, "approve", "read on the way home")
+            expect(tab.page.locator("h1")).to_contain_text("Finished")
+            expect(tab.page.locator(".timeline")).to_contain_text("bob (token) approved it")
+            receiver.wait_for(4)
+            mailbox.wait_for(4)
+
+
+@pytest.mark.long
+def test_what_was_typed_stays_when_the_page_changes(browser: Browser, project: Project) -> None:
+    unique = 'Index("by_city", CITY, unique=True)'
+    with waiting(project, index=unique) as server, Tab(browser, server.url) as tab:
+        follow(tab, f"{server.url}{server.page}", "ann")
+        tab.page.fill("textarea[name=reason]", "half of a sentence")
+        tab.page.check("#despite")
+        tab.page.evaluate(
+            "document.querySelector('#live').dataset.old = 1;"
+            " htmx.trigger('[hx-trigger=\"sse:changed\"]', 'sse:changed')"
+        )
+        expect(tab.page.locator("#live[data-old]")).to_have_count(0)
+        expect(tab.page.locator("textarea[name=reason]")).to_have_value("half of a sentence")
+        expect(tab.page.locator("#despite")).to_be_checked()
 
 
 @pytest.mark.long

@@ -67,7 +67,14 @@ def test_what_waits_is_told_approved_and_applied_over_the_network(
     assert waiting == approval.proposals()[0]
     assert waiting.url == PAGE + waiting.digest.hex()
     told: list[MigrationInfo] = []
-    done = remote.migrations.approve(waiting.short, reason="looks right", applied=told.append)
+    begun = list[ProposalState]()
+    done = remote.migrations.approve(
+        waiting.short,
+        reason="looks right",
+        approved=lambda one: begun.append(one.state),
+        applied=told.append,
+    )
+    assert begun == [ProposalState.APPROVED]
     assert done.state is ProposalState.FINISHED
     assert [(info.version, info.seq) for info in told] == [(done.plan.to_version, done.last.seq)]
     approved = done.event("approved")
@@ -160,3 +167,19 @@ def test_a_server_that_applies_what_it_is_told_approves_nothing(approval: Approv
             remote.migrations.approve(digest, actor="ann", reason="yes")
         with pytest.raises(everlog.OpenError, match="hosts no database"):
             RemoteDatabase(server.url("y")).migrations.approve(digest)
+
+
+def test_a_server_says_who_may_decide_and_shows_a_migration_as_its_database_does(
+    remote: RemoteDatabase, approval: Approval, project: Project
+) -> None:
+    assert remote.migrations.rules() == Rules()
+    approval.rules = Rules(frozenset({"ann"}), own=True)
+    assert remote.migrations.rules() == approval.rules
+    embedded = approval.db
+    for version in (one.version for one in project.load()):
+        assert remote.migrations.show(version) == migrations.show(embedded, version, project.path)
+    with pytest.raises(MigrationError, match="there is no migration 7"):
+        remote.migrations.show(7)
+    with Server({"x": embedded}) as other, RemoteDatabase(other.url("x")) as plain:
+        assert plain.migrations.rules() is None
+        assert "started without the migrations" in plain.migrations.show(project.load()[0].version).problem

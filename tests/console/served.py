@@ -70,8 +70,10 @@ def serving(
         try:
             assert process.stdout is not None
             url = json.loads(process.stdout.readline())["url"]
-            console = json.loads(process.stdout.readline())["console"] if "checked" in more else ""
-            yield Served(url, console, process)
+            last: dict[str, str] = {}
+            while "checked" in more and "console" not in last:  # after the lines of all databases
+                last = json.loads(process.stdout.readline())
+            yield Served(url, last.get("console", ""), process)
             if not kill:
                 process.send_signal(signal.SIGTERM)
                 assert process.wait(30) == 0

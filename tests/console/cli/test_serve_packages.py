@@ -60,7 +60,7 @@ def test_checked_proposes_to_each_what_is_its_own_and_the_pages_show_both(
             assert (one["plan"]["name"], one["plan"]["to"], one["state"]) == (name, to, "waiting")
             assert served.page(one["digest"])["plan"]["name"] == name
         shown = json.loads(served.get("/migrations", Accept="application/json")[2])
-        assert {one["plan"]["name"] for one in shown} == {"books", "airports"}
+        assert {one["plan"]["name"] for one in shown["proposals"]} == {"books", "airports"}
         (one,) = found["airports"]
         words = ("approve", one["digest"], "--actor", "ann", "--reason", "yes")
         assert "expected the digest of a proposal" in everlog("-u", f"{url}/books", *words).err

@@ -66,7 +66,7 @@ def test_a_time_is_known_by_its_name_and_its_type() -> None:
         for file in (service.file, *service.file.dependencies)
         for one in file.message_types_by_name.values()
         for field in one.fields
-        if field.name.endswith("_ns") != is_time(field) and field.name not in {"keep_ns", "life_ns"}
+        if field.name.endswith("_ns") != is_time(field) and field.name not in {"keep_ns", "life_ns", "ttl_ns"}
     ]
     assert not wrong, "a time is a `fixed64 …_ns`, a duration another number"
 

@@ -19,7 +19,7 @@ LIVES = 1
 def test_after_each_death_the_database_is_what_the_model_says(tmp_path: Path) -> None:
     given = os.environ.get("EVERLOG_SEED")
     for turn in campaign(1):
-        seed = int(given or 1) if turn == 1 else random.SystemRandom().randrange(1 << 32)
+        seed = int(given or 3) if turn == 1 else random.SystemRandom().randrange(1 << 32)
         print(f"EVERLOG_SEED={seed}")  # noqa: T201  shown where it fails
         directory = tmp_path / f"campaign-{turn}"
         directory.mkdir()

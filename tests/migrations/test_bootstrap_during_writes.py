@@ -240,6 +240,7 @@ def test_a_follower_has_the_same_rows(project: Project, tmp_path: Path) -> None:
             assert verify(db, sink) == []
 
 
+@pytest.mark.long
 def test_rows_that_are_rewritten_as_well_come_under_them(project: Project, db: Database) -> None:
     project.add("one", fields=FIELDS)
     code = """

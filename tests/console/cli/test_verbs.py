@@ -244,7 +244,7 @@ MEANINGS = {
     "--console-oidc-scope": "SCOPE",
     "--console-oidc-secret-file": "FILE",
     "--console-oidc-token": None,
-    "--console-upload-mb": "MB",
+    "--console-upload-mb": "MIB",
     "--console-url": "URL",
     "--deep": "",
     "--dry-run": "",

@@ -135,6 +135,7 @@ def test_closing_ends_the_wait_for_a_server(serving: Serving) -> None:
     serving.start()
 
 
+@pytest.mark.long
 def test_closing_a_feed_ends_its_wait_for_a_server(serving: Serving) -> None:
     received: list[int] = []
     with RemoteDatabase(serving.url, retry_s=600) as db:
@@ -158,6 +159,7 @@ def test_closing_a_feed_ends_its_wait_for_a_server(serving: Serving) -> None:
     serving.start()
 
 
+@pytest.mark.long
 def test_a_load_that_a_server_does_not_know_any_more_is_not_gone_on_with(
     serving: Serving, tmp_path: Path
 ) -> None:
@@ -189,6 +191,7 @@ def test_a_load_that_fails_leaves_no_thread(serving: Serving) -> None:
     serving.start()
 
 
+@pytest.mark.long
 def test_a_bookmark_survives_a_server_that_is_killed_and_is_never_ahead(
     serving: Serving, tmp_path: Path
 ) -> None:

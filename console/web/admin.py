@@ -33,8 +33,8 @@ TABS = (("", "State"), ("backups", "Backups"), ("calls", "Running calls"), ("set
 
 def admin(view: View) -> Page:
     status = view.db.admin.status()
-    _, attention = described(view.db, view.database, view.console.known, time.time_ns(), status)
-    jobs = [job for job in view.console.jobs.of(view.database) if visible(view, job)]
+    _, attention = described(view, view.database, time.time_ns(), status)
+    jobs = [job for job in view.console.jobs.of(view.database) if job.visible_to(view.session, view.rights)]
     values = {
         "health": msgspec.to_builtins(status.health),
         "read_only": status.read_only,
@@ -68,22 +68,16 @@ def admin(view: View) -> Page:
     return Page("admin.html", values, 200, shown)
 
 
-def visible(view: View, job: Job) -> bool:
-    """Return whether a session may see a job of a database that it may see."""
-    same = job.session is view.session or bool(job.who and job.who == view.session.name)
-    return same or "admin" in view.rights
-
-
 def job_page(view: View) -> Page:
     job = view.console.jobs.get(view.query("id"))
-    if job is None or job.database != view.database or not visible(view, job):
+    if job is None or job.database != view.database or not job.visible_to(view.session, view.rights):
         raise NotFoundError("this job is unknown; jobs are forgotten when the console starts again")
     return Page("job.html", job.told(), 200, {"tabs": TABS, "tab": "", "may_stop": job.kind in STOPPABLE})
 
 
 def stop(view: View) -> Response:
     job = view.console.jobs.get(view.field("id"))
-    if job is None or job.database != view.database or not visible(view, job):
+    if job is None or job.database != view.database or not job.visible_to(view.session, view.rights):
         raise NotFoundError("this job is unknown; it may have been forgotten")
     job.stop()
     return view.done(job_href(job), "The job stops at its next step.")

@@ -51,8 +51,9 @@ from everlog.console.web import (
     tables,
 )
 from everlog.console.web.files import Files
-from everlog.console.web.format import href, with_query
+from everlog.console.web.format import with_query
 from everlog.console.web.jobs import Jobs
+from everlog.console.web.navigation import Navigation
 from everlog.console.web.oidc import CALLBACK, Oidc, Provider
 from everlog.console.web.page import (
     STATIC,
@@ -101,18 +102,6 @@ HEADERS = {
 OPEN_PATHS = frozenset({"/sign-in", "/sign-in/oidc", CALLBACK})
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
-# The navigation of a database: key, title, the last part of its path, and the paths of its icon.
-SECTIONS = (
-    ("migrations", "Migrations", "M3 4h7M3 8h10M3 12h6M11.5 2.5l2 1.5-2 1.5"),
-    ("tables", "Tables", "M2.5 3h11v10h-11zM2.5 6.5h11M6.5 6.5v6.5"),
-    ("log", "Log", "M4 2.5v11M7 4h6.5M7 8h6.5M7 12h6.5M2.7 4h2.6M2.7 8h2.6M2.7 12h2.6"),
-    ("load", "Load", "M8 2v8M5 7l3 3 3-3M2.5 13h11"),
-    ("consumers", "Consumers", "M2.5 8h7M7 5l3 3-3 3M12.5 3v10"),
-    ("people", "People", "M8 7.5a2.5 2.5 0 1 0 0-5 2.5 2.5 0 0 0 0 5M3 13.5c.4-2.6 2.4-4 5-4s4.6 1.4 5 4"),
-    ("access", "Access", "M5.5 8.5a2.75 2.75 0 1 1 2.3-1.2L13.5 13v-2M11 10.5l-1.5 1.5"),
-    ("admin", "Admin", "M2.5 4.5h5M10.5 4.5h3M2.5 11.5h3M8.5 11.5h5M9 3v3M7 10v3"),
-)
-
 logger = logging.getLogger("everlog")
 
 Scope = MutableMapping[str, Any]
@@ -143,7 +132,7 @@ class Console:
         self.provider = Provider(oidc, url) if oidc is not None else None
         self.forms, self.files = Forms(), Files()
         self.stopping, self.known = False, Known()
-        self.jobs, self.work = Jobs(), Work()
+        self.jobs, self.work, self.navigation = Jobs(), Work(), Navigation()
         handlers: dict[Any, Any] = dict.fromkeys((Error, HTTPException, Exception), self._failed)
         self.app = Starlette(
             routes=[*ROUTES, Mount("/static", StaticFiles(directory=STATIC))],
@@ -189,6 +178,7 @@ class Console:
     async def form(self, request: Request) -> FormData:
         """Return the form of a request. Raises HTTPException if it is too large, or not from a page of the
         console."""
+        self.navigation.clear()
         body = bytearray()
         async for chunk in request.stream():
             body += chunk
@@ -279,17 +269,9 @@ class Console:
         database = view.database or (names[0] if names else "")
         path = view.request.url.path
         return {
-            "sections": [
-                {
-                    "title": title,
-                    "icon": icon,
-                    "href": href("db", database, key),
-                    "current": bool(view.database)
-                    and path.startswith((href("db", view.database, key), href(key))),
-                }
-                for key, title, icon in SECTIONS
-                if database
-            ],
+            "sections": self.navigation.sections(view, session, database)
+            if session is not None and database
+            else [],
             "databases": names,
             "database": database,
             "on_overview": path in {"/", "/overview"},

@@ -16,7 +16,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from everlog.console.web.session import Session
@@ -71,6 +71,11 @@ class Job:
     @property
     def running(self) -> bool:
         return not self.ended_ns
+
+    def visible_to(self, session: Session, rights: Collection[str] = ()) -> bool:
+        """Return whether a session with these rights in the job's database may see it."""
+        same = self.session is session or bool(self.who and self.who == session.name)
+        return same or "admin" in rights
 
     @property
     def state(self) -> tuple[str, str]:

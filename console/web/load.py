@@ -64,7 +64,7 @@ def load(view: View) -> Page:
         "schema_version": status.schema_version,
         "tables": sorted(view.db.refresh_schema().tables),
         "files": [_told(one) for one in view.console.files.of(view.session, view.database)],
-        "jobs": [one.told() for one in jobs if admin.visible(view, one)],
+        "jobs": [one.told() for one in jobs if one.visible_to(view.session, view.rights)],
         "upload_bytes": view.console.setup.upload_bytes,
     }
     shown = {

@@ -17,9 +17,9 @@ from everlog.console.output import size
 from everlog.console.web import plots
 from everlog.console.web.format import duration, href, number
 from everlog.console.web.page import Page, View, route
+from everlog.console.web.setup import Copied
 from everlog.migrations.proposal import Proposal, ProposalState
 from everlog.migrations.status import MigrationInfo, State
-from everlog.rpc.client.database import RemoteDatabase
 from everlog.store.errors import AccessError, RowError, UnavailableError, quantity
 from everlog.store.upkeep.consumers import Consumer
 from everlog.store.upkeep.status import Status
@@ -29,6 +29,7 @@ RANGE = "1h"
 WIDTH, HEIGHT = 720, 132
 SPARK_WIDTH, SPARK_HEIGHT, SPARK_BUCKETS = 96, 22, 30
 STUCK_S, BEHIND_S = 86_400.0, 60.0
+DAY_S, GROWTH_S, BACKUP_S = 86_400.0, 600.0, 2 * 86_400.0
 MIGRATIONS = 6
 
 # The order of attention.
@@ -44,7 +45,7 @@ def overview(view: View) -> Page:
     for name in view.session.databases():
         try:
             db = view.session.database(name)
-            one, things = described(db, name, known, now_ns)
+            one, things = described(view, name, now_ns)
         except (AccessError, UnavailableError) as error:
             found.append({"name": name, "error": str(error), "state": "Not visible", "kind": ""})
             continue
@@ -69,6 +70,7 @@ def overview(view: View) -> Page:
     shown = {
         "ranges": list(RANGES),
         "plot": _plot(lines),
+        "disk": _disk([one for one in found if "log_bytes" in one]),
         "consumers": [(one["name"], each) for one in found for each in one.get("consumers", ())],
         "migrations": _newest([(one["name"], each) for one in found for each in one.get("migrations", ())]),
     }
@@ -82,20 +84,28 @@ def _newest(found: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str
 
 
 def described(
-    db: RemoteDatabase, name: str, known: plots.Known, now_ns: int, status: Status | None = None
+    view: View, name: str, now_ns: int, status: Status | None = None
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Return a database as JSON values, and what needs attention in it, the most urgent first. `status`: its
     known state. Raises AccessError, UnavailableError."""
+    db, known = view.session.database(name), view.console.known
     status = db.admin.status() if status is None else status
     consumers = _optional(lambda: list(db.consumers)) or []
     known.note_positions(db.uuid, {one.name: one.position.seq for one in consumers}, now_ns)
+    copied = view.console.backups.of(name)
     infos = _optional(db.migrations.status) or []
     proposals = _optional(db.migrations.proposals) or []
     things = [
-        *_of_status(name, status, now_ns),
-        *_of_consumers(name, consumers),
-        *_of_migrations(name, infos),
-        *_of_proposals(name, proposals, now_ns),
+        {**one, "section": section}
+        for section, those in (
+            ("admin", _of_status(name, status, now_ns)),
+            ("consumers", _of_consumers(name, consumers)),
+            ("migrations", _of_migrations(name, infos)),
+            ("migrations", _of_proposals(name, proposals, now_ns)),
+            ("admin", _of_backup(name, copied, status.head, now_ns)),
+            ("admin", _of_jobs(view, name)),
+        )
+        for one in those
     ]
     things.sort(key=lambda one: URGENCY.index(one["kind"]))
     worst = things[0] if things else None
@@ -115,6 +125,12 @@ def described(
         "read_only": status.read_only,
         "archived_ns": status.archive.archived_ns,
         "archive_target": status.archive.target,
+        "durability": status.durability,
+        "backup_ns": copied.time_ns if copied is not None else None,
+        "log_bytes": status.log_bytes,
+        "table_bytes": sum(one.bytes for one in status.tables),
+        "index_bytes": sum(sum(one.index_bytes) for one in status.tables),
+        "grown_bytes": _grown(status),
         "software": status.software,
         "rate": None,
         "spark": "",
@@ -163,6 +179,45 @@ def _of_status(name: str, status: Status, now_ns: int) -> Iterator[dict[str, str
         yield thing("waiting", "Expiry", f"Rows of {name} do not expire", words)
     for sentence in status.warnings:
         yield thing("waiting", "Warning", f"{name}: a task for its operator", sentence)
+
+
+def _grown(status: Status) -> dict[str, float]:
+    """Return by how many bytes log and tables grow in a day."""
+    day = next((one for one in status.log_growth if one.seconds >= DAY_S), None)
+    found = {"log": day.bytes * DAY_S / day.seconds} if day is not None else {}
+    if status.grown_s >= GROWTH_S:
+        found["tables"] = sum(one.grown_bytes for one in status.tables) * DAY_S / status.grown_s
+    return found
+
+
+def _of_backup(name: str, copied: Copied | None, head: int, now_ns: int) -> Iterator[dict[str, str]]:
+    if copied is None:
+        return
+    link = {"href": href("db", name, "admin", "backups")}
+    age_s = (now_ns - copied.time_ns) / 1e9
+    if copied.error:
+        yield thing("danger", "Backup", f"The backup of {name} cannot be read", copied.error, **link)
+    elif head > copied.seq and age_s > BACKUP_S:
+        title = f"{name} has no backup yet"
+        if copied.seq:
+            title = f"The backup of {name} is {duration(age_s)} old"
+        words = f"It lacks {quantity(head - copied.seq, 'commit')}."
+        yield thing("waiting", "Backup", title, words, action="Back up", **link)
+
+
+def _of_jobs(view: View, name: str) -> Iterator[dict[str, str]]:
+    """Yield what failed the last time that it ran from this console."""
+    seen = set[str]()
+    for job in view.console.jobs.of(name):
+        if job.kind in seen or job.running or not job.visible_to(view.session):
+            continue
+        seen.add(job.kind)
+        kind, state = job.state
+        if kind == "danger":
+            words = job.error or f"{quantity(job.found, 'problem')} found. The first: {job.problems[0]}"
+            link = {"href": href("db", name, "admin", "job", id=job.id)}
+            title = f"{job.title} of {name} {'failed' if job.error else 'found problems'}"
+            yield thing("danger", state, title, words, **link)
 
 
 def _of_consumers(name: str, consumers: list[Consumer]) -> Iterator[dict[str, str]]:
@@ -276,6 +331,38 @@ def _plot(lines: list[tuple[str, plots.Commits]]) -> dict[str, Any] | None:
         "peak_ns": start_ns + (every.index(peak) if every else 0) * busiest.width_ns,
         "ticks": [start_ns + part * count * busiest.width_ns // 4 for part in range(4)],
     }
+
+
+def _disk(found: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the bar and the lines of the disk of all databases."""
+    if not found:
+        return None
+    log, tables, indexes = (sum(one[f"{part}_bytes"] for one in found) for part in ("log", "table", "index"))
+    total = max(sum(one["disk_bytes"] for one in found), log + tables + indexes, 1)
+    parts, x = [], 0.0
+    for place, (title, count, grown) in enumerate(
+        (
+            ("Log", log, "log"),
+            ("Tables", tables, "tables"),
+            ("Indexes", indexes, ""),
+            ("Other files", total - log - tables - indexes, ""),
+        )
+    ):
+        width = count * 100 / total
+        a_day = sum(one["grown_bytes"].get(grown, 0) for one in found)
+        known_day = any(grown in one["grown_bytes"] for one in found)
+        parts.append(
+            {
+                "title": title,
+                "bytes": count,
+                "class": f"c{place + 1}",
+                "x": round(x, 2),
+                "width": round(width, 2),
+                "a_day": a_day if known_day else None,
+            }
+        )
+        x += width
+    return {"total": total, "parts": parts}
 
 
 ROUTES = [*route("/", overview), *route("/overview", overview)]

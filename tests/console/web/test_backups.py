@@ -35,6 +35,7 @@ def test_a_backup_is_made_continued_and_verified(
     assert "Not in it yet" in ann.get(f"{PAGE}/backups").words
     job = ended(ann, ann.post(f"{PAGE}/backup").headers["location"])
     assert job["result"].startswith(f"{flights.head} commits copied")
+    assert ann.json("/")["databases_shown"][0]["backup_ns"] > 0
     found = ann.json(f"{PAGE}/backups")["backup"]
     assert (found["seq"], found["missing"], found["error"]) == (flights.head, 0, "")
     assert ended(ann, ann.post(f"{PAGE}/backup").headers["location"])["result"].startswith("Nothing new")
@@ -48,6 +49,11 @@ def test_a_backup_is_made_continued_and_verified(
     job = ended(ann, ann.post(f"{PAGE}/verify").headers["location"])
     assert (job["state"], job["result"]) == ("Problems", "")
     assert job["found"] >= 1
+    (thing,) = ann.json("/")["attention"]
+    assert thing["title"] == "Verification of the backup of flights found problems"
+    assert thing["words"].endswith(job["problems"][0])
+    assert ann.get(thing["href"]).status == 200
+    assert signed_in(backed, "bob").json("/")["attention"] == []
 
 
 def test_the_commands_to_restore_name_the_chosen_commit(backed: Visitor, flights: EmbeddedDatabase) -> None:

@@ -52,6 +52,7 @@ from everlog.store.rocks.errors import (
     FORKED,
     Refusal,
     StoppedError,
+    check_address_space,
     check_descriptors,
     translate,
     translated,
@@ -90,6 +91,9 @@ _WORK = (
     "rocksdb.num-running-flushes",
     "rocksdb.num-running-compactions",
 )
+
+
+_started = threading.Event()  # this process has opened RocksDB
 
 
 class Engine:
@@ -135,12 +139,15 @@ class Engine:
         self._appending = threading.Lock()  # RocksDB's sync must not follow another thread's failed append
         self.once = ReadOptions()  # for sequential scans, which should not fill the cache
         self.once.fill_cache(False)  # type: ignore[call-arg]  # its stub is wrong
+        if not _started.is_set():  # later ones use the same threads
+            check_address_space(path)
         self._to_os = WriteOptions()
         self._no_wal = WriteOptions()
         self._no_wal.disable_wal = True  # type: ignore[method-assign,assignment]  # a property; its stub is wrong
         try:
             with opening(self, path, read_only=secondary), translated(f"opening {path}"):
                 self._open_at_last()
+            _started.set()
         except Error:
             self._sweep()
             raise

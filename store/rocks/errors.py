@@ -22,6 +22,7 @@ import errno
 import logging
 import os
 import re
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -182,6 +183,26 @@ def check_descriptors(doing: str) -> None:
                 stack.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
         raise translate(error, doing) from error
+
+
+ADDRESS_BYTES = 512 << 20  # of address space that RocksDB's threads and their heaps reserve, not memory
+
+
+def check_address_space(path: Path) -> None:
+    """Raise OpenError if `ulimit -v` leaves too little for RocksDB's threads: RocksDB would abort the
+    process."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return
+    try:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (OSError, ValueError):  # no /proc
+        return
+    if limit - used < ADDRESS_BYTES:
+        raise OpenError(
+            f"{path} cannot be opened: RocksDB needs {ADDRESS_BYTES >> 20} MiB of address space, and"
+            f" {max(0, limit - used) >> 20} MiB are left of {limit >> 20}; raise `ulimit -v`"
+        )
 
 
 class Refusal:

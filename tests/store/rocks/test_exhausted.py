@@ -1,4 +1,4 @@
-"""Without free file descriptors reads end with a result or an everlog error, and never report damage."""
+"""Without file descriptors or address space, calls end with an everlog error, which calls nothing damaged."""
 
 from __future__ import annotations
 
@@ -73,6 +73,29 @@ def test_reads_without_descriptors_name_the_cause(tmp_path: Path, spare: int, wa
         assert said == "done" or "ReadOnlyError" in said or "oo many open files" in said, (name, said)
         assert "CorruptionError" not in said, (name, said)
     assert spare or (found["status"] != "done" and found["check"] != "done")
+
+
+OPENS = """
+import resource, sys
+from everlog.store.database import Database
+from everlog.store.errors import OpenError
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]) << 20,) * 2)
+try:
+    with Database(sys.argv[1]) as db:
+        print("opened at", db.head)
+except OpenError as error:
+    print(error)
+"""
+
+
+def test_too_little_address_space_is_an_error_and_aborts_nothing(tmp_path: Path) -> None:
+    with open_flights(tmp_path / "db") as db:
+        head = db.head
+    for limit, said in ((250, "raise `ulimit -v`"), (4000, f"opened at {head}")):
+        command = [sys.executable, "-c", OPENS, str(tmp_path / "db"), str(limit)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
 
 
 CONNECTS = """

@@ -196,7 +196,7 @@ def _open(
             files.write(at / files.OWNER, files.this_process(), sync=False)
         if not log.written:
             if read_only:
-                raise OpenError(f"{path}: its creation was interrupted; there is nothing to read yet")
+                raise _interrupted(path)
             log.append([_created(uuid.UUID(marker.database), clock)])
             log.sync()
             log.write_head_file(sync=True)
@@ -278,7 +278,7 @@ def _engine(owner: Ownership, known: files.Head | None, *, read_only: bool) -> E
                 place=f"{path}/db/CURRENT",
             )
         if read_only:
-            raise OpenError(f"{path}: its creation was interrupted; there is nothing to read yet")
+            raise _interrupted(path)
     elif known is not None:  # otherwise its creation was interrupted
         manifest.check_listed(path)  # RocksDB would silently ignore missing files
         if not read_only and manifest.has_unlisted(path):
@@ -301,6 +301,14 @@ def _check_listed_end(owner: Ownership, known: Head) -> None:
         Log(engine).check_head(known)
     finally:
         engine.close()
+
+
+def _interrupted(path: Path) -> OpenError:
+    return OpenError(
+        f"{path}: its creation was interrupted, and there is nothing to read yet; complete it with"
+        " `everlog create`",
+        interrupted=True,
+    )
 
 
 def _created(database: uuid.UUID, clock: Clock) -> bytes:

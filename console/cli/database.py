@@ -28,7 +28,13 @@ def create(settings: Settings) -> None:
     """
     path = directory_of(settings.url)
     there = path.exists() and any(path.iterdir())
-    with open_database(settings, create=True, read_only=there) as db:
+    try:
+        db = open_database(settings, create=True, read_only=there)
+    except OpenError as error:
+        if not error.facts.get("interrupted"):
+            raise
+        db, there = open_database(settings, create=True), False
+    with db:
         if settings.json:
             output.echo({"url": without_secrets(db.url), "created": not there})
         else:

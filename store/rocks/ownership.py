@@ -534,11 +534,13 @@ def removed_if_failed(path: Path) -> Iterator[None]:
 
 
 def _is_empty(path: Path) -> bool:
-    """Return whether the log had only its first record when it was closed."""
+    """Return whether the log had at most its first record when it was closed."""
     if files.read_marker(path) is None:
         return False
     known = files.read_head(path)
-    return known is not None and known.seq == 1
+    if known is None:
+        return not (path / _DATABASE / "CURRENT").exists()  # RocksDB was not created
+    return known.seq == 1
 
 
 def clear(path: Path) -> None:

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,19 @@ def test_create_makes_a_database_once(everlog: Run, here: Path) -> None:
     assert everlog("-u", "file:new.db", "create").out == "Exists already: file:new.db\n"
     with Database(here / "new.db", create=False) as db:
         assert db.uuid == uuid
+
+
+@pytest.mark.parametrize("left", [("EVERLOG",), ("EVERLOG", "LOCK"), ("EVERLOG", "LOCK", "OWNER", "db")])
+def test_create_completes_what_was_interrupted(everlog: Run, here: Path, left: tuple[str, ...]) -> None:
+    everlog("-u", "file:new.db", "create")
+    for file in (here / "new.db").iterdir():
+        if file.name not in left:
+            file.unlink() if file.is_file() else shutil.rmtree(file)
+    for file in (here / "new.db").glob("db/*"):
+        file.unlink()
+    assert "complete it with `everlog create`" in everlog("-u", "file:new.db", "status").err
+    assert everlog("-u", "file:new.db", "create").out == "Created: file:new.db\n"
+    assert everlog("-u", "file:new.db", "check").code == 0
 
 
 def test_drop_asks_before_it_removes(everlog: Run, books: Path) -> None:

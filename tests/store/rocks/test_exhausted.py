@@ -96,6 +96,19 @@ def test_too_little_address_space_is_an_error_and_aborts_nothing(tmp_path: Path)
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         assert said in done.stdout
+    made = "import everlog; everlog.open(sys.argv[1], create=True).close()"
+    script = OPENS.replace("with Database(sys.argv[1]) as db:", made).replace(
+        'print("opened at", db.head)', ""
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "new"), "250"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "raise `ulimit -v`" in done.stdout, done.stderr
+    assert not (tmp_path / "new").exists()
 
 
 CONNECTS = """

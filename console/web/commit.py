@@ -94,18 +94,16 @@ class Diffs:
         return [self._diff(change) for change in entry.changes[:ROWS]]
 
     def _diff(self, change: RowChange) -> dict[str, Any]:
-        key, note, row = plain_key(change.key), "", None
-        if change.prior:
-            row, note = self._prior(change)
+        key, row, changes = plain_key(change.key), None, list[cells.Changed]()
         if change.erased:
             note = "erased: its person was forgotten"
         elif change.sealed:
             note = "sealed: its key is not available here"
         elif not change.table:
             note = "the model of this row is not known here, so that its fields cannot be shown"
-        changes = cells.changes(row, change.row, budget=self._budget) if not note or row is not None else []
-        if not note and change.prior and row is None and change.row is not None:
-            note = "all fields are shown, because the version before is not known here"
+        else:
+            row, note = self._prior(change) if change.prior else (None, "")
+            changes = cells.changes(row, change.row, budget=self._budget)
         return {
             "op": change.op,
             "name": "/".join((change.table, *key)),
@@ -121,14 +119,14 @@ class Diffs:
         """Return the version of a row before a change; None, and why it is not shown."""
         if change.prior not in self._before:
             if time.monotonic() > self._until or self._read > READ_BYTES_MAX:
-                return None, "the version before was not read: the page of the row has it"
+                return None, "compared with nothing: the version before was not read; the row's page has it"
             self._before[change.prior] = self._entry(change.prior)
         older = self._before[change.prior]
         match = [one for one in older.changes if one.key == change.key] if older is not None else []
         match = [one for one in match if one.table == change.table] or match
         if match and match[-1].row is not None:
             return match[-1].row, ""
-        return None, "the version before cannot be shown here: the page of the row may have it"
+        return None, "compared with nothing: the version before cannot be read here"
 
     def _entry(self, seq: int) -> Entry | None:
         try:

@@ -131,7 +131,8 @@ def _message(info: TableInfo, text: str) -> Message:
 
 
 class Target(NamedTuple):
-    """The row that a page is about: its table, and the words of its key in the address. None: a new row."""
+    """The row that a page is about: its table, and the words of its key in the address. Without words it is a
+    new row."""
 
     view: View
     info: TableInfo
@@ -148,9 +149,13 @@ class Target(NamedTuple):
 
     def has_key(self, row: Message) -> bool:
         """Return whether a row has the key in the address."""
-        found = key_of(self.info, row)
-        encoded: bytes = self.info.encode_key(found[0] if len(found) == 1 else found)
+        encoded: bytes = self.info.encode_key(self.key_in(row))
         return encoded == self.info.encode_key(self.key)
+
+    def key_in(self, row: Message) -> Any:
+        """Return the key of a row, as reads take it."""
+        found = key_of(self.info, row)
+        return found[0] if len(found) == 1 else found
 
     def check(self, op: str) -> None:
         """Raise AccessError if the identity may not `put` or `delete` rows of the table."""
@@ -404,13 +409,12 @@ class Side(NamedTuple):
     chosen: str
 
 
-def _conflict(of: Target, sent: Sent, mine: Message, *, unanswered: bool = False) -> Page:
-    """Show a row as it is now beside the one of a form, and ask what to keep. `unanswered`: it was asked
-    before, and not all answers came back."""
-    values_of_key = key_of(of.info, mine)
-    key: Any = values_of_key[0] if len(values_of_key) == 1 else values_of_key
-    words, now, view = plain_key(values_of_key), of.current(key), of.view
-    sides = _sides(sent.base, now.row, mine, view if unanswered else None)
+def _conflict(of: Target, sent: Sent, mine: Message, *, problem: str = "") -> Page:
+    """Show a row as it is now beside the one of a form, and ask what to keep. `problem`: with the answers of
+    the form."""
+    key, words, view = of.key_in(mine), plain_key(key_of(of.info, mine)), of.view
+    now = of.current(key)
+    sides = _sides(sent.base, now.row, mine, view if problem else None)
     expires = view.field("expires").strip()
     values = {
         "table": of.info.name,
@@ -431,7 +435,7 @@ def _conflict(of: Target, sent: Sent, mine: Message, *, unanswered: bool = False
         "deleted": now.row is None,
         "action": view.href(),
         "back": of.page(words),
-        "unanswered": unanswered,
+        "problem": problem,
     }
     return Page("conflict.html", values, 409, shown)
 
@@ -442,7 +446,7 @@ def _sides(base: Message | None, theirs: Message | None, mine: Message, view: Vi
     model: Any = mine.DESCRIPTOR
     for field in model.fields:
         before, now, own = (_part(row, field) for row in (base, theirs, mine))
-        if own in (now, before if theirs is None else now):
+        if own == (before if theirs is None else now):
             continue
         usual = "mine" if before == now or theirs is None else "theirs" if before == own else ""
         chosen = view.field(f"c.{field.name}") if view is not None else ""
@@ -488,12 +492,19 @@ def _save_chosen(of: Target, sent: Sent) -> Page | Response:
         raise RowError(DAMAGED) from None
     goes_on, merged = view.field("press") == "form:", info.model()
     merged.CopyFrom(mine if theirs is None else theirs)
+    problem = ""
     for field in descriptor_of(info.model).fields if theirs is not None else ():
         chosen = view.field(f"c.{field.name}")
         if chosen == "mine":
             _take(merged, mine, field)
-        elif chosen != "theirs" and not goes_on and _part(theirs, field) != _part(mine, field):
-            return _conflict(of, sent._replace(base=origin), mine, unanswered=True)
+        elif chosen != "theirs" and _part(theirs, field) != _part(mine, field):
+            problem = "Choose a value for each field first."
+    for field in descriptor_of(info.model).fields:
+        if view.field(f"c.{field.name}") == "theirs" and _part(merged, field) != _part(theirs, field):
+            group = field.containing_oneof
+            problem = f"At most one field of {group.name if group else field.name} can be set; choose again."
+    if problem and not goes_on:
+        return _conflict(of, sent._replace(base=origin), mine, problem=problem)
     form = RowForm(descriptor_of(info.model), fields.flat(merged), base=theirs)
     if goes_on:
         return _form(of, form, sent)
@@ -502,7 +513,12 @@ def _save_chosen(of: Target, sent: Sent) -> Page | Response:
     if not sent.reason:
         form.errors[REASON] = NO_REASON
         return _form(of, form, sent, error="Nothing was saved: a reason is missing.", status=400)
-    return _put(of, form, sent, merged, _expires(of, sent))
+    try:
+        expires_ns = _expires(of, sent)
+    except RowError as error:  # the time has passed meanwhile
+        form.errors[EXPIRES] = str(error)
+        return _form(of, form, sent, error="Nothing was saved: the row would have expired.", status=400)
+    return _put(of, form, sent, merged, expires_ns)
 
 
 # deleting

@@ -42,7 +42,7 @@ _ODD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\r]")  # what inputs do not keep
 
 
 def box(name: str, type_: str, **more: Any) -> dict[str, Any]:
-    """Return an input as templates show it (`box` in macros.html)."""
+    """Return an input as templates show it (`input` in macros.html)."""
     found = {
         "id": f"f-{name}",
         "name": name,

@@ -388,3 +388,41 @@ def test_damaged_forms_are_refused(ann: Visitor, flights: EmbeddedDatabase) -> N
     assert ann.get(NEW.replace("airports", "nowhere")).status == 404
     assert send(ann, EDIT, page, reason="x").status == 400, "nothing is changed"
     assert flights.head == head
+
+
+def test_an_expiry_is_kept_changed_and_removed(papers: tuple[Visitor, Any]) -> None:
+    visitor, db = papers
+    path, expires_ns = "/db/papers/tables/documents/row/edit?k=5", (1 << 61) + 7
+    db.put(DOCUMENTS, Document(id=5, title="a"), expires=expires_ns)
+    assert send(visitor, path, visitor.get(path), f__title="b", reason="kept").status == 303
+    assert db.expires_ns(DOCUMENTS, 5) == expires_ns
+    for text, words in (("soon", "expected a time"), ("1999-01-01T00:00Z", "expected")):
+        answer = send(visitor, path, visitor.get(path), expires=text, reason="wrong")
+        assert answer.status == 400
+        assert words in answer.words
+        assert inputs(answer)["expires"] == text
+    answer = send(visitor, path, visitor.get(path), expires="2100-01-01T00:00Z", reason="later")
+    assert answer.status == 303
+    assert db.expires_ns(DOCUMENTS, 5) == 4_102_444_800 * 10**9
+    page = visitor.get(path)
+    db.put(DOCUMENTS, Document(id=5, title="theirs"), expires=expires_ns)
+    conflict = send(visitor, path, page, f__text="mine", reason="both")
+    assert send(visitor, path, conflict).status == 303
+    assert db.expires_ns(DOCUMENTS, 5) == expires_ns
+    assert send(visitor, path, visitor.get(path), expires="", reason="never").status == 303
+    assert db.expires_ns(DOCUMENTS, 5) == 0
+
+
+def test_fields_of_which_one_can_be_set_are_chosen_together(papers: tuple[Visitor, Any]) -> None:
+    visitor, db = papers
+    path = "/db/papers/tables/documents/row/edit?k=6"
+    db.put(DOCUMENTS, Document(id=6))
+    page = visitor.get(path)
+    db.put(DOCUMENTS, Document(id=6, one_text="theirs"))
+    conflict = send(visitor, path, page, f__one_number="3", reason="mine")
+    assert conflict.status == 409
+    both = send(visitor, path, conflict, c__one_number="mine", c__one_text="theirs")
+    assert both.status == 409
+    assert "At most one field of choice can be set" in both.words
+    assert send(visitor, path, both, c__one_number="mine", c__one_text="mine").status == 303
+    assert db.get(DOCUMENTS, 6).WhichOneof("choice") == "one_number"

@@ -77,6 +77,7 @@ from everlog.store.errors import (
     CursorError,
     Error,
     LimitError,
+    OpenError,
     PreconditionError,
     RowError,
     SchemaError,
@@ -187,7 +188,7 @@ class Console:
         request._body = bytes(body)  # noqa: SLF001  as Request.body() keeps it
         form = await request.form(max_files=10, max_fields=FIELDS_MAX, max_part_size=BODY_BYTES_MAX)
         request.state.form = form
-        self._check_csrf(request, form)
+        await self._check_csrf(request, form)
         return form
 
     async def upload(self, request: Request) -> FormData:
@@ -211,17 +212,15 @@ class Console:
             form = await parser.parse()
         except MultiPartException as error:
             raise HTTPException(413 if isinstance(error, TooLargeError) else 400, error.message) from None
-        try:
-            self._check_csrf(request, form)
-        except HTTPException:
-            await form.close()
-            raise
+        await self._check_csrf(request, form)
         return form
 
-    def _check_csrf(self, request: Request, form: FormData) -> None:
+    async def _check_csrf(self, request: Request, form: FormData) -> None:
+        """Raise HTTPException, and close the form, unless it is from a page of the console."""
         sent = request.headers.get("x-csrf-token") or form.get("csrf")
         expected = self.sessions.csrf(self.visitor(request))
         if not isinstance(sent, str) or not secrets.compare_digest(sent.encode(), expected.encode()):
+            await form.close()
             raise HTTPException(
                 403,
                 "this form is not from a page of this console, or older than its session; go back, load the"
@@ -343,6 +342,7 @@ _TITLES: tuple[tuple[type[Error], int, str], ...] = (
     (UnavailableError, 503, "The server does not answer"),
     (CursorError, 404, "Not in the log"),
     (SchemaError, 404, "Not found"),
+    (OpenError, 404, "Not found"),  # a database that the server has not, or has no more
     (RowError, 400, "Invalid request"),
     (ConflictError, 409, "Somebody was faster"),
     (PreconditionError, 409, "Somebody was faster"),
@@ -445,7 +445,7 @@ class Guard:
         if session is None:
             if request.method not in SAFE:
                 with suppress(HTTPException):  # it is kept, whatever its token: it is only shown
-                    await console.form(request)
+                    await (await console.form(request)).close()
             return console.ask_to_sign_in(request)
         await run_in_threadpool(session.renew)
         request.state.session = session

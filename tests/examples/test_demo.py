@@ -26,6 +26,7 @@ def test_the_demo_proves_what_it_promises_and_keeps_its_console(tmp_path: Path) 
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     ) as demo:
         assert demo.stdout is not None
         for line in demo.stdout:
@@ -33,7 +34,7 @@ def test_the_demo_proves_what_it_promises_and_keeps_its_console(tmp_path: Path) 
             if "until Ctrl-C" in line:
                 with urlopen(f"http://{address}/db/flights/tables") as page:
                     assert b"airports" in page.read()
-                demo.send_signal(signal.SIGINT)
+                os.killpg(demo.pid, signal.SIGINT)  # as a terminal does
     assert demo.returncode == 0, said
     assert said.count("PROVEN  ") == 3
     assert said.count("SIGKILL to") == 2

@@ -137,7 +137,7 @@ class Demo:
             print(f"\n     console: http://{self.console}, until Ctrl-C", flush=True)
         with suppress(KeyboardInterrupt):
             self.server.wait()
-        self.server.stop()
+        self.server.stop(interrupted=True)
 
     @property
     def position(self) -> int:

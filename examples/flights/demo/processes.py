@@ -50,11 +50,12 @@ class Process:
         self._running.kill()
         self._running.wait()
 
-    def stop(self) -> None:
-        """Send SIGTERM: the program finishes its current work and ends."""
+    def stop(self, *, interrupted: bool = False) -> None:
+        """Send SIGTERM: the program finishes its current work and ends. `interrupted`: a terminal sends
+        Ctrl-C to all programs, so this one may be ending already."""
         assert self._running is not None
         self._running.terminate()
-        if self._running.wait(STOP_S):
+        if self._running.wait(STOP_S) and not interrupted:
             self._failed()
 
     def wait(self) -> None:

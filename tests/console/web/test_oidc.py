@@ -200,6 +200,37 @@ def test_a_person_without_rights_learns_who_gives_them(visitor: Visitor, provide
     assert "everlog access grant" in signed_in(visitor).words
 
 
+class Once:
+    """A renewal that is due once."""
+
+    def __init__(self, token: str) -> None:
+        self.tokens = [token]
+
+    def due(self) -> bool:
+        return bool(self.tokens)
+
+    def renew(self) -> str:
+        return self.tokens.pop()
+
+    def revoke(self) -> None: ...
+
+
+def test_open_databases_present_the_renewed_token(flights: EmbeddedDatabase, provider: TestProvider) -> None:
+    for name in ("ann", "bob"):
+        flights.access.grant(name, "reader")
+    with console_of({"flights": flights}, jwt=Jwt(provider.url, AUDIENCE)) as web:
+        renewal = Once(provider.token("bob"))
+        session = web.console.sessions.sign_in(provider.token("ann"), "", renewal)
+        opened = session.database("flights")
+        assert opened.access.whoami().name == "ann"
+        session.renew()
+        assert opened.access.whoami().name == "bob"
+        assert session.databases() == ["flights"]
+        session.renew()
+        assert opened.access.whoami().name == "bob"
+
+
+@pytest.mark.long
 def test_a_token_is_renewed_before_it_ends(flights: EmbeddedDatabase, provider: TestProvider) -> None:
     provider.life_s = 4.0
     with served(flights, provider) as visitor:

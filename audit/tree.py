@@ -160,7 +160,8 @@ class Tree:
                 continue
             raise CorruptionError(
                 f"expected {width} hashes in tile {level}/{index} of the tree, found"
-                f" {len(found) // merkle.HASH_BYTES}; `everlog audit --new-tree` makes it again from the log",
+                f" {len(found) // merkle.HASH_BYTES}. Restore a backup, or make the tree again from the log"
+                " with `everlog repair`",
                 place=f"tile {level}/{index}",
             )
         return found[:size]

@@ -342,6 +342,6 @@ def _check_applied(path: Path, log: Log, tables: Tables) -> None:
     if tables.applied >= log.oldest and tables.applied and log.checksum_at(tables.applied) != tables.checksum:
         raise CorruptionError(
             f"{path}: the tables were projected from another record {tables.applied} than the log has."
-            " Restore a backup, or rebuild the tables with `everlog repair --tables`",
+            " Restore a backup, or rebuild the tables with `everlog repair`",
             seq=tables.applied,
         )

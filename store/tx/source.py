@@ -343,7 +343,7 @@ def _whole(info: TableInfo, index: IndexInfo, entry: tuple[bytes, bytes, bytes |
     if value is None:
         raise CorruptionError(
             f"index {info.name}.{index.name} has an entry for {info.show_key(key)}, but that row does not"
-            " exist; run `everlog check` for details and `everlog repair --tables` to rebuild the index",
+            " exist; run `everlog check` for details and `everlog repair` to rebuild the index",
             place=(index.prefix + order).hex(),
         )
     return order, key, info.opened(key, value) if info.sealed else value

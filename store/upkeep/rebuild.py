@@ -100,7 +100,7 @@ def compare(
     if different:
         raise CorruptionError(
             f"at record {seq} these tables differ from the log: {', '.join(different)}; nothing was switched."
-            " `everlog check --deep` names the rows, `everlog repair --tables` replaces the tables by those"
+            " `everlog check --deep` names the rows, `everlog repair` replaces the tables by those"
             " of the log",
             seq=seq,
             tables=different,

@@ -59,6 +59,7 @@ SAYS = {
 }
 POLL_S, IDLE_S, PING_S, SAMPLES = 1.0, 2.0, 15.0, 60
 WIDTH, HEIGHT = 720, 72
+WAITS = "It takes longer than expected. This page shows the outcome."
 
 
 class Shown(NamedTuple):
@@ -202,6 +203,7 @@ def _told(info: MigrationInfo, state: Shown) -> dict[str, Any]:
 
 
 def migration(view: View) -> Page:
+    """Show one migration."""
     db, version = view.db, _version(view)
     infos, proposals = db.migrations.status(), optional(db.migrations.proposals) or []
     info = _info(infos, version)
@@ -352,9 +354,10 @@ def _act(verb: str, words: str) -> Callable[[View], Page | Response]:
             by = by_of(view, permits)
             if mark(info, optional(db.migrations.proposals) or []) != view.field("mark"):
                 raise MigrationError("The state of this migration has changed since you loaded the page.")
-            if verb == "rollback" and view.field("lost") and view.field("sure") != "1":
-                raise RowError("Confirm that you have read what would be lost.")
             to = _previous(infos, version)
+            sure = verb != "rollback" or view.field("sure") == "1"
+            if not sure and any(one.lost for one in db.migrations.plan_rollback(to=to)):
+                raise RowError("Confirm that you have read what would be lost.")
             calls: dict[str, Callable[[Callable[[], None]], object]] = {
                 "complete": lambda _: db.migrations.complete(actor=by.actor, reason=by.reason),
                 "cancel": lambda _: db.migrations.cancel(actor=by.actor, reason=by.reason),
@@ -362,10 +365,10 @@ def _act(verb: str, words: str) -> Callable[[View], Page | Response]:
                     to=to, actor=by.actor, reason=by.reason, progress=lambda at: began() if at.done else None
                 ),
             }
-            view.console.work.start(key_of(view, version), calls[verb])
+            begun = view.console.work.start(key_of(view, version), calls[verb])
         except Error as error:
             return refused(view, rollback_page if verb == "rollback" else migration, error)
-        return view.done(href("db", view.database, "migrations", version), words)
+        return view.done(href("db", view.database, "migrations", version), words if begun else WAITS)
 
     return handle
 
@@ -448,12 +451,12 @@ class Look(NamedTuple):
     info: MigrationInfo | None
 
 
-def streamed(console: Site, look: Callable[[], Look], known: str) -> Response:
-    """Return server-sent events: `progress` while a migration runs, `changed` when the mark is not the known
-    one any more."""
+def streamed(console: Site, look: Callable[[], Look], shown: str) -> Response:
+    """Return server-sent events: `progress` while a migration runs, `changed` when its mark is not the one
+    that the page shows any more."""
 
     async def stream() -> AsyncIterator[str]:
-        rates, before, quiet, seen = deque[float](maxlen=SAMPLES), (0, 0.0), 0.0, known
+        rates, last, quiet, seen = deque[float](maxlen=SAMPLES), (0, 0.0), 0.0, shown
         yield "retry: 1000\n\n"
         while not console.stopping:
             try:
@@ -467,9 +470,9 @@ def streamed(console: Site, look: Callable[[], Look], known: str) -> Response:
             quiet += wait_s
             if found.info is not None:
                 rows, now = found.info.rows, time.monotonic()
-                if before[1]:
-                    rates.append(max(0, rows - before[0]) / max(now - before[1], 0.001))
-                before, quiet = (rows, now), 0.0
+                if last[1]:
+                    rates.append(max(0, rows - last[0]) / max(now - last[1], 0.001))
+                last, quiet = (rows, now), 0.0
                 html = fragment("_progress.html", progress=progress(found.info, rates))
                 yield "event: progress\n" + "".join(f"data: {line}\n" for line in html.splitlines()) + "\n"
             elif quiet >= PING_S:

@@ -211,11 +211,11 @@ def decide(view: View) -> Page | Response:
                 f"This plan has {quantity(len(errors), 'error')}. Read them, and confirm that you approve it"
                 " despite them."
             )
-        view.console.work.start(key_of(view, one.short), call)
+        begun = view.console.work.start(key_of(view, one.short), call)
     except Error as error:
         return refused(view, proposal, error)
     words = "approved. It is applied now" if verb == "approve" else "rejected. It is not applied"
-    return view.done(href("migrations", digest), f"The plan is {words}.")
+    return view.done(href("migrations", digest), f"The plan is {words}." if begun else migrations.WAITS)
 
 
 def propose(view: View) -> Page | Response:
@@ -246,7 +246,7 @@ async def events(request: Request) -> Response:
 
     def look() -> Look:
         infos, _ = migrations.known(db)
-        now = next(each for each in reversed(db.migrations.proposals()) if each.digest == one.digest)
+        now = pick(db.migrations.proposals(), one.digest.hex())
         about = _about(infos, now.plan)
         busy = about is not None and migrations.in_progress(about)
         return Look(_mark(now, infos), about if busy else None)

@@ -64,20 +64,22 @@ class Work:
         self._jobs: dict[Key, Job] = {}
         self._lock = threading.Lock()
 
-    def start(self, key: Key, call: Callable[[Callable[[], None]], object], wait_s: float = WAIT_S) -> None:
+    def start(self, key: Key, call: Callable[[Callable[[], None]], object], wait_s: float = WAIT_S) -> bool:
         """Run a call, and return when it calls its argument (it has begun), when it has ended, or after the
-        time. Raises the call's error, if it ended in time."""
+        time. Return whether it has begun or ended. Raises the call's error, if it ended in time."""
         job = Job(call)
         with self._lock:
             self._jobs.pop(key, None)
             while len(self._jobs) >= JOBS_MAX:
                 del self._jobs[next(iter(self._jobs))]
             self._jobs[key] = job
-        if job.wait(wait_s) and job.error is not None:
+        told = job.wait(wait_s)
+        if job.error is not None:
             with self._lock:
                 if self._jobs.get(key) is job:
                     del self._jobs[key]
             raise job.error
+        return told
 
     def news(self, key: Key) -> str | None:
         """Return what a page has to say about the last call: "" while it has not begun, the text of its
@@ -88,6 +90,6 @@ class Work:
                 return None
             if not job.told:
                 return ""
-            if not job.running:
+            if job.error is not None or not job.running:
                 del self._jobs[key]
         return str(job.error) if job.error is not None else None

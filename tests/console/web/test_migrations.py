@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from everlog.console.web.work import Key, Work
+from everlog.store.errors import MigrationError
 from tests.console.web.checked import FIRST, SECOND, TOKENS, Waiting, waiting
 from tests.console.web.visitor import Answer, Visitor
 from tests.migrations.project import Project
@@ -226,8 +229,8 @@ def test_two_versions_are_completed_or_rolled_back(project: Project) -> None:
         back = ann.get(f"{one}/rollback")
         mark = field(back, "mark")
         if "I have read what would be lost" in back.words:
-            assert ann.post(f"{one}/rollback", reason="slow", mark=mark, lost="1").status == 400
-        assert ann.post(f"{one}/rollback", reason="slow", mark=mark, lost="1", sure="1").status == 303
+            assert ann.post(f"{one}/rollback", reason="slow", mark=mark).status == 400
+        assert ann.post(f"{one}/rollback", reason="slow", mark=mark, sure="1").status == 303
         wait_for(server, "rolled_back")
         assert "Rolled back" in ann.get(LIST).words
         assert "Rolled back" in ann.get(one).words
@@ -291,3 +294,25 @@ def test_pages_stay_when_the_folders_are_gone_or_cannot_be_used(project: Project
         assert ann.get(server.page).status == 200
         assert ann.get(LIST).status == 200
         (folder.parent / "elsewhere").rename(folder)
+
+
+def test_work_that_has_not_begun_in_time_is_shown_later_with_its_error() -> None:
+    work, key, go = Work(), Key("ann", "airports/1"), threading.Event()
+
+    def call(began: Callable[[], None]) -> None:
+        assert go.wait(30)
+        began()
+        raise MigrationError("a row has no city")
+
+    assert work.news(key) is None
+    assert not work.start(key, call, wait_s=0)
+    assert work.news(key) == ""
+    assert work.news(Key("bob", "airports/1")) is None
+    go.set()
+    while (news := work.news(key)) in {"", None}:
+        pass
+    assert news == "a row has no city"
+    assert work.news(key) is None
+    with pytest.raises(MigrationError, match="a row has no city"):
+        work.start(key, lambda _: call(lambda: None))
+    assert work.start(key, lambda began: began())

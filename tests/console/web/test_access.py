@@ -95,7 +95,7 @@ def test_a_token_is_shown_once_signs_in_and_ends(console: Visitor, flights: Embe
     form = {"name": "deploy", "role": "reader", "days": "10", "reason": "releases", "once": once(ann)}
     made = ann.post(f"{PAGE}/tokens", None, **form)
     assert made.status == 200
-    text = re.search(r'<pre class="code" id="token">(evl_[^<]+)</pre>', made.text)
+    text = re.search(r'<pre class="code" id="token" tabindex="0">(evl_[^<]+)</pre>', made.text)
     assert text
     again = ann.post(f"{PAGE}/tokens", None, **form)
     assert again.status == 400
@@ -133,7 +133,7 @@ def test_the_first_token_of_a_server_is_shown_although_the_console_has_no_rights
         assert "the first token of this database" in visitor.get(f"{PAGE}/tokens").words
         form = {"name": "root", "role": "owner", "typed": "root", "days": "0", "reason": "from now on"}
         made = visitor.post(f"{PAGE}/tokens", None, once=once(visitor), **form)
-        text = re.search(r'id="token">(evl_[^<]+)<', made.text)
+        text = re.search(r'id="token" tabindex="0">(evl_[^<]+)<', made.text)
         assert text
         assert "does not answer" not in re.sub(r"<div[^>]* hidden>.*?</div>", "", made.text)
         assert visitor.get(PAGE, follow=False).status == 303, "everybody signs in now"

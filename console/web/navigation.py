@@ -35,6 +35,7 @@ SECTIONS = (
     Section("migrations", "Migrations", "M3 4h7M3 8h10M3 12h6M11.5 2.5l2 1.5-2 1.5"),
     Section("tables", "Tables", "M2.5 3h11v10h-11zM2.5 6.5h11M6.5 6.5v6.5"),
     Section("log", "Log", "M4 2.5v11M7 4h6.5M7 8h6.5M7 12h6.5M2.7 4h2.6M2.7 8h2.6M2.7 12h2.6"),
+    Section("load", "Load", "M8 2v8M5 7l3 3 3-3M2.5 13h11", frozenset({"load"})),
     Section("consumers", "Consumers", "M2.5 8h7M7 5l3 3-3 3M12.5 3v10", frozenset({"consumers", "status"})),
     Section(
         "people",

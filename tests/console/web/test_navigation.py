@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from everlog.console.web.navigation import SECTIONS
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.upkeep.consumers import Cap
 from everlog.store.upkeep.roles import Role, Rule
@@ -23,7 +22,7 @@ def sections(visitor: Visitor, path: str = "/db/flights/tables") -> dict[str, st
 def test_only_sections_that_the_identity_may_see_are_shown(
     console: Visitor, flights: EmbeddedDatabase
 ) -> None:
-    every = [one.title for one in SECTIONS]
+    every = ["Migrations", "Tables", "Log", "Load", "Consumers", "People", "Access", "Admin"]
     assert list(sections(signed_in(console, "ann"))) == every
     assert list(sections(signed_in(console, "bob"))) == [
         one for one in every if one not in {"Access", "Load"}

@@ -43,7 +43,7 @@ def commit(view: View) -> Page:
     db = view.db
     seq, entry, head = _asked(view)
     diffs = Diffs(view, db).of(entry)
-    values = {**told(entry, view, rows=True), "around": _around(view, db, entry, head)}
+    values = {**told(entry, view, rows=view.wants_json), "around": _around(view, db, entry, head)}
     shown = {
         "head": head,
         "diffs": diffs,

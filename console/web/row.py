@@ -56,7 +56,7 @@ def row(view: View) -> Page | Response:
         "version": version,
         "expires_ns": expires_ns,
         "problem": problem,
-        "history": [_told(one) for one in history],
+        "history": [_told(one) for one in history] if view.wants_json else [],
         "more": more,
     }
     shown = {

@@ -132,7 +132,7 @@ def table(view: View) -> Page | Response:
         **told,
         "at": where.values["at"] or None,
         "rows_read": rows.read,
-        "found": [output.row_dict(row) for _, row in rows.found],
+        "found": [output.row_dict(row) for _, row in rows.found] if view.wants_json else [],
         "next": _token(rows.resume),
         "problem": shown["problem"],
         "errors": rows.errors,

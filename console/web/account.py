@@ -167,7 +167,7 @@ def resume(view: View) -> Page:
     if kept is None:
         raise NotFoundError("this form is kept no longer: an hour has passed, or the console was restarted")
     values = {"path": kept.path, "fields": [{"name": name, "value": value} for name, value in kept.fields]}
-    return Page("continue.html", values, 200, {"lost": kept.lost})
+    return Page("continue.html", values, 200, {"lost": kept.lost, "page": kept.page})
 
 
 def account(view: View) -> Page:

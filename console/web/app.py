@@ -330,7 +330,9 @@ class Console:
             return ""
         fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
         lost = sorted({name for name, value in form.multi_items() if not isinstance(value, str)})
-        key = self.forms.keep(url, fields, lost)
+        page = urlsplit(request.headers.get("referer", ""))
+        back = f"{page.path}{'?' if page.query else ''}{page.query}" if page.netloc else "/"
+        key = self.forms.keep(url, local(back), fields, lost)
         return f"/continue/{key}" if key else ""
 
 

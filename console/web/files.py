@@ -2,7 +2,7 @@
 
 Invariants
   (1) at most FILES_MAX files are kept, each for some hours;
-  (2) only the session that sent a file reads it.
+  (2) only the identity that sent a file reads it; without a name, only the session.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ FILES_MAX, FILE_S = 10, 4 * 3600.0
 
 
 class File:
-    """A file that a session has sent. `form`: its format."""
+    """A file that somebody has sent. `form`: its format."""
 
     def __init__(self, session: Session, database: str, name: str, form: str, path: Path) -> None:
         self.id = secrets.token_urlsafe(9)
-        self.session, self.database = session, database
+        self.session, self.who, self.database = session, session.name, database
         self.name, self.form, self.path = name, form, path
         self.size = path.stat().st_size
         self.until_s = time.monotonic() + FILE_S
@@ -77,10 +77,10 @@ class Files:
         return found
 
     def of(self, session: Session, database: str) -> list[File]:
-        """Return the files of a session for a database, the newest first."""
+        """Return the files of the identity of a session for a database, the newest first."""
         with self._lock:
-            found = list(self._files.values())[::-1]
-        return [one for one in found if one.session is session and one.database == database]
+            found = [one for one in self._files.values() if one.database == database][::-1]
+        return [one for one in found if one.session is session or (one.who and one.who == session.name)]
 
     def close(self) -> None:
         with self._lock:

@@ -12,7 +12,7 @@ Invariants
   (1) the id of a load is derived from the content and the options, as that of `everlog import`: a load that
       was stopped resumes where it was, and a finished one is not repeated;
   (2) a file is bounded in bytes, is written to the disk as it arrives, and is removed after some hours;
-  (3) only the session that sent a file reads it.
+  (3) only the identity that sent a file reads it.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _file(view: View, id: str) -> File:
         if one.id == id:
             return one
     raise NotFoundError(
-        "this file is kept no longer: hours have passed, or your session is another; send it again"
+        "this file is kept no longer: hours have passed, or somebody else sent it; send it again"
     )
 
 

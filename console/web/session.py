@@ -354,9 +354,11 @@ class Sessions:
 
 
 class Kept(NamedTuple):
-    """A form that was sent without a session. `lost`: the names of its files, which are not kept."""
+    """A form that was sent without a session. `page`: where it was filled in; `lost`: the names of its files,
+    which are not kept."""
 
     path: str
+    page: str
     fields: Sequence[tuple[str, str]]
     lost: Sequence[str]
     until_s: float
@@ -369,14 +371,14 @@ class Forms:
         self._kept: OrderedDict[str, Kept] = OrderedDict()
         self._lock = threading.Lock()
 
-    def keep(self, path: str, fields: Sequence[tuple[str, str]], lost: Sequence[str]) -> str:
+    def keep(self, path: str, page: str, fields: Sequence[tuple[str, str]], lost: Sequence[str] = ()) -> str:
         """Keep a form for an hour, and return its key; empty: it is too large."""
         fields = [(name, value) for name, value in fields if name != "csrf"]
         if sum(len(name) + len(value) for name, value in fields) > KEPT_CHARS_MAX:
             return ""
         key = secrets.token_urlsafe(32)
         with self._lock:
-            self._kept[key] = Kept(path, fields, lost, time.monotonic() + KEPT_S)
+            self._kept[key] = Kept(path, page, fields, lost, time.monotonic() + KEPT_S)
             if len(self._kept) > KEPT_MAX:
                 self._kept.popitem(last=False)
         return key

@@ -47,6 +47,7 @@ PAGES = (
     f"{DB}/log/4/proof",
     f"{DB}/consumers",
     f"{DB}/consumers/one?name=mirror",
+    f"{DB}/load",
     f"{DB}/people",
     f"{DB}/access",
     f"{DB}/access?revoke=carl&role=reader",

@@ -233,7 +233,8 @@ def test_a_form_that_was_sent_after_the_session_ended_is_not_lost(
     console.post("/sign-out")
     console.cookies = old
     words = 'because <b>"it"</b> was wrong'
-    answer = console.post("/api/Store/Get?x=1", None, database="flights", reason=words, empty="")
+    headers = {"Referer": f"{console.url}/api/Store/Get?database=flights"}
+    answer = console.post("/api/Store/Get?x=1", headers, database="flights", reason=words, empty="")
     assert answer.status == 303
     assert "/sign-in?next=%2Fcontinue%2F" in answer.headers["location"]
     page = console.get(answer.headers["location"])
@@ -245,14 +246,15 @@ def test_a_form_that_was_sent_after_the_session_ended_is_not_lost(
     assert "Send this form again?" in page.words
     assert f"reason {words}" in page.words
     assert 'action="/api/Store/Get?x=1"' in page.text
+    assert 'href="/api/Store/Get?database=flights"' in page.text
     assert "<b>" not in page.text
     assert console.post("/api/Store/Get", None, database="flights", table="airports").status != 403
 
 
 def test_what_is_kept_of_forms_is_bounded() -> None:
     forms = Forms()
-    assert forms.keep("/x", [("text", "x" * (256 << 10))], []) == ""
-    keys = [forms.keep("/x", [("csrf", "x" * (256 << 10)), ("n", str(number))], []) for number in range(101)]
+    assert forms.keep("/x", "/", [("text", "x" * (256 << 10))]) == ""
+    keys = [forms.keep("/x", "/", [("csrf", "x" * (256 << 10)), ("n", str(number))]) for number in range(101)]
     assert forms.of(keys[0]) is None
     found = forms.of(keys[100])
     assert found is not None

@@ -87,6 +87,7 @@ from everlog.store.program_log import about
 
 BODY_BYTES_MAX, FIELDS_MAX = 16 << 20, 10_000
 FORM_BYTES_MAX = 64 << 10  # of what surrounds a file
+STRANGER_BYTES_MAX = 512 << 10  # of the form of a visitor without a session
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -180,11 +181,13 @@ class Console:
         """Return the form of a request. Raises HTTPException if it is too large, or not from a page of the
         console."""
         self.navigation.clear()
-        body = bytearray()
+        body, most = bytearray(), BODY_BYTES_MAX
+        if getattr(request.state, "session", None) is None:
+            most = STRANGER_BYTES_MAX
         async for chunk in request.stream():
             body += chunk
-            if len(body) > BODY_BYTES_MAX:
-                raise HTTPException(413, f"expected a form of at most {BODY_BYTES_MAX >> 20} MiB")
+            if len(body) > most:
+                raise HTTPException(413, f"expected a form of at most {most >> 10:,} KiB")
         request._body = bytes(body)  # noqa: SLF001  as Request.body() keeps it
         form = await request.form(max_files=10, max_fields=FIELDS_MAX, max_part_size=BODY_BYTES_MAX)
         request.state.form = form

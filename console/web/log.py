@@ -292,7 +292,9 @@ async def events(request: Request) -> Response:
                 yield ": nothing new\n\n"
             await asyncio.sleep(POLL_S)
 
-    return StreamingResponse(stream(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+    return StreamingResponse(
+        view.session.live(stream()), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
+    )
 
 
 ROUTES = [

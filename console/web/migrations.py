@@ -28,6 +28,7 @@ from everlog.console.web import plots, sources
 from everlog.console.web.format import duration, href, number
 from everlog.console.web.page import NotFoundError, Page, Site, View, fragment, route
 from everlog.console.web.permits import Permits
+from everlog.console.web.session import Session
 from everlog.console.web.work import Key
 from everlog.migrations.details import Details
 from everlog.migrations.proposal import Proposal, ProposalState
@@ -451,7 +452,7 @@ class Look(NamedTuple):
     info: MigrationInfo | None
 
 
-def streamed(console: Site, look: Callable[[], Look], shown: str) -> Response:
+def streamed(console: Site, session: Session, look: Callable[[], Look], shown: str) -> Response:
     """Return server-sent events: `progress` while a migration runs, `changed` when its mark is not the one
     that the page shows any more."""
 
@@ -480,7 +481,9 @@ def streamed(console: Site, look: Callable[[], Look], shown: str) -> Response:
                 yield ": nothing new\n\n"
             await asyncio.sleep(wait_s)
 
-    return StreamingResponse(stream(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+    return StreamingResponse(
+        session.live(stream()), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
+    )
 
 
 def in_progress(info: MigrationInfo) -> bool:
@@ -499,7 +502,7 @@ async def events(request: Request) -> Response:
         proposals = optional(db.migrations.proposals) or []
         return Look(mark(info, proposals), info if in_progress(info) else None)
 
-    return streamed(console, look, view.query("mark"))
+    return streamed(console, view.session, look, view.query("mark"))
 
 
 _ONE = "/db/{database}/migrations/{version}"

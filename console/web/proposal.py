@@ -251,7 +251,7 @@ async def events(request: Request) -> Response:
         busy = about is not None and migrations.in_progress(about)
         return Look(_mark(now, infos), about if busy else None)
 
-    return streamed(console, look, view.query("mark"))
+    return streamed(console, view.session, look, view.query("mark"))
 
 
 ROUTES = [

@@ -167,6 +167,8 @@ class WebServer:
     def _run(self) -> None:
         import uvicorn
 
+        from everlog.console.web.listener import TimedProtocol
+
         config = uvicorn.Config(
             self.console.app,
             log_config=None,
@@ -174,7 +176,7 @@ class WebServer:
             access_log=False,
             lifespan="off",
             ws="none",
-            http="h11",
+            http=TimedProtocol,
             server_header=False,
             proxy_headers=False,
             limit_concurrency=CONNECTIONS_MAX,

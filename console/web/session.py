@@ -22,7 +22,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple, Protocol
 
@@ -33,7 +33,8 @@ from everlog.rpc.client.database import RemoteDatabase
 from everlog.store.errors import AccessError, Error, LimitError, UnavailableError
 
 IDLE_S, LIFE_S, ONCE_S = 8 * 3600.0, 24 * 3600.0, 600.0
-SESSIONS_MAX = 200
+SESSIONS_MAX, SESSIONS_EACH = 200, 20  # of all, and of one identity
+STREAMS_EACH = 32  # pages of one session that are kept up to date
 FAILURES, FAILURES_ALL, WINDOW_S = 10, 200, 60.0  # in WINDOW_S: of one address, and of all
 RETRY_S, TIMEOUT_S = 1.0, 10.0
 TOKEN_CHARS_MAX = 16 << 10
@@ -90,11 +91,30 @@ class Session:
         self._lock = threading.Lock()
         self._channel: Channel | None = None
         self._left: dict[str, str] = {}
-        self._closed = False
+        self._closed, self._streams = False, 0
 
     @property
     def signed_in(self) -> bool:
         return bool(self.server.token)
+
+    def same(self, other: Session) -> bool:
+        """Return whether another session is of the same identity."""
+        return self.server.token == other.server.token or bool(self.name and self.name == other.name)
+
+    async def live(self, events: AsyncIterator[str]) -> AsyncIterator[str]:
+        """Yield the events of a page that is kept up to date; none if the session has too many such pages."""
+        with self._lock:
+            self._streams += 1
+            fits = self._streams <= STREAMS_EACH
+        try:
+            if not fits:
+                yield "retry: 60000\n\n"
+                return
+            async for event in events:
+                yield event
+        finally:
+            with self._lock:
+                self._streams -= 1
 
     def databases(self) -> list[str]:
         """Return the names of the databases that the identity may see. Raises SignInError if its token is not
@@ -269,6 +289,9 @@ class Sessions:
             raise
         with self._lock:
             ended = self._expired()
+            own = [key for key, one in self._sessions.items() if one.same(session)]
+            if len(own) >= SESSIONS_EACH:
+                ended.append(self._sessions.pop(min(own, key=lambda key: self._sessions[key].used)))
             if len(self._sessions) >= SESSIONS_MAX:
                 oldest = min(self._sessions, key=lambda key: self._sessions[key].used)
                 ended.append(self._sessions.pop(oldest))
@@ -313,11 +336,7 @@ class Sessions:
             ended = [
                 key
                 for key, one in self._sessions.items()
-                if one is session
-                or (
-                    everywhere
-                    and (one.server.token == session.server.token or (one.name and one.name == session.name))
-                )
+                if one is session or (everywhere and one.same(session))
             ]
             found = [self._sessions.pop(key) for key in ended]
         for one in found:

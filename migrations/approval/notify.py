@@ -369,6 +369,7 @@ def message_of(event: str, digest: str, title: str, lines: Iterator[str]) -> Mes
     """Return the message of one event. `title` says what it happens to; `lines` are the body."""
     words, kind = SAYS[event]
     subject = f"{digest}/{event}"
+    title = "".join(one if one.isprintable() else " " for one in title)  # it is a header of a mail
     return Message(subject, f"{title} {words}", "\n".join([*lines, f"({subject})"]), kind)
 
 

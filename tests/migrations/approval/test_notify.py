@@ -9,7 +9,7 @@ import pytest
 from everlog import MigrationError, OpenError, migrations
 from everlog.migrations import Approval
 from everlog.migrations.approval import notify
-from everlog.migrations.approval.notify import Notifier, ServerEvents, targets
+from everlog.migrations.approval.notify import Notifier, ServerEvents, message_of, targets
 from tests.migrations.approving import UNIQUE, one_pending
 from tests.migrations.project import Project
 from tests.migrations.receiver import Receiver
@@ -174,3 +174,11 @@ def test_others_are_told_from_the_moment_on_when_they_are_named(
         other.wait_for(2)
     assert words(other) == ["waits for approval", "is rejected"]
     assert words(receiver) == ["waits for approval"]
+
+
+def test_a_title_is_one_line_whatever_a_database_is_called() -> None:
+    made = message_of(
+        "proposed", "ab12", "x\r\nBcc: eve@example.com\u2028y\x00: the migration", iter(["line"])
+    )
+    assert made.title.isprintable()
+    assert made.title.startswith("x  Bcc: eve@example.com y : the migration")

@@ -20,7 +20,7 @@ import msgspec
 from starlette.responses import Response
 
 from everlog.console.web.format import href
-from everlog.console.web.page import Page, View, answered, route
+from everlog.console.web.page import Page, View, answered, render, route
 from everlog.console.web.tables import encoded_key
 from everlog.store.errors import RowError
 from everlog.store.upkeep.access import NewToken, Shown
@@ -293,8 +293,6 @@ def revoke_token(view: View) -> Page | Response:
 def _made(view: View, made: NewToken) -> Response:
     """Return the only response with the text of a token. It asks the server for nothing: after the first
     token of a server, a caller without one has no rights any more."""
-    from everlog.console.web.page import render
-
     values = {"id": made.token.id, "name": made.token.name, "seq": made.seq}
     shown = {"text": made.text, "ends_ns": made.token.expires_ns, "reached": True}
     return render(view, Page("token.html", values, 200, shown))

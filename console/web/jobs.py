@@ -168,8 +168,14 @@ class Jobs:
         except Error as error:
             job.error = str(error)
         except Exception as fault:
-            job.error = f"a fault in the console: {type(fault).__name__}; its log says where it happened"
-            logger.exception("a job failed", extra=about("job.fault"))
+            name = type(fault).__name__
+            job.error = f"a fault in the console: {name}; its log says where it happened"
+            logger.error(  # noqa: TRY400  without the text of the fault, which may contain values of rows
+                "a job failed: %s",
+                name,
+                exc_info=(Exception, Exception(name), fault.__traceback__),
+                extra=about("job.fault"),
+            )
         finally:
             job.ended_ns = time.time_ns()
             with self._lock:

@@ -180,7 +180,7 @@ class View:
     def check_typed(self, expected: str) -> None:
         """Check that the form has this word, which confirms what cannot be undone. Raises RowError."""
         found = self.field("typed").strip()
-        if found != expected:
+        if found != expected.strip():
             raise RowError(f"expected {expected!r} to confirm this, found {found[:80]!r}; type it exactly")
 
     @cached_property

@@ -165,8 +165,10 @@ def test_jobs_of_one_kind_run_once_and_few_run_at_a_time() -> None:
     jobs.close()
 
 
-def test_a_stopped_job_ends_at_its_next_step_and_a_fault_is_no_secret() -> None:
-    jobs, begun = Jobs(), threading.Event()
+def test_a_stopped_job_ends_at_its_next_step_and_a_fault_is_no_secret(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    jobs, begun, secret = Jobs(), threading.Event(), str(time.time_ns())
 
     def endless(job: Job) -> str:
         while True:
@@ -182,11 +184,12 @@ def test_a_stopped_job_ends_at_its_next_step_and_a_fault_is_no_secret() -> None:
     def found(job: Job) -> str:
         for number in range(PROBLEMS_MAX + 1):
             job.problem(str(number))
-        raise ValueError("a secret")
+        raise ValueError(secret)
 
     failed = jobs.start(session(), "a", "check", "Check", found)
     until(lambda: not failed.running)
     assert failed.state == ("danger", "Failed")
     assert (failed.found, len(failed.problems)) == (PROBLEMS_MAX + 1, PROBLEMS_MAX)
-    assert "a secret" not in failed.error
+    assert secret not in failed.error + caplog.text
+    assert "a job failed: ValueError" in caplog.text
     jobs.close()

@@ -1,6 +1,7 @@
 """The command `everlog`, also as `python -m everlog.console`. `--version` is answered before anything is
 imported."""
 
+import signal
 import sys
 
 from everlog.store import VERSION
@@ -16,6 +17,7 @@ def main() -> None:
             pass  # standard output is closed or full: ignored, as in any other command
         else:
             return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until the command is known
     try:
         from everlog.console.cli import main as commands
 

@@ -7,6 +7,12 @@ The proof comes before anything is removed. A database that has migrations 1 …
 `baseline`, which compares the schema again. A database that lacks some of them needs the old folders first,
 from version control.
 
+`.squash-…` beside the folders holds them while it runs. After a kill, the next squash reverts or ends it:
+
+    .squash-…/started   names the directory of the folders, and the new folder
+    .squash-…/folders   the old folders, until the proof   ─▶ they are moved back, the new folder is removed
+    .squash-…/proven    the old folders, after it          ─▶ removed
+
 Invariants
   (1) Schema and rows are equal, or no folder has changed.
   (2) One row of each database is in memory at a time.
@@ -14,19 +20,21 @@ Invariants
 
 from __future__ import annotations
 
+import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import chain, zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
 
 from everlog.migrations.baseline import difference_of
 from everlog.migrations.build import SUMS_FILE, build, write_sums
-from everlog.migrations.folder import SOURCE, Source, find, folders
+from everlog.migrations.folder import SOURCE, Root, Source, find, folders
 from everlog.migrations.loader import load
 from everlog.migrations.migration import Migration
 from everlog.migrations.runner import apply
@@ -35,7 +43,18 @@ from everlog.migrations.status import MigrationInfo, State
 from everlog.migrations.values import as_json
 from everlog.store.database import Database
 from everlog.store.errors import Error, MigrationError, quantity
+from everlog.store.rocks.files import lock_directory
 from everlog.store.schema.reflect import table_of
+
+PREFIX, STARTED, ASIDE = ".squash-", "started", "folders"
+
+
+class _Started(msgspec.Struct, frozen=True):
+    """The directory of the folders, the new folder, and whether there was a file of sums."""
+
+    root: str
+    new: str
+    summed: bool
 
 
 class Squashed(msgspec.Struct, frozen=True):
@@ -53,36 +72,86 @@ def squash(name: str, source: Source = SOURCE, *, now: datetime | None = None) -
     or if the new folder would not make the same database; then all folders are unchanged.
     """
     root = find(source)
+    recover(source)
     old = load(source)
     if len(old) < 2:
         raise MigrationError(
             f"{root.path} has {quantity(len(old), 'migration')}, so there is nothing to squash"
         )
-    was_summed = (root.path / SUMS_FILE).exists()
-    with tempfile.TemporaryDirectory(dir=root.path.parent, prefix=".squash-") as scratch:
-        aside = Path(scratch) / "folders"
+    with _scratch(root.path.parent) as scratch:
+        aside = scratch / ASIDE
         aside.mkdir()
-        with Database(Path(scratch) / "before") as before:
+        with Database(scratch / "before") as before:
             apply(before, source)
             _check_whole(before, old[-1])
+            summed = (root.path / SUMS_FILE).exists()
             path = new(name, source, now=now)
             try:
+                note = _Started(root.path.name, path.name, summed)
+                (scratch / STARTED).write_bytes(msgspec.json.encode(note))
                 _write_rows(before, path)
                 for migration in old:
                     shutil.move(migration.folder.path, aside / migration.folder.path.name)
                 build(source)
-                _prove(before, source, Path(scratch) / "after")
+                _prove(before, source, scratch / "after")
             except BaseException:
                 shutil.rmtree(path)
-                for kept in aside.iterdir():
-                    shutil.move(kept, root.path / kept.name)
-                if was_summed:
-                    write_sums(root, folders(root))
-                else:
-                    (root.path / SUMS_FILE).unlink(missing_ok=True)
+                _revert(root, aside, summed=summed)
                 raise
+            aside.rename(scratch / "proven")  # from now on, a kill loses nothing but old folders
     version = folders(root)[-1].version
     return Squashed(path, version, [migration.folder.path.name for migration in old])
+
+
+def recover(source: Source = SOURCE) -> None:
+    """Complete or revert a squash of these folders that was killed. Writes to their directory.
+
+    A squash that was killed before its proof is reverted. Raises MigrationError if one is running.
+    """
+    root = find(source)
+    for scratch in sorted(root.path.parent.glob(f"{PREFIX}*")):
+        try:
+            note = msgspec.json.decode((scratch / STARTED).read_bytes(), type=_Started)
+        except (OSError, msgspec.DecodeError):  # it had not touched any folder
+            note = None
+        if note is not None and note.root != root.path.name:
+            continue
+        try:
+            descriptor = lock_directory(scratch)
+        except BlockingIOError:
+            if note is None:  # perhaps of other folders
+                continue
+            raise MigrationError(
+                f"another squash of {root.path} is running; wait until it has ended"
+            ) from None
+        try:
+            if note is not None and (scratch / ASIDE).exists():
+                shutil.rmtree(root.path / note.new, ignore_errors=True)
+                _revert(root, scratch / ASIDE, summed=note.summed)
+            shutil.rmtree(scratch, ignore_errors=True)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _scratch(parent: Path) -> Iterator[Path]:
+    """Make a locked directory for the block."""
+    with TemporaryDirectory(dir=parent, prefix=PREFIX) as path:
+        descriptor = lock_directory(Path(path))
+        try:
+            yield Path(path)
+        finally:
+            os.close(descriptor)
+
+
+def _revert(root: Root, aside: Path, *, summed: bool) -> None:
+    """Move the old folders back."""
+    for kept in aside.iterdir():
+        shutil.move(kept, root.path / kept.name)
+    if summed:
+        write_sums(root, folders(root))
+    else:
+        (root.path / SUMS_FILE).unlink(missing_ok=True)
 
 
 def check_applied(infos: Iterable[MigrationInfo], source: Source = SOURCE, *, where: str) -> None:

@@ -182,6 +182,8 @@ class Commands(click.Group):
         found = super().resolve_command(ctx, args)
         if (streams := ctx.ensure_object(Settings).streams) is not None:
             streams.output.stops = found[0] in READERS
+        if found[0] != "serve":  # which accepts it as soon as it can reload
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         return found
 
     def list_commands(self, ctx: click.Context) -> list[str]:

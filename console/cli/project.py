@@ -86,12 +86,14 @@ def squash(settings: Settings, *, name: str, yes: bool) -> None:
       everlog -u everlog://db.example.com/flights squash --yes
     """
     from everlog import migrations
+    from everlog.migrations.squash import recover
 
     if not yes:
         if not sys.stdin.isatty():
             raise Error("this would remove the folders of all migrations; confirm with --yes")
         click.confirm("Remove the folders of all migrations, once one is proven equal?", abort=True, err=True)
     settings.resume = "all folders are unchanged"
+    recover(settings.migrations)  # before they are compared with the database
     if settings.url_given or (settings.has_url and _is_there(settings.url)):
         _check_applied(settings)
     done = migrations.squash(name, settings.migrations)

@@ -580,7 +580,10 @@ def _certified(tls: security.Tls | None) -> bool:
 
 @contextlib.contextmanager
 def _on_signals(stop: Callable[[], None], reload: Callable[[], None] | None) -> Iterator[None]:
-    """Handle SIGTERM and SIGINT (stop) and SIGHUP (reload), in the main thread only."""
+    """Handle SIGTERM and SIGINT (stop) and SIGHUP (reload), in the main thread only.
+
+    A SIGHUP that was blocked until now is handled at once.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -593,6 +596,8 @@ def _on_signals(stop: Callable[[], None], reload: Callable[[], None] | None) -> 
         threading.Thread(target=does[number], name="everlog-signal", daemon=True).start()
 
     before = {number: signal.signal(number, begin) for number in does}
+    if reload is not None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     try:
         yield
     finally:

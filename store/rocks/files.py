@@ -64,6 +64,7 @@ FORMAT = 1
 MARKER, HEAD, OWNER = "EVERLOG", "HEAD", "OWNER"
 ARCHIVE, BOOKMARKS, HOLDS, KEYS = "ARCHIVE", "BOOKMARKS", "HOLDS", "KEYS"
 
+_DESCRIPTORS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
 
 REMEDY = "Restore a copy of it, or make it again from the log with `everlog repair`"
 
@@ -156,15 +157,28 @@ def private(path: str, flags: int) -> int:
     return os.open(path, flags, file_mode(Path(path).parent.stat()))
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    """Opener for `open`: a FIFO without a writer opens at once."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def read_secret(path: Path, what: str) -> bytes:
     """Return the content of a file that only its owner can read. Read-only.
 
-    `what` names it in errors: a key, or tokens. The group may read a file of root as well; the mode of a
-    pipe is not checked. Raises OpenError, without showing any of the content.
+    `what` names it in errors: a key, or tokens. The group may read a file of root as well. A pipe is read
+    only through a descriptor of this process, such as /dev/stdin; its mode is not checked. Raises OpenError,
+    without showing any of the content.
     """
+    inherited = str(path).startswith(_DESCRIPTORS)
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=None if inherited else _without_waiting) as file:
             found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode) and not inherited:
+                raise OpenError(
+                    f"{path}: {what} cannot be read: expected a regular file, or a descriptor of this process"
+                    " such as /dev/stdin or /dev/fd/3; found another kind of file",
+                    path=str(path),
+                )
             others = 0o037 if found.st_uid == 0 else 0o077
             if stat.S_ISREG(found.st_mode) and found.st_mode & others:
                 raise OpenError(
@@ -287,7 +301,7 @@ def sweep(where: Path, prefix: str) -> list[Path]:
     found = []
     for path in sorted(where.glob(f"{prefix}*")):
         try:
-            descriptor = _locked(path)
+            descriptor = lock_directory(path)
         except OSError:  # in use, or another user's
             continue
         try:
@@ -302,7 +316,7 @@ def _made(where: Path, prefix: str) -> tuple[Path, int]:
     while True:
         path = Path(tempfile.mkdtemp(prefix=prefix, dir=where))
         try:
-            descriptor = _locked(path)
+            descriptor = lock_directory(path)
         except (BlockingIOError, FileNotFoundError):  # another process sweeps it as an abandoned one
             continue
         except OSError:  # this file system has no locks
@@ -312,7 +326,7 @@ def _made(where: Path, prefix: str) -> tuple[Path, int]:
         os.close(descriptor)
 
 
-def _locked(path: Path) -> int:
+def lock_directory(path: Path) -> int:
     """Open and lock a directory. Raises BlockingIOError if another process has the lock, OSError if there
     are no locks."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
@@ -6,6 +8,7 @@ import pytest
 
 from everlog import MigrationError, migrations
 from everlog.migrations import State
+from everlog.migrations.squash import recover
 from everlog.store.database import Database
 from tests.migrations.project import Project
 from tests.migrations.test_order import others
@@ -87,3 +90,41 @@ def test_the_rows_of_both_databases_are_compared_one_by_one(project: Project) ->
     finally:
         tracemalloc.stop()
     assert folders(project) == ["v20260201000000_base"]
+
+
+@pytest.mark.parametrize("stopped", ["build", "_prove"])
+def test_the_next_squash_reverts_one_that_was_killed(three: Project, stopped: str) -> None:
+    before, sources = folders(three), three.path.as_posix()
+    code = (
+        "import os; from everlog.migrations import squash as module;"
+        " from everlog.migrations.squash import squash; import sys;"
+        " module = sys.modules['everlog.migrations.squash'];"
+        f" module.{stopped} = lambda *_: os._exit(9); squash('killed', {sources!r})"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    assert folders(three) != before
+    (left,) = three.path.parent.glob(".squash-*")
+    newest = three.path / "v20260101000002_three" / "__init__.py"
+    assert not newest.exists()
+    recover(three.path)
+    assert folders(three) == before
+    assert not left.exists()
+    assert newest.exists()
+    done = migrations.squash("base", three.path, now=NOW)
+    assert done.folded == before
+
+
+def test_the_next_squash_completes_one_that_was_killed_after_its_proof(three: Project) -> None:
+    before, sources = folders(three), three.path.as_posix()
+    code = (
+        "import os, shutil; from everlog import migrations; from pathlib import Path;"
+        " rename = Path.rename; Path.rename = lambda *it: (rename(*it), os._exit(9));"
+        f" migrations.squash('killed', {sources!r})"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    (left,) = three.path.parent.glob(".squash-*")
+    assert sorted(path.name for path in (left / "proven").iterdir()) == before
+    with pytest.raises(MigrationError, match="there is nothing to squash"):
+        migrations.squash("base", three.path)
+    assert [name.partition("_")[2] for name in folders(three)] == ["killed"]
+    assert not left.exists()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -170,3 +172,32 @@ def test_operators_are_told_of_a_certificate_that_ends(everlog: Run, one: Path, 
 def test_a_mistyped_word_suggests_the_nearest(everlog: Run, words: tuple[str, ...], says: str) -> None:
     ended = everlog(*words)
     assert (ended.code, says in ended.err) == (2, True), ended.err
+
+
+def test_a_sighup_before_serve_can_reload_is_done_once_it_has_started(one: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "everlog.console", "serve", "--listen", "127.0.0.1:0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            while not _blocked(process.pid) & 1 << (signal.SIGHUP - 1):
+                assert process.poll() is None
+            process.send_signal(signal.SIGHUP)
+            assert process.stdout.readline().startswith("Serving: ")
+            assert any("reloaded tokens, certificates and settings" in line for line in process.stderr)
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
+def _blocked(pid: int) -> int:
+    """Return the mask of the signals that a process blocks."""
+    (line,) = [
+        line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigBlk:")
+    ]
+    return int(line.split()[1], 16)

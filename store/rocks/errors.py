@@ -61,6 +61,9 @@ def verify_end(cursor: Any, last: bytes | None, start: bytes, end: bytes, *, rev
 
 _THROUGH = re.compile(r"/proc/self/fd/\d+")  # the directory of a database, by its descriptor
 
+# a link to a file of a database that cannot be written (files.link)
+_LINKED = re.compile(r"/[^\s:]*/everlog-reading-[^/\s:]+/db/[^/\s:]+")
+
 
 def _named(found: re.Match[str]) -> str:
     try:
@@ -122,7 +125,7 @@ def translate(error: Exception, doing: str) -> Error:  # noqa: PLR0911  one retu
     if isinstance(error, StoppedError):
         return DiskError(str(error.why), **error.why.facts)
     plain = isinstance(error, OSError) and error.strerror
-    text = _THROUGH.sub(_named, plain or str(error))
+    text = _THROUGH.sub(_named, _LINKED.sub(_named, plain or str(error)))
     low = text.lower()
     if type(error).__name__ == "DbClosedError" or "already mutably borrowed" in low:  # being closed
         return ClosedError(f"{doing}: the database is closed")

@@ -290,10 +290,17 @@ def _complete_or_removed(path: Path, marker: bytes, *, resumed: bool) -> Iterato
                 files.sync_directory(owner.at)
             except UnavailableError:
                 raise  # the next run resumes it
-            except BaseException:
-                clear_owned(owner)
-                half.unlink(missing_ok=True)
-                owner.drop_lock_file()
+            except BaseException as error:
+                try:
+                    clear_owned(owner)
+                    half.unlink(missing_ok=True)
+                    owner.drop_lock_file()
+                except OSError as failed:  # such as no descriptors
+                    raise DiskError(
+                        f"{path} could not be created: {error}. Its files could not be removed"
+                        f" ({failed.strerror}). They are no database; the next run uses or removes them",
+                        outcome="nothing written",
+                    ) from error
                 if made and owner.is_here():
                     with contextlib.suppress(OSError):  # other files were put there
                         path.rmdir()

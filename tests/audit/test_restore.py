@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from everlog.audit import backup, restore
 from everlog.feed import cursor
 from everlog.feed.subscription import Subscription
 from everlog.store.database import Database
-from everlog.store.errors import CursorError, OpenError
+from everlog.store.errors import CursorError, DiskError, OpenError
 from everlog.store.tables.hashing import TableHash
 from tests.audit.conftest import Opener
 from tests.audit.test_backup import fill
@@ -185,3 +187,28 @@ def test_nothing_is_restored_over_what_is_there(opening: Opener, to: Path) -> No
     backup(db, to)
     with pytest.raises(OpenError, match="is not empty"):
         restore(to, db.path)
+
+
+def test_a_restore_that_cannot_remove_its_files_says_so_and_the_next_goes_on(
+    opening: Opener, to: Path
+) -> None:
+    db = opening()
+    fill(db, 1, 30)
+    backup(db, to)
+    copy = to.with_name("copy")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def exhaust(_: object) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        os.open(os.devnull, os.O_RDONLY)
+
+    try:
+        with pytest.raises(
+            DiskError, match=r"Its files could not be removed \(Too many open files"
+        ) as caught:
+            restore(to, copy, progress=exhaust)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert caught.value.facts["outcome"] == "nothing written"
+    assert not (copy / "EVERLOG").exists()
+    assert restore(to, copy).seq == db.head

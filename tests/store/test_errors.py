@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from everlog.store.errors import quantity
+from everlog.store.rocks.errors import translate
 
 ROOT = Path(__file__).parent.parent.parent
 ROOMS = ("audit", "console", "consumers", "feed", "migrations", "rpc", "store")
@@ -41,3 +42,12 @@ def test_messages_have_no_plural_after_a_number_that_may_be_one() -> None:
         if (found := PLURAL.search(line)) and not any(one in line for one in EXCEPT)
     ]
     assert wrong == [], "use `quantity`"
+
+
+def test_an_error_of_a_reader_names_the_file_and_not_its_temporary_link(tmp_path: Path) -> None:
+    file = tmp_path / "x.db" / "db" / "000012.sst"
+    linked = tmp_path / "everlog-reading-abc" / "db"
+    linked.mkdir(parents=True)
+    (linked / file.name).symlink_to(file)
+    found = translate(Exception(f"IO error: While open a file: {linked / file.name}: Permission denied"), "x")
+    assert str(found) == f"x: IO error: While open a file: {file}: Permission denied"

@@ -138,10 +138,11 @@ def test_what_is_no_url_is_not_waited_for(
 def test_a_token_that_is_refused_is_not_waited_for(
     everlog: Run, books: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serving(EVERLOG_TOKEN="sesame") as server, monkeypatch.context() as patched:
-        patched.setattr("time.sleep", no_more)
+    with serving(EVERLOG_TOKEN="sesame") as server:
         for words in (("wait",), ("status", "--wait")):
-            ended = everlog("-u", f"{server.url}?token=wrong", *words)
+            with monkeypatch.context() as patched:
+                patched.setattr("time.sleep", no_more)
+                ended = everlog("-u", f"{server.url}?token=wrong", *words)
             assert ended.code == 1
             assert "the server refuses the call" in ended.err
             assert everlog("-u", f"{server.url}?token=sesame", *words).code == 0

@@ -64,6 +64,7 @@ from everlog.rpc import traces
 from everlog.rpc.address import PORT
 from everlog.store.crypto.master_key import NEXT_VARIABLE, master_of
 from everlog.store.errors import OpenError, SchemaError
+from everlog.store.process import Closing
 from everlog.store.program_log import FORMATS, LEVELS, writing
 from everlog.store.progress import Progress
 from everlog.store.rocks.files import read_secret
@@ -444,7 +445,7 @@ def serve(
     readiness.on_change = manager.show
     with ExitStack() as stack:
         log = stack.enter_context(writing(log_format, log_level))
-        stack.callback(manager.close)
+        _close_at_end(stack, manager, web)  # also if the start fails before the console serves
         endpoints = stack.enter_context(http(readiness, **_taken(how, "health_", "metrics_")))
         if traces_to and given("traces_to") is not ParameterSource.ENVIRONMENT:  # main.py starts those
             traces.start(traces_to)
@@ -580,6 +581,12 @@ def _announce(
 def _taken(how: dict[str, Any], *prefixes: str) -> dict[str, Any]:
     """Remove the options with these prefixes, and return them."""
     return {name: how.pop(name) for name in list(how) if name.startswith(prefixes)}
+
+
+def _close_at_end(stack: ExitStack, *closing: Closing | None) -> None:
+    for one in closing:
+        if one is not None:
+            stack.callback(one.close)
 
 
 def _catching_up(readiness: Readiness, name: str) -> OnProgress:

@@ -147,6 +147,10 @@ class WebServer:
         """Return the URL of a proposal's page, by digest. The form of these URLs never changes."""
         return f"{self.url}/migrations/{digest.hex()}"
 
+    def close(self) -> None:
+        """Close the listening socket of a server that is not entered; may be called twice."""
+        self._socket.close()
+
     def __enter__(self) -> Self:
         from everlog.console.web.app import Console
 

@@ -37,7 +37,7 @@ serve: $(VENV)/demo.stamp
 	PYTHONPATH=examples $(BIN)/python -m flights.serve $(ARGS)
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest --numprocesses 4 -m 'not long' $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 3 -m 'not long' $(ARGS)
 
 test-all: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest --numprocesses 4 $(ARGS)

@@ -155,6 +155,7 @@ def test_derived_tests_are_found_without_a_setting_and_left_out_by_one(
     run(pytester, "-o", "everlog_derived=false")
 
 
+@pytest.mark.long
 def test_they_run_where_only_other_folders_are_named_to_be_tested(
     pytester: pytest.Pytester, project: Project
 ) -> None:
@@ -163,6 +164,7 @@ def test_they_run_where_only_other_folders_are_named_to_be_tested(
     run(pytester, "tests", passed=1)
 
 
+@pytest.mark.long
 def test_a_session_inside_of_another_leaves_nothing_of_itself(
     pytester: pytest.Pytester, project: Project
 ) -> None:

@@ -111,6 +111,7 @@ def test_a_server_is_asked_to_archive_and_says_where_it_does(everlog: Run, books
         assert (ended.code, "start it with --archive-to books=DIR or URL" in ended.err) == (1, True)
 
 
+@pytest.mark.long
 def test_a_server_archives_by_itself_and_says_what_goes_wrong(everlog: Run, books: Path) -> None:
     everlog("testdata")
     Path("old").write_text("a file")

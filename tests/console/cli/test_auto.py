@@ -20,6 +20,7 @@ def test_auto_applies_what_is_pending_and_then_serves(everlog: Run, one: Path) -
         assert (commit["reason"], commit["migration"]["step"]) == ("release 7", "FINISHED")
 
 
+@pytest.mark.long
 def test_auto_tells_operators_what_it_does(everlog: Run, one: Path) -> None:
     with Receiver() as receiver:
         how = ("--migrate", "auto", "--notify", receiver.url, "--actor", "deploy")

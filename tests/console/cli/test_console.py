@@ -130,6 +130,7 @@ def test_what_cannot_be_served_is_refused(
     assert says in done.err
 
 
+@pytest.mark.long
 def test_the_provider_is_an_option_a_variable_and_a_key_of_the_file(books: Path, tmp_path: Path) -> None:
     config, secret = tmp_path / "serve.toml", tmp_path / "secret"
     secret.write_text("of-the-console\n")

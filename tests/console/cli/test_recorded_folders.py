@@ -128,6 +128,7 @@ def test_an_edited_folder_is_replaced_when_that_is_meant(shop: Project, everlog:
     assert everlog("restore-folders", 20270101000000).code == 1
 
 
+@pytest.mark.long
 def test_files_that_the_log_does_not_have_are_named_and_nothing_is_built(here: Path, everlog: Run) -> None:
     made = Project(here)
     rows = "faa,name\n" + "".join(f"A{at:05},{'x' * 300}\n" for at in range(9000))

@@ -27,6 +27,7 @@ def test_a_database_that_is_in_use_wants_to_be_meant(everlog: Run, books: Path) 
     assert everlog("testdata", "--seed", "2", "--yes").code == 0
 
 
+@pytest.mark.long
 def test_a_database_in_production_refuses_from_whatever_client(
     everlog: Run, books: Path, project: Path, here: Path
 ) -> None:

@@ -78,6 +78,7 @@ def test_every_page_answers_every_bad_value_of_every_name(open_console: Visitor)
                 check_told(f"{path} {name}={value[:40]!r}", answer.status, answer.text)
 
 
+@pytest.mark.long
 def test_every_part_of_a_path_that_does_not_exist_is_told(open_console: Visitor) -> None:
     for path in OF_DATABASE:
         for part in path.split("/")[2:]:

@@ -109,6 +109,7 @@ def wide(tmp_path: Path) -> Iterator[tuple[Visitor, Database]]:
             yield Visitor(web.url), db
 
 
+@pytest.mark.long
 def test_pages_of_large_commits_rows_and_models_are_bounded_and_say_what_they_leave_out(
     wide: tuple[Visitor, Database],
 ) -> None:

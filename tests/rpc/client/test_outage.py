@@ -85,6 +85,7 @@ def test_acknowledged_commits_survive_and_the_feed_resumes_without_gap_or_repeat
         assert db.count(FLIGHTS) == count
 
 
+@pytest.mark.long
 def test_a_load_goes_on_after_the_server_was_killed(serving: Serving) -> None:
     with RemoteDatabase(serving.url) as db:
 
@@ -102,6 +103,7 @@ def test_a_load_goes_on_after_the_server_was_killed(serving: Serving) -> None:
         assert [load.rows for load in loads] == list(range(1000, 20_001, 1000))
 
 
+@pytest.mark.long
 def test_who_has_no_more_patience_is_told_and_may_ask_again(serving: Serving) -> None:
     with RemoteDatabase(serving.url, retry_s=0.5) as db:
         db.put(FLIGHTS, flight(1))

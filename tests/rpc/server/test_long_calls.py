@@ -87,6 +87,7 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             yield server
 
 
+@pytest.mark.long
 def test_checks_a_load_an_erasure_and_histories_do_not_delay_light_calls(clinic: Server) -> None:
     done = threading.Event()
     db: Any = clinic.databases["x"]

@@ -175,15 +175,20 @@ def translate(error: grpc.RpcError, url: str) -> Error:
                 break
     code, details = call.code(), call.details() or ""
     facts: dict[str, Any] = {"refused": True} if "Connection refused" in details else {}
-    return UnavailableError(f"{url}: {_sentence(code, details)}", url=url, code=code.name, **facts)
+    return UnavailableError(f"{url}: {_sentence(code, details, url)}", url=url, code=code.name, **facts)
 
 
-def _sentence(code: grpc.StatusCode, details: str) -> str:
+def _sentence(code: grpc.StatusCode, details: str, url: str) -> str:
     if code is grpc.StatusCode.UNAVAILABLE:
         if "CERTIFICATE_VERIFY_FAILED" in details:
             remedy = "its certificate is not trusted; pass its authority as ?ca=FILE or EVERLOG_CA"
         elif "WRONG_VERSION_NUMBER" in details:
             remedy = "it does not speak TLS; on this machine, use everlog+insecure:// instead of everlog://"
+        elif "Socket closed" in details and url.startswith("everlog://"):
+            remedy = (
+                f"{details}; check that it runs, that the URL is correct, and whether it requires a client"
+                " certificate (?cert=FILE&key=FILE, or EVERLOG_CERT and EVERLOG_KEY)"
+            )
         else:
             remedy = f"{details}; check that it runs, and that the URL is correct"
         return f"the server cannot be reached: {remedy}"

@@ -160,13 +160,23 @@ class LocalSource:
         skip = len(prefix)
         chunks = self._view.chunks(*span.under(prefix), reverse=reverse)
         if index is not None:
-            yield from self._by_index(info, index, chunks)
-            return
-        sealed = info.sealed
+            return self._by_index(info, index, chunks)
+        if info.sealed:
+            return self._opening(info, chunks)
+
+        def entries(chunk: list[tuple[bytes, bytes]]) -> list[Entry]:
+            return [(key := full[skip:], key, value) for full, value in chunk]
+
+        return chain.from_iterable(map(entries, chunks))  # a generator would be resumed for each row
+
+    @staticmethod
+    def _opening(info: TableInfo, chunks: Iterable[list[tuple[bytes, bytes]]]) -> Iterator[Entry]:
+        """Open each row when it is its turn: one that does not open spares those before it."""
+        skip = len(info.row_prefix)
         for chunk in chunks:
             for full, value in chunk:
                 key = full[skip:]
-                yield key, key, info.opened(key, value) if sealed else value
+                yield key, key, info.opened(key, value)
 
     def _by_index(
         self, info: TableInfo, index: IndexInfo, chunks: Iterable[list[tuple[bytes, bytes]]]

@@ -328,6 +328,8 @@ class Calls:
         finally:
             self._ended(call, code, text)
             stream.call = None
+            if call.work is None:  # otherwise it is listed until its work has ended
+                call.request = None  # asyncio keeps the timer of its deadline, with its context
             running.set(None)
         stream.finish(OK if code is grpc.StatusCode.OK else _status(code, text, metadata))
 

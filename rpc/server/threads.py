@@ -377,6 +377,8 @@ class Threads:
         work.state = "done"
         if call is not None and call.work is work:
             call.work = None  # no cycle: the collector would have to find each
+            if call.stream.call is not call:  # it has ended, and was listed for its work
+                call.request = None
         with self._lock:
             self.busy.discard(work)
             self._running[key] -= 1

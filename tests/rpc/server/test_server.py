@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -36,6 +37,20 @@ def test_a_server_hosts_several_databases(db: EmbeddedDatabase, tmp_path: Path) 
     ):
         assert (one.uuid, two.uuid) == (db.uuid, other.uuid)
         assert one.admin.databases() == ["a", "b"]
+
+
+def test_the_requests_of_ended_calls_are_not_kept(db: EmbeddedDatabase) -> None:
+    """The event loop keeps the cancelled timer of a deadline, and the context of its call."""
+    declare(db, ITEMS)
+    with Server({"x": db}) as server, RemoteDatabase(server.url("x")) as remote:
+        for number in range(20):
+            remote.put(ITEMS, Item(id=number, text="x" * 10_000))
+        kept = [
+            one
+            for one in gc.get_objects()
+            if isinstance(one, store_pb2.CommitRequest) and one.ByteSize() > 10_000
+        ]
+    assert len(kept) <= 2, "of the newest calls"
 
 
 def test_a_database_that_is_not_hosted_is_named_with_those_that_are(db: EmbeddedDatabase) -> None:

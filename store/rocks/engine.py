@@ -72,6 +72,7 @@ CACHE_BYTES = 32 << 20
 REOPENINGS = 3
 FAMILY_BYTES = 256 << 10  # minimum free space to create a column family
 NEWEST_MAX, REST_S = 4, 60.0  # files; how long `rest` waits until they are merged
+RECOVERY_S = 0.5  # after the disk accepts writes again, RocksDB's recovery ends
 CLOSE_S = 10.0  # how long closing waits for calls of other threads
 # RocksDB's description of a column family's file: 12:3456[1 .. 9]['0000' seq:1, type:1 .. '00FF' seq:9, …
 _FILE = re.compile(r"^ \d+:(\d+)\[.*?\]\['([0-9A-F]*)' seq:.*? \.\. '([0-9A-F]*)' seq:", re.MULTILINE)
@@ -118,6 +119,7 @@ class Engine:
         self._compacting: list[int] = []  # threads that wait for RocksDB's threads
         self._idle_at = 0  # RocksDB's sequence number when it was idle
         self._errors = 0  # background errors from which RocksDB has recovered
+        self._recovered_s = 0.0  # when that was seen, by the steady clock; 0: there was none
         self._families: list[Rdict] = []  # every open column family, also of tables being made or dropped
         self._pid = os.getpid()
         self.path = path
@@ -239,7 +241,7 @@ class Engine:
             return False
         try:
             idle = self._is_recovered() and not any(
-                family.property_int_value(name) for family in list(self._families) for name in _WORK
+                family.property_int_value(name) for family in (self._db, *self._families) for name in _WORK
             )
             self._idle_at = self._db.latest_sequence_number()
             return idle
@@ -249,17 +251,18 @@ class Engine:
             return False
 
     def _is_recovered(self) -> bool:
-        """Whether RocksDB has recovered from every error of its own threads: then it accepts a write. Until
-        then another of its threads waits for space, and flushes."""
+        """Whether RocksDB recovered from every error of its own threads some time ago: it accepts a write.
+
+        Until then another of its threads waits for space, and flushes. For a moment longer it schedules work.
+        """
         if self.stopped is not None:
             return True
-        if self.refusal.since_ns:
-            return False
-        errors = self._db.property_int_value(_ERRORS) or 0
+        errors, now = self._db.property_int_value(_ERRORS) or 0, time.monotonic()
         if errors != self._errors:
             self._db.delete(PROBE, self._no_wal)  # a key that never exists; raises
-            self._errors = errors
-        return True
+            self._errors, self._recovered_s = errors, now
+        ended_s = max(self._recovered_s, self.refusal.ended_s)
+        return not self.refusal.since_ns and (not ended_s or now >= ended_s + RECOVERY_S)
 
     def has_worked(self) -> bool:
         """Whether RocksDB may have got work since `is_idle`. In a forked child; waits for no lock."""

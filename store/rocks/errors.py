@@ -218,6 +218,7 @@ class Refusal:
         self.since_ns = 0  # nanoseconds since the Unix epoch; 0: writes work
         self.error = ""
         self.is_full = False  # the disk is full: writing resumes automatically
+        self.ended_s = 0.0  # when writes worked again, by the steady clock; 0: they never were refused
         self._ended = threading.Event()
 
     def begin(self, error: DiskError) -> None:
@@ -241,6 +242,7 @@ class Refusal:
                 return
             took_s = (time.time_ns() - self.since_ns) / 1e9
             self.since_ns, self.error, self.is_full = 0, "", False
+            self.ended_s = time.monotonic()
             self._ended.set()
         extra = about("writes.accepted", database=str(self._path), seconds=round(took_s, 3))
         logger.warning("%s: writes are accepted again, after %.0f s", self._path, took_s, extra=extra)

@@ -124,9 +124,9 @@ def _keys(core: Core) -> Iterator[str]:
     if found:
         yield (
             f"{vault.path} has the keys of {quantity(len(found), 'forgotten person')}, the first"
-            f" {found[0].hex()}: an older copy of it was restored, or a process was killed before it"
-            " overwrote them. Nothing is read with these keys; `everlog expire` overwrites them while no"
-            " process has the database open. Destroy older copies of the file"
+            f" {found[0].hex()}: an older copy of it was restored, a process was killed before it overwrote"
+            " them, or the disk refuses that. Nothing is read with these keys; `everlog expire` overwrites"
+            " them while no process has the database open. Destroy older copies of the file"
         )
 
 

@@ -148,6 +148,8 @@ def look(maintenance: Maintenance) -> None:
 def read_beside(maintenance: Maintenance) -> None:
     with opened(maintenance.db.path, read_only=True) as reader:
         problems = list(reader.admin.check())
+        if disk.is_failing():  # such keys are overwritten when the disk accepts writes again
+            problems = [one for one in problems if f"{KEYS} has the keys of" not in one]
         assert problems == [], problems
 
 

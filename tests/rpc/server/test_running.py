@@ -179,7 +179,8 @@ def test_a_killed_commit_is_in_the_log_whole_or_not_at_all(db: EmbeddedDatabase)
         with ThreadPoolExecutor(24) as pool:
             with db.committer.exclusive():  # all commits wait: 16 in threads, the others for one
                 commits = [pool.submit(put, ann, number) for number in range(24)]
-                wait_for(lambda: server.hosting.pools[2].waiting == 8)
+                writes = server.hosting.pools[2]
+                wait_for(lambda: len(writes.busy) == 16 and writes.waiting == 8)
                 calls = [one for one in bob.admin.calls().calls if one.method == "Store/Commit"]
                 queued = [one for one in calls if one.state == "queued"]
                 assert len(queued) == 8
@@ -193,7 +194,7 @@ def test_a_killed_commit_is_in_the_log_whole_or_not_at_all(db: EmbeddedDatabase)
                 assert all(text.startswith("the call was ended by bob") for text in texts)
             kept = {done.result(PATIENCE_S) for done in commits if done.exception(PATIENCE_S) is None}
         assert len(kept) == 16
-        wait_for(lambda: not server.hosting.pools[2].busy)
+        wait_for(lambda: not writes.busy)
     rows = {row.faa for row in db.scan(AIRPORTS)}
     assert {f"a{number}" for number in kept} <= rows
     assert db.head - head == 20  # the four that had begun are in the log, and the four that waited are not

@@ -47,6 +47,7 @@ from everlog.store.user_code import MisuseError
 T = TypeVar("T")
 Read = Callable[[Collection[str]], Iterable[Row]]  # yields at least the rows of these tables
 
+CODE = "bootstrap.py"
 WORD_MIN, WORDS_MAX = 6, 1000  # texts of people's rows to search for in other files of the folder
 _ROW_OVERHEAD = 128  # bytes in a record in addition to the row, mostly its key and its seal
 
@@ -174,7 +175,7 @@ def withheld_paths(migration: Migration, brought: Iterable[Path], words: Collect
     """
     root = migration.folder.path
     found = {path.relative_to(root).as_posix() for path in brought}
-    if "bootstrap.py" in found:
+    if CODE in found:
         opened = {f"bootstrap_{table.name}" for table in migration.tables if table.person is None}
         for file in migration.folder.sources:
             if file.path not in ALWAYS_KEPT and Path(file.path).stem not in opened:
@@ -259,18 +260,25 @@ def _check_row(  # noqa: PLR0917  all are named at the call
     seen[one.full] = path.name.encode()
 
 
+def bootstrap_files(folder: Folder) -> list[str]:
+    """Return the names of the files that have bootstrap rows, in the order in which they are read. Read-only;
+    runs none of the folder's code."""
+    names = {file.path.partition("/")[0] for file in folder.sources}
+    data = sorted(name for name in names if name.startswith("bootstrap_"))
+    return [*([CODE] if (folder.path / CODE).exists() else ()), *data]
+
+
 def _rows(
     migration: Migration, wanted: Collection[str] | None = None
 ) -> Iterator[tuple[Path, Table[Any, Any], Message]]:
     """Yield the rows of all files; rows of tables that are not `wanted` may be omitted."""
     folder = migration.folder
     digested = {file.path: file for file in folder.sources}
-    names = {name.partition("/")[0] for name in digested if name.startswith("bootstrap_")}
-    files = [folder.path / name for name in sorted(names)]
-    if (folder.path / "bootstrap.py").exists():
-        file = folder.path / "bootstrap.py"
-        yield from ((file, table, row) for table, row in _of_code(migration, file))
-    for path in files:
+    for file in bootstrap_files(folder):
+        path = folder.path / file
+        if file == CODE:
+            yield from ((path, table, row) for table, row in _of_code(migration, path))
+            continue
         if path.suffix not in SUFFIXES:
             raise folder.error(f"expected {path.name} to end in {' or '.join(SUFFIXES)}", file=path)
         name = path.stem.removeprefix("bootstrap_")
@@ -308,7 +316,7 @@ def _of_code(migration: Migration, path: Path) -> Iterator[Row]:
 
 
 def _deleted(migration: Migration) -> Iterator[Key]:
-    path = migration.folder.path / "bootstrap.py"
+    path = migration.folder.path / CODE
     if path.exists():
         made = getattr(import_file(migration.folder, "bootstrap"), "deleted", None)
         if made is not None:

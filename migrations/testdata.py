@@ -3,7 +3,8 @@
     testdata.py   def rows(random: Random, scale: int) -> Iterator[Row]: yield AIRPORTS, Airport(…)
 
 The same seed and scale give the same rows. So an interrupted load resumes where it stopped, and repeating a
-finished one does nothing. The folder is that of the database's version, because its models are in force.
+finished one does nothing. The folder is that of the database's version, because its models are in force, or
+that of another version, as far as no later migration has rewritten its tables.
 
 `Fake` makes realistic values, and rows that refer to each other:
 
@@ -33,7 +34,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from google.protobuf.message import Message
 
-from everlog.migrations.folder import SOURCE, Source
+from everlog.migrations.folder import SOURCE, Folder, Source
 from everlog.migrations.loader import fault, import_file, load
 from everlog.migrations.migration import Migration, Row
 from everlog.proto import log_pb2
@@ -42,6 +43,7 @@ from everlog.store.errors import Error, MigrationError
 from everlog.store.progress import OnProgress
 from everlog.store.schema import arguments
 from everlog.store.schema.table import Table
+from everlog.store.upkeep.testdata import id_of
 
 if TYPE_CHECKING:
     import mimesis
@@ -51,6 +53,7 @@ M = TypeVar("M", bound=Message)
 K = TypeVar("K")
 V = TypeVar("V")
 
+FILE = "testdata.py"
 SCALE = 1
 SEED = 0
 
@@ -66,30 +69,34 @@ def load_testdata(
     db: Database,
     source: Source = SOURCE,
     *,
+    version: int | None = None,
     scale: int = SCALE,
     seed: int = SEED,
     actor: str = "",
     reason: str = "test data",
     progress: OnProgress | None = None,
 ) -> dict[str, int]:
-    """Load the test data of the database's version. Return the number of rows of each table.
+    """Load the test data of one version. Return the number of rows of each table.
 
-    `scale` and `seed` are passed to the folder's `rows`. `actor` and `reason` go into the log. Writes in
-    loads of one table each. Raises MigrationError if the folder has no test data, SchemaError for an
-    exception of its code.
+    `version`: of the folder; None: the version of the database. `scale` and `seed` are passed to the folder's
+    `rows`. `actor` and `reason` go into the log. Writes in loads of one table each. Raises MigrationError if
+    the folder has no test data, SchemaError for an exception of its code, and before the first row of a table
+    that has another model by now.
     """
     arguments.counted(scale, "a scale", error=MigrationError)
     arguments.whole(seed, "a seed", error=MigrationError)
-    migration = _at(load(source), db.schema.version)
+    migration = at(load(source), db.schema.version, version)
     counts: dict[str, int] = {}
     made = rows(migration, scale=scale, seed=seed)
     part = 0
     while by_table := _batch(made):
+        for table in by_table:
+            db._bind(table)  # raises before any of them is loaded
         for table, its in by_table.items():
             db.load(
                 table,
                 its,
-                id=f"test/{migration.version}/seed {seed}/scale {scale}/{part}/{table.name}",
+                id=id_of(migration.version, seed, scale, part, table.name),
                 source=f"testdata of {migration.title}, seed {seed}, scale {scale}",
                 kind=log_pb2.Load.TEST,
                 total=len(its),
@@ -102,9 +109,15 @@ def load_testdata(
     return counts
 
 
-def testdata_at(source: Source, version: int, scale: int, seed: int) -> Iterator[Row]:
-    """Yield the test data for a database at a version. Read-only. Raises as `load_testdata` does."""
-    return rows(_at(load(source), version), scale=scale, seed=seed)
+def testdata_at(source: Source, current: int, scale: int, seed: int, *, version: int | None) -> Iterator[Row]:
+    """Yield the test data for a database at version `current`: of this version, or of another one.
+    Read-only. Raises as `load_testdata` does."""
+    return rows(at(load(source), current, version), scale=scale, seed=seed)
+
+
+def has_testdata(folder: Folder) -> bool:
+    """Return whether a folder has test data. Read-only; runs none of its code."""
+    return (folder.path / FILE).exists()
 
 
 def _batch(made: Iterator[Row]) -> dict[Table[Any, Any], list[Message]]:
@@ -122,8 +135,8 @@ def _batch(made: Iterator[Row]) -> dict[Table[Any, Any], list[Message]]:
 def rows(migration: Migration, *, scale: int = SCALE, seed: int = SEED) -> Iterator[Row]:
     """Yield the test data of one migration. Read-only. Raises as `load_testdata` does."""
     folder = migration.folder
-    path = folder.path / "testdata.py"
-    if not path.exists():
+    path = folder.path / FILE
+    if not has_testdata(folder):
         raise MigrationError(
             f"migration {folder.title} has no test data; create {path} with `def rows(random: Random,"
             " scale: int) -> Iterator[Row]`",
@@ -142,15 +155,19 @@ def rows(migration: Migration, *, scale: int = SCALE, seed: int = SEED) -> Itera
         raise fault(folder, path, error) from error
 
 
-def _at(migrations: list[Migration], version: int) -> Migration:
+def at(migrations: list[Migration], current: int, version: int | None = None) -> Migration:
+    """Return the migration of a version; None: of the database's version, `current`. Raises
+    MigrationError."""
+    wanted = current if version is None else version
     for migration in migrations:
-        if migration.version == version:
+        if migration.version == wanted:
             return migration
     known = ", ".join(str(migration.version) for migration in migrations) or "none"
-    raise MigrationError(
-        f"the database is at version {version}, which has no folder; expected one of: {known}",
-        version=version,
-    )
+    if version is None:
+        text = f"the database is at version {current}, which has no folder; expected one of: {known}"
+    else:
+        text = f"version {version} has no folder; expected one of: {known}"
+    raise MigrationError(text, version=wanted)
 
 
 class Pool(partial[V]):

@@ -1136,3 +1136,82 @@ class KillResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___KillResponse: _TypeAlias = KillResponse  # noqa: Y015
+
+@_typing.final
+class TestdataRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATABASE_FIELD_NUMBER: _builtins.int
+    database: _builtins.str
+    def __init__(
+        self,
+        *,
+        database: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestdataRequest: _TypeAlias = TestdataRequest  # noqa: Y015
+
+@_typing.final
+class TestdataResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOADS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def loads(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoadedTestdata]:
+        """By version, seed, scale and table."""
+
+    def __init__(
+        self,
+        *,
+        loads: _abc.Iterable[Global___LoadedTestdata] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["loads", b"loads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestdataResponse: _TypeAlias = TestdataResponse  # noqa: Y015
+
+@_typing.final
+class LoadedTestdata(_message.Message):
+    """Test data of one table. Its rows may have been changed since."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    TABLE_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """The migration that it belongs to; 0: unknown, of a sealed table."""
+    seed: _builtins.int
+    scale: _builtins.int
+    table: _builtins.str
+    rows: _builtins.int
+    finished: _builtins.bool
+    """The load has reached its end."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        seed: _builtins.int = ...,
+        scale: _builtins.int = ...,
+        table: _builtins.str = ...,
+        rows: _builtins.int = ...,
+        finished: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "rows", b"rows", "scale", b"scale", "seed", b"seed", "table", b"table", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadedTestdata: _TypeAlias = LoadedTestdata  # noqa: Y015

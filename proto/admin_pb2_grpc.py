@@ -74,6 +74,11 @@ class AdminStub:
                 request_serializer=everlog_dot_proto_dot_admin__pb2.SetProductionRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_admin__pb2.SetProductionResponse.FromString,
                 _registered_method=True)
+        self.Testdata = channel.unary_unary(
+                '/everlog.v1.Admin/Testdata',
+                request_serializer=everlog_dot_proto_dot_admin__pb2.TestdataRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_admin__pb2.TestdataResponse.FromString,
+                _registered_method=True)
         self.Calls = channel.unary_unary(
                 '/everlog.v1.Admin/Calls',
                 request_serializer=everlog_dot_proto_dot_admin__pb2.CallsRequest.SerializeToString,
@@ -147,6 +152,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Testdata(self, request, context):
+        """Lists the test data that was loaded, of the tables that the caller sees.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Calls(self, request, context):
         """Lists what the server does now: the calls of databases in which the caller has the right ADMIN, else only
         its own calls.
@@ -205,6 +217,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.SetProduction,
                     request_deserializer=everlog_dot_proto_dot_admin__pb2.SetProductionRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_admin__pb2.SetProductionResponse.SerializeToString,
+            ),
+            'Testdata': grpc.unary_unary_rpc_method_handler(
+                    servicer.Testdata,
+                    request_deserializer=everlog_dot_proto_dot_admin__pb2.TestdataRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_admin__pb2.TestdataResponse.SerializeToString,
             ),
             'Calls': grpc.unary_unary_rpc_method_handler(
                     servicer.Calls,
@@ -433,6 +450,33 @@ class Admin:
             '/everlog.v1.Admin/SetProduction',
             everlog_dot_proto_dot_admin__pb2.SetProductionRequest.SerializeToString,
             everlog_dot_proto_dot_admin__pb2.SetProductionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Testdata(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Admin/Testdata',
+            everlog_dot_proto_dot_admin__pb2.TestdataRequest.SerializeToString,
+            everlog_dot_proto_dot_admin__pb2.TestdataResponse.FromString,
             options,
             channel_credentials,
             insecure,

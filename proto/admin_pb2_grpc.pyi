@@ -51,6 +51,8 @@ class AdminStub:
     """Records that the server's clock is correct and that times in the log are ahead of it."""
     SetProduction: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetProductionRequest, _admin_pb2.SetProductionResponse]
     """Marks the database as production or not in its log. A database in production refuses test data."""
+    Testdata: _grpc.UnaryUnaryMultiCallable[_admin_pb2.TestdataRequest, _admin_pb2.TestdataResponse]
+    """Lists the test data that was loaded, of the tables that the caller sees."""
     Calls: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CallsRequest, _admin_pb2.CallsResponse]
     """Lists what the server does now: the calls of databases in which the caller has the right ADMIN, else only
     its own calls.
@@ -83,6 +85,8 @@ class AdminAsyncStub(AdminStub):
     """Records that the server's clock is correct and that times in the log are ahead of it."""
     SetProduction: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetProductionRequest, _admin_pb2.SetProductionResponse]  # type: ignore[assignment]
     """Marks the database as production or not in its log. A database in production refuses test data."""
+    Testdata: _aio.UnaryUnaryMultiCallable[_admin_pb2.TestdataRequest, _admin_pb2.TestdataResponse]  # type: ignore[assignment]
+    """Lists the test data that was loaded, of the tables that the caller sees."""
     Calls: _aio.UnaryUnaryMultiCallable[_admin_pb2.CallsRequest, _admin_pb2.CallsResponse]  # type: ignore[assignment]
     """Lists what the server does now: the calls of databases in which the caller has the right ADMIN, else only
     its own calls.
@@ -160,6 +164,14 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.SetProductionResponse, _abc.Awaitable[_admin_pb2.SetProductionResponse]]:
         """Marks the database as production or not in its log. A database in production refuses test data."""
+
+    @_abc_1.abstractmethod
+    def Testdata(
+        self,
+        request: _admin_pb2.TestdataRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.TestdataResponse, _abc.Awaitable[_admin_pb2.TestdataResponse]]:
+        """Lists the test data that was loaded, of the tables that the caller sees."""
 
     @_abc_1.abstractmethod
     def Calls(

@@ -6,7 +6,7 @@
     db.past         Past         earlier states of the database: at, history, diff, log
     db.people       People       forget, export, readable, rotate_key
     db.admin        Admin        status, check, hashes, rebuild, expire, correct_clock, set_production,
-                                 calls, kill
+                                 testdata, calls, kill
     db.proofs       Prover       checkpoints and proofs of the log's content (everlog.audit.prover)
     db.archive      Archive      backup, archive and holds
 
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from everlog.store.upkeep.read_audit import RecordedRead
     from everlog.store.upkeep.roles import Role
     from everlog.store.upkeep.status import Health, Status
+    from everlog.store.upkeep.testdata import LoadedTestdata
 
 __all__ = ["Access", "Admin", "Archive", "Consumers", "Migrations", "Past", "People"]
 
@@ -591,6 +592,10 @@ class Admin(Protocol):
         the clock as correct after it jumped forward. Raises Error after such a jump that was not confirmed,
         and ReadOnlyError.
         """
+
+    def testdata(self) -> list[LoadedTestdata]:
+        """Return which test data was loaded, by version, seed, scale and table: what the log's loads say, of
+        the tables that the caller sees. Rows may have been changed since. Read-only."""
 
     def calls(self) -> Now:
         """Return what the server does now: running calls with their callers, ages, rows and progress, and

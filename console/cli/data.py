@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
+import msgspec
 from google.protobuf.message import Message
 
 from everlog.console import output
@@ -28,6 +29,7 @@ from everlog.rpc.address import without_secrets
 from everlog.store.errors import Error, quantity
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.tx import write
+from everlog.store.upkeep.testdata import LoadedTestdata
 
 if TYPE_CHECKING:
     from everlog.console.cli.connect import AnyDatabase
@@ -235,40 +237,61 @@ LOOKED_AT = 1000  # commits; with more of them, the command asks without reading
     help="Factor for the number of rows.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random generator.")
+@click.option(
+    "--version",
+    type=click.IntRange(1),
+    metavar="VERSION",
+    help="Version of the folder.  [default: the newest applied migration]",
+)
+@click.option("--list", "listed", is_flag=True, help="Print the test data that was loaded, and load none.")
 @click.option("--yes", is_flag=True, help="Do not ask, even if the database has other rows.")
 @dry_run
 @writes
 @common
 @pass_settings
 def testdata(
-    settings: Settings, *, scale: int, seed: int, yes: bool, dry_run: bool, actor: str, reason: str
+    settings: Settings,
+    *,
+    scale: int,
+    seed: int,
+    version: int | None,
+    listed: bool,
+    yes: bool,
+    dry_run: bool,
+    actor: str,
+    reason: str,
 ) -> None:
-    """Load the test data of the newest applied migration.
+    """Load the test data of the newest applied migration, or of another one.
 
-    Loading the same seed and scale again changes nothing. Asks first, or needs --yes, if the database
-    has commits other than migrations and test data. A database in production refuses test data
-    (`everlog production yes`).
+    Loading the same seed and scale again changes nothing. Test data of an older migration is refused if
+    the rows of its tables were rewritten since. Asks first, or needs --yes, if the database has commits
+    other than migrations and test data. A database in production refuses test data (`everlog production
+    yes`).
 
     \b
     Examples:
       everlog testdata --scale 10
+      everlog testdata --version 20260126083000
+      everlog testdata --list
     """
     from everlog.migrations import load_testdata
     from everlog.migrations.testdata import testdata_at
 
     settings.resume = "loaded rows stay; run the same command to resume"
-    with open_database(settings, read_only=dry_run) as db, show_progress() as progress:
+    with open_database(settings, read_only=dry_run or listed) as db, show_progress() as progress:
+        if listed:
+            _list(settings, db.admin.testdata())
+            return
         if dry_run:
-            made = (
-                table.name for table, _ in testdata_at(settings.migrations, db.schema.version, scale, seed)
-            )
-            _print(settings, Counter(made), "Would load")
+            rows = testdata_at(settings.migrations, db.schema.version, scale, seed, version=version)
+            _print(settings, Counter(table.name for table, _ in rows), "Would load")
             return
         if not yes:
             _ask(db)
         counts = load_testdata(
             cast(Any, db),  # a remote database has the needed call as well
             settings.migrations,
+            version=version,
             scale=scale,
             seed=seed,
             actor=actor,
@@ -284,6 +307,24 @@ def _print(settings: Settings, counts: dict[str, int], word: str) -> None:
             output.echo({"table": name, "rows": rows})
         else:
             click.echo(f"{word}: {quantity(rows, 'row')} of {name}")
+
+
+def _list(settings: Settings, found: Sequence[LoadedTestdata]) -> None:
+    """Print the test data that was loaded."""
+    for one in found:
+        if settings.json:
+            output.echo(msgspec.structs.asdict(one))
+            continue
+        of = (
+            f"version {one.version}, seed {one.seed}, scale {one.scale:,}"
+            if one.version
+            else "unknown, because the table is sealed"
+        )
+        click.echo(
+            f"{quantity(one.rows, 'row')} of {one.table} ({of}{'' if one.finished else ', not finished'})"
+        )
+    if not found and not settings.json:
+        click.echo("No test data was loaded")
 
 
 def _ask(db: AnyDatabase) -> None:

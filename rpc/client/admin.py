@@ -36,6 +36,7 @@ from everlog.store.upkeep.status import (
     TableStatus,
     WritesStatus,
 )
+from everlog.store.upkeep.testdata import LoadedTestdata
 
 if TYPE_CHECKING:
     from everlog.rpc.client.audit import Origin
@@ -200,6 +201,14 @@ class RemoteAdmin:
         )
         seq: int = self._channel.call(self._stub.SetProduction, request).seq
         return seq
+
+    def testdata(self) -> list[LoadedTestdata]:
+        """Return which test data was loaded; see `Admin.testdata`. Read-only."""
+        request = admin_pb2.TestdataRequest(database=self._database)
+        return [
+            LoadedTestdata(one.version, one.seed, one.scale, one.table, one.rows, one.finished)
+            for one in self._channel.call(self._stub.Testdata, request).loads
+        ]
 
     def calls(self) -> Now:
         """Return what the server does now; see `Admin.calls`. Read-only."""

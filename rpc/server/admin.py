@@ -177,6 +177,16 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         )
         return admin_pb2.SetProductionResponse(seq=seq)
 
+    async def Testdata(self, request: admin_pb2.TestdataRequest, context: Any) -> admin_pb2.TestdataResponse:
+        found = await self._hosting.read(self._hosting.database(request.database).admin.testdata)
+        return admin_pb2.TestdataResponse(
+            loads=[
+                admin_pb2.LoadedTestdata(**msgspec.structs.asdict(one))
+                for one in found
+                if context.scope.sees(one.table)
+            ]
+        )
+
     async def Check(
         self, request: admin_pb2.CheckRequest, context: object
     ) -> AsyncIterator[admin_pb2.CheckResponse]:

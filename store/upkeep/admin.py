@@ -19,6 +19,7 @@ from everlog.store.tx.transaction import Transaction
 from everlog.store.upkeep import check, expiry, rebuild
 from everlog.store.upkeep.consumers import Consumers
 from everlog.store.upkeep.status import ArchiveStatus, Health, Status, health, status
+from everlog.store.upkeep.testdata import LoadedTestdata, loaded
 
 
 class Admin:
@@ -103,6 +104,11 @@ class Admin:
         """
         self._core.check_open()
         return check.problems(self._core, progress, deep=deep)
+
+    def testdata(self) -> list[LoadedTestdata]:
+        """Return which test data was loaded, by version, seed, scale and table. Read-only."""
+        self._core.check_open()
+        return loaded(self._core)
 
     def calls(self) -> NoReturn:
         """Raise Error: only a server has calls, those of others."""

@@ -4,6 +4,7 @@ from everlog import MigrationError, SchemaError, migrations
 from everlog.migrations import testdata
 from everlog.proto import log_pb2
 from everlog.store.database import Database
+from everlog.store.upkeep.testdata import LoadedTestdata
 from tests.migrations.project import Project
 
 CODE = """
@@ -48,6 +49,21 @@ def test_rows_of_many_tables_come_together_table_by_table(
     monkeypatch.setattr(testdata, "_ROWS_AT_ONCE", 7)
     assert migrations.load_testdata(db, applied.path) == {"airports": 10}
     assert db.count(applied.load()[0].tables[0]) == 10
+
+
+def test_what_was_loaded_is_listed_by_version_seed_and_scale(
+    applied: Project, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(testdata, "_ROWS_AT_ONCE", 7)  # a load of several parts
+    migrations.load_testdata(db, applied.path, version=db.schema.version, scale=2)
+    migrations.load_testdata(db, applied.path, seed=-5)
+    version = db.schema.version
+    assert db.admin.testdata() == [
+        LoadedTestdata(version, -5, 1, "airports", 10, finished=True),
+        LoadedTestdata(version, 0, 2, "airports", 20, finished=True),
+    ]
+    with pytest.raises(MigrationError, match="version 7 has no folder; expected one of: "):
+        migrations.load_testdata(db, applied.path, version=7)
 
 
 def test_a_database_without_test_data_or_folder_of_its_version_is_said(

@@ -363,6 +363,18 @@ def test_a_dry_run_says_what_would_be_done_and_changes_nothing(
     assert not (place / "old").exists()
 
 
+def test_the_test_data_that_was_loaded_is_listed(place: Path, everlog: Run) -> None:
+    everlog("up")
+    assert everlog("testdata", "--list").out == "No test data was loaded\n"
+    assert everlog("testdata", "--scale", "2", "--yes").code == 0
+    found = json.loads(everlog("testdata", "--list", "--json").out)
+    assert (found["table"], found["rows"], found["scale"], found["finished"]) == ("books", 20, 2, True)
+    assert everlog("testdata", "--list").out.startswith("20 rows of books (version 2026")
+    again = everlog("testdata", "--version", str(found["version"]), "--scale", "2", "--yes")
+    assert again.code == 0
+    assert "has no folder" in everlog("testdata", "--version", "7", "--yes").err
+
+
 def test_a_dry_run_of_an_import_finds_what_is_wrong(place: Path, everlog: Run) -> None:
     (place / "wrong.csv").write_text("isbn,volume\n978-1,many\n")
     ended_ = everlog("import", "books", "wrong.csv", "--dry-run")

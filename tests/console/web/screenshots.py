@@ -18,7 +18,7 @@ import everlog
 from everlog.audit.note import Signer
 from everlog.audit.prover import LocalProver, checkpoint
 from everlog.console.web.setup import Setting, Setup
-from everlog.migrations import Approval, Rules
+from everlog.migrations import Approval, Rules, load_testdata
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.testing import at_version
 from everlog.store.database import Database
@@ -48,6 +48,7 @@ PAGES = {
     "row": ROW,
     "load": "/db/flights/load",
     "load-file": "/db/flights/load",
+    "load-version": "/db/flights/load/version/20260209154500?scale=10",
     "log": "/db/flights/log?until=60",
     "commit": "/db/flights/log/{seq}",
     "proof": "/db/flights/log/{seq}/proof",
@@ -187,6 +188,7 @@ def example(directory: Path, count: int) -> Iterator[tuple[str, dict[str, str]]]
         assert isinstance(crew, EmbeddedDatabase)
         assert isinstance(stands, EmbeddedDatabase)
         seq = fill(db)
+        load_testdata(db, SOURCE, actor="ann", reason="flights to test with")
         checkpoint(LocalProver(db), Signer.generate("example.com/flights"))
         db.consumers.register("search-index", actor="deploy", reason="the search of the site")
         served: dict[str, Database] = {"flights": db, "crew": crew, "stands": stands, "clinic": clinic}

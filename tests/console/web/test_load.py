@@ -16,6 +16,7 @@ import pytest
 from everlog.console.web.jobs import Job
 from everlog.console.web.setup import Setup
 from everlog.rpc.embedded import EmbeddedDatabase
+from everlog.rpc.testing import at_version
 from flights.migrations.v20260209154500_airport_time_zones import AIRLINES, AIRPORTS
 from tests.console.web.conftest import ROLES, SOURCE, TOKENS
 from tests.console.web.visitor import Answer, Visitor, console_of
@@ -23,12 +24,13 @@ from tests.console.web.visitor import Answer, Visitor, console_of
 LOAD = "/db/flights/load"
 AIRLINE_CSV = 'Carrier,Full name,note\nZ1,"Zed, the first",x\nZ2,Zed Two,\n9E,"Endeavor Air, Inc.",y\n'
 LIMIT = 1 << 20
+FIRST, PLANES, NEWEST = 20260105093000, 20260119140000, 20260209154500
 
 
 @pytest.fixture
 def visitor(flights: EmbeddedDatabase) -> Iterator[Visitor]:
     setup = Setup(migrations={"flights": SOURCE}, upload_bytes=LIMIT)
-    with console_of({"flights": flights}, setup=setup) as web:
+    with console_of({"flights": flights}, setup=setup, migrations={"flights": SOURCE}) as web:
         found = Visitor(web.url)
         found.get(LOAD)
         yield found
@@ -170,7 +172,7 @@ def test_a_load_is_stopped_and_resumes(
 def test_test_data_needs_the_name_of_the_database_and_none_in_production(
     visitor: Visitor, flights: EmbeddedDatabase
 ) -> None:
-    page = visitor.get(LOAD)
+    page = visitor.get(f"{LOAD}/version/{NEWEST}")
     assert "Type flights to confirm" in page.words
     fields = {"scale": "1", "seed": "7", "reason": "tests"}
     refused = visitor.post(f"{LOAD}/testdata", None, typed="flight", **fields)
@@ -186,6 +188,63 @@ def test_test_data_needs_the_name_of_the_database_and_none_in_production(
     assert "It refuses test data" in visitor.get(LOAD).words
     refused = visitor.post(f"{LOAD}/testdata", None, typed="flights", **fields)
     assert (refused.status, "is in production, and refuses test data" in refused.words) == (400, True)
+
+
+def test_the_data_of_each_version_is_shown_as_it_would_be(visitor: Visitor) -> None:
+    found = {one["version"]: one for one in visitor.json(LOAD)["versions"]}
+    assert list(found) == sorted(found, reverse=True)
+    assert len(found) == 6
+    assert (found[FIRST]["bootstrap"], found[FIRST]["testdata"]) == (["bootstrap.py"], True)
+    assert (found[PLANES]["bootstrap"], found[PLANES]["loaded"]) == ([], [])
+    loaded = {one["table"]: one for one in found[NEWEST]["loaded"]}
+    assert (loaded["flights"]["rows"], loaded["flights"]["finished"]) == (1000, True)
+    assert (loaded["flights"]["scale"], loaded["flights"]["seed"]) == (1, 0)
+    page = visitor.get(f"{LOAD}/version/{FIRST}")
+    assert "Bootstrap rows of airports" in page.words
+    assert "Lansdowne Airport" in page.words  # the first bootstrap row
+    assert "First rows of airports, as they would be 100 rows" in page.words
+    page = visitor.get(f"{LOAD}/version/{PLANES}?scale=2&seed=3")
+    assert "First rows of planes, as they would be 40 rows" in page.words
+    assert "No bootstrap rows" in page.words
+    assert visitor.json(f"{LOAD}/version/{PLANES}?scale=2")["rows_made"] == {"planes": 40, "weather": 144}
+    assert "expected scale as an integer" in visitor.get(f"{LOAD}/version/{PLANES}?scale=0").words
+    assert visitor.get(f"{LOAD}/version/7").status == 404
+
+
+def test_test_data_of_an_older_version_is_loaded_where_it_fits(
+    visitor: Visitor, flights: EmbeddedDatabase
+) -> None:
+    fields = {"scale": "2", "seed": "3", "typed": "flights", "reason": "planes to test with"}
+    visitor.get(LOAD)
+    job = ended(visitor, visitor.post(f"{LOAD}/testdata", None, version=str(PLANES), **fields))
+    assert (job["state"], job["result"]) == ("Done", "40 rows of planes, 144 rows of weather loaded.")
+    done = [one for one in flights.admin.testdata() if one.version == PLANES]
+    assert [(one.table, one.rows, one.scale, one.seed) for one in done] == [
+        ("planes", 40, 2, 3),
+        ("weather", 144, 2, 3),
+    ]
+    page = visitor.get(f"{LOAD}/version/{PLANES}?scale=2&seed=3")
+    assert "40 rows of planes scale 2, seed 3" in page.words
+    assert "replaces T00000" in page.words
+
+
+def test_test_data_of_a_pending_version_is_shown_and_not_loaded() -> None:
+    with at_version(PLANES, SOURCE) as db:
+        assert isinstance(db, EmbeddedDatabase)
+        setup = Setup(migrations={"flights": SOURCE})
+        with console_of({"flights": db}, setup=setup, migrations={"flights": SOURCE}) as web:
+            visitor = Visitor(web.url)
+            page = visitor.get(f"{LOAD}/version/{NEWEST}")
+            assert "First rows of planes, as they would be 20 rows" in page.words
+            assert "loaded with the migration" in page.words
+            assert "apply its migration first" in page.words
+            assert "This test data cannot be loaded" in page.words
+            assert "Type flights" not in page.words
+            fields = {"scale": "1", "seed": "0", "typed": "flights", "reason": "r"}
+            head = db.head
+            job = ended(visitor, visitor.post(f"{LOAD}/testdata", None, version=str(NEWEST), **fields))
+            assert (job["state"], db.head) == ("Failed", head)
+            assert "apply its migration first" in job["error"]
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ SERVER = "Admin/ListDatabases Admin/Calls Admin/Kill Access/WhoAmI"
 # What each ready-made role may call.
 MAY = {
     "reader": READING,
-    "writer": f"{READING} Store/Commit Store/Turn Store/Load",
+    "writer": f"{READING} Store/Commit Store/Turn Store/Load Admin/Testdata",
     "follower": f"{SEEING} Feed/Subscribe Consumers/Register Consumers/Bookmark People/Keys",
     "migrator": f"{SEEING} Migrations/Apply Migrations/Propose Migrations/Complete Migrations/Cancel"
     " Migrations/Load Migrations/Baseline Migrations/Accept Migrations/Folders Migrations/Show",

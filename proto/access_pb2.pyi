@@ -285,6 +285,8 @@ class Allowance(_message.Message):
     CALLS_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     HEAVY_FIELD_NUMBER: _builtins.int
+    BYTES_IN_FIELD_NUMBER: _builtins.int
+    BYTES_OUT_FIELD_NUMBER: _builtins.int
     consumers: _builtins.int
     """Durable names of consumers of one identity."""
     cap_seconds: _builtins.int
@@ -292,11 +294,13 @@ class Allowance(_message.Message):
     cap_bytes: _builtins.int
     streams: _builtins.int
     """Of one identity in this database, below the limits of the server: running calls, calls a second, rows of one call,
-    long calls that run.
+    long calls that run, bytes a second from and to the identity.
     """
     calls: _builtins.int
     rows: _builtins.int
     heavy: _builtins.int
+    bytes_in: _builtins.int
+    bytes_out: _builtins.int
     def __init__(
         self,
         *,
@@ -307,11 +311,17 @@ class Allowance(_message.Message):
         calls: _builtins.int | None = ...,
         rows: _builtins.int | None = ...,
         heavy: _builtins.int | None = ...,
+        bytes_in: _builtins.int | None = ...,
+        bytes_out: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_calls", b"_calls", "_cap_bytes", b"_cap_bytes", "_cap_seconds", b"_cap_seconds", "_consumers", b"_consumers", "_heavy", b"_heavy", "_rows", b"_rows", "_streams", b"_streams", "calls", b"calls", "cap_bytes", b"cap_bytes", "cap_seconds", b"cap_seconds", "consumers", b"consumers", "heavy", b"heavy", "rows", b"rows", "streams", b"streams"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bytes_in", b"_bytes_in", "_bytes_out", b"_bytes_out", "_calls", b"_calls", "_cap_bytes", b"_cap_bytes", "_cap_seconds", b"_cap_seconds", "_consumers", b"_consumers", "_heavy", b"_heavy", "_rows", b"_rows", "_streams", b"_streams", "bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "calls", b"calls", "cap_bytes", b"cap_bytes", "cap_seconds", b"cap_seconds", "consumers", b"consumers", "heavy", b"heavy", "rows", b"rows", "streams", b"streams"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_calls", b"_calls", "_cap_bytes", b"_cap_bytes", "_cap_seconds", b"_cap_seconds", "_consumers", b"_consumers", "_heavy", b"_heavy", "_rows", b"_rows", "_streams", b"_streams", "calls", b"calls", "cap_bytes", b"cap_bytes", "cap_seconds", b"cap_seconds", "consumers", b"consumers", "heavy", b"heavy", "rows", b"rows", "streams", b"streams"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bytes_in", b"_bytes_in", "_bytes_out", b"_bytes_out", "_calls", b"_calls", "_cap_bytes", b"_cap_bytes", "_cap_seconds", b"_cap_seconds", "_consumers", b"_consumers", "_heavy", b"_heavy", "_rows", b"_rows", "_streams", b"_streams", "bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "calls", b"calls", "cap_bytes", b"cap_bytes", "cap_seconds", b"cap_seconds", "consumers", b"consumers", "heavy", b"heavy", "rows", b"rows", "streams", b"streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bytes_in: _TypeAlias = _typing.Literal["bytes_in"]  # noqa: Y015
+    _WhichOneofArgType__bytes_in: _TypeAlias = _typing.Literal["_bytes_in", b"_bytes_in"]  # noqa: Y015
+    _WhichOneofReturnType__bytes_out: _TypeAlias = _typing.Literal["bytes_out"]  # noqa: Y015
+    _WhichOneofArgType__bytes_out: _TypeAlias = _typing.Literal["_bytes_out", b"_bytes_out"]  # noqa: Y015
     _WhichOneofReturnType__calls: _TypeAlias = _typing.Literal["calls"]  # noqa: Y015
     _WhichOneofArgType__calls: _TypeAlias = _typing.Literal["_calls", b"_calls"]  # noqa: Y015
     _WhichOneofReturnType__cap_bytes: _TypeAlias = _typing.Literal["cap_bytes"]  # noqa: Y015
@@ -326,6 +336,10 @@ class Allowance(_message.Message):
     _WhichOneofArgType__rows: _TypeAlias = _typing.Literal["_rows", b"_rows"]  # noqa: Y015
     _WhichOneofReturnType__streams: _TypeAlias = _typing.Literal["streams"]  # noqa: Y015
     _WhichOneofArgType__streams: _TypeAlias = _typing.Literal["_streams", b"_streams"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bytes_in) -> _WhichOneofReturnType__bytes_in | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bytes_out) -> _WhichOneofReturnType__bytes_out | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__calls) -> _WhichOneofReturnType__calls | None: ...
     @_typing.overload
@@ -711,6 +725,7 @@ class WhoAmIResponse(_message.Message):
     ROLES_FIELD_NUMBER: _builtins.int
     RIGHTS_FIELD_NUMBER: _builtins.int
     METHODS_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Empty: an anonymous caller."""
     proof: _log_pb2.Commit.Proof.ValueType
@@ -728,6 +743,10 @@ class WhoAmIResponse(_message.Message):
         database: what answers to every caller. Empty: the server does not say.
         """
 
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitInForce]:
+        """The limits in force for the caller; without a database those of the server alone."""
+
     def __init__(
         self,
         *,
@@ -737,14 +756,44 @@ class WhoAmIResponse(_message.Message):
         roles: _abc.Iterable[_builtins.str] | None = ...,
         rights: _abc.Iterable[Global___Right.ValueType] | None = ...,
         methods: _abc.Iterable[_builtins.str] | None = ...,
+        limits: _abc.Iterable[Global___LimitInForce] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_ns", b"expires_ns", "methods", b"methods", "name", b"name", "proof", b"proof", "rights", b"rights", "roles", b"roles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_ns", b"expires_ns", "limits", b"limits", "methods", b"methods", "name", b"name", "proof", b"proof", "rights", b"rights", "roles", b"roles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WhoAmIResponse: _TypeAlias = WhoAmIResponse  # noqa: Y015
+
+@_typing.final
+class LimitInForce(_message.Message):
+    """A limit of a caller, as `everlog serve` or its roles set it; absent: no limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    BY_ROLES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As in Allowance, or `connections`."""
+    value: _builtins.int
+    by_roles: _builtins.bool
+    """Whether roles set it; otherwise the options or defaults of the server do."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        value: _builtins.int = ...,
+        by_roles: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_roles", b"by_roles", "name", b"name", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitInForce: _TypeAlias = LimitInForce  # noqa: Y015
 
 @_typing.final
 class ShowAccessRequest(_message.Message):

@@ -31,6 +31,7 @@ from everlog.store.tx.transaction import marked
 
 if TYPE_CHECKING:
     from everlog.store.upkeep.access import NewToken, Shown
+    from everlog.store.upkeep.allowance import Allowance
     from everlog.store.upkeep.read_audit import RecordedRead
     from everlog.store.upkeep.roles import Issued, Role
 
@@ -64,19 +65,26 @@ def access(settings: Settings) -> None:
 @common
 @pass_settings
 def show(settings: Settings, *, at: int | str | None) -> None:
-    """Show the roles of each identity, and problems, such as a role that does not exist.
+    """Show the roles of each identity with their limits, and problems, such as a role that does not exist.
 
     \b
     Examples:
       everlog -u file:shop.db access show
       everlog -u file:shop.db access show --at 2026-01-05T09:30Z --json
     """
+    from everlog.store.upkeep.access import allowances
+
     found = _shown(settings, at)
     for grant, change in found.grants:
         if settings.json:
             output.echo({"grant": msgspec.to_builtins(grant), "change": msgspec.to_builtins(change)})
         else:
             click.echo(f"{grant.identity}: {grant.role}{_on(grant.tables)}  (commit {change.seq})")
+    for identity, limits in allowances(found).items():
+        if settings.json:
+            output.echo({"identity": identity, "limits": dict(limits.by_name())})
+        else:
+            click.echo(f"{identity}: {_at_most(limits)}")
     for table, share, change in found.audits:
         if settings.json:
             output.echo({"audit": {"table": table, "share": share}, "change": msgspec.to_builtins(change)})
@@ -374,12 +382,15 @@ def whoami(settings: Settings) -> None:
         found = db.access.whoami()
     if settings.json:
         told = {"name": found.name, "proof": found.proof, "expires_ns": found.expires_ns}
-        output.echo({**told, "roles": list(found.roles), "rights": list(found.rights)})
+        limits = [one.told() for one in found.limits]
+        output.echo({**told, "roles": list(found.roles), "rights": list(found.rights), "limits": limits})
         return
     ends = f", until {time_text(found.expires_ns)}" if found.expires_ns else ""
     click.echo(f"{found.name or 'anonymous'} (proof: {found.proof}{ends})")
     click.echo(f"  roles: {', '.join(found.roles)}")
     click.echo(f"  rights: {', '.join(found.rights)}")
+    for one in found.limits:
+        click.echo(f"  at most {one.words}")
 
 
 @click.group()
@@ -536,12 +547,13 @@ def _lines(role: Role) -> list[str]:
         limited = f"  ({'; '.join(limits)})" if limits else ""
         found.append(f"{name} {', '.join(rule.rights)}{limited}")
     if role.allowance:
-        limits = [
-            f"{name} {value:,}" if value else f"{name} without limit"
-            for name, value in role.allowance.items()
-        ]
-        found.append(f"{' ' * (len(role.name) + 1)} at most: {', '.join(limits)}")
+        found.append(f"{' ' * (len(role.name) + 1)} {_at_most(role.allowance)}")
     return found
+
+
+def _at_most(limits: Allowance) -> str:
+    words = [f"{name} {value:,}" if value else f"{name} without limit" for name, value in limits.items()]
+    return f"at most: {', '.join(words)}"
 
 
 def _line(one: Issued, uuid: bytes, now_ns: int) -> str:

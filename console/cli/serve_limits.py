@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from everlog.console.cli.options import add_options
+from everlog.store.upkeep.allowance import LIMITS
 
 if TYPE_CHECKING:
     from everlog.rpc.server.quotas import Quota
@@ -24,12 +25,11 @@ _HELP = {
     " 0: half.",
     "streams": "Running calls, with subscriptions, of one name, and of one address; 0: any number.",
     "calls": "Calls a second of one name, and of one address; 0: any number.",
-    "bytes_in": "Bytes a second from one name, and from one address.  [default: any number]",
-    "bytes_out": "Bytes a second to one name, and to one address.  [default: any number]",
-    "rows": "Rows in the responses of one call.  [default: any number]",
+    "bytes_in": "Bytes a second from one name, and from one address.",
+    "bytes_out": "Bytes a second to one name, and to one address.",
+    "rows": "Rows in the responses of one call.",
     "heavy": "Long reads, and as many long writes, of one name that run; others wait. 0: any number.",
 }
-_DEFAULTS = {"connections": 10_000, "streams": 20_000, "calls": 50_000, "heavy": 4}
 
 PARAMETERS = (*(f"limit_{name}" for name in _HELP), "limit_for")
 
@@ -38,8 +38,8 @@ _OPTIONS = [
         click.option(
             f"--limit-{name.replace('_', '-')}",
             type=click.IntRange(0),
-            default=_DEFAULTS.get(name, 0),
-            show_default=True if name in _DEFAULTS else None,
+            default=LIMITS[name].default,
+            show_default=str(LIMITS[name].default or "any number"),
             metavar="N",
             help=help_,
         )

@@ -13,6 +13,7 @@ Invariants
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -24,9 +25,12 @@ from everlog.console.web.page import Page, View, answered, render, route
 from everlog.console.web.tables import encoded_key
 from everlog.store.errors import RowError
 from everlog.store.upkeep.access import NewToken, Shown
+from everlog.store.upkeep.allowance import LIMITS
+from everlog.store.upkeep.conditions import read_conditions, words_of
 from everlog.store.upkeep.roles import DANGEROUS, OPS, RIGHTS, Issued, Role, Rule
 
 TABS = (("", "Identities"), ("roles", "Roles"), ("tokens", "Tokens"), ("explain", "Explain"))
+_OPERATOR = re.compile(r"\s*(<=|>=|\^=|[=<>])\s*")
 SOON_NS, DAY_NS = 30 * 86_400 * 10**9, 86_400 * 10**9
 DAYS_MAX = 36_500.0
 
@@ -146,6 +150,10 @@ def roles(view: View) -> Page:
                 "ready": change is None,
                 "rules": [_rule(rule) for rule in role.rules],
                 "audited": role.audited,
+                "limits": [
+                    f"{value:,} {LIMITS[name].what}" if value else f"{LIMITS[name].what}: no limit"
+                    for name, value in role.allowance.by_name()
+                ],
                 "granted": used.count(role.name),
                 "change": msgspec.to_builtins(change),
             }
@@ -169,6 +177,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "tables": list(rule.tables),
         "ops": list(rule.ops),
         "rows": {field: list(values) for field, values in sorted(rule.rows.items())},
+        "conditions": list(words_of(rule.rows, rule.comparisons)),
         "hidden": list(rule.hidden),
     }
 
@@ -176,16 +185,18 @@ def _rule(rule: Rule) -> dict[str, Any]:
 def define(view: View) -> Page | Response:
     def work() -> Response:
         name, reason = view.field("name").strip(), view.reason()
+        rows, comparisons = read_conditions(_conditions(view.field("rows")))
         made = Rule(
             tuple(str(one) for one in view.form.getlist("right")),
             tuple(view.field("tables").split()),
             tuple(str(one) for one in view.form.getlist("op")),
-            _conditions(view.field("rows")),
+            rows,
             tuple(view.field("hidden").split()),
+            comparisons=comparisons,
         )
         known = _role(view.db.access.show(), name) if view.field("add") == "1" else None
         before = known or Role(name, ())
-        role = Role(name, (*before.rules, made), before.audited)
+        role = Role(name, (*before.rules, made), before.audited, before.allowance)
         if _is_dangerous(role):
             view.check_typed(name)
         return view.done(
@@ -196,15 +207,9 @@ def define(view: View) -> Page | Response:
     return answered(view, work, roles)
 
 
-def _conditions(text: str) -> dict[str, tuple[str, ...]]:
-    """Return the conditions on rows, one FIELD=VALUE a line. Raises RowError."""
-    found: dict[str, tuple[str, ...]] = {}
-    for line in filter(None, map(str.strip, text.splitlines())):
-        field, equals, value = line.partition("=")
-        if not (equals and field):
-            raise RowError(f"expected conditions as FIELD=VALUE, one a line, found {line[:80]!r}")
-        found[field.strip()] = (*found.get(field.strip(), ()), value.strip())
-    return found
+def _conditions(text: str) -> list[str]:
+    """Return the conditions on rows, one a line, without spaces around their operator."""
+    return [_OPERATOR.sub(r"\1", line, count=1) for line in filter(None, map(str.strip, text.splitlines()))]
 
 
 def remove_role(view: View) -> Page | Response:

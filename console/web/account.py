@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.responses import RedirectResponse, Response
@@ -171,17 +172,17 @@ def resume(view: View) -> Page:
 
 
 def account(view: View) -> Page:
-    """Show who is signed in, with the rights in each database."""
+    """Show who is signed in, with the rights and limits in each database."""
     found = []
     for name in view.session.databases():
         try:
             caller = view.session.database(name).access.whoami()
         except Error as error:
-            found.append({"database": name, "error": str(error), "roles": [], "rights": []})
+            found.append({"database": name, "error": str(error), "roles": [], "rights": [], "limits": []})
         else:
-            found.append(
-                {"database": name, "error": "", "roles": list(caller.roles), "rights": list(caller.rights)}
-            )
+            lists: dict[str, Any] = {"roles": list(caller.roles), "rights": list(caller.rights)}
+            lists["limits"] = [one.told() for one in caller.limits]
+            found.append({"database": name, "error": "", **lists})
     values = {"name": view.session.name, "signed_in": view.session.signed_in, "databases_of": found}
     return Page("account.html", values)
 

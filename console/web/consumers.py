@@ -25,7 +25,8 @@ from everlog.console.web.overview import RANGE, RANGES, consumer_href, state_of
 from everlog.console.web.page import NotFoundError, Page, View, answered, route
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.store.errors import AccessError, RowError, quantity
-from everlog.store.upkeep.consumers import DAY_S, Cap, Consumer
+from everlog.store.upkeep.allowance import DAY_S
+from everlog.store.upkeep.consumers import Cap, Consumer
 from everlog.store.upkeep.status import Status
 
 WIDTH, HEIGHT = 720, 132

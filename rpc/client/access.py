@@ -30,6 +30,7 @@ from everlog.store.upkeep.access import (
     new_token,
     replacement,
 )
+from everlog.store.upkeep.allowance import LimitInForce
 from everlog.store.upkeep.explanation import Explanation
 from everlog.store.upkeep.read_audit import RecordedRead, check_asked_reads
 from everlog.store.upkeep.roles import RIGHTS, Grant, Issued, Role, State, Token
@@ -51,7 +52,8 @@ class RemoteAccess:
         words = {number: word for word, number in RIGHTS.items()}
         rights = tuple(words[right] for right in answer.rights if right in words)
         proof = proof_name(answer.proof) if answer.name else "none"
-        return Caller(answer.name, proof, answer.expires_ns, tuple(answer.roles), rights)
+        limits = tuple(LimitInForce(one.name, one.value, one.by_roles) for one in answer.limits)
+        return Caller(answer.name, proof, answer.expires_ns, tuple(answer.roles), rights, limits)
 
     def show(self, at: Position | None = None) -> Shown:
         """Return all roles, grants and tokens, now or as of a record or a time. Read-only."""

@@ -185,6 +185,11 @@ class Context:
         return self._stream.who
 
     @property
+    def peer(self) -> str:
+        """The caller's address, HOST:PORT."""
+        return self._stream.connection.peer
+
+    @property
     def identity(self) -> Any:
         """The caller, as the server's gate knows it."""
         return self._stream.call.identity

@@ -161,6 +161,33 @@ class Meter:
             self._waiting.pop(whose)()
 
 
+class Meters:
+    """Several meters as one: `held` while one of them is."""
+
+    __slots__ = ("_all",)
+
+    def __init__(self, meters: tuple[Meter | Meters, ...]) -> None:
+        self._all = meters
+
+    @property
+    def held(self) -> bool:
+        return any(one.held for one in self._all)
+
+    def take(self, size: int) -> None:
+        """Count sent bytes."""
+        for one in self._all:
+            one.take(size)
+
+    def wait(self, whose: object, resume: Callable[[], None]) -> None:
+        """Call `resume` once one that holds no longer does; another may hold then."""
+        held = next((one for one in self._all if one.held), self._all[0])
+        held.wait(whose, resume)
+
+    def forget(self, whose: object) -> None:
+        for one in self._all:
+            one.forget(whose)
+
+
 class Reader(Protocol):
     """A connection, as Turns uses it."""
 

@@ -31,7 +31,7 @@ from everlog.rpc.http2 import frames, limits
 from everlog.rpc.http2.frames import Code, ProtocolError, StreamError
 from everlog.rpc.http2.headers import escaped, header_block
 from everlog.rpc.http2.inflow import PARTIAL_MAX, WINDOW, Inflow
-from everlog.rpc.http2.limits import Bucket, Meter
+from everlog.rpc.http2.limits import Bucket, Meter, Meters
 
 MESSAGE_BYTES_MAX = 16 << 20
 INBOX_MAX = 4  # messages
@@ -123,8 +123,8 @@ class Stream:
         self.headers = headers
         self.who = ""  # name of the call's token
         self.call: Any = None  # what its observers know of it (grpc.py)
-        self.meter: Meter | None = None  # limits what its caller is sent, and receives
-        self.received: Bucket | None = None
+        self.meter: Meter | Meters | None = None  # limits what its caller is sent
+        self.received: tuple[Bucket, ...] = ()  # limit what is received from its caller
         self.got = self.sent = 0  # bytes
         self.window = 0  # bytes that the peer accepts, in addition to its initial window
         self.task: asyncio.Task[None] | None = None
@@ -158,8 +158,8 @@ class Stream:
         if self._room < 0:
             raise ProtocolError("more data than the stream's window", Code.FLOW_CONTROL_ERROR)
         self.got += size
-        if self.received is not None:
-            self.received.left -= size
+        for bucket in self.received:
+            bucket.left -= size
         if self._length >= 0:
             self._length -= len(data)
             if self._length < 0 or (end and self._length):

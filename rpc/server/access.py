@@ -28,6 +28,7 @@ from everlog.store.errors import AccessError
 from everlog.store.tx.transaction import Proof, proof_of
 from everlog.store.upkeep import roles as values
 from everlog.store.upkeep.access import check_asked, shown
+from everlog.store.upkeep.allowance import HELD, LIMITS, NOTHING, in_force
 from everlog.store.upkeep.explanation import explain, explain_as
 from everlog.store.upkeep.roles import OWNER, State
 
@@ -43,13 +44,20 @@ class AccessService(access_pb2_grpc.AccessServicer):
         answer = pb.WhoAmIResponse(
             name=identity.name, proof=proof_of(identity.name), expires_ns=identity.expires_ns
         )
+        allowance = NOTHING
         if request.database:
             holder = self._hosting.rights.holder(identity, request.database)
             answer.roles.extend(dict.fromkeys(held.role for held in holder.held))
             answer.rights.extend(pb.Right.ValueType(right) for right in holder.rights())
+            allowance = holder.allowance
         answer.methods.extend(
             path.removeprefix("/") for path in self._hosting.rights.callable(identity, request.database)
         )
+        limits = self._hosting.limits_of(str(identity.name), context.peer)
+        if request.database and pb.HOLD not in answer.rights:
+            limits |= {name: LIMITS[name].default for name in HELD}
+        for one in in_force(limits, allowance):
+            answer.limits.add(name=one.name, value=one.value, by_roles=one.by_roles)
         return answer
 
     async def Show(self, request: pb.ShowAccessRequest, context: Any) -> pb.ShowAccessResponse:

@@ -47,8 +47,8 @@ from everlog.store.database import Database
 from everlog.store.errors import AccessError, LimitError, OpenError, RowError, quantity
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.tables.hashing import TableHash
-from everlog.store.upkeep.allowance import CONSUMERS_MAX
-from everlog.store.upkeep.consumers import DAY_S, Cap, Consumer, Registering, cap_of
+from everlog.store.upkeep.allowance import DAY_S, HELD, LIMITS
+from everlog.store.upkeep.consumers import Cap, Consumer, Registering, cap_of
 from everlog.store.upkeep.sizes import Growth, sizes_of
 from everlog.store.urls import without_secrets
 
@@ -486,12 +486,8 @@ def _limits(scope: Scope) -> _Limits | None:
     """Return what a caller may have held for its consumers; None: anything, as with the right `hold`."""
     if scope.holder.decide(access_pb2.HOLD).allowed:
         return None
-    said, usual = scope.holder.allowance, Cap()
-    return _Limits(
-        CONSUMERS_MAX if said.consumers is None else said.consumers,
-        usual.seconds if said.cap_seconds is None else said.cap_seconds,
-        usual.bytes if said.cap_bytes is None else said.cap_bytes,
-    )
+    said = msgspec.structs.asdict(scope.holder.allowance)
+    return _Limits(*(LIMITS[name].default if said[name] is None else said[name] for name in HELD))
 
 
 def _permit(scope: Scope, limits: _Limits | None, one: Registering, reason: str) -> None:

@@ -186,6 +186,8 @@ class Hosting:
         self.subscribers = dict.fromkeys(self.databases, 0)
         self.following: dict[int, Following] = {}  # by id; of the thread of the event loop
         self.growth = {name: Growth() for name in self.databases}
+        # Of a name and an address HOST:PORT: the limits of the server for this caller.
+        self.limits_of: Callable[[str, str], dict[str, float]] = lambda *_: {}
         self._stopped = threading.Event()
         self._readers = Threads(READERS, "short reads")
         self._writers = Threads(WRITERS, "short writes")

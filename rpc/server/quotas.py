@@ -31,10 +31,11 @@ from typing import Any, NamedTuple
 
 from everlog.rpc.http2.connection import Connection
 from everlog.rpc.http2.grpc import Call
-from everlog.rpc.http2.limits import Bucket, Meter
+from everlog.rpc.http2.limits import Bucket, Meter, Meters
+from everlog.rpc.http2.stream import Stream
 from everlog.rpc.server.rights import Scope
 from everlog.store.errors import LimitError, OpenError
-from everlog.store.upkeep.allowance import NOTHING
+from everlog.store.upkeep.allowance import LIMITS, NOTHING
 
 ACCOUNTS_MAX = 10_000  # without connections and calls: of names, and of addresses
 NAMES_MAX = 1000  # of callers over one connection that are remembered with it
@@ -48,26 +49,18 @@ SAY_EVERY_S = 60.0
 
 
 class Limits(NamedTuple):
-    """Limits of one name or address; 0: none."""
+    """Limits of one name or address; 0: none. See LIMITS."""
 
-    connections: float = 10_000
-    streams: float = 20_000  # running calls
-    calls: float = 50_000  # a second
-    bytes_in: float = 0  # a second
-    bytes_out: float = 0  # a second
-    rows: float = 0  # of one call
-    heavy: float = 4  # long calls that run; of names only
+    connections: float = LIMITS["connections"].default
+    streams: float = LIMITS["streams"].default
+    calls: float = LIMITS["calls"].default
+    bytes_in: float = LIMITS["bytes_in"].default
+    bytes_out: float = LIMITS["bytes_out"].default
+    rows: float = LIMITS["rows"].default
+    heavy: float = LIMITS["heavy"].default  # of names only
 
 
 FIELDS = tuple(Limits.__annotations__)
-WHAT = {
-    "connections": "connections",
-    "streams": "running calls",
-    "calls": "calls a second",
-    "bytes_in": "bytes a second that it sends",
-    "bytes_out": "bytes a second that it receives",
-    "rows": "rows in one call",
-}
 Said = Callable[[str, str, str, str], None]  # of a limit, a name and an address: the sentence
 
 
@@ -93,6 +86,10 @@ class Quota(NamedTuple):
         found = int(self.own.get(caller, {}).get("heavy", self.limits.heavy))
         said = scope.holder.allowance.heavy if scope is not None else None
         return min(found or said, said) if said else found
+
+    def of_caller(self, name: str, peer: str) -> Limits:
+        """Return the limits of a caller: those of its name, or without one those of its address."""
+        return self.of_name(name) if name else self.of_address(address_of(peer))
 
     def networks(self) -> Iterable[tuple[Any, Mapping[str, float]]]:
         """Return the networks that have limits of their own, the largest first."""
@@ -292,8 +289,15 @@ class Quotas:
         account.streams += 1
         if account.limits.rows:
             call.rows_max = min(call.rows_max, account.limits.rows + PEEK)
-        stream.meter, stream.received = account.sent, account.received
+        self._meter(stream, account)
         self._count(call, account)
+
+    def _meter(self, stream: Stream, account: Account) -> None:
+        """Count the bytes of a stream in an account as well."""
+        if account.sent is not None:
+            stream.meter = account.sent if stream.meter is None else Meters((stream.meter, account.sent))
+        if account.received is not None:
+            stream.received = (*stream.received, account.received)
 
     def _join(self, call: Call, held: Held, name: str) -> Account:
         """Return the account of a name that calls over this connection for the first time."""
@@ -332,7 +336,15 @@ class Quotas:
         """Count a call of a name by the limits that its roles have in the database. Raises LimitError."""
         if call.scope is None or (said := call.scope.holder.allowance) is NOTHING or not call.stream.who:
             return
-        limits = Limits(0, said.streams or 0, said.calls or 0, rows=said.rows or 0, heavy=0)
+        limits = Limits(
+            0,
+            said.streams or 0,
+            said.calls or 0,
+            said.bytes_in or 0,
+            said.bytes_out or 0,
+            said.rows or 0,
+            heavy=0,
+        )
         if not any(limits):
             return
         name, database = str(call.stream.who), call.request.database  # type: ignore[union-attr]
@@ -348,6 +360,9 @@ class Quotas:
         if account.limits.rows:
             call.rows_max = min(call.rows_max, account.limits.rows + PEEK)
         self._count(call, account)
+        self._meter(call.stream, account)
+        if account.received is not None:  # the request says the database
+            account.received.left -= call.stream.got
 
     def check_rows(self, call: Call) -> None:
         """Raise LimitError for a call that has more rows than it may."""
@@ -384,7 +399,7 @@ class Quotas:
             retry_s = max(RETRY_MIN_S, round(retry_s, 3))
             then = f"try again after {retry_s:g} s"
         return LimitError(
-            f"the limit {whose} is reached: expected at most {most:,.0f} {WHAT[limit]}; {then}",
+            f"the limit {whose} is reached: expected at most {most:,.0f} {LIMITS[limit].what}; {then}",
             limit=limit,
             retry_s=retry_s,
         )
@@ -394,7 +409,7 @@ class Quotas:
         if now - account.said.get(limit, -SAY_EVERY_S) >= SAY_EVERY_S:
             account.said[limit] = now
             whose = account.name or "an address"
-            sentence = f"{whose} has reached its limit of {WHAT[limit]}"
+            sentence = f"{whose} has reached its limit of {LIMITS[limit].what}"
         self._said(limit, account.name, peer, sentence)
 
 

@@ -226,6 +226,7 @@ class Server:
         self.quota = quota or Quota()
         self._quotas: Quotas | None = None  # while it runs
         self.hosting.limit_heavy(self._heavy)
+        self.hosting.limits_of = self._limits_of
         self._connections_max = 0
         self._thread = threading.Thread(target=self._run, name="everlog-server", daemon=True)
         self._ready = threading.Event()
@@ -459,6 +460,10 @@ class Server:
 
     def _heavy(self, work: Work) -> int:
         return self.quota.heavy(work.key, work.call.scope if work.call is not None else None)
+
+    def _limits_of(self, name: str, peer: str) -> dict[str, float]:
+        quota = self.quota if self._quotas is None else self._quotas.quota
+        return quota.of_caller(name, peer)._asdict()  # noqa: SLF001  a named tuple's own
 
     def _connection(self, calls: Calls, turns: Turns, quotas: Quotas) -> Connection:
         made = Connection(calls.answer, self.connections, turns)

@@ -51,6 +51,7 @@ from everlog.store.tables import projection as kinds
 from everlog.store.tx.transaction import Metadata
 from everlog.store.upkeep import limits
 from everlog.store.upkeep import roles as values
+from everlog.store.upkeep.allowance import NOTHING, Allowance, LimitInForce, most
 from everlog.store.upkeep.explanation import Explanation, explain, explain_as
 from everlog.store.upkeep.read_audit import RecordedRead, check_asked_reads, recorded
 from everlog.store.upkeep.roles import (
@@ -111,15 +112,25 @@ def shown(state: State, schema: Schema, problems: Iterable[str] = ()) -> Shown:
     )
 
 
+def allowances(found: Shown) -> dict[str, Allowance]:
+    """Return the limits that roles set, of each identity that has some by its grants."""
+    said = {role.name: role.allowance for role, _ in found.roles}
+    names: dict[str, list[Allowance]] = {}
+    for grant, _ in found.grants:
+        names.setdefault(grant.identity, []).append(said.get(grant.role, NOTHING))
+    return {name: limits for name, several in names.items() if (limits := most(several))}
+
+
 class Caller(NamedTuple):
     """A caller as a server sees it: how its name was proven, the end of the proof (nanoseconds since the Unix
-    epoch; 0: never), its roles and rights in the database."""
+    epoch; 0: never), its roles and rights in the database, and the limits of what it may have there."""
 
     name: str
     proof: str
     expires_ns: int
     roles: tuple[str, ...]
     rights: tuple[str, ...]
+    limits: tuple[LimitInForce, ...] = ()
 
 
 class NewToken(NamedTuple):

@@ -53,6 +53,7 @@ from everlog.store.rocks import files
 from everlog.store.schema import arguments, codec
 from everlog.store.tables.projection import REGISTERED, REMOVED
 from everlog.store.tx.transaction import Metadata
+from everlog.store.upkeep.allowance import DAY_S, LIMITS
 from everlog.store.upkeep.roles import check_name
 
 EVERY_S = 1.0
@@ -166,7 +167,6 @@ def _goes_on(found: dict[str, Bookmark], name: str, one: Bookmark) -> bool:
     return known is not None and known.epoch == one.epoch and known.seq <= one.seq
 
 
-DAY_S = 86_400
 NAME_BYTES_MAX = 200
 
 
@@ -174,8 +174,8 @@ class Cap(msgspec.Struct, frozen=True):
     """The maximum that is held for a consumer, in records, seconds and bytes; 0: no limit."""
 
     records: int = 0
-    seconds: int = 7 * DAY_S
-    bytes: int = 10 << 30
+    seconds: int = LIMITS["cap_seconds"].default
+    bytes: int = LIMITS["cap_bytes"].default
 
     def over(self, records: int, seconds: float, size: int) -> str:
         """Return which limit is exceeded, in a few words; empty: none."""

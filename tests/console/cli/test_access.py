@@ -46,6 +46,11 @@ def test_the_same_words_work_on_files_and_at_a_server(everlog: Run, books: Path,
             "       read  (tables books; rows with title < M; rows with title beginning with A)",
             "       at most: consumers 5, cap-seconds 2,592,000",
         ]
+        assert everlog(*at, "access", "grant", "bob", "clerk").code == 0
+        assert "bob: at most: consumers 5, cap-seconds 2,592,000" in everlog(*at, "access", "show").out
+        assert everlog(*at, "access", "revoke", "bob", "clerk").code == 0
+        told = everlog(*at, "access", "whoami").out
+        assert ("at most 50,000 calls a second (server)" in told) == (kind == "server")
         assert everlog(*at, "access", "remove-role", "clerk").out.startswith("Removed: role clerk")
         (who,) = everlog(*at, "access", "whoami", "--json").json
         assert who["roles"] == ["owner"]

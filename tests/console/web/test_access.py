@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import time
 
+import msgspec
 import pytest
 
 from everlog.rpc.embedded import EmbeddedDatabase
+from everlog.store.upkeep.allowance import Allowance
+from everlog.store.upkeep.conditions import Comparison
 from everlog.store.upkeep.roles import Role, Rule
 from tests.console.web.test_consumers import signed_in
 from tests.console.web.visitor import Visitor, console_of
@@ -76,6 +79,15 @@ def test_a_role_is_defined_extended_and_removed(open_console: Visitor, flights: 
         Rule(("write",), (), ("put",)),
     ]
     assert "rows with faa = JFK or LGA" in open_console.get(path).words
+    flights.access.define(msgspec.structs.replace(role, allowance=Allowance(calls=50, rows=0)))
+    more = {"name": "clerk", "right": "read", "rows": "faa < M", "tables": "airports", "add": "1"}
+    assert open_console.post(path, None, reason="the desk", **more).status == 303
+    (role,) = [role for role, change in flights.access.show().roles if change]
+    assert role.allowance == Allowance(calls=50, rows=0), "adding a rule keeps the limits"
+    assert role.rules[2].comparisons == (Comparison("faa", "<", ("M",)),)
+    words = open_console.get(path).words
+    assert "of one caller at most 50 calls a second, rows in one call: no limit" in words
+    assert "rows with faa < M" in words
     assert open_console.post(path, None, name="boss", right="grant", reason="x").status == 400
     assert open_console.post(path, None, name="boss", right="grant", typed="boss", reason="x").status == 303
     for name in ("clerk", "boss"):

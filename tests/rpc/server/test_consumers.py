@@ -14,8 +14,8 @@ from everlog.proto import consumers_pb2 as pb
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
-from everlog.store.upkeep.allowance import Allowance
-from everlog.store.upkeep.consumers import DAY_S, Cap, Registering, message_of_cap
+from everlog.store.upkeep.allowance import DAY_S, LIMITS, Allowance, Limit
+from everlog.store.upkeep.consumers import Cap, Registering, message_of_cap
 from everlog.store.upkeep.roles import Role, Rule
 from tests.conformance.database_case import AIRPORTS, Airport
 from tests.rpc.server.calling import Callers, callers
@@ -194,7 +194,7 @@ def test_a_role_says_how_many_names_and_which_caps_its_holders_may_have(db: Embe
 def test_nobody_registers_more_names_than_the_limit_without_a_role_that_says_so(
     db: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("everlog.rpc.server.admin.CONSUMERS_MAX", 3)
+    monkeypatch.setitem(LIMITS, "consumers", Limit(3, "consumers"))
     db.access.grant("mirror", "follower")
     with callers(db, "mirror") as called:
         stub = stub_of(called)

@@ -26,6 +26,7 @@ from everlog.rpc.server import quotas
 from everlog.rpc.server.quotas import EXTRA, Limits, Quota, Quotas, address_of, read_own
 from everlog.rpc.server.rights import Scope
 from everlog.rpc.server.server import Server
+from everlog.store.upkeep.access import allowances
 from everlog.store.upkeep.allowance import Allowance
 from everlog.store.upkeep.roles import Role, Rule
 from tests.conformance.database_case import AIRPORTS, Airport
@@ -265,7 +266,7 @@ def connection(peer: str) -> Any:
 
 
 def call(of: Any, who: str) -> Any:
-    stream = SimpleNamespace(connection=of, who=who, meter=None, received=None)
+    stream = SimpleNamespace(connection=of, who=who, meter=None, received=())
     return SimpleNamespace(stream=stream, accounts=(), rows=0, rows_max=0)
 
 
@@ -405,6 +406,60 @@ def test_a_role_lowers_the_limits_of_its_holders_in_its_database(db: EmbeddedDat
         db.access.grant("dan", "reader")  # it says nothing about rows
         with opened(server, "dan", retry_s=0) as remote, pytest.raises(LimitError, match="at most 3 rows"):
             list(remote.scan(AIRPORTS))
+
+
+def test_bytes_of_the_holders_of_a_role_are_limited(db: EmbeddedDatabase) -> None:
+    size, rate = fill(db, 60), 400_000
+    limits = {"cat": {"bytes_out": rate}, "dan": {"bytes_in": rate}, "eve": {"bytes_out": 1000}}
+    for name, limit in limits.items():
+        db.access.define(Role(name, (Rule(("read", "load", "status")),), allowance=Allowance(**limit)))
+        db.access.grant(name, name)
+    tokens = {name: f"token-of-{name}" for name in limits}
+    wide = Quota(Limits(bytes_in=1 << 30, bytes_out=1 << 30))  # of the server: both count
+    with Server({"x": db}, tokens=tokens, quota=wide) as server:
+        with opened(server, "cat") as remote:
+            began = time.monotonic()
+            assert len(list(remote.scan(AIRPORTS, start="L000000", end="M"))) == 60
+            assert time.monotonic() - began >= (size - rate) / rate - 1
+        with opened(server, "dan") as remote:
+            began = time.monotonic()
+            remote.load(AIRPORTS, (large(number) for number in range(60)))
+            assert time.monotonic() - began >= (size - rate) / rate - 1
+        with RawClient(server.address) as client:
+            asked = store_pb2.ScanRequest(database="x", table="airports", space=1, end=b"\xff")
+            client.call(1, "/everlog.v1.Store/Scan", asked.SerializeToString(), **bearer("eve"))
+            client.next(http2.DATA)  # more than its bytes of a second
+            client.call(3, "/everlog.v1.Store/Scan", asked.SerializeToString(), **bearer("eve"))
+            refused = client.trailers()
+            assert refused["grpc-status"] == REFUSED
+            assert "of eve in x is reached: expected at most 1,000 bytes a second" in refused["grpc-message"]
+
+
+def test_a_caller_learns_the_limits_in_force(db: EmbeddedDatabase) -> None:
+    few = Allowance(calls=50, rows=0, streams=30_000, consumers=2, cap_bytes=0)
+    db.access.define(Role("few", (Rule(("read", "status", "consumers")),), allowance=few))
+    db.access.grant("cat", "few")
+    db.access.grant("eve", "owner")
+    tokens = {name: f"token-of-{name}" for name in ("cat", "eve")}
+    quota = Quota(Limits(connections=7, bytes_in=5000), {"cat": {"rows": 9}, "eve": {"heavy": 0}})
+    with Server({"x": db}, tokens=tokens, quota=quota) as server:
+        with opened(server, "cat") as remote:
+            caller = remote.access.whoami()
+            found = {one.name: (one.value, one.by_roles) for one in caller.limits}
+            by_server = {"connections": 7, "streams": 20_000, "bytes_in": 5000, "rows": 9, "heavy": 4}
+            by_server["cap_seconds"] = 7 * 86_400
+            assert found == {
+                **{name: (value, False) for name, value in by_server.items()},
+                "calls": (50, True),
+                "consumers": (2, True),
+            }
+            assert "50 calls a second (roles)" in {one.words for one in caller.limits}
+        with opened(server, "eve") as remote:
+            found = {one.name: (one.value, one.by_roles) for one in remote.access.whoami().limits}
+            limits = {"connections": (7, False), "streams": (20_000, False), "calls": (50_000, False)}
+            assert found == {**limits, "bytes_in": (5000, False)}
+    assert allowances(db.access.show()) == {"cat": few}
+    assert db.access.whoami().limits == ()
 
 
 def test_a_role_raises_no_limit_of_the_server(db: EmbeddedDatabase) -> None:

@@ -11,7 +11,8 @@ import pytest
 from everlog.proto import consumers_pb2, log_pb2
 from everlog.store.database import Database
 from everlog.store.errors import CursorError, ReadOnlyError, RowError
-from everlog.store.upkeep.consumers import DAY_S, Bookmark, Cap
+from everlog.store.upkeep.allowance import DAY_S
+from everlog.store.upkeep.consumers import Bookmark, Cap
 from tests.store.conftest import Opener
 from tests.store.models import ITEMS, items
 from tests.store.upkeep.test_expiry import SECOND, Time

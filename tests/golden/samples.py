@@ -170,6 +170,25 @@ def _access() -> dict[str, log_pb2.Notice]:
             )
         ],
     )
+    conditions = [
+        access_pb2.Condition(field="amount", values=["100"], comparison=access_pb2.IS_AT_MOST),
+        access_pb2.Condition(field="path", values=["eu/", "us/"], comparison=access_pb2.HAS_PREFIX),
+        access_pb2.Condition(field="owner", comparison=access_pb2.IS_UNSET),
+    ]
+    limits = access_pb2.Allowance(
+        consumers=5,
+        cap_seconds=86_400,
+        cap_bytes=0,
+        streams=10,
+        calls=50,
+        rows=1000,
+        heavy=1,
+        bytes_in=1 << 20,
+        bytes_out=1 << 40,
+    )
+    few = access_pb2.Role(
+        name="few", rules=[access_pb2.Rule(rights=[access_pb2.READ], rows=conditions)], allowance=limits
+    )
     token = access_pb2.Token(
         id="0123456789ab",
         name="ann",
@@ -189,6 +208,7 @@ def _access() -> dict[str, log_pb2.Notice]:
         ),
         "token": ("token.created", "ann", token),
         "bound-role": ("access.role", "clerk", access_pb2.Role(name="clerk", rules=[bound])),
+        "limited-role": ("access.role", "few", few),
         "audited": ("access.audited", "bookings", access_pb2.Audited(table=3, share=0.25)),
     }
     return {

@@ -12,9 +12,13 @@ from uuid import UUID
 import pytest
 
 from everlog.feed import cursor, message
+from everlog.proto import access_pb2
 from everlog.store import keys, record
 from everlog.store.database import Database
 from everlog.store.schema.codec import Kind
+from everlog.store.upkeep.allowance import Allowance
+from everlog.store.upkeep.conditions import Comparison
+from everlog.store.upkeep.roles import role_of
 from tests.golden.samples import AIRPORTS, DATABASE, JFK, SCHEMA, TIME_NS, VALUES, samples
 from tests.store.models import KINDS
 
@@ -41,7 +45,9 @@ def test_a_record_of_each_kind_is_read(name: str) -> None:
     assert commit.checksum == record.checksum_of(framed)
     kinds = dict.fromkeys(("created", "base", "migration", "load", "notice"))
     expected = {name: name for name in kinds} | {"backfill": "migration", "returning": "migration"}
-    expected |= dict.fromkeys(("consumer", "role", "grant", "token", "bound-role", "audited"), "notice")
+    expected |= dict.fromkeys(
+        ("consumer", "role", "grant", "token", "bound-role", "limited-role", "audited"), "notice"
+    )
     assert commit.WhichOneof("about") == expected.get(name)
 
 
@@ -133,3 +139,16 @@ def test_a_database_of_then_rebuilds_to_the_same_rows_and_goes_on(directory: Pat
     assert "load" in kinds
     assert kinds[-1] is None
     assert len(kinds) == cursor.parse(STATE["cursor"]).seq + 1
+
+
+def test_a_role_of_then_has_the_same_limits_and_conditions() -> None:
+    notice = record.decode(golden("records")["limited-role"], 13).notice
+    role = role_of(access_pb2.Role.FromString(notice.detail))
+    names = ("consumers", "cap_seconds", "cap_bytes", "streams", "calls", "rows", "heavy", "bytes_in")
+    limits = (5, 86_400, 0, 10, 50, 1000, 1, 1 << 20)
+    assert role.allowance == Allowance(**dict(zip(names, limits, strict=True)), bytes_out=1 << 40)
+    assert role.rules[0].comparisons == (
+        Comparison("amount", "<=", ("100",)),
+        Comparison("path", "prefix", ("eu/", "us/")),
+        Comparison("owner", "unset"),
+    )

@@ -78,23 +78,24 @@ def has_unlisted(path: Path) -> bool:
         return any(file.stem.isdecimal() and int(file.stem) not in listed for file in directory.glob("*.sst"))
 
 
-def problems(path: Path) -> Iterator[str]:
+def problems(path: Path, rocksdb: str = "db") -> Iterator[str]:
     """Yield a sentence for each file of the database in `path` that is missing or damaged. Read-only.
 
-    It checks names and sizes, then every block of every table file against its checksum. Raises DiskError if
-    the files cannot be read for a reason that is no damage.
+    `rocksdb`: the name of RocksDB's directory in it. It checks names and sizes, then every block of every
+    table file against its checksum. Raises DiskError if the files cannot be read for a reason that is no
+    damage.
     """
     with translated(f"reading {path}"):
-        yield from _problems(path)
+        yield from _problems(path, path / rocksdb)
 
 
-def _problems(path: Path) -> Iterator[str]:
+def _problems(path: Path, directory: Path) -> Iterator[str]:
     if not (path / files.HEAD).exists():
         yield (
             f"{path / files.HEAD} is missing: a loss at the end of the log could not be detected; opening the"
             " database for writing creates it again"
         )
-    directory, reported = path / "db", False
+    reported = False
     for problem in _absent(directory):
         reported = True
         yield problem

@@ -347,6 +347,11 @@ class Ownership:
             owner = files.read(self.at / files.OWNER, files.Owner)
         return taken(self.path, owner, here=here)
 
+    def is_open_here(self) -> bool:
+        """Whether this process has the directory open for writing."""
+        with _lock:
+            return self._inode in _owned
+
     def _warn_of_network(self) -> None:
         kind = file_system(self.path)
         if kind in NETWORK:
@@ -412,6 +417,30 @@ def locked(path: Path) -> Iterator[Ownership]:
                 pass  # no RocksDB, so nothing that an older version could open
             except BlockingIOError:
                 raise owner.taken() from None
+            yield owner
+    finally:
+        owner.release()
+
+
+@contextlib.contextmanager
+def unwritten(path: Path) -> Iterator[Ownership]:
+    """Keep all writers out for the block, as `locked`, but write nothing to the directory. Several processes
+    can do so at a time. Raises OpenError if the database has a writer."""
+    owner = Ownership(resolve(path), writing=False)
+    try:
+        with contextlib.ExitStack() as stack:
+            for name, lock in ((LOCK, fcntl.flock), ("db/LOCK", fcntl.lockf)):
+                try:
+                    file = stack.enter_context(open(owner.at / name, "rb"))
+                    lock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except (FileNotFoundError, NotADirectoryError):
+                    pass  # never opened for writing
+                except BlockingIOError:
+                    raise owner.taken(here=owner.is_open_here()) from None
+                except PermissionError as error:
+                    raise OpenError(f"{owner.path / name} cannot be read: {error.strerror}") from None
+                except OSError:
+                    pass  # without locks, the file system has no writer either
             yield owner
     finally:
         owner.release()

@@ -12,9 +12,12 @@ stays. The row is set aside by one more record, which deletes it; the log keeps 
 The damaged files are copied before RocksDB may touch them, and stay beside the database under another
 name, so that a repair can be repeated, or undone by renaming.
 
+A dry run does the same in a temporary directory, whose table files are links to those of the database.
+
 Invariants
   (1) every record of the new log was checked, and seqs are dense from the oldest;
-  (2) killed at any point, the next repair begins from the original files.
+  (2) killed at any point, the next repair begins from the original files;
+  (3) a dry run writes nothing to the database's directory, and renames nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import os
 import shutil
 import time
 import uuid
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -40,7 +44,7 @@ from everlog.store.progress import OnProgress, Progress
 from everlog.store.rocks import files, manifest
 from everlog.store.rocks.engine import Engine
 from everlog.store.rocks.errors import translated
-from everlog.store.rocks.ownership import locked, resolve
+from everlog.store.rocks.ownership import locked, resolve, unwritten
 from everlog.store.tables.projection import FamilyTarget
 from everlog.store.tables.projector import Projector
 from everlog.store.upkeep.rebuild import empty_projector
@@ -49,6 +53,8 @@ CHUNK = 512
 _LENIENT = DBRecoveryMode.skip_any_corrupted_record()
 SET_ASIDE = "everlog repair: rows that cannot be read"
 DAMAGED = "db.damaged-"
+
+Link = Callable[[Path, Path], None]  # os.link, os.symlink
 
 
 class Repair(msgspec.Struct, frozen=True):
@@ -72,22 +78,22 @@ def repair(path: Path | str, *, dry_run: bool = False, progress: OnProgress | No
     """Salvage a damaged database that is not open anywhere. Writes.
 
     It keeps the log up to the first record that is unreadable or invalid, and builds the tables from it,
-    without unreadable rows. `dry_run`: change nothing, and return what a repair would do. Raises OpenError
-    if there is no database or another process has it open, CorruptionError if no record is left.
+    without unreadable rows. `dry_run`: return what a repair would do; nothing is written but a temporary
+    directory (TMPDIR), which takes up to the size of the database. Raises OpenError if there is no database
+    or another process has it open, CorruptionError if no record is left.
     """
     path = resolve(Path(path))
     marked = _is_marked(path)
-    if not (path / "db").is_dir() and not any(path.glob(f"{DAMAGED}*")):
+    if not (path / "db").is_dir() and not _kept(path):
         raise OpenError(f"{path} is no everlog database: there is no {path / 'db'}")
+    if dry_run:
+        return _tried(path, progress)
     with locked(path) as owner:
         at, work = owner.at, owner.at / "repair"
         _restore_name(at)
         shutil.rmtree(work, ignore_errors=True)
         try:
-            _copy(at / "db", work / "old" / "db")
-            found = _salvage(path, at, work, progress)
-            if dry_run:
-                return found
+            found = _salvage(path, at / "db", work, os.link, progress)
             kept = _swap(at, work)
             if not marked:
                 files.write(at / files.MARKER, _marker(at), sync=True)
@@ -96,15 +102,31 @@ def repair(path: Path | str, *, dry_run: bool = False, progress: OnProgress | No
             shutil.rmtree(work, ignore_errors=True)
 
 
-def _salvage(path: Path, at: Path, work: Path, progress: OnProgress | None) -> Repair:
-    """Make the new database in `work`."""
-    known, wrong = _known(at), list(manifest.problems(path))
-    old = _open_damaged(path, at, work, known)
+def _tried(path: Path, progress: OnProgress | None) -> Repair:
+    """Return what a repair would do."""
+    with unwritten(path) as owner:
+        source = owner.at / "db"
+        if not source.exists():
+            source = _kept(owner.at)[-1]
+        work = files.Temporary("everlog-repair-")
+        try:
+            return _salvage(path, source, work.path, os.symlink, progress)
+        finally:
+            work.remove()
+
+
+def _salvage(path: Path, source: Path, work: Path, link: Link, progress: OnProgress | None) -> Repair:
+    """Make the new database in `work`. `source`: RocksDB's directory; `link` links its table files."""
+    known, wrong = _known(source.parent), list(manifest.problems(path, source.name))
+    _copy(source, work / "old" / "db", link)
+    old = _open_damaged(path, source, work, known, link)
     try:
         new = Engine(work / "new")
         try:
             copy, projector = Log(new), empty_projector(FamilyTarget(new))
             why = _take(old, copy, projector, progress)
+            for part in ("old", "again"):  # both go: name the file of which they are copies
+                why = why.replace(str(files.real_path(work) / part / "db"), str(path / source.name))
             if not copy.written and (base := _base(old)):
                 raise OpenError(
                     f"{path}: the log begins with record {base:,}, because older ones were archived, and"
@@ -182,7 +204,7 @@ def _take(old: Engine, copy: Log, projector: Projector, progress: OnProgress | N
                 break
             projector.add(framed)
         except Error as error:
-            why = str(error)
+            why = str(error).removesuffix(f". {manifest.REMEDY}")
             break
         chunk.append(framed)
         if len(chunk) == CHUNK:
@@ -226,9 +248,19 @@ def _swap(path: Path, work: Path) -> Path:
 
 def _restore_name(path: Path) -> None:
     """After a repair that was killed between its two renames, make the damaged files the database again."""
-    kept = sorted(path.glob(f"{DAMAGED}*"), key=lambda file: int(file.name.removeprefix(DAMAGED)))
+    kept = _kept(path)
     if kept and not (path / "db").exists():
         kept[-1].rename(path / "db")
+
+
+def _kept(path: Path) -> list[Path]:
+    """Return the directories of damaged files that repairs have kept, oldest first."""
+    numbers = [
+        int(file.name.removeprefix(DAMAGED))
+        for file in path.glob(f"{DAMAGED}*")
+        if file.name.removeprefix(DAMAGED).isdecimal()
+    ]
+    return [path / f"{DAMAGED}{number}" for number in sorted(numbers)]
 
 
 def _known(path: Path) -> int:
@@ -238,13 +270,13 @@ def _known(path: Path) -> int:
     return 0
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path, link: Link) -> None:
     """Link table files, which never change once written, and copy all others."""
     target.mkdir(0o700, parents=True)
     for file in source.iterdir():
         if file.suffix == ".sst":
             try:
-                os.link(file, target / file.name)
+                link(file, target / file.name)
                 continue
             except OSError:
                 pass  # another file system, or one without links
@@ -252,7 +284,7 @@ def _copy(source: Path, target: Path) -> None:
             shutil.copy2(file, target / file.name)
 
 
-def _open_damaged(path: Path, at: Path, work: Path, known: int) -> Engine:
+def _open_damaged(path: Path, source: Path, work: Path, known: int, link: Link) -> Engine:
     """Open as much of the copy in `work` as RocksDB can: everything its files still contain, in any order.
 
     The MANIFEST may be cut or an older copy, so that it lists fewer files. If the log ends before record
@@ -268,7 +300,7 @@ def _open_damaged(path: Path, at: Path, work: Path, known: int) -> Engine:
     with contextlib.suppress(Error):
         if _newest(found) < known:
             shutil.rmtree(work / "again", ignore_errors=True)
-            _copy(at / "db", work / "again" / "db")
+            _copy(source, work / "again" / "db", link)
             again = _open_repaired(path, work / "again")
             if _newest(again) > _newest(found):
                 found, again = again, found

@@ -19,6 +19,7 @@ import pytest
 
 from everlog.store.database import Database
 from everlog.store.errors import Error
+from everlog.store.upkeep.repair import repair
 from tests.store.damaging import Image, examine, make_images
 from tests.store.models import ITEMS, Item, items, open_flights
 from tests.store.rocks.test_damage import cut, flip, gone, zero
@@ -205,10 +206,12 @@ def test_a_directory_that_cannot_be_written_is_told_and_read(place: Path) -> Non
     freeze(place, frozen=True)
     try:
         written, read = told(READS, path)
+        tried = repair(path, dry_run=True)
     finally:
         freeze(place, frozen=False)
     assert isinstance(written, str), "it was opened for writing"
     assert read == 51
+    assert tried.records == tried.known
     with Database(path) as db:
         assert list(db.admin.check()) == []
         assert db.get(ITEMS, 9) == Item(id=9, text="text 9", n=-9)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from everlog.store.errors import CorruptionError, Error, OpenError
+from everlog.store.rocks.ownership import unwritten
 from everlog.store.upkeep.repair import DAMAGED, repair
 from tests.store.conftest import Opener
 from tests.store.models import ITEMS, Item
@@ -49,12 +53,66 @@ def test_a_whole_database_is_kept_whole(opening: Opener, path: Path) -> None:
     assert db.get(ITEMS, 50) == Item(id=50, text="n50")
 
 
-def test_a_dry_run_changes_nothing(opening: Opener, path: Path) -> None:
-    filled(opening)
-    flip(largest(path, "*.sst"))
-    before = content(path)
-    assert repair(path, dry_run=True).damaged is None
-    assert content(path) == before
+def listed(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return what a listing shows of each file, and of the directory itself."""
+    return {
+        str(file): (found.st_ino, found.st_mode, found.st_nlink, found.st_size, found.st_mtime_ns)
+        for file in (path, *path.rglob("*"))
+        for found in [file.lstat()]
+    }
+
+
+def between_renames(path: Path) -> None:
+    """As a repair leaves it that was killed between its two renames."""
+    (path / "db").rename(path / f"{DAMAGED}1")
+    (path / "repair" / "new").mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        str,  # none
+        lambda path: flip(largest(path, "*.sst")),
+        lambda path: (path / "db" / "CURRENT").unlink(),
+        lambda path: (path / "HEAD").unlink(),
+        lambda path: (path / "LOCK").unlink(),
+        between_renames,
+    ],
+    ids=["whole", "flipped", "CURRENT", "HEAD", "LOCK", "killed"],
+)
+def test_a_dry_run_writes_nothing_and_says_what_the_repair_does(
+    opening: Opener, path: Path, damage: Callable[[Path], object]
+) -> None:
+    filled(opening, 1000)
+    damage(path)
+    before = content(path), listed(path)
+    tried = repair(path, dry_run=True)
+    assert (content(path), listed(path)) == before
+    assert "everlog repair" not in tried.why
+    done = repair(path)
+    assert tried.damaged is None
+    assert (tried.records, tried.cut, tried.why) == (done.records, done.cut, done.why)
+
+
+def test_a_dry_run_of_an_open_database_is_refused_and_one_beside_another_is_not(
+    opening: Opener, path: Path
+) -> None:
+    db = opening()
+    before = listed(path)
+    with pytest.raises(OpenError, match=r"is open for writing by process .*, which is this process"):
+        repair(path, dry_run=True)
+    assert set(listed(path)) == set(before)
+    db.put(ITEMS, Item(id=1))
+    db.close()
+    with unwritten(path):
+        assert repair(path, dry_run=True).cut == 0
+        with pytest.raises(OpenError, match="is open for writing by another process"):
+            opening()
+    with (path / "db" / "LOCK").open("ab") as old:  # as an older version holds it
+        fcntl.lockf(old, fcntl.LOCK_EX)
+        words = (sys.executable, "-m", "everlog.console", "-u", f"file:{path}", "repair", "--dry-run")
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert "is open for writing by" in done.stderr
 
 
 def test_a_log_is_cut_before_its_first_damaged_record(opening: Opener, path: Path) -> None:

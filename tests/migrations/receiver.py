@@ -34,7 +34,8 @@ class Receiver:
 
     @property
     def url(self) -> str:
-        return f"json://127.0.0.1:{self._server.server_address[1]}/hook"
+        # Apprise gives up after 4 s by itself, and what a slow machine has accepted by then comes twice
+        return f"json://127.0.0.1:{self._server.server_address[1]}/hook?rto=60&cto=60"
 
     @property
     def titles(self) -> list[str]:

@@ -115,7 +115,7 @@ class Memory:
         data = msgspec.json.format(msgspec.json.encode({**self._all(), origin: text})) + b"\n"
         temporary = self.file.with_name(self.file.name + ".new")
         try:
-            with temporary.open("wb") as out:
+            with open(temporary, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
                 out.write(data)
                 out.flush()
                 os.fsync(out.fileno())

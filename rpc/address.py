@@ -20,9 +20,8 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from everlog.store import urls
-from everlog.store.environment import variable
+from everlog.store.environment import read_secret, variable
 from everlog.store.errors import OpenError
-from everlog.store.rocks.files import read_secret
 
 SCHEME, INSECURE = "everlog", "everlog+insecure"
 TOKEN = re.compile(r"[!-~]+")  # what a header can contain

@@ -24,8 +24,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 
+from everlog.store.environment import read_file, read_secret
 from everlog.store.errors import OpenError
-from everlog.store.rocks.files import read_secret
 
 with suppress(ImportError):  # an extra: `create` reports that it is missing
     from cryptography import x509
@@ -133,10 +133,11 @@ class _Authority(NamedTuple):
     @classmethod
     def read(cls, files: Pair) -> _Authority:
         secret = read_secret(files.key, "the key of the authority")
+        raw = read_file(files.certificate, "the certificate of the authority")
         try:
             key = serialization.load_pem_private_key(secret, None)
-            certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
-        except (ValueError, TypeError, OSError):
+            certificate = x509.load_pem_x509_certificate(raw)
+        except (ValueError, TypeError):
             raise OpenError(
                 f"{files.certificate}: expected an authority that `everlog cert dev` created"
             ) from None

@@ -10,7 +10,8 @@ The token is a shared secret, sent as `authorization: Bearer …` with every cal
 
 Invariants
   (1) a server that other machines can reach uses TLS and authenticates every caller;
-  (2) tokens are compared in constant time, and never shown.
+  (2) tokens are compared in constant time, and never shown;
+  (3) a key that other users can read is refused, of servers and of clients.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from everlog.rpc.address import Address, is_loopback
+from everlog.store.environment import read_file
 from everlog.store.errors import OpenError
 from everlog.store.tx.transaction import Actor, Proof
 
@@ -102,9 +104,10 @@ def _stays(host: str) -> bool:
 
 def server_context(tls: Tls) -> ssl.SSLContext:
     """Return the TLS context of a server. Raises OpenError for files that cannot be read or used."""
-    for path in (tls.certificate, tls.key, tls.client_ca, tls.client_crl):
+    for path in (tls.certificate, tls.client_ca, tls.client_crl):
         if path is not None:
             _read(path)
+    _read_key(tls.key)
     for kind in tls.client_names:
         if kind not in NAME_KINDS:
             raise OpenError(
@@ -230,7 +233,7 @@ def channel_credentials(address: Address) -> grpc.ChannelCredentials:
     if authority is not None:
         _load_authority(context, address.ca)
     if address.cert:
-        chain, key = _read(address.cert), _read(address.key)
+        chain, key = _read(address.cert), _read_key(address.key)
         _load_chain(context, address.cert, address.key)
     return grpc.ssl_channel_credentials(authority, key, chain)
 
@@ -287,7 +290,8 @@ def bearer(token: str) -> tuple[tuple[str, str], ...]:
 
 
 def _read(path: str | Path) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise OpenError(f"{path}: expected a PEM file that can be read: {error.strerror}") from None
+    return read_file(Path(path), "the PEM file")
+
+
+def _read_key(path: str | Path) -> bytes:
+    return read_file(Path(path), "the key in PEM", secret=True)

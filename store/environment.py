@@ -5,7 +5,13 @@
 `.env` is the file of that name in the working directory. The command line may name other files, and
 loads all their variables into the environment, those of other programs as well (an object store's
 credentials). A variable that is set and empty counts as set. A line that is not an assignment sets
-nothing, and is reported.
+nothing, and is reported; so is a file with secrets that other users can read.
+
+Files that a user names, `.env` among them, are read here: settings, tokens, keys, certificates.
+
+Invariants
+  (1) reading one never waits for a writer, and takes at most FILE_BYTES_MAX of memory;
+  (2) a key or token is used only if no other user can read its file.
 """
 
 from __future__ import annotations
@@ -13,6 +19,8 @@ from __future__ import annotations
 import io
 import logging
 import os
+import shlex
+import stat
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +30,16 @@ from everlog.store.program_log import about
 
 ENV_FILE = ".env"
 PREFIX = "EVERLOG_"
+FILE_BYTES_MAX = 16 << 20
+
+_DESCRIPTORS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 class Setting(NamedTuple):
@@ -55,10 +73,12 @@ SETTINGS = {
     "EVERLOG_NEXT_MASTER_KEY_FILE": Setting("file of the next master key", "serve --next-master-key"),
 }
 
+_SECRETS = {name for name, setting in SETTINGS.items() if setting.secret}
+
 # Variables that load_files put into the environment: file and value of each.
 _loaded: dict[str, tuple[str, str]] = {}
 _files: list[str] = []  # the files of the last load_files
-_wrong: dict[str, bool] = {}  # a warning for each invalid line, and whether it was reported
+_wrong: dict[str, bool] = {}  # warnings about lines and modes of files, and whether they were reported
 
 logger = logging.getLogger("everlog")
 
@@ -66,7 +86,7 @@ logger = logging.getLogger("everlog")
 def variable(name: str) -> str:
     """Return the value of a variable from the environment, or else from `.env`; empty if neither sets it.
 
-    Raises OpenError for a `.env` that is not text.
+    Raises OpenError for a `.env` that cannot be read or is not text.
     """
     if name in os.environ:
         return os.environ[name]
@@ -86,18 +106,76 @@ def source(name: str) -> str:
 
 def _fallback() -> dict[str, str]:
     """Return the variables of `.env`; none if the command line names other files."""
-    return {} if _files else read_file(ENV_FILE)
+    return {} if _files or not _is_there(ENV_FILE) else variables_in(ENV_FILE)
 
 
-def read_file(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Return the variables in a file; none if it does not exist. Raises OpenError if it is not text."""
-    if not Path(path).is_file():
-        return {}
+def _is_there(path: str) -> bool:
+    """Whether there is such a file; virtual environments are directories named `.env`."""
+    return Path(path).exists() and not Path(path).is_dir()
+
+
+def read_file(path: Path, what: str, *, secret: bool = False, pipe: bool = False) -> bytes:
+    """Return the content of a file that a user names. Read-only.
+
+    `what` names it in errors. `secret`: only its owner may be able to read it; the group as well if root owns
+    it. `pipe`: it is read once, so a pipe is accepted as well, through a descriptor of this process such as
+    /dev/stdin; its mode is not checked. Raises OpenError, without showing any of the content.
+    """
+    piped = pipe and str(path).startswith(_DESCRIPTORS)
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)  # opening a socket fails, and a terminal changes by it
+        if kind != stat.S_IFREG and not piped:
+            descriptor = ", or a descriptor of this process such as /dev/stdin or /dev/fd/3" if pipe else ""
+            raise OpenError(
+                f"{path}: {what} cannot be read: expected a regular file{descriptor}; found"
+                f" {_KINDS.get(kind, 'another kind of file')}",
+                path=str(path),
+            )
+        with open(path, "rb", opener=None if piped else _without_waiting) as file:
+            found = os.fstat(file.fileno())
+            if secret and (said := _open_to_others(path, found, what)):
+                raise OpenError(said, path=str(path))
+            content = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise OpenError(f"{path}: {what} cannot be read: {error.strerror}", path=str(path)) from None
+    if len(content) > FILE_BYTES_MAX:
+        raise OpenError(
+            f"{path}: {what} cannot be read: expected at most {FILE_BYTES_MAX >> 20} MiB, found more",
+            path=str(path),
+        )
+    return content
+
+
+def read_secret(path: Path, what: str) -> bytes:
+    """Return the content of a file of keys or tokens, as `read_file` with `secret` and `pipe`."""
+    return read_file(path, what, secret=True, pipe=True)
+
+
+def _open_to_others(path: Path, found: os.stat_result, what: str) -> str:
+    """Return a sentence if others can read a file with secrets; empty: they cannot, or it is a pipe."""
+    others = 0o037 if found.st_uid == 0 else 0o077
+    if not stat.S_ISREG(found.st_mode) or not found.st_mode & others:
+        return ""
+    return (
+        f"{path}: {what} can be read by others (mode {stat.S_IMODE(found.st_mode):04o}): expected a file that"
+        f" only its owner can read. Run `chmod 600 {shlex.quote(str(path))}`, and replace its content if"
+        " others may have read it"
+    )
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opener for `open`: a FIFO without a writer opens at once."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def variables_in(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return the variables in a file. Raises OpenError if it cannot be read or is not text."""
+    raw = read_file(Path(path), "the file of variables")
     from dotenv import dotenv_values  # noqa: PLC0415  most programs have no such file
     from dotenv.parser import parse_stream  # noqa: PLC0415
 
     try:
-        text = Path(path).read_text("utf-8-sig")
+        text = raw.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise OpenError(f"{path}: expected variables as UTF-8 text, found other bytes: {error}") from None
     kept = []
@@ -113,7 +191,11 @@ def read_file(path: str | os.PathLike[str]) -> dict[str, str]:
             )
         else:
             kept.append(whole)
-    return {name: value or "" for name, value in dotenv_values(stream=io.StringIO("".join(kept))).items()}
+    values = dotenv_values(stream=io.StringIO("".join(kept)))
+    secret = next((name for name, value in values.items() if value and name in _SECRETS), "")
+    if secret and (said := _open_to_others(Path(path), Path(path).stat(), secret)):
+        _wrong.setdefault(said, False)  # not refused: other programs have such files as well
+    return {name: value or "" for name, value in values.items()}
 
 
 def _unreported() -> list[str]:
@@ -127,17 +209,17 @@ def load_files(files: Sequence[str]) -> None:
     """Load the variables of files into the environment, unless it sets them already; the first file wins.
 
     Without files, load `.env` if it exists. Variables of an earlier call are removed first. Raises
-    OpenError if a named file is missing.
+    OpenError if a named file is missing, and for one that cannot be read or is not text.
     """
     _files[:] = files
     while _loaded:
         name, (_, value) = _loaded.popitem()
         if os.environ.get(name) == value:
             del os.environ[name]
-    for path in files or [ENV_FILE]:
-        if files and not Path(path).is_file():
+    for path in files or ([ENV_FILE] if _is_there(ENV_FILE) else []):
+        if not Path(path).exists():
             raise OpenError(f"{path}: file not found; --env-file names a file of variables")
-        for name, value in read_file(path).items():
+        for name, value in variables_in(path).items():
             if name not in os.environ:
                 os.environ[name] = value
                 _loaded[name] = path, value

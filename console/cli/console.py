@@ -21,8 +21,8 @@ from everlog.console.cli.options import (
     refuse_idle,
 )
 from everlog.rpc import address
+from everlog.store.environment import read_secret
 from everlog.store.errors import OpenError
-from everlog.store.rocks.files import read_secret
 
 if TYPE_CHECKING:
     from everlog.console.web.oidc import Oidc

@@ -15,6 +15,7 @@ from everlog.console import output
 from everlog.console.cli.connect import directory_of, is_remote, open_database
 from everlog.console.cli.options import Settings, common, pass_settings, writes
 from everlog.rpc.address import without_secrets
+from everlog.store.environment import read_file
 from everlog.store.errors import Error, MigrationError
 from everlog.store.rocks.ownership import removed_if_failed
 
@@ -158,7 +159,7 @@ def load(settings: Settings, *, actor: str, reason: str) -> None:
       everlog -u everlog://db.example.com/new load
     """
     path = settings.schema_given or settings.schema_file or FILE
-    dumped = Path(path).read_text(encoding="utf-8")
+    dumped = read_file(Path(path), "the schema", pipe=True).decode()
     here = not is_remote(settings.url)
     with (
         removed_if_failed(directory_of(settings.url)) if here else nullcontext(),

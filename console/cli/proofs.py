@@ -20,8 +20,8 @@ from everlog.console import output
 from everlog.console.cli.connect import directory_of, is_remote, open_database
 from everlog.console.cli.options import Renamed, Settings, common, pass_settings
 from everlog.console.output import show_progress
+from everlog.store.environment import read_file, read_secret
 from everlog.store.errors import Error, quantity
-from everlog.store.rocks.files import read_secret
 
 if TYPE_CHECKING:
     from everlog.audit.known_hashes import Copy
@@ -274,7 +274,7 @@ def _read(note: str) -> Checkpoint:
 
 def read_text(path: Path) -> str:
     """Return the text of a file. Bytes that are not UTF-8 become surrogates, which no proof contains."""
-    return path.read_bytes().decode("utf-8", errors="surrogateescape")
+    return read_file(path, "the file", pipe=True).decode("utf-8", errors="surrogateescape")
 
 
 def _write(settings: Settings, content: str, out: Path | None, facts: dict[str, Any]) -> None:

@@ -67,7 +67,6 @@ from everlog.store.errors import OpenError, SchemaError
 from everlog.store.process import Closing
 from everlog.store.program_log import FORMATS, LEVELS, writing
 from everlog.store.progress import Progress
-from everlog.store.rocks.files import read_secret
 from everlog.store.upkeep.status import HealthState
 
 if TYPE_CHECKING:
@@ -519,16 +518,18 @@ def serve(
 def _tls_of(
     cert: Path | None, key: Path | None, ca: Path | None, crl: Path | None, names: tuple[str, ...]
 ) -> Tls | None:
-    """Return the files for TLS; None without --tls-cert. Raises OpenError and UsageError."""
-    from everlog.rpc.security import NAMES, Tls
+    """Return the files for TLS; None without --tls-cert. Raises UsageError, and OpenError before a database
+    is opened if they cannot be read or used."""
+    from everlog.rpc.security import NAMES, Tls, server_context
 
     if bool(cert) != bool(key):
         raise click.UsageError("expected --tls-cert and --tls-key together")
-    if key is not None:
-        read_secret(key, "the TLS key")
     if ca is None:
         refuse_idle("tls_client_crl", "client_names", when="without --tls-client-ca")
-    return Tls(cert, key, ca, crl, names or NAMES) if cert and key else None
+    if cert is None or key is None:
+        return None
+    server_context(found := Tls(cert, key, ca, crl, names or NAMES))
+    return found
 
 
 def _refuse_idle(

@@ -35,9 +35,9 @@ from everlog.console.cli.serve_jwt import jwt_of
 from everlog.console.cli.serve_limits import PARAMETERS as LIMITS
 from everlog.console.cli.serve_limits import quota_of
 from everlog.store import environment
+from everlog.store.environment import read_file, read_secret
 from everlog.store.errors import Error, OpenError
 from everlog.store.program_log import about
-from everlog.store.rocks.files import read_secret
 
 if TYPE_CHECKING:
     from everlog.migrations.approval.approval import Approval
@@ -176,10 +176,8 @@ def read_config(path: Path, command: click.Command, ctx: click.Context) -> Sourc
     """Return what a file sets. Raises OpenError, with file and line, for a file that is not TOML, an unknown
     key, a value of another type, and for secrets that others can read."""
     try:
-        text = path.read_bytes().decode()
+        text = read_file(path, "the configuration").decode()
         found = tomllib.loads(text)
-    except OSError as error:
-        raise OpenError(f"{path}: the configuration cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise OpenError(f"{path}: expected TOML as UTF-8 text, found other bytes") from None
     except tomllib.TOMLDecodeError as error:
@@ -194,7 +192,7 @@ def read_config(path: Path, command: click.Command, ctx: click.Context) -> Sourc
         source.lines[param.name] = lines[key]
         source.values[param.name] = _value(param, value, ctx, at)
         if is_secret(param) or CREDENTIALS.search(str(value)):
-            read_secret(path, f"the secret in line {lines[key]} of this configuration")
+            read_file(path, f"the secret in line {lines[key]} of this configuration", secret=True)
     return source
 
 
@@ -207,11 +205,11 @@ def _unknown(key: str, known: list[str]) -> str:
 
 
 def _lines(text: str) -> dict[str, int]:
-    """Return the line at which each key of a valid TOML text begins."""
+    """Return the line at which each key of a valid TOML text begins; also those of keys in its tables."""
     found, rows, begins = dict[str, int](), text.splitlines(keepends=True), 1
     for end in range(1, len(rows) + 1):
         try:
-            keys = tomllib.loads("".join(rows[:end]))
+            keys = tomllib.loads("".join(rows[begins - 1 : end]))
         except tomllib.TOMLDecodeError:
             continue  # within a value of several lines
         for key in keys:

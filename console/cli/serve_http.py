@@ -18,8 +18,8 @@ import click
 from everlog.console.cli.console import check_address
 from everlog.console.cli.options import add_options, refuse_idle
 from everlog.rpc.server.endpoint import Endpoint
+from everlog.store.environment import read_secret
 from everlog.store.errors import OpenError
-from everlog.store.rocks.files import read_secret
 
 if TYPE_CHECKING:
     from everlog.rpc.server.health import Readiness

@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 from everlog.rpc.address import TOKEN
 from everlog.rpc.http2.grpc import Context
+from everlog.store.environment import read_secret
 from everlog.store.errors import AccessError, OpenError
-from everlog.store.rocks.files import read_secret
 from everlog.store.tx.transaction import Actor, Proof, proof_of
 
 

@@ -40,6 +40,7 @@ import grpc
 from everlog.rpc.address import is_loopback
 from everlog.rpc.http2.grpc import Aborted
 from everlog.rpc.security import Identity
+from everlog.store.environment import read_file
 from everlog.store.errors import OpenError, RowError
 from everlog.store.program_log import about
 from everlog.store.tx.transaction import Actor, Proof
@@ -325,14 +326,7 @@ def _read_keys(rules: Jwt) -> tuple[list[tuple[str, str, str, Key]], str]:
         if found.get("issuer") != rules.issuer or not isinstance(url, str):
             raise OpenError(f"{at}: expected the metadata of {rules.issuer}, found those of another issuer")
         check_url(url, f"{at}: jwks_uri")
-    if "://" in url:
-        raw = _get(url)
-    else:
-        try:
-            with Path(url).open("rb") as file:
-                raw = file.read(JWKS_BYTES_MAX + 1)
-        except OSError as error:
-            raise OpenError(f"{url}: cannot read the keys: {error.strerror}") from None
+    raw = _get(url) if "://" in url else read_file(Path(url), "the keys of the issuer")
     listed = _object(raw, url).get("keys")
     if not isinstance(listed, list) or len(listed) > KEYS_MAX:
         raise OpenError(f"{url}: expected a JWKS of at most {KEYS_MAX} keys, found something else")

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Protocol
 
 from everlog.store.crypto.cipher import KEY_SIZE, Cipher
-from everlog.store.environment import variable
+from everlog.store.environment import read_secret, variable
 from everlog.store.errors import OpenError
-from everlog.store.rocks.files import read_secret
 
 VARIABLE, FILE_VARIABLE = "EVERLOG_MASTER_KEY", "EVERLOG_MASTER_KEY_FILE"
 NEXT_VARIABLE = "EVERLOG_NEXT_MASTER_KEY_FILE"

@@ -44,7 +44,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shlex
 import shutil
 import socket
 import stat
@@ -63,8 +62,6 @@ from everlog.store.process import Held, Lock
 FORMAT = 1
 MARKER, HEAD, OWNER = "EVERLOG", "HEAD", "OWNER"
 ARCHIVE, BOOKMARKS, HOLDS, KEYS = "ARCHIVE", "BOOKMARKS", "HOLDS", "KEYS"
-
-_DESCRIPTORS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
 
 REMEDY = "Restore a copy of it, or make it again from the log with `everlog repair`"
 
@@ -155,41 +152,6 @@ def file_mode(directory: os.stat_result) -> int:
 def private(path: str, flags: int) -> int:
     """Opener for `open`: new files are no more accessible than their directory."""
     return os.open(path, flags, file_mode(Path(path).parent.stat()))
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Opener for `open`: a FIFO without a writer opens at once."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
-def read_secret(path: Path, what: str) -> bytes:
-    """Return the content of a file that only its owner can read. Read-only.
-
-    `what` names it in errors: a key, or tokens. The group may read a file of root as well. A pipe is read
-    only through a descriptor of this process, such as /dev/stdin; its mode is not checked. Raises OpenError,
-    without showing any of the content.
-    """
-    inherited = str(path).startswith(_DESCRIPTORS)
-    try:
-        with open(path, "rb", opener=None if inherited else _without_waiting) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode) and not inherited:
-                raise OpenError(
-                    f"{path}: {what} cannot be read: expected a regular file, or a descriptor of this process"
-                    " such as /dev/stdin or /dev/fd/3; found another kind of file",
-                    path=str(path),
-                )
-            others = 0o037 if found.st_uid == 0 else 0o077
-            if stat.S_ISREG(found.st_mode) and found.st_mode & others:
-                raise OpenError(
-                    f"{path}: {what} can be read by others (mode {stat.S_IMODE(found.st_mode):04o}): expected"
-                    f" a file that only its owner can read. Run `chmod 600 {shlex.quote(str(path))}`, and"
-                    " replace its content if others may have read it",
-                    path=str(path),
-                )
-            return file.read()
-    except OSError as error:
-        raise OpenError(f"{path}: {what} cannot be read: {error.strerror}") from None
 
 
 def real_path(path: Path) -> Path:

@@ -137,4 +137,4 @@ def _file(scratch: Path, raw: bytes) -> Path:
 
 def _env(scratch: Path, raw: bytes) -> dict[str, str]:
     (scratch / ".env").write_bytes(raw)
-    return environment.read_file(scratch / ".env")
+    return environment.variables_in(scratch / ".env")

@@ -90,7 +90,6 @@ def test_a_secret_that_others_can_read_is_refused_with_the_remedy(
 
 
 def test_over_tls_with_a_token(everlog: Run, books: Path) -> None:
-    (TLS / "key.pem").chmod(0o600)  # a checkout leaves it open
     tls = ("--tls-cert", str(TLS / "certificate.pem"), "--tls-key", str(TLS / "key.pem"))
     with serving(*tls, EVERLOG_TOKEN="sesame") as url:
         assert url.startswith("everlog://")

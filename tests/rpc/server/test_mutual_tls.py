@@ -97,7 +97,7 @@ def test_files_that_are_none_are_named(authority: Authority, tmp_path: Path) -> 
         (f"key={key}", "found only the key; name the certificate as well"),
         (f"cert={certificate}&key={others}", "expected a certificate and its key .* KEY_VALUES_MISMATCH"),
         (f"cert={text}&key={key}", r"text\.pem: expected a certificate and its key"),
-        (f"cert={certificate}&key={tmp_path}/gone.key", r"gone\.key: expected a PEM file"),
+        (f"cert={certificate}&key={tmp_path}/gone.key", r"gone\.key: the key in PEM cannot be read"),
         (f"ca={text}", r"text\.pem: expected the certificate of an authority"),
     ):
         with pytest.raises(everlog.OpenError, match=says):

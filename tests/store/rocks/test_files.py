@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -37,18 +36,3 @@ def test_a_newer_format_is_refused_and_an_unknown_word_is_not(tmp_path: Path) ->
     (tmp_path / files.MARKER).write_text('{"format":2,"database":"x"}')
     with pytest.raises(OpenError, match="has format 2, this version of everlog supports up to 1"):
         files.read_marker(tmp_path)
-
-
-def test_a_secret_comes_from_a_file_or_a_descriptor_and_from_no_other_pipe(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "tokens")
-    with pytest.raises(OpenError, match=r"tokens: the key cannot be read: expected a regular file, or"):
-        files.read_secret(tmp_path / "tokens", "the key")
-    with pytest.raises(OpenError, match="the key cannot be read: expected a regular file"):
-        files.read_secret(Path("/dev/null"), "the key")
-    reading, writing = os.pipe()
-    try:
-        os.write(writing, b"secret")
-        os.close(writing)
-        assert files.read_secret(Path(f"/dev/fd/{reading}"), "the key") == b"secret"
-    finally:
-        os.close(reading)

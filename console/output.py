@@ -66,6 +66,7 @@ from everlog.store.schema.codec import TIMESTAMP, kind_of
 
 if TYPE_CHECKING:
     from everlog.migrations.details import Details
+    from everlog.migrations.estimate import Estimate
     from everlog.migrations.proposal import Proposal
 
 __all__ = ["dotted", "dump", "echo", "moment", "path", "plain", "row_dict", "size", "values"]
@@ -150,6 +151,21 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+def cost(one: Estimate) -> str:
+    """Return the cost of a migration as a clause."""
+    disk = f"{_about(one.seconds)}{f' and {size(one.bytes)} of disk' if one.bytes else ''}"
+    freed = f", of which {size(one.freed_bytes)} are free afterwards" if one.freed_bytes else ""
+    room = "" if one.fits else f"; ONLY {size(one.free_bytes)} ARE FREE"
+    waits = f"wait {_about(one.waits_s)}" if one.waits_s else "continue"
+    twice = f", and commits to {', '.join(one.twice)} are written twice" if one.twice else ""
+    more = f"; unknown: {'; '.join(one.unknown)}" if one.unknown else ""
+    return f"{disk}{freed}{room}; writers {waits}{twice}{more}"
+
+
+def _about(seconds: float) -> str:
+    return f"about {span(max(seconds, 0.1))}"
 
 
 def span(seconds: float) -> str:

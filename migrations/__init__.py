@@ -7,6 +7,7 @@ from everlog.migrations.approval.approval import Approval
 from everlog.migrations.baseline import baseline, dump_schema, load_schema
 from everlog.migrations.build import build
 from everlog.migrations.details import Details, show
+from everlog.migrations.estimate import Estimate
 from everlog.migrations.in_progress import cancel, complete
 from everlog.migrations.lint.lint import lint
 from everlog.migrations.lint.rules import Finding, Severity
@@ -65,6 +66,7 @@ __all__ = [
     "UINT64",
     "Approval",
     "Details",
+    "Estimate",
     "Fake",
     "Field",
     "Fields",

@@ -34,9 +34,10 @@ import msgspec
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from everlog.migrations import people
-from everlog.migrations.bootstrap import bootstrap, loaded
+from everlog.migrations.bootstrap import Bootstrap, bootstrap, loaded
 from everlog.migrations.checks import has_checks, try_checks
 from everlog.migrations.dry_run import RemakeTrial, Trial, trials, try_remake
+from everlog.migrations.estimate import REWRITTEN_PER_S, Estimate, Estimates, beside
 from everlog.migrations.folder import SOURCE, Source, find, folders
 from everlog.migrations.in_progress import base, current_migration
 from everlog.migrations.lint.lint import data_errors
@@ -48,12 +49,11 @@ from everlog.store.database import Database
 from everlog.store.errors import MigrationError, SchemaError, quantity
 from everlog.store.online.backfill import built_rows
 from everlog.store.progress import OnProgress
-from everlog.store.schema import arguments, evolve
+from everlog.store.schema import arguments
 from everlog.store.schema.codec import kind_of
 from everlog.store.schema.reflect import table_of
 from everlog.store.schema.schema import Schema, TableInfo
 
-REWRITTEN_PER_S = 50_000  # for estimates of duration
 BESIDE = ", beside the live table"
 
 
@@ -72,11 +72,12 @@ class PlannedStep(msgspec.Struct, frozen=True):
 
 
 class PlannedMigration(msgspec.Struct, frozen=True):
-    """The steps of one planned migration."""
+    """The steps of one planned migration, and what it costs; None: unknown, of an older server."""
 
     version: int
     name: str
     steps: list[PlannedStep]
+    estimate: Estimate | None = None
 
     @property
     def title(self) -> str:
@@ -114,12 +115,13 @@ def plan(
         try_rows and not linted and not any(one.overruled for one in todo)
     )  # lint assumes the order of the folders
     errors = data_errors(known, db, applied, progress) if todo and lints else []
-    old = Schema(schema)
+    old, costs = Schema(schema), Estimates(db, schema)
     for migration in todo:
         following = after(schema, migration)
         new = Schema(following)
         steps = [*_people_steps(db, schema, following, migration, hold=hold)]
-        steps += _steps(old, new, migration, counts)
+        data = bootstrap(migration)
+        steps += _steps(old, new, migration, counts, data)
         old = new
         steps += [_trial_step(one) for one in through if one.version == migration.version]
         steps += [
@@ -131,7 +133,8 @@ def plan(
             steps.append(remake_step(try_remake(db, migration, migration.up), "up"))
         if try_rows and migration is todo[0] and has_checks(migration):
             steps.append(_checks_step(db, migration))
-        planned.append(PlannedMigration(migration.version, migration.name, steps))
+        cost = costs.of(schema, following, migration, data)
+        planned.append(PlannedMigration(migration.version, migration.name, steps, cost))
         schema = following
     return planned
 
@@ -323,7 +326,9 @@ def _given_up(db: Database) -> Iterator[PlannedMigration]:
         yield PlannedMigration(begun.migration.version, begun.migration.name, [PlannedStep(text)])
 
 
-def _steps(old: Schema, new: Schema, migration: Migration, counts: Counter[str]) -> Iterator[PlannedStep]:
+def _steps(
+    old: Schema, new: Schema, migration: Migration, counts: Counter[str], data: Bootstrap
+) -> Iterator[PlannedStep]:
     before, following = old.proto, new.proto
     if before.version > migration.version:
         decided = sorted(migration.overruled & {table.name for table in migration.tables})
@@ -332,8 +337,7 @@ def _steps(old: Schema, new: Schema, migration: Migration, counts: Counter[str])
     for name in sorted(old.tables.keys() - new.tables.keys()):
         yield PlannedStep(f"drop table {name} with its {quantity(counts[name], 'row')}")
     remade = migration.up.names if migration.up is not None else ()
-    online = evolve.online(before, following, remade=remade) or log_pb2.Schema()
-    beside = {(one.id, index.id) for one in online.tables for index in one.indexes if index.building}
+    online = beside(before, following, remade)
     if remade:
         rows = sum(counts.values())
         took = (
@@ -358,17 +362,16 @@ def _steps(old: Schema, new: Schema, migration: Migration, counts: Counter[str])
             continue
         elif changed := _model_changes(known.model.DESCRIPTOR, table.model.DESCRIPTOR):
             yield PlannedStep(f"change the model of {name}: {changed}")
-        yield from _index_steps(known, table, counts[name], beside)
-    yield from _row_steps(before, new, migration, counts)
+        yield from _index_steps(known, table, counts[name], online)
+    yield from _row_steps(before, new, migration, counts, data)
     if has_checks(migration):
         yield PlannedStep("run checks.py before and after; writers wait while it reads", instant=False)
 
 
 def _row_steps(
-    before: log_pb2.Schema, new: Schema, migration: Migration, counts: Counter[str]
+    before: log_pb2.Schema, new: Schema, migration: Migration, counts: Counter[str], data: Bootstrap
 ) -> Iterator[PlannedStep]:
     """Yield the steps of bootstrap data."""
-    data = bootstrap(migration)
     seeds = loaded(migration, data, before)
     ids = {table.id for table in before.tables}
     for name, rows in data.counts.items():
@@ -450,7 +453,7 @@ def _checks_step(db: Database, migration: Migration) -> PlannedStep:
 
 
 def _index_steps(
-    known: TableInfo | None, table: TableInfo, rows: int, beside: set[tuple[int, int]]
+    known: TableInfo | None, table: TableInfo, rows: int, online: set[tuple[int, int]]
 ) -> Iterator[PlannedStep]:
     was = {index.name: index.id for index in known.indexes.values()} if known else {}
     for gone in sorted(was.keys() - table.indexes.keys()):
@@ -459,7 +462,7 @@ def _index_steps(
         if was.get(index.name) != index.id:
             verb = "rebuild" if index.name in was else "build"
             kind = "unique index" if index.unique else "index"
-            how = BESIDE if (table.proto.id, index.id) in beside else ", while writers wait"
+            how = BESIDE if (table.proto.id, index.id) in online else ", while writers wait"
             text = (
                 f"{verb} {kind} {table.name}.{index.name} over {quantity(rows, 'row')}{how if rows else ''}"
             )

@@ -563,24 +563,86 @@ class PlannedMigration(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     name: _builtins.str
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedStep]: ...
+    @_builtins.property
+    def estimate(self) -> Global___Estimate:
+        """Unset: of a migration that is given up, or of an older server."""
+
     def __init__(
         self,
         *,
         version: _builtins.int = ...,
         name: _builtins.str = ...,
         steps: _abc.Iterable[Global___PlannedStep] | None = ...,
+        estimate: Global___Estimate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "steps", b"steps", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate", "name", b"name", "steps", b"steps", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlannedMigration: _TypeAlias = PlannedMigration  # noqa: Y015
+
+@_typing.final
+class Estimate(_message.Message):
+    """What a migration costs, estimated from a sample of the rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    WAITS_S_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    FREED_BYTES_FIELD_NUMBER: _builtins.int
+    FREE_BYTES_FIELD_NUMBER: _builtins.int
+    TWICE_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
+    SAMPLED_FIELD_NUMBER: _builtins.int
+    rows: _builtins.int
+    """Rows that it reads or writes."""
+    seconds: _builtins.float
+    """Time of the steps that depend on rows."""
+    waits_s: _builtins.float
+    """Of these, the time for which writers wait."""
+    bytes: _builtins.int
+    """Disk that it needs until it has ended, what is freed then, and what is free now (0: unknown)."""
+    freed_bytes: _builtins.int
+    free_bytes: _builtins.int
+    sampled: _builtins.int
+    """Rows that were measured."""
+    @_builtins.property
+    def twice(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tables whose commits are written in both forms until it has ended."""
+
+    @_builtins.property
+    def unknown(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it costs in addition, as sentences without a verb."""
+
+    def __init__(
+        self,
+        *,
+        rows: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+        waits_s: _builtins.float = ...,
+        bytes: _builtins.int = ...,
+        freed_bytes: _builtins.int = ...,
+        free_bytes: _builtins.int = ...,
+        twice: _abc.Iterable[_builtins.str] | None = ...,
+        unknown: _abc.Iterable[_builtins.str] | None = ...,
+        sampled: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "free_bytes", b"free_bytes", "freed_bytes", b"freed_bytes", "rows", b"rows", "sampled", b"sampled", "seconds", b"seconds", "twice", b"twice", "unknown", b"unknown", "waits_s", b"waits_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Estimate: _TypeAlias = Estimate  # noqa: Y015
 
 @_typing.final
 class PlannedStep(_message.Message):

@@ -46,7 +46,7 @@ ORDER = {
         "compatible status",
         "in_progress loader proposal schema_text",
         "baseline bootstrap checks dry_run testdata",
-        "details lint online recorded_folders",
+        "details estimate lint online recorded_folders",
         "plan reverse scaffold",
         "rollback runner",
         "approval squash testing",
@@ -83,7 +83,7 @@ ORDER = {
     ),
 }
 
-MODULES_MAX = 248  # of store, rpc, migrations and console together
+MODULES_MAX = 249  # of store, rpc, migrations and console together
 SMALL_LINES = 80
 
 # Small modules with one importer, and with a name that a reader looks for.

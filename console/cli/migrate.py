@@ -149,6 +149,8 @@ def _apply(settings: Settings, /, *, create: bool, dry_run: bool, strict: bool, 
                 click.echo(f"{'Pending' if dry_run else 'Applying'}: {planned.title}")
                 for step in planned.steps:
                     click.echo(f"  {step.text}{settings.private(step.private)}")
+                if planned.estimate is not None and not planned.estimate.small:
+                    click.echo(f"  {output.cost(planned.estimate)}")
             if problems:
                 raise MigrationError("this migration would fail; nothing was changed")
         if dry_run:
@@ -198,7 +200,8 @@ def _opened(settings: Settings, *, create: bool, dry_run: bool) -> AnyDatabase:
 
 def _planned(planned: Any) -> dict[str, Any]:
     steps = [msgspec.to_builtins(msgspec.structs.replace(step, private="")) for step in planned.steps]
-    return {"version": planned.version, "name": planned.name, "steps": steps}
+    found = {"version": planned.version, "name": planned.name, "steps": steps}
+    return found | {"estimate": msgspec.to_builtins(planned.estimate)}
 
 
 @click.command()

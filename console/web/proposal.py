@@ -35,7 +35,7 @@ from everlog.console.web.migrations import (
 from everlog.console.web.page import Page, Site, View, missing, redirect, route
 from everlog.console.web.permits import Permits
 from everlog.migrations.details import Details
-from everlog.migrations.plan import REWRITTEN_PER_S
+from everlog.migrations.estimate import Estimate
 from everlog.migrations.proposal import MigrationEntry, Plan, Proposal, ProposalState, pick
 from everlog.migrations.status import MigrationInfo, State
 from everlog.rpc.client.database import RemoteDatabase
@@ -111,7 +111,7 @@ def proposal(view: View) -> Page:
         "steps": steps,
         "tried": [(entry, step) for entry in plan.migrations for step in entry.steps if _tried(step.text)],
         "built": sum(step.rows for _, each in steps for step in each if not step.instant),
-        "per_s": REWRITTEN_PER_S,
+        "costs": _costs(db, plan) if one.state is ProposalState.WAITING else [],
         "findings": [(each, _anchor(each.file, each.line)) for each in plan.findings],
         "folders": [
             sources.folder(details, older, plan.findings)
@@ -144,6 +144,16 @@ def _details(db: RemoteDatabase, entry: MigrationEntry) -> Details | None:
         lambda: db.migrations.show(entry.version, digest=bytes.fromhex(entry.digest))
     )
     return found
+
+
+def _costs(db: RemoteDatabase, plan: Plan) -> list[tuple[MigrationEntry, Estimate]]:
+    """Return what the migrations of a plan cost now, as far as it is known."""
+    try:
+        planned = optional(lambda: db.migrations.plan(to=plan.to_version)) or []
+    except Error:  # a folder has changed: the page says it elsewhere
+        return []
+    found = {one.version: one.estimate for one in planned if one.estimate is not None}
+    return [(entry, found[entry.version]) for entry in plan.migrations if entry.version in found]
 
 
 def _tried(text: str) -> bool:

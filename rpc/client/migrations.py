@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from everlog.migrations.details import Details
+from everlog.migrations.estimate import Estimate
 from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.lint.data import Readable
 from everlog.migrations.lint.lint import Applied, lint
@@ -104,7 +105,13 @@ class RemoteMigrations:
         )
         answer = self._channel.call(self._stub.Plan, request, timeout_s=PLAN_S)
         return [
-            PlannedMigration(one.version, one.name, list(map(_step, one.steps))) for one in answer.migrations
+            PlannedMigration(
+                one.version,
+                one.name,
+                list(map(_step, one.steps)),
+                _estimate(one.estimate) if one.HasField("estimate") else None,
+            )
+            for one in answer.migrations
         ]
 
     def apply(
@@ -322,6 +329,20 @@ class RemoteMigrations:
     def _which(self, count: int | None, to: int | None) -> pb.RollbackRequest:
         check_which(count, to)
         return pb.RollbackRequest(database=self._database, count=count or 0, to=to)
+
+
+def _estimate(one: pb.Estimate) -> Estimate:
+    return Estimate(
+        one.rows,
+        one.seconds,
+        one.waits_s,
+        one.bytes,
+        one.freed_bytes,
+        one.free_bytes,
+        list(one.twice),
+        list(one.unknown),
+        one.sampled,
+    )
 
 
 def _step(step: pb.PlannedStep) -> PlannedStep:

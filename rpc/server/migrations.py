@@ -25,6 +25,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import msgspec
+
 from everlog.migrations import cancel, complete
 from everlog.migrations.approval.approval import Approval
 from everlog.migrations.baseline import baseline, load_schema
@@ -158,7 +160,12 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
         )
         return pb.PlanResponse(
             migrations=[
-                pb.PlannedMigration(version=one.version, name=one.name, steps=map(_step, one.steps))
+                pb.PlannedMigration(
+                    version=one.version,
+                    name=one.name,
+                    steps=map(_step, one.steps),
+                    estimate=pb.Estimate(**msgspec.structs.asdict(one.estimate)) if one.estimate else None,
+                )
                 for one in planned
             ]
         )

@@ -6,7 +6,7 @@
     LOCK    := empty; locked by the writer (rocks/ownership.py)         once
 
 Other modules own ARCHIVE and HOLDS (everlog.audit), BOOKMARKS (upkeep/consumers.py) and KEYS
-(crypto/key_store.py).
+(crypto/key_store.py), and `reads/` (upkeep/read_audit.py).
 
 RocksDB can lose the end of its write-ahead log silently: a missing file opens as empty. On opening, the
 log is compared with HEAD, so that a loss is an error.
@@ -62,6 +62,7 @@ from everlog.store.process import Held, Lock
 FORMAT = 1
 MARKER, HEAD, OWNER = "EVERLOG", "HEAD", "OWNER"
 ARCHIVE, BOOKMARKS, HOLDS, KEYS = "ARCHIVE", "BOOKMARKS", "HOLDS", "KEYS"
+READS, READS_SUFFIX = "reads", ".reads"  # the directory of the read audit, and the names of its files
 
 REMEDY = "Restore a copy of it, or make it again from the log with `everlog repair`"
 

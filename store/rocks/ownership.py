@@ -64,10 +64,10 @@ _FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit systems
 
 HALF = "REBUILDING"  # instead of EVERLOG, while a database is rebuilt into the directory
 
-_DATABASE, _DROPPED = "db", "db.dropped"
-_DIRECTORIES = (_DROPPED, "db.damaged-*", "repair")
-_SMALL = (KEYS, files.HEAD, files.OWNER, files.ARCHIVE, files.BOOKMARKS, files.HOLDS)
-_FILES = (*_SMALL, *(f"{name}.new" for name in (*_SMALL, files.MARKER)))
+DATABASE, DROPPED = "db", "db.dropped"
+_DIRECTORIES = (DROPPED, "db.damaged-*", "repair")
+SMALL = (KEYS, files.HEAD, files.OWNER, files.ARCHIVE, files.BOOKMARKS, files.HOLDS)
+_FILES = (*SMALL, *(f"{name}.new" for name in (*SMALL, files.MARKER)))
 
 logger = logging.getLogger("everlog")
 
@@ -568,7 +568,7 @@ def _is_empty(path: Path) -> bool:
         return False
     known = files.read_head(path)
     if known is None:
-        return not (path / _DATABASE / "CURRENT").exists()  # RocksDB was not created
+        return not (path / DATABASE / "CURRENT").exists()  # RocksDB was not created
     return known.seq == 1
 
 
@@ -577,12 +577,16 @@ def clear(path: Path) -> None:
     be open. Raises OSError."""
     for name in _FILES:
         (path / name).unlink(missing_ok=True)
-    if (path / _DATABASE).exists():
-        shutil.rmtree(path / _DROPPED, ignore_errors=True)
-        (path / _DATABASE).rename(path / _DROPPED)
+    if (path / DATABASE).exists():
+        shutil.rmtree(path / DROPPED, ignore_errors=True)
+        (path / DATABASE).rename(path / DROPPED)
     for pattern in _DIRECTORIES:
         for found in path.glob(pattern):
             shutil.rmtree(found)
+    for recorded in (path / files.READS).glob(f"*{files.READS_SUFFIX}"):
+        recorded.unlink()
+    with contextlib.suppress(OSError):  # none, or with files of others
+        (path / files.READS).rmdir()
 
 
 def clear_owned(owner: Ownership) -> None:

@@ -51,7 +51,6 @@ from everlog.store.schema.arguments import Time, nanoseconds
 from everlog.store.schema.schema import IndexInfo, TableInfo
 from everlog.store.tx.transaction import proof_name, proof_of
 
-DIRECTORY, SUFFIX = "reads", ".reads"
 MAGIC = b"everlogr\x01"
 HEADER_SIZE = len(MAGIC) + 16
 FILE_BYTES = 16 << 20  # a file that has more is followed by another
@@ -114,7 +113,7 @@ class ReadLog:
 
     def __init__(self, path: Path, database: bytes) -> None:
         """`path`: the directory of the database. `database`: its UUID."""
-        self._directory, self._database = path / DIRECTORY, database
+        self._directory, self._database = path / files.READS, database
         self._lock = threading.Lock()
         self._file: int | None = None
         self._size = 0
@@ -199,7 +198,7 @@ class ReadLog:
             path.unlink(missing_ok=True)
         last = int(found[-1].name.partition("-")[0]) if found else 0
         number = max(time.time_ns(), last + 1)
-        path = self._directory / f"{number:020}-{secrets.token_hex(4)}{SUFFIX}"
+        path = self._directory / f"{number:020}-{secrets.token_hex(4)}{files.READS_SUFFIX}"
         self._file = files.private(str(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._size = 0
@@ -289,7 +288,7 @@ def _read_key(core: Core, info: TableInfo, key: bytes) -> pb.ReadKey:
 
 def recorded(core: Core, past: Past, wanted: Wanted) -> Iterator[RecordedRead]:
     """Yield recorded reads, oldest first. Read-only. Raises DiskError."""
-    by_file = [_in_file(path) for path in _files(core.path / DIRECTORY)]
+    by_file = [_in_file(path) for path in _files(core.path / files.READS)]
     try:
         found = _matching(core, past, heapq.merge(*by_file, key=lambda record: record.time_ns), wanted)
         yield from islice(found, wanted.limit)
@@ -391,7 +390,7 @@ def _bound_text(info: TableInfo | None, index: IndexInfo | None, bound: bytes) -
 def _files(directory: Path) -> list[Path]:
     """Return the files, oldest first."""
     try:
-        return sorted(path for path in directory.iterdir() if path.name.endswith(SUFFIX))
+        return sorted(path for path in directory.iterdir() if path.name.endswith(files.READS_SUFFIX))
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -12,15 +12,28 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 
+from everlog.audit import segment, tree
+from everlog.audit.archived import Archive, Target
+from everlog.audit.holds import Holds
+from everlog.audit.manifest import Hashes, Manifest, Position
+from everlog.audit.segment import Segment
+from everlog.feed import tail
 from everlog.migrations import digest
+from everlog.migrations.proposal import FindingEntry, MigrationEntry, Plan, StepEntry
 from everlog.proto import access_pb2, consumers_pb2, feed_pb2, log_pb2
-from everlog.store.record import KNOWN_FEATURES
+from everlog.store import keys
+from everlog.store.history.version_index import FAMILY
+from everlog.store.record import KNOWN_FEATURES, RECORD_BYTES_MAX
+from everlog.store.rocks import engine, files, ownership
 from everlog.store.schema.codec import encode_string
+from everlog.store.upkeep import consumers
 from everlog.store.upkeep.read_audit import records_in
+from everlog.store.upkeep.repair import DAMAGED
 from tests.docs.format_reader import (
     airport,
     checked,
@@ -34,7 +47,8 @@ from tests.docs.format_reader import (
 )
 from tests.golden.samples import samples
 
-PAGE = (Path(__file__).parent.parent.parent / "docs" / "format.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent.parent
+PAGE = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
 SAMPLES = {f"{group}/{name}": raw for group, named in samples().items() for name, raw in named.items()}
 TABLE = re.compile(r"((?:^\|.*\n)+)", re.MULTILINE)
 CELL = re.compile(r"^\| `([0-9a-f]{2}(?: [0-9a-f]{2})*)` \|", re.MULTILINE)
@@ -232,6 +246,68 @@ def test_the_enums_on_the_page_are_those_of_the_code() -> None:
     assert on_page == {
         name: {value: one.number for value, one in values.items()} for name, values in in_code.items()
     }
+
+
+def fields_of(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    return tuple(field.encode_name for field in msgspec.structs.fields(kind))
+
+
+JSON_FILES: dict[str, tuple[str, ...]] = {
+    "| `EVERLOG` |": fields_of(files.Marker),
+    "| `HEAD` |": fields_of(files.Head),
+    "| `OWNER` |": fields_of(files.Owner),
+    "| `ARCHIVE` |": (*fields_of(Archive), *fields_of(Target)),
+    "| `HOLDS` |": fields_of(Holds),
+    "## Consumers": (*fields_of(consumers.File), *fields_of(consumers.Bookmark)),
+    "## Proposals": tuple(
+        name for kind in (Plan, MigrationEntry, StepEntry, FindingEntry) for name in fields_of(kind)
+    ),
+    "## Segments": tuple(name for kind in (Manifest, Position, Hashes, Segment) for name in fields_of(kind)),
+}
+
+
+@pytest.mark.parametrize("place", JSON_FILES)
+def test_a_json_file_has_the_keys_on_the_page(place: str) -> None:
+    begin = PAGE.index(f"\n{place}")
+    end = PAGE.index("\n" if place.startswith("|") else "\n## ", begin + 1)
+    assert set(JSON_FILES[place]) <= set(re.findall(r"`(\w+)`", PAGE[begin:end]))
+
+
+def test_every_file_of_a_database_and_every_column_family_is_on_the_page() -> None:
+    section = PAGE.partition("\n## Directory\n")[2].partition("\n## ")[0]
+    on_page = set(re.findall(r"`([\w.-]+?)/?`", section))
+    made = {*ownership.SMALL, ownership.LOCK, ownership.HALF, ownership.DATABASE, ownership.DROPPED}
+    made |= {files.MARKER, files.READS, f"{DAMAGED}N", engine.LOG, engine.KEPT, FAMILY, tree.FAMILY}
+    assert made <= on_page
+
+
+def test_every_kind_of_notice_is_on_the_page() -> None:
+    kinds = {
+        kind
+        for room in ("store", "audit", "migrations", "rpc")
+        for file in (ROOT / room).rglob("*.py")
+        if "Notice" in (text := file.read_text(encoding="utf-8"))
+        for line in re.findall(r"^[A-Z_, ]+ = (\(?\".*)$", text, re.MULTILINE)
+        for kind in re.findall(r'"([a-z]+(?:\.[a-z]+)+)"', line)
+    }
+    assert len(kinds) > 12
+    assert {kind for kind in kinds if f"`{kind}`" not in PAGE} == set()
+
+
+def test_the_limits_on_the_page_are_those_of_the_code() -> None:
+    section = PAGE.partition("\n## Limits\n")[2].partition("\n## ")[0]
+    for item, maximum in (
+        ("an encoded primary key", f"{keys.KEY_BYTES_MAX:,} bytes"),
+        ("a serialised row", f"{keys.ROW_BYTES_MAX >> 20} MiB"),
+        ("the encoded values of a row in one index", f"{keys.INDEX_BYTES_MAX >> 20} MiB"),
+        ("a record, without its frame", f"{RECORD_BYTES_MAX >> 20} MiB"),
+        ("records in one feed message", f"{tail.MESSAGE_BYTES_MAX >> 10} KiB"),
+    ):
+        row = re.search(rf"^\| {item} \| (.*) \|$", section, re.MULTILINE)
+        assert row is not None
+        assert maximum in row[1]
+    assert f"about {segment.BLOCK_BYTES >> 20} MiB of records" in PAGE
+    assert f"a segment about {segment.SEGMENT_BYTES >> 20} MiB" in PAGE
 
 
 def test_the_features_on_the_page_are_those_that_this_version_reads_and_writes() -> None:

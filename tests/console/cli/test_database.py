@@ -1,4 +1,5 @@
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from everlog.rpc.client.channel import Patience
 from everlog.store.database import Database
 from everlog.store.errors import DiskError, Error
+from everlog.store.upkeep.read_audit import ReadLog
 from tests.console.conftest import Run
 from tests.console.served import serving
 
@@ -73,6 +75,8 @@ def test_drop_refuses_a_path_that_cannot_be_a_database(everlog: Run, here: Path,
 
 def test_drop_leaves_what_is_not_of_the_database_and_says_so(everlog: Run, books: Path) -> None:
     everlog("repair")  # keeps the previous files, which are removed as well
+    with closing(ReadLog(books, b"0" * 16)) as reads:
+        reads.append([b"Ann read it"])
     (books / "letter.txt").write_text("dear")
     (books / "letters").mkdir()
     ended = everlog("drop", "--yes", "--json")

@@ -24,9 +24,10 @@ from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.read_audit import NO_ROWS, READING
 from everlog.rpc.server.server import Server
 from everlog.store.errors import DiskError, RowError, SchemaError
+from everlog.store.rocks.files import READS
 from everlog.store.schema.table import Table
 from everlog.store.upkeep import read_audit
-from everlog.store.upkeep.read_audit import DIRECTORY, HEADER_SIZE, ReadLog
+from everlog.store.upkeep.read_audit import HEADER_SIZE, ReadLog
 from everlog.store.upkeep.roles import Role, Rule
 from tests.conformance.database_case import (
     AIRPORTS,
@@ -197,7 +198,7 @@ def test_every_call_that_reads_is_recorded(ann: RemoteDatabase, db: EmbeddedData
 
 def test_a_read_that_cannot_be_recorded_is_not_answered(ann: RemoteDatabase, db: EmbeddedDatabase) -> None:
     ann.get(AIRPORTS, "JFK")
-    directory = db.path / DIRECTORY
+    directory = db.path / READS
     (log,) = directory.iterdir()
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -240,7 +241,7 @@ def test_a_failed_fsync_is_reported_by_the_next_read(tmp_path: Path, monkeypatch
 
 def records(path: Path) -> list[bytes]:
     found = []
-    for one in sorted((path / DIRECTORY).iterdir()):
+    for one in sorted((path / READS).iterdir()):
         with one.open("rb") as file:
             file.read(HEADER_SIZE)
             found += list(read_audit.records_in(file))
@@ -256,7 +257,7 @@ def test_files_are_bounded_and_a_part_of_a_record_is_cut_off(
     for number in range(200):
         log.append([b"%03d" % number + bytes(97)])
     log.close()
-    files = sorted((tmp_path / DIRECTORY).iterdir())
+    files = sorted((tmp_path / READS).iterdir())
     assert sum(file.stat().st_size for file in files) <= 5000 + 200
     kept = [int(one[:3]) for one in records(tmp_path)]
     assert kept == list(range(kept[0], 200))
@@ -274,7 +275,7 @@ def test_files_are_bounded_and_a_part_of_a_record_is_cut_off(
     again.close()
     other.close()
     assert {b"new", b"newer", b"other"} <= set(records(tmp_path))
-    assert files[-1].stat().st_size > whole or len(list((tmp_path / DIRECTORY).iterdir())) > len(files)
+    assert files[-1].stat().st_size > whole or len(list((tmp_path / READS).iterdir())) > len(files)
 
 
 CHILD = """
@@ -302,7 +303,7 @@ def test_a_killed_process_loses_no_record_of_an_answer(tmp_path: Path) -> None:
         assert found[: len(known)] == known
         assert found[len(known) :][: last + 1] == [b"%06d" % number for number in range(last + 1)]
         known = found
-    assert oct((tmp_path / DIRECTORY).stat().st_mode)[-3:] == "700"
+    assert oct((tmp_path / READS).stat().st_mode)[-3:] == "700"
 
 
 def test_nothing_about_a_forgotten_person_can_be_read(tmp_path: Path) -> None:
@@ -333,7 +334,7 @@ def test_nothing_about_a_forgotten_person_can_be_read(tmp_path: Path) -> None:
         ]
         assert [one.keys for one in db.access.reads()] == expected
         assert {one.range for one in db.access.reads()} == {""}
-        raw = b"".join(file.read_bytes() for file in (db.path / DIRECTORY).iterdir())
+        raw = b"".join(file.read_bytes() for file in (db.path / READS).iterdir())
         assert not any(part in raw for part in (b"Ada", b"Lovelace", b"Bob", b"Carl"))
         db.people.forget(people, "Ada Lovelace", reason="asked")
         gone = "(of a forgotten person)"

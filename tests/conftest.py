@@ -5,6 +5,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -16,6 +17,19 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 # A process that a shell starts in the background ignores interrupts, and so do its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _killed_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kill the children of a test that fails. `with Popen(…)` would wait for them, even after a timeout."""
+    ended = subprocess.Popen.__exit__
+
+    def exits(child: subprocess.Popen[Any], kind: type[BaseException] | None, *rest: Any) -> None:
+        if kind is not None:
+            child.kill()
+        ended(child, kind, *rest)
+
+    monkeypatch.setattr(subprocess.Popen, "__exit__", exits)
 
 
 @pytest.fixture

@@ -240,11 +240,7 @@ def main(args: list[str] | None = None) -> None:
         if (here := str(Path.cwd())) not in sys.path:
             sys.path.insert(0, here)  # packages of migrations are found in the working directory
     settings = Settings()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores them
-            signal.signal(
-                number, settings.stopped
-            )  # the command ends as after Ctrl-C, and closes its database
+    settings.signals.install()  # the command ends, and closes its database
     streams = Streams()
     with streams.installed():
         code = run(args, settings, streams)
@@ -272,6 +268,8 @@ def _run(args: list[str] | None, settings: Settings) -> int:
         return 0  # the streams have the error
     except (click.ClickException, click.Abort, KeyboardInterrupt, Error, OSError) as error:
         return _failed(error, settings, as_json=settings.json or "--json" in _before_api(args))
+    finally:
+        settings.signals.ended()
 
 
 def _before_api(args: Sequence[str]) -> Sequence[str]:
@@ -294,6 +292,7 @@ def _trace(target: str) -> None:
 
 def _failed(error: BaseException, settings: Settings, *, as_json: bool) -> int:
     """Print the error of a command to standard error, with --json as an object, and return the exit code."""
+    settings.signals.ended()
     facts: dict[str, Any] = {}
     kind, code, private = type(error).__name__, 1, ""
     match error:
@@ -312,7 +311,7 @@ def _failed(error: BaseException, settings: Settings, *, as_json: bool) -> int:
             said = f"{error.filename}: " if error.filename else ""
             said, facts = f"{said}{error.strerror or error}", {"errno": error.errno}
         case _:
-            word, code = STOPPED[settings.signal]
+            word, code = STOPPED[settings.signals.number]
             said, kind = f"{word}{settings.resume and f'; {settings.resume}'}", "Stopped"
     if as_json:
         told = {"error": f"{said}{private}", "kind": kind, "exit_code": code, "facts": facts}

@@ -9,15 +9,15 @@ command, as in dbmate.
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
+from everlog.console.cli.signals import StopSignals
 from everlog.console.output import Streams
 from everlog.store import environment
 from everlog.store.environment import ENV_FILE
@@ -53,14 +53,8 @@ class Settings:
     warned: bool = False
     # The token of --token-file -, which can be read once.
     _token: str | None = None
-    # The signal that stopped the command.
-    signal: signal.Signals = signal.SIGINT
+    signals: StopSignals = field(default_factory=StopSignals)
     streams: Streams | None = None
-
-    def stopped(self, number: int, _: object) -> NoReturn:
-        """Handle a signal that stops the command. Raises KeyboardInterrupt."""
-        self.signal = signal.Signals(number)
-        raise KeyboardInterrupt
 
     @property
     def has_url(self) -> bool:

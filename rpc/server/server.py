@@ -23,6 +23,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
 
@@ -596,11 +597,15 @@ def _on_signals(stop: Callable[[], None], reload: Callable[[], None] | None) -> 
     if reload is not None:
         does[signal.SIGHUP] = reload
 
-    def begin(number: int, _: object) -> None:
-        # Not in the handler: it would wait for locks that the interrupted main thread holds.
-        threading.Thread(target=does[number], name="everlog-signal", daemon=True).start()
+    # Not in the handler: it would wait for locks that the interrupted main thread holds.
+    came: SimpleQueue[int] = SimpleQueue()
 
-    before = {number: signal.signal(number, begin) for number in does}
+    def act() -> None:
+        while number := came.get():  # each in a thread: a reload must not delay a stop
+            threading.Thread(target=does[number], name="everlog-signal", daemon=True).start()
+
+    threading.Thread(target=act, name="everlog-signals", daemon=True).start()
+    before = {number: signal.signal(number, lambda number, _: came.put(number)) for number in does}
     if reload is not None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     try:
@@ -608,3 +613,4 @@ def _on_signals(stop: Callable[[], None], reload: Callable[[], None] | None) -> 
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        came.put(0)

@@ -219,8 +219,7 @@ def test_streams_are_json_lines_and_ctrl_c_ends_them(server: Server) -> None:
         assert process.stderr is not None
         assert [json.loads(process.stdout.readline())["number"] for _ in range(3)] == [1, 2, 3]
         process.send_signal(signal.SIGINT)
-        process.stdout.read()
-        assert process.stderr.read().strip() == b"interrupted"
+        assert process.communicate(timeout=60)[1].strip() == b"interrupted"
     assert process.returncode == 130
     with child("Weather", "Sum", stdin=subprocess.PIPE) as process:  # while it waits for standard input
         assert process.stderr is not None
@@ -230,8 +229,8 @@ def test_streams_are_json_lines_and_ctrl_c_ends_them(server: Server) -> None:
         while not any(call.method == "added.v1.Weather/Sum" for call in [*server.activity.running.values()]):
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        assert process.stderr.read().strip() == b"interrupted"
         assert process.wait(60) == 130
+        assert process.stderr.read().strip() == b"interrupted"
 
 
 def test_a_reader_that_has_gone_ends_the_stream(server: Server) -> None:

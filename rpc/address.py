@@ -28,6 +28,8 @@ TOKEN = re.compile(r"[!-~]+")  # what a header can contain
 PORT = 7420
 PORT_MAX = 65_535
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 
 class Address(NamedTuple):
     """The address of a database. `ca`: the file of a certificate authority; empty: those of the system.
@@ -188,6 +190,25 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def network_of(text: str) -> Network | None:
+    """Return an address or network as a network; None: it is neither."""
+    try:
+        found = ipaddress.ip_network(text.partition("%")[0], strict=False)
+    except ValueError:
+        return None
+    mapped = found.network_address.ipv4_mapped if isinstance(found, ipaddress.IPv6Network) else None
+    return ipaddress.ip_network(mapped) if mapped is not None and found.prefixlen == 128 else found
+
+
+def machine_of(host: str) -> str:
+    """Return the address that stands for a machine where callers are limited: of IPv6 its network of 64 bits,
+    since one machine has a whole such network. A text that is no address is returned as it is."""
+    found = network_of(host)
+    if isinstance(found, ipaddress.IPv6Network) and found.prefixlen == 128:
+        return str(found.supernet(new_prefix=64))
+    return host if found is None else str(found.network_address)
 
 
 def host_of(header: str) -> str:

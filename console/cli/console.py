@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,6 +36,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 CONSOLE = "127.0.0.1:7421"
 
+
+class Proxy(click.ParamType[str]):
+    """The address or network of a proxy."""
+
+    name = "network"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if address.network_of(str(value)) is None:
+            self.fail(f"expected an address or network, such as 10.1.0.0/24, found {value!r}", param, ctx)
+        return str(value)
+
+
 # `serve` reads these variables as those of its other options.
 _SHARED = [
     click.option(
@@ -46,6 +58,16 @@ _SHARED = [
         show_default=True,
         metavar="MIB",
         help="Size of a file to import that a browser may send, at most.",
+    ),
+    click.option(
+        "--console-proxy",
+        "console_proxies",
+        envvar="EVERLOG_SERVE_CONSOLE_PROXY",
+        type=Proxy(),
+        multiple=True,
+        metavar="ADDRESS",
+        help="Address or network of a proxy in front of the console, whose X-Forwarded-For is"
+        " believed; may be repeated.  [default: none]",
     ),
     click.option(
         "--console-oidc-client",
@@ -172,7 +194,9 @@ def setup_of(
     backups: Mapping[str, str],
     urls: Mapping[str, str],
     migrations: Mapping[str, str],
+    *,
     upload_mb: int,
+    proxies: Sequence[str],
 ) -> Setup | None:
     """Return what the console of the running `serve` is served with; None: it has none. The arguments: see
     Setup."""
@@ -182,7 +206,7 @@ def setup_of(
     from everlog.console.web.setup import Setting, Setup
 
     settings = [Setting(*one) for one in in_force(click.get_current_context())]
-    return Setup(backups, urls, settings, migrations, upload_mb << 20)
+    return Setup(backups, urls, settings, migrations, upload_mb << 20, proxies)
 
 
 @contextmanager
@@ -194,7 +218,8 @@ def showing(web: WebServer | None, server: Server, setup: Setup | None = None) -
     from everlog.console.web.server import own_server
 
     web.server = own_server(server.host, server.port, server.tls_files)
-    web.setup = setup or web.setup
+    count = server.activity
+    web.setup = (setup or web.setup)._replace(on_limit=count.limited, on_denied=count.denied)
     with web:
         yield
 
@@ -226,6 +251,7 @@ def console(
     listen: str,
     console_url: str,
     console_upload_mb: int,
+    console_proxies: tuple[str, ...],
     **how: Any,
 ) -> None:
     """Serve the web console of a remote server, until Ctrl-C or SIGTERM.
@@ -253,7 +279,7 @@ def console(
     found = address.parse(where)
     web = WebServer(listen, url=console_url, oidc=oidc_of(how))
     web.server = found._replace(database="", token="")
-    web.setup = Setup(upload_bytes=console_upload_mb << 20)
+    web.setup = Setup(upload_bytes=console_upload_mb << 20, proxies=console_proxies)
     stop = threading.Event()
     with web:
         code = web.console.sessions.once(found.token) if found.token else ""

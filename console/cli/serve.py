@@ -146,6 +146,8 @@ def _check_apart(found: dict[str, str]) -> None:
                 )
 
 
+CONSOLE_ONLY = ("console_oidc_client", "console_upload_mb", "console_proxies")
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -390,6 +392,7 @@ def serve(
     traces_to: str | None,
     console_at: str | None,
     console_upload_mb: int,
+    console_proxies: tuple[str, ...],
     **how: Any,
 ) -> None:
     """Serve databases until Ctrl-C or SIGTERM; running calls are finished first.
@@ -504,7 +507,9 @@ def serve(
         server.on_warnings = warn
         endpoints.measure(server, backups := targets(backup_at, named, option="--backup-at"))
         reload = manager.reloading(Reloading(server, approvals, notifier, token, tells=tells), readiness)
-        setup = setup_of(web, backups, endpoints.urls, sources, console_upload_mb)
+        setup = setup_of(
+            web, backups, endpoints.urls, sources, upload_mb=console_upload_mb, proxies=console_proxies
+        )
         with server, showing(web, server, setup), server.on_signals(reload):
             # before the URL is printed: its reader may stop the server at once
             _announce(settings, [server.url(name) for name in named], endpoints.urls, web)
@@ -553,7 +558,7 @@ def _refuse_idle(
     if not (console or metrics or migrate == "checked"):
         refuse_idle("backup_at", when="without --metrics or --console")
     if migrate != "checked" and not console:
-        refuse_idle("console_oidc_client", "console_upload_mb", when="without --console or --migrate checked")
+        refuse_idle(*CONSOLE_ONLY, when="without --console or --migrate checked")
     if migrate is None:
         refuse_idle("hold", "rate", "actor", "reason", when="without --migrate")
     if migrate is None and not tls:

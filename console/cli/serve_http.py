@@ -69,7 +69,7 @@ class Http:
     """The endpoints of one server. `urls`: of each, by what it serves."""
 
     def __init__(self, health: Endpoint | None, metrics: Endpoint | None) -> None:
-        self._metrics = metrics
+        self._health, self._metrics = health, metrics
         self.urls = {
             name: one.url for name, one in (("health", health), ("metrics", metrics)) if one is not None
         }
@@ -78,6 +78,9 @@ class Http:
         """Serve the metrics of a server. `backups`: where the backup of a database is, by its name."""
         from everlog.rpc.server.metrics import Metrics
 
+        for one in (self._health, self._metrics):
+            if one is not None:
+                one.on_limit = server.activity.limited
         if self._metrics is not None:
             self._metrics.measure(Metrics(server, backups))
 

@@ -8,7 +8,8 @@ A cookie that is SameSite=Strict is not sent with the redirect of a provider. A 
 its own, for its ten minutes, and ends with a page that leads to the next one.
 
 Invariants
-  (1) a form that was kept is shown before it is sent again, from a page of the console.
+  (1) a form that was kept is shown before it is sent again, from a page of the console, and to nobody else
+      than the person with the browser that sent it.
 """
 
 from __future__ import annotations
@@ -24,17 +25,20 @@ from everlog.console.web.format import with_query
 from everlog.console.web.oidc import CALLBACK, PENDING_S, Provider, ProviderError, Renewing
 from everlog.console.web.page import NotFoundError, Page, View, local, redirect, render, route
 from everlog.console.web.session import Session, SignInError
+from everlog.console.web.visitors import Visitor
 from everlog.store.errors import Error, LimitError
 
+KNOWN_S = 90 * 86_400  # of the cookie of a browser
 
-def _peer(view: View) -> str:
-    return view.request.client.host if view.request.client else ""
+
+def _visitor(view: View) -> Visitor:
+    return view.console.client(view.request)
 
 
 def sign_in_page(view: View) -> Page | Response:
     """Show the form; a code of `Sessions.once` signs in at once, and a visitor with a session continues."""
     if code := view.query("once"):
-        return _begin(view, lambda: view.console.sessions.sign_in_once(code, _peer(view)))
+        return _begin(view, lambda: view.console.sessions.sign_in_once(code, _visitor(view)))
     if view.query("next") and view.console.sessions.of(view.console.visitor(view.request)) is not None:
         return redirect(local(view.query("next")))
     words = "Your session has ended. Sign in again." if view.query("ended") else ""
@@ -42,17 +46,19 @@ def sign_in_page(view: View) -> Page | Response:
 
 
 def sign_in(view: View) -> Page | Response:
-    return _begin(view, lambda: view.console.sessions.sign_in(view.field("token"), _peer(view)))
+    return _begin(view, lambda: view.console.sessions.sign_in(view.field("token"), _visitor(view)))
 
 
 def _begin(view: View, signed_in: Callable[[], Session]) -> Page | Response:
     try:
         session = signed_in()
     except LimitError as error:
+        view.console.note(error, view.request)
         return _ask(view, str(error), 429)
     except ProviderError as error:
         return _ask(view, str(error), 502)
     except SignInError as error:
+        view.console.denied("sign-in", _visitor(view).address, f"a sign-in was refused: {error}")
         words = "This token is not accepted." if "server refuses" in str(error) else str(error)
         return _ask(view, words, 403)
     return _signed_in(view, session, redirect(local(view.field("next") or view.query("next"))))
@@ -65,6 +71,11 @@ def _signed_in(view: View, session: Session, answer: Response) -> Response:
     answer.set_cookie(
         view.console.cookie, session.id, httponly=True, samesite="strict", secure=view.console.secure
     )
+    known = view.console.browsers.cookie(session.name or session.server.token)
+    answer.set_cookie(
+        view.console.browser_cookie, known, KNOWN_S, path="/sign-in", httponly=True, samesite="lax",
+        secure=view.console.secure,
+    )  # fmt: skip
     return answer
 
 
@@ -92,9 +103,10 @@ def oidc(view: View) -> Page | Response:
     if len(browser) != len(secrets.token_urlsafe(32)):
         browser = secrets.token_urlsafe(32)
     try:
-        console.sessions.check(_peer(view))
+        console.sessions.check(_visitor(view))
         answer = RedirectResponse(provider.begin(browser, local(view.query("next"))), 303)
     except LimitError as error:
+        console.note(error, view.request)
         return _ask(view, str(error), 429)
     except ProviderError as error:
         return _ask(view, str(error), 502)
@@ -107,22 +119,22 @@ def oidc(view: View) -> Page | Response:
 
 def callback(view: View) -> Page | Response:
     """Sign in with what the provider answered."""
-    provider, sessions, peer = _provider(view), view.console.sessions, _peer(view)
+    provider, sessions, visitor = _provider(view), view.console.sessions, _visitor(view)
     answer = {name: view.query(name) for name in view.request.query_params}
     back = "/"
 
     def signed_in() -> Session:
         nonlocal back
-        sessions.check(peer)
+        sessions.check(visitor)
         try:
             grant, back = provider.finish(view.request.cookies.get(_cookie(view), ""), answer)
         except ProviderError:
             raise
         except SignInError:
-            sessions.failed(peer)
+            sessions.failed(visitor)
             raise
         try:
-            return sessions.sign_in(grant.token, peer, Renewing(provider, grant))
+            return sessions.sign_in(grant.token, visitor, Renewing(provider, grant))
         except SignInError as error:
             if "server refuses" not in str(error):
                 raise
@@ -164,9 +176,13 @@ def sign_out(view: View) -> Response:
 
 def resume(view: View) -> Page:
     """Show a form that was sent after its session had ended."""
-    kept = view.console.forms.of(view.path("key"))
+    browser = view.request.cookies.get(view.console.form_cookie, "")
+    kept = view.console.forms.of(view.path("key"), browser, view.session.name)
     if kept is None:
-        raise NotFoundError("this form is kept no longer: an hour has passed, or the console was restarted")
+        raise NotFoundError(
+            "this form is kept no longer, or another browser or person sent it: forms are kept for an hour,"
+            " until the console restarts"
+        )
     values = {"path": kept.path, "fields": [{"name": name, "value": value} for name, value in kept.fields]}
     return Page("continue.html", values, 200, {"lost": kept.lost, "page": kept.page})
 

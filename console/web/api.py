@@ -399,7 +399,7 @@ class Calls:
                 raise LimitError(
                     f"expected at most {STREAMS_MAX} streams in this console, and {CALLS_MAX} that are about"
                     " to begin; close pages, or try again in a minute",
-                    limit="streams",
+                    limit="console_streams",
                 )
             self._waiting = {**kept, id: call._replace(added=now)}
         return id

@@ -67,8 +67,9 @@ from everlog.console.web.page import (
     wants_json,
 )
 from everlog.console.web.plots import Known
-from everlog.console.web.session import Forms, Session, Sessions, SignInError, refused
+from everlog.console.web.session import Session, Sessions, SignInError, refused
 from everlog.console.web.setup import Backups, Setup
+from everlog.console.web.visitors import Browsers, Forms, Proxies, Visitor
 from everlog.console.web.work import Work
 from everlog.rpc.address import Address, host_of, is_loopback
 from everlog.store.errors import (
@@ -133,6 +134,7 @@ class Console:
         self.sessions = sessions or Sessions(server)
         self.provider = Provider(oidc, url) if oidc is not None else None
         self.forms, self.files = Forms(), Files()
+        self.proxies, self.browsers = Proxies(self.setup.proxies), Browsers()
         self.stopping, self.known = False, Known()
         self.jobs, self.work, self.navigation = Jobs(), Work(), Navigation()
         handlers: dict[Any, Any] = dict.fromkeys((Error, HTTPException, Exception), self._failed)
@@ -187,6 +189,7 @@ class Console:
         async for chunk in request.stream():
             body += chunk
             if len(body) > most:
+                self.limited("console_form_bytes", self.client(request).address)
                 raise HTTPException(413, f"expected a form of at most {most >> 10:,} KiB")
         request._body = bytes(body)  # noqa: SLF001  as Request.body() keeps it
         form = await request.form(max_files=10, max_fields=FIELDS_MAX, max_part_size=BODY_BYTES_MAX)
@@ -214,6 +217,8 @@ class Console:
         try:
             form = await parser.parse()
         except MultiPartException as error:
+            if isinstance(error, TooLargeError):
+                self.limited("console_upload_bytes", self.client(request).address)
             raise HTTPException(413 if isinstance(error, TooLargeError) else 400, error.message) from None
         await self._check_csrf(request, form)
         return form
@@ -224,6 +229,7 @@ class Console:
         expected = self.sessions.csrf(self.visitor(request))
         if not isinstance(sent, str) or not secrets.compare_digest(sent.encode(), expected.encode()):
             await form.close()
+            self.denied("form", self.client(request).address, "a form is not from a page of the console")
             raise HTTPException(
                 403,
                 "this form is not from a page of this console, or older than its session; go back, load the"
@@ -234,14 +240,53 @@ class Console:
         """Return a page that leads to the one that was requested. When somebody follows a link of another
         site, such as a web mail, browsers do not send a SameSite=Strict cookie; from this page they do."""
         if not self.may_ask(request.headers.get("host", "")):
-            return PlainTextResponse("unknown host: use the URL of the console\n", 421)
+            return self.unknown_host(request)
         url = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         return HTMLResponse(fragment("followed.html", url=with_query("/sign-in", {"next": local(url)})))
+
+    def unknown_host(self, request: Request) -> Response:
+        """Return the answer to a request whose Host header is not of the console."""
+        self.denied("host", self.client(request).address, "a request names a host that is not the console's")
+        return PlainTextResponse("unknown host: use the URL of the console\n", 421)
 
     def visitor(self, connection: HTTPConnection) -> str:
         """Return the id in the visitor's cookie."""
         found: str = connection.cookies.get(self.cookie, "") or connection.scope.get("everlog.visitor", "")
         return found
+
+    def client(self, connection: HTTPConnection) -> Visitor:
+        """Return who makes a request, before it has signed in."""
+        peer = connection.client.host if connection.client else ""
+        address = self.proxies.client(peer, connection.headers.getlist("x-forwarded-for"))
+        return Visitor(address, self.browsers.of(connection.cookies.get(self.browser_cookie, "")))
+
+    @property
+    def browser_cookie(self) -> str:
+        """The name of the cookie of a browser with which an account has signed in."""
+        return f"{self.cookie}-known"
+
+    @property
+    def form_cookie(self) -> str:
+        """The name of the cookie of a browser whose form is kept."""
+        return f"{self.cookie}-form"
+
+    def limited(self, limit: str, address: str = "", sentence: str = "") -> None:
+        """Count, and log, that a limit of the console was reached."""
+        self.setup.on_limit(limit)
+        words = sentence or f"the console has reached its limit {limit}"
+        logger.warning("%s", words, extra=about("limit.reached", same=limit, limit=limit, peer=address))
+
+    def denied(self, what: str, address: str, sentence: str) -> None:
+        """Count, and log, that the console did not let something through."""
+        self.setup.on_denied(f"console/{what}")
+        extra = about("call.denied", same=f"console/{what}", method=f"console/{what}", peer=address)
+        logger.warning("%s", sentence, extra=extra)
+
+    def note(self, error: Exception, connection: HTTPConnection) -> None:
+        """Count an error about a limit of the console; the server counts its own."""
+        limit = error.facts.get("limit", "") if isinstance(error, LimitError) else ""
+        if limit.startswith("console_"):
+            self.limited(limit, self.client(connection).address, str(error))
 
     def session_of(self, connection: HTTPConnection) -> Session | None:
         """Return the session of a request. None: the visitor has to sign in. Raises UnavailableError."""
@@ -297,6 +342,7 @@ class Console:
             if session is not None and session.signed_in:
                 self.sessions.sign_out(session)
             return self.ask_to_sign_in(request, "Your token is not accepted any more. Sign in again.")
+        self.note(error, request)
         status, title, words = _told(error)
         headers = {}
         if isinstance(error, UnavailableError) and "not trusted" in str(error):
@@ -320,14 +366,21 @@ class Console:
             if wants_json(request):
                 return render(View(request, self), Page("bare_error.html", values, 401, {"title": "Sign in"}))
         url = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        back = url if request.method in SAFE and url != "/" else self._kept(request, url)
+        browser, safe = request.cookies.get(self.form_cookie, ""), request.method in SAFE
+        if not safe and len(browser) != len(secrets.token_urlsafe(32)):
+            browser = secrets.token_urlsafe(32)
+        back = url if safe and url != "/" else self._kept(request, url, browser)
         target = with_query("/sign-in", {"next": back, "ended": "1" if words else ""})
+        answer: Response = redirect(target)
         if "hx-request" in request.headers:
-            return Response(status_code=204, headers={"HX-Redirect": target})
-        return redirect(target)
+            answer = Response(status_code=204, headers={"HX-Redirect": target})
+        if not safe and back:
+            answer.set_cookie(self.form_cookie, browser, httponly=True, samesite="strict", secure=self.secure)
+        return answer
 
-    def _kept(self, request: Request, url: str) -> str:
-        """Keep the form of a request until its person has signed in, and return the page that shows it."""
+    def _kept(self, request: Request, url: str, browser: str) -> str:
+        """Keep the form of a request until its person has signed in with this browser, and return the page
+        that shows it."""
         form: FormData | None = getattr(request.state, "form", None)
         if form is None:
             return ""
@@ -335,7 +388,10 @@ class Console:
         lost = sorted({name for name, value in form.multi_items() if not isinstance(value, str)})
         page = urlsplit(request.headers.get("referer", ""))
         back = f"{page.path}{'?' if page.query else ''}{page.query}" if page.netloc else "/"
-        key = self.forms.keep(url, local(back), fields, lost)
+        address, ended = self.client(request).address, self.sessions.ended(self.visitor(request))
+        key = self.forms.keep(browser, address, url, local(back), fields, lost=lost, ended=ended)
+        if not key:
+            self.limited("console_forms", address, "a form is not kept: it is large, or there are many")
         return f"/continue/{key}" if key else ""
 
 
@@ -439,10 +495,11 @@ class Guard:
         """Return the answer to a request that is not let through."""
         console, headers = self._console, request.headers
         if not console.may_ask(headers.get("host", "")):
-            return PlainTextResponse("unknown host: use the URL of the console\n", 421)
+            return console.unknown_host(request)
         if request.method not in SAFE and not console.may_post(
             headers.get("origin", ""), headers.get("host", "")
         ):
+            console.denied("form", console.client(request).address, "a page of another origin sent a form")
             raise HTTPException(403, "a page of another origin sent this form")
         if request.url.path in OPEN_PATHS or request.url.path.startswith("/static/"):
             return None

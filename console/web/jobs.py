@@ -132,7 +132,7 @@ class Jobs:
                 raise ConflictError(f"{title} of {database} runs already; wait until it has ended")
             if len(running) >= RUNNING_MAX:
                 raise LimitError(
-                    f"{RUNNING_MAX} jobs run already; try again later", limit="jobs", retry_s=5.0
+                    f"{RUNNING_MAX} jobs run already; try again later", limit="console_jobs", retry_s=5.0
                 )
             ended = [id for id, one in self._jobs.items() if not one.running]
             for id in ended[: max(0, len(self._jobs) + 1 - JOBS_MAX)]:

@@ -33,6 +33,9 @@ class TimedProtocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
+            app: Any = self.config.app
+            app.state.console.limited("console_connections")  # its requests are refused
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -293,7 +293,9 @@ async def events(request: Request) -> Response:
             await asyncio.sleep(POLL_S)
 
     return StreamingResponse(
-        view.session.live(stream()), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
+        view.session.live(stream(), lambda: view.console.limited("console_streams")),
+        media_type="text/event-stream",
+        headers={"X-Accel-Buffering": "no"},
     )
 
 

@@ -482,7 +482,9 @@ def streamed(console: Site, session: Session, look: Callable[[], Look], shown: s
             await asyncio.sleep(wait_s)
 
     return StreamingResponse(
-        session.live(stream()), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
+        session.live(stream(), lambda: console.limited("console_streams")),
+        media_type="text/event-stream",
+        headers={"X-Accel-Buffering": "no"},
     )
 
 

@@ -52,8 +52,9 @@ if TYPE_CHECKING:
     from everlog.console.web.jobs import Jobs
     from everlog.console.web.oidc import Provider
     from everlog.console.web.plots import Known
-    from everlog.console.web.session import Forms, Session, Sessions
+    from everlog.console.web.session import Session, Sessions
     from everlog.console.web.setup import Backups, Setup
+    from everlog.console.web.visitors import Browsers, Forms, Visitor
     from everlog.console.web.work import Work
     from everlog.rpc.client.database import RemoteDatabase
 
@@ -79,6 +80,7 @@ class Site(Protocol):
     sessions: Sessions
     provider: Provider | None  # where people sign in; None: with a token only
     forms: Forms
+    browsers: Browsers
     stopping: bool  # streams end
     known: Known
     jobs: Jobs
@@ -90,8 +92,16 @@ class Site(Protocol):
     @property
     def cookie(self) -> str: ...
     @property
+    def browser_cookie(self) -> str: ...
+    @property
+    def form_cookie(self) -> str: ...
+    @property
     def secure(self) -> bool: ...
     def visitor(self, connection: HTTPConnection) -> str: ...
+    def client(self, connection: HTTPConnection) -> Visitor: ...
+    def limited(self, limit: str, address: str = "", sentence: str = "") -> None: ...
+    def denied(self, what: str, address: str, sentence: str) -> None: ...
+    def note(self, error: Exception, connection: HTTPConnection) -> None: ...
 
     async def form(self, request: Request) -> FormData: ...
     async def upload(self, request: Request) -> FormData: ...
@@ -237,6 +247,7 @@ def answered(
         SealedError,
         ReadOnlyError,
     ) as error:
+        view.console.note(error, view.request)
         found = again(view)
         if isinstance(found, Response):
             return found

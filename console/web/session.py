@@ -4,14 +4,14 @@
     person at a provider ─▶ oidc.py ─▶ the same, with a Renewal that gets a new token before this one ends
     cookie ─▶ Sessions.of ─▶ Session ─▶ session.database("flights"): a RemoteDatabase with the session's token
 
-A form that arrives without a session waits in Forms until its person has signed in.
+Callers without a session are visitors (visitors.py).
 
 A session is kept in this process only, by the SHA-256 of its id. A token is never sent to the browser.
 
 Invariants
   (1) a call of the console has the credentials of its session and no others: a right that the identity does
       not have is refused by the server;
-  (2) sign-in attempts that failed are limited for each address, and in total.
+  (2) sign-in attempts that failed are limited (visitors.py).
 """
 
 from __future__ import annotations
@@ -21,27 +21,24 @@ import hmac
 import secrets
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from everlog.console.web.visitors import ENDED_MAX, Clock, Failures, Visitor
 from everlog.rpc.address import Address
 from everlog.rpc.client.admin import databases
 from everlog.rpc.client.channel import Channel
 from everlog.rpc.client.database import RemoteDatabase
-from everlog.store.errors import AccessError, Error, LimitError, UnavailableError
+from everlog.store.errors import AccessError, Error, UnavailableError
 
 IDLE_S, LIFE_S, ONCE_S = 8 * 3600.0, 24 * 3600.0, 600.0
 SESSIONS_MAX, SESSIONS_EACH = 200, 20  # of all, and of one identity
 STREAMS_EACH = 32  # pages of one session that are kept up to date
-FAILURES, FAILURES_ALL, WINDOW_S = 10, 200, 60.0  # in WINDOW_S: of one address, and of all
 RETRY_S, TIMEOUT_S = 1.0, 10.0
 TOKEN_CHARS_MAX = 16 << 10
-KEPT_S, KEPT_MAX, KEPT_CHARS_MAX = 3600.0, 100, 256 << 10  # of forms
 LEFT_MAX = 200  # words for next pages, of a session
-
-Clock = Callable[[], float]
 
 
 class SignInError(AccessError):
@@ -101,13 +98,17 @@ class Session:
         """Return whether another session is of the same identity."""
         return self.server.token == other.server.token or bool(self.name and self.name == other.name)
 
-    async def live(self, events: AsyncIterator[str]) -> AsyncIterator[str]:
-        """Yield the events of a page that is kept up to date; none if the session has too many such pages."""
+    async def live(
+        self, events: AsyncIterator[str], refused: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[str]:
+        """Yield the events of a page that is kept up to date; none if the session has too many such pages:
+        then `refused` is called."""
         with self._lock:
             self._streams += 1
             fits = self._streams <= STREAMS_EACH
         try:
             if not fits:
+                refused()
                 yield "retry: 60000\n\n"
                 return
             async for event in events:
@@ -205,40 +206,6 @@ class Session:
         self.drop()
 
 
-class Failures:
-    """Limits failed sign-ins. Thread-safe."""
-
-    def __init__(self, clock: Clock = time.monotonic) -> None:
-        self._clock = clock
-        self._times: dict[str, deque[float]] = {}
-        self._lock = threading.Lock()
-
-    def check(self, peer: str) -> None:
-        """Raise LimitError if there were too many failures in the last minute, of this address or in
-        total."""
-        with self._lock:
-            now = self._clock()
-            for known in list(self._times):
-                times = self._times[known]
-                while times and now - times[0] >= WINDOW_S:
-                    times.popleft()
-                if not times:
-                    del self._times[known]
-            mine = self._times.get(peer, deque())
-            if len(mine) >= FAILURES or sum(map(len, self._times.values())) >= FAILURES_ALL:
-                oldest = mine[0] if len(mine) >= FAILURES else min(times[0] for times in self._times.values())
-                wait_s = max(1.0, oldest + WINDOW_S - now)
-                raise LimitError(
-                    f"too many sign-ins failed in the last minute; try again in {wait_s:.0f} s",
-                    limit="sign-in",
-                    retry_s=wait_s,
-                )
-
-    def note(self, peer: str) -> None:
-        with self._lock:
-            self._times.setdefault(peer, deque()).append(self._clock())
-
-
 class Sessions:
     """All sessions of one console. `server` is the address of the server, without database and token."""
 
@@ -248,25 +215,26 @@ class Sessions:
         self._clock = clock
         self._failures = Failures(clock)
         self._sessions: dict[bytes, Session] = {}
+        self._ended: OrderedDict[bytes, str] = OrderedDict()  # names of sessions that have ended
         self._once: dict[bytes, tuple[float, str]] = {}
         self._secret = secrets.token_bytes(32)
         self._lock = threading.Lock()
 
-    def check(self, peer: str) -> None:
+    def check(self, visitor: Visitor) -> None:
         """Raise LimitError if too many sign-ins failed."""
-        self._failures.check(peer)
+        self._failures.check(visitor)
 
-    def failed(self, peer: str) -> None:
-        """Count a failed sign-in of an address."""
-        self._failures.note(peer)
+    def failed(self, visitor: Visitor) -> None:
+        """Count a failed sign-in."""
+        self._failures.note(visitor)
 
-    def sign_in(self, token: str, peer: str, renewal: Renewal | None = None) -> Session:
+    def sign_in(self, token: str, visitor: Visitor, renewal: Renewal | None = None) -> Session:
         """Return a new session, after the server has accepted the token. Raises SignInError, LimitError, and
         UnavailableError if the server cannot be asked."""
-        self._failures.check(peer)
+        self._failures.check(visitor)
         token = token.strip()
         if not token or len(token) > TOKEN_CHARS_MAX or not all("!" <= letter <= "~" for letter in token):
-            self._failures.note(peer)
+            self._failures.note(visitor)
             raise SignInError("expected a token of visible ASCII characters, found none or others")
         session = Session(
             self.server, token, id=secrets.token_urlsafe(32), now=self._clock(), renewal=renewal
@@ -282,7 +250,7 @@ class Sessions:
                 session.name = session.database(names[0]).access.whoami().name
         except SignInError:
             session.close()
-            self._failures.note(peer)
+            self._failures.note(visitor)
             raise
         except BaseException:
             session.close()
@@ -291,10 +259,10 @@ class Sessions:
             ended = self._expired()
             own = [key for key, one in self._sessions.items() if one.same(session)]
             if len(own) >= SESSIONS_EACH:
-                ended.append(self._sessions.pop(min(own, key=lambda key: self._sessions[key].used)))
+                ended.append(self._end(min(own, key=lambda key: self._sessions[key].used)))
             if len(self._sessions) >= SESSIONS_MAX:
                 oldest = min(self._sessions, key=lambda key: self._sessions[key].used)
-                ended.append(self._sessions.pop(oldest))
+                ended.append(self._end(oldest))
             self._sessions[_digest(session.id)] = session
         for one in ended:
             one.close()
@@ -311,6 +279,13 @@ class Sessions:
             one.close()
         return found
 
+    def ended(self, id: str) -> tuple[str, str] | None:
+        """Return a digest and the name of a session that has ended; None: there was none."""
+        key = _digest(id)
+        with self._lock:
+            name = self._ended.get(key)
+        return (key.hex(), name) if name is not None else None
+
     def once(self, token: str) -> str:
         """Return a code that signs in once with this token, within ten minutes."""
         code = secrets.token_urlsafe(32)
@@ -318,17 +293,17 @@ class Sessions:
             self._once[_digest(code)] = (self._clock() + ONCE_S, token)
         return code
 
-    def sign_in_once(self, code: str, peer: str) -> Session:
+    def sign_in_once(self, code: str, visitor: Visitor) -> Session:
         """Return a new session for a code of `once`. Raises SignInError."""
-        self._failures.check(peer)
+        self._failures.check(visitor)
         with self._lock:
             until, token = self._once.pop(_digest(code), (0.0, ""))
         if not token or until < self._clock():
-            self._failures.note(peer)
+            self._failures.note(visitor)
             raise SignInError(
                 "this link was used already, or is older than ten minutes; sign in with a token"
             )
-        return self.sign_in(token, peer)
+        return self.sign_in(token, visitor)
 
     def sign_out(self, session: Session, *, everywhere: bool = False) -> int:
         """End a session, and with `everywhere` all of the same token or name. Return their number."""
@@ -338,7 +313,7 @@ class Sessions:
                 for key, one in self._sessions.items()
                 if one is session or (everywhere and one.same(session))
             ]
-            found = [self._sessions.pop(key) for key in ended]
+            found = [self._end(key) for key in ended]
         for one in found:
             one.close()
             if one.renewal is not None:
@@ -369,43 +344,15 @@ class Sessions:
         ended = [
             key for key, one in self._sessions.items() if now - one.used > IDLE_S or now - one.began > LIFE_S
         ]
-        return [self._sessions.pop(key) for key in ended]
+        return [self._end(key) for key in ended]
 
-
-class Kept(NamedTuple):
-    """A form that was sent without a session. `page`: where it was filled in; `lost`: the names of its files,
-    which are not kept."""
-
-    path: str
-    page: str
-    fields: Sequence[tuple[str, str]]
-    lost: Sequence[str]
-    until_s: float
-
-
-class Forms:
-    """The forms that wait for a sign-in, by a key that only their browser knows. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str, Kept] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def keep(self, path: str, page: str, fields: Sequence[tuple[str, str]], lost: Sequence[str] = ()) -> str:
-        """Keep a form for an hour, and return its key; empty: it is too large."""
-        fields = [(name, value) for name, value in fields if name != "csrf"]
-        if sum(len(name) + len(value) for name, value in fields) > KEPT_CHARS_MAX:
-            return ""
-        key = secrets.token_urlsafe(32)
-        with self._lock:
-            self._kept[key] = Kept(path, page, fields, lost, time.monotonic() + KEPT_S)
-            if len(self._kept) > KEPT_MAX:
-                self._kept.popitem(last=False)
-        return key
-
-    def of(self, key: str) -> Kept | None:
-        with self._lock:
-            found = self._kept.get(key)
-        return found if found is not None and found.until_s > time.monotonic() else None
+    def _end(self, key: bytes) -> Session:
+        """Remove a session, and remember its name."""
+        found = self._sessions.pop(key)
+        self._ended[key] = found.name
+        while len(self._ended) > ENDED_MAX:
+            self._ended.popitem(last=False)
+        return found
 
 
 def _digest(id: str) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +34,9 @@ class Setup(NamedTuple):
 
     `backups`: where the backup of a database is, by its name. `urls`: of health and metrics. `settings`:
     those of the server, if it serves the console. `migrations`: the folders of a database, by its name.
-    `upload_bytes`: of a file that a browser sends, at most.
+    `upload_bytes`: of a file that a browser sends, at most. `proxies`: addresses and networks whose
+    X-Forwarded-For is believed. `on_limit`, `on_denied`: count a limit that was reached, and what was denied,
+    by name, for metrics; called in any thread.
     """
 
     backups: Mapping[str, str] = {}
@@ -42,6 +44,9 @@ class Setup(NamedTuple):
     settings: Sequence[Setting] = ()
     migrations: Mapping[str, str] = {}
     upload_bytes: int = UPLOAD_BYTES_MAX
+    proxies: Sequence[str] = ()
+    on_limit: Callable[[str], None] = lambda _: None
+    on_denied: Callable[[str], None] = lambda _: None
 
 
 class Copied(NamedTuple):

@@ -7,12 +7,13 @@
 A call that ends is logged by its method, database, tables, number of rows and time: never by keys or values.
 
 Invariants
-  (1) everything here runs in the thread of the event loop, and never waits.
+  (1) everything here runs in the thread of the event loop, unless it says otherwise, and never waits.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Container
 from functools import partial
@@ -57,6 +58,8 @@ class Activity:
         self.times: dict[str, Histogram] = {}  # of these calls, by method
         self.drops: dict[str, int] = {}  # dropped connections, by the code of HTTP/2
         self.limits: dict[str, int] = {}  # how often a limit was reached, by its name
+        self.denials: dict[str, int] = {}  # what was denied before it became a call, by its name
+        self._lock = threading.Lock()  # of these two
         self._rows: dict[type[Message], Rows] = {}
 
     def log_slower_than(self, slow_ms: float) -> None:
@@ -112,13 +115,20 @@ class Activity:
         return {"database": database if database in self._databases else "", "identity": str(call.stream.who)}
 
     def limited(self, limit: str, identity: str = "", peer: str = "", sentence: str = "") -> None:
-        """Count that a limit was reached, and log the sentence; `limit` is one of a few names."""
-        self.limits[limit] = self.limits.get(limit, 0) + 1
+        """Count that a limit was reached, and log the sentence; `limit` is one of a few names. In any
+        thread."""
+        with self._lock:
+            self.limits[limit] = self.limits.get(limit, 0) + 1
         if sentence:
             extra = about(
                 "limit.reached", identity=identity, same=f"{limit} {identity}", limit=limit, peer=peer
             )
             logger.warning("%s", sentence, extra=extra)
+
+    def denied(self, what: str) -> None:
+        """Count what was denied before it became a call; one of a few names. In any thread."""
+        with self._lock:
+            self.denials[what] = self.denials.get(what, 0) + 1
 
     def _log_slow(self, call: Call, code: grpc.StatusCode, took_s: float) -> None:
         fields: dict[str, Any] = {"status": code.name, "ms": round(took_s * 1e3)}

@@ -374,6 +374,14 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
     def __init__(self, hosting: Hosting) -> None:
         self._hosting = hosting
 
+    def _permit(self, *how: Any) -> None:
+        """As `_permit`, and count a limit that is reached."""
+        try:
+            _permit(*how)
+        except LimitError:
+            self._hosting.on_limit("consumers")
+            raise
+
     async def Register(
         self, request: consumers_pb2.RegisterRequest, context: Any
     ) -> consumers_pb2.RegisterResponse:
@@ -395,7 +403,7 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
                 owner=request.owner or (who if own else ""),
                 actor=actor,
                 reason=request.reason,
-                permit=lambda one: _permit(scope, limits, one, request.reason),
+                permit=lambda one: self._permit(scope, limits, one, request.reason),
             )
 
         found = await self._hosting.write(run)

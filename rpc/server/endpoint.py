@@ -15,6 +15,7 @@ from __future__ import annotations
 import hmac
 import threading
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import AF_INET, AF_INET6
@@ -73,6 +74,7 @@ class Endpoint:
         self._expected = f"Bearer {token}".encode() if token else b""
         self._only_local = local and not token and not public
         self._names_shown = bool(local or token or public)
+        self.on_limit: Callable[[str], None] = lambda _: None  # called for each connection that is refused
         self._lock, self._cached = threading.Lock(), dict[str, tuple[float, bytes, str]]()
         self._ready = metrics is not None
         if metrics is not None:
@@ -190,6 +192,7 @@ class _Http(ThreadingHTTPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread; refuse a connection beyond REQUESTS_MAX."""
         if not self._free.acquire(blocking=False):
+            self.endpoint.on_limit("http")
             self.shutdown_request(request)
             return
         super().process_request(request, client_address)

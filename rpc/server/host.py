@@ -188,6 +188,7 @@ class Hosting:
         self.growth = {name: Growth() for name in self.databases}
         # Of a name and an address HOST:PORT: the limits of the server for this caller.
         self.limits_of: Callable[[str, str], dict[str, float]] = lambda *_: {}
+        self.on_limit: Callable[[str], None] = lambda _: None  # counts a limit that a call has reached
         self._stopped = threading.Event()
         self._readers = Threads(READERS, "short reads")
         self._writers = Threads(WRITERS, "short writes")

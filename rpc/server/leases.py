@@ -20,7 +20,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 
 from everlog.rpc.http2.grpc import running
 
@@ -57,7 +57,9 @@ def _waiting(lease: Lease | None) -> Iterator[None]:
 class Leases:
     """The leases of one database. Use it in the event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_limit: Callable[[str], None] = lambda _: None) -> None:
+        """`on_limit` is called for each caller that gets no lease because too many wait."""
+        self._on_limit = on_limit
         self._one = asyncio.Lock()  # first come, first served
         self._waiting = 0
         self._lease: Lease | None = None
@@ -74,6 +76,7 @@ class Leases:
         """Yield the id of the lease when it begins, and return when it is over. Yield nothing if too many
         wait, or for too long. Closing the iterator ends the lease."""
         if self._waiting >= WAITING_MAX:
+            self._on_limit("leases")
             return
         self._waiting += 1
         try:

@@ -159,7 +159,11 @@ METRICS = (
         ("method",),
     ),
     Metric(
-        "everlog_calls_denied_total", "counter", "Calls denied for their token or their rights.", ("method",)
+        "everlog_calls_denied_total",
+        "counter",
+        "Calls denied for their token or their rights; also what the console denied, with the methods"
+        " console/sign-in, console/form and console/host.",
+        ("method",),
     ),
     Metric(
         "everlog_connections_dropped_total",
@@ -170,7 +174,10 @@ METRICS = (
     Metric(
         "everlog_limits_hit_total",
         "counter",
-        "How often a limit was reached: connections, streams, calls, bytes_in, bytes_out, rows, queue.",
+        "How often a limit was reached: connections, streams, calls, bytes_in, bytes_out, rows, queue,"
+        " leases, consumers, http; and those of the console: console_sign_in, console_forms,"
+        " console_form_bytes, console_files, console_upload_bytes, console_jobs, console_streams,"
+        " console_connections.",
         ("limit",),
     ),
     # migrations, archive, certificates
@@ -378,7 +385,7 @@ class Metrics:
         running = Counter(call.method for call in list(activity.running.values()))
         for method, count in running.items():
             put("calls_running", count, method)
-        denied = Counter[str]()
+        denied = Counter[str](activity.denials.copy())
         for (method, code), count in activity.counts.copy().items():
             put("calls_total", count, method, code.name)
             if code in DENIED:

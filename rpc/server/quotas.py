@@ -23,12 +23,12 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from everlog.rpc.address import Network, machine_of, network_of
 from everlog.rpc.http2.connection import Connection
 from everlog.rpc.http2.grpc import Call
 from everlog.rpc.http2.limits import Bucket, Meter, Meters
@@ -93,7 +93,7 @@ class Quota(NamedTuple):
 
     def networks(self) -> Iterable[tuple[Any, Mapping[str, float]]]:
         """Return the networks that have limits of their own, the largest first."""
-        found = [(network, own) for who, own in self.own.items() if (network := _network(who)) is not None]
+        found = [(network, own) for who, own in self.own.items() if (network := network_of(who)) is not None]
         return sorted(found, key=lambda one: int(one[0].prefixlen))
 
 
@@ -110,7 +110,7 @@ def read_own(words: Iterable[str]) -> dict[str, dict[str, float]]:
                 f"expected WHO:LIMIT=N, such as batch:calls=100, with a name or an address, and a limit of"
                 f" {names}; found {word!r}"
             )
-        if field == "heavy" and _network(who) is not None:
+        if field == "heavy" and network_of(who) is not None:
             raise OpenError(f"{word}: expected a name: heavy calls are limited by name, not by address")
         try:
             value = float(text.replace("_", ""))
@@ -426,27 +426,11 @@ class Held:
 
 def address_of(peer: str) -> str:
     """Return the address of a peer HOST:PORT; of IPv6 the network of 64 bits."""
-    host = peer.rpartition(":")[0].partition("%")[0]
-    try:
-        found = ipaddress.ip_address(host)
-    except ValueError:
-        return host  # a socket without addresses
-    if isinstance(found, ipaddress.IPv4Address):
-        return host
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
-    return str(ipaddress.ip_network((found, 64), strict=False))
+    return machine_of(peer.rpartition(":")[0])
 
 
-def _network(text: str) -> Any:
-    try:
-        return ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        return None
-
-
-def _is_within(address: str, network: Any) -> bool:
-    mine = _network(address)
+def _is_within(address: str, network: Network) -> bool:
+    mine: Any = network_of(address)
     if mine is None or mine.version != network.version:
         return False
     return bool(mine.subnet_of(network) or (mine.version == 6 and network.subnet_of(mine)))

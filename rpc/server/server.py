@@ -207,6 +207,7 @@ class Server:
         )
         auth = self._auth(self._tokens, acting, keys_for, tls)
         self.hosting = Hosting(databases, auth, self.rights)
+        self.hosting.on_limit = self.activity.limited
         for pool in self.hosting.pools:
             pool.on_limit = self.activity.limited
         self._tls = security.ServerTls(tls) if tls else None

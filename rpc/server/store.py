@@ -352,7 +352,7 @@ class StoreService(store_pb2_grpc.StoreServicer):
 
     def __init__(self, hosting: Hosting) -> None:
         self._hosting = hosting
-        self.leases = defaultdict[str, Leases](Leases)
+        self.leases = defaultdict[str, Leases](lambda: Leases(hosting.on_limit))
 
     async def Describe(self, request: store_pb2.DescribeRequest, context: Any) -> store_pb2.DescribeResponse:
         return await self._hosting.read(_describe, self._hosting.database(request.database), context.scope)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -14,12 +15,16 @@ from pathlib import Path
 
 import pytest
 
+from everlog.console.web.server import WebServer, own_server
+from everlog.console.web.setup import Setup
+from everlog.console.web.visitors import FAILURES
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.endpoint import Endpoint
 from everlog.rpc.server.health import Readiness
 from everlog.rpc.server.server import Server
 from everlog.store.errors import UnavailableError
+from tests.console.web.visitor import Visitor
 from tests.rpc.conftest import TLS
 from tests.rpc.refusing import refuse
 from tests.store.models import ITEMS, Item, declare
@@ -36,11 +41,12 @@ def free_port() -> int:
 class Proxied:
     """A proxy's URLs of the database, with TLS and without."""
 
-    def __init__(self, name: str, directory: Path, server: int, health: int) -> None:
-        self._tls, self._plain = free_port(), free_port()
+    def __init__(self, name: str, directory: Path, server: int, health: int, console: int = 1) -> None:
+        self._tls, self._plain, self.web = free_port(), free_port(), free_port()
         self.tls = f"everlog://localhost:{self._tls}/x?ca={TLS.certificate}&token={TOKEN}"
         self.plain = f"everlog+insecure://127.0.0.1:{self._plain}/x?token={TOKEN}"
         ports = {"0.0.0.0:7420": self._tls, "127.0.0.1:7421": self._plain, "127.0.0.1:7430": server}
+        ports |= {"0.0.0.0:7443": self.web, "127.0.0.1:7431": console}
         file = "haproxy.cfg" if name == "haproxy" else "nginx.conf"
         text = (OPERATE / file).read_text()
         for there, port in ports.items():
@@ -70,8 +76,8 @@ class Proxied:
 
 
 @contextmanager
-def proxied(name: str, directory: Path, server: int, health: int) -> Iterator[Proxied]:
-    found = Proxied(name, directory, server, health)
+def proxied(name: str, directory: Path, server: int, health: int, console: int = 1) -> Iterator[Proxied]:
+    found = Proxied(name, directory, server, health, console)
     checked = subprocess.run(found.check, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
     assert "warning" not in checked.stderr.lower() or "user" in checked.stderr, checked.stderr
@@ -175,9 +181,48 @@ def test_haproxy_takes_a_server_out_that_is_not_ready(tmp_path: Path) -> None:
             assert remote.admin.health().ready
 
 
+@pytest.mark.long
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", ["haproxy", "nginx"])
+def test_the_console_sees_the_addresses_of_its_visitors_through_a_proxy(name: str, tmp_path: Path) -> None:
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not here")
+    port = free_port()
+    with (
+        EmbeddedDatabase(tmp_path / "db") as db,
+        Server({"x": db}, tokens={"ann": "token-of-ann"}, roles={"ann": ("owner",)}) as server,
+        proxied(name, tmp_path, server.port, free_port(), port) as proxy,
+    ):
+        web = WebServer(f"127.0.0.1:{port}", url=f"https://localhost:{proxy.web}")
+        web.server = own_server(server.host, server.port, None)
+        web.setup = Setup(proxies=("127.0.0.1",))
+        tls = ssl.create_default_context(cafile=str(TLS.certificate))
+        with web:
+            guesses, other = (Visitor(web.url, tls=tls, source=f"127.0.0.{one}") for one in (2, 3))
+            until = time.monotonic() + 60
+            while _status(guesses) != 200:
+                assert time.monotonic() < until
+            for number in range(FAILURES):
+                forged = {"X-Forwarded-For": f"203.0.113.{number}"}  # the proxy adds the true address
+                assert guesses.post("/sign-in", forged, token="wrong").status == 403
+            assert guesses.post("/sign-in", {"X-Forwarded-For": "203.0.113.99"}, token="wrong").status == 429
+            other.get("/sign-in")
+            assert other.post("/sign-in", token="token-of-ann").status == 303
+            assert other.get("/account").status == 200
+
+
+def _status(visitor: Visitor) -> int:
+    try:
+        return visitor.get("/sign-in").status
+    except OSError:  # the proxy has not started
+        return 0
+
+
 def test_the_configurations_name_the_same_addresses() -> None:
     for file in ("haproxy.cfg", "nginx.conf"):
         text = (OPERATE / file).read_text()
-        for address in ("0.0.0.0:7420", "127.0.0.1:7421", "127.0.0.1:7430"):
+        for address in (
+            *("0.0.0.0:7420", "127.0.0.1:7421", "127.0.0.1:7430", "0.0.0.0:7443", "127.0.0.1:7431"),
+        ):
             assert address in text
     assert "GET uri /readyz" in (OPERATE / "haproxy.cfg").read_text()

@@ -23,6 +23,7 @@ from tests.rpc.issuing import AUDIENCE, TestIssuer
 SAMPLES: dict[str, tuple[Any, str, Any]] = {  # by type of click: in the file, in a variable, the value
     "name": ("ann", "ann", "ann"),
     "text": ("one", "one", "one"),
+    "network": ("10.0.0.0/8", "10.0.0.0/8", "10.0.0.0/8"),
     "file": ("one", "one", Path("one")),
     "path": ("one", "one", Path("one")),
     "integer range": (7, "7", 7),

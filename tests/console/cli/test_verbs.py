@@ -244,6 +244,7 @@ MEANINGS = {
     "--console-oidc-scope": "SCOPE",
     "--console-oidc-secret-file": "FILE",
     "--console-oidc-token": None,
+    "--console-proxy": "ADDRESS",
     "--console-upload-mb": "MIB",
     "--console-url": "URL",
     "--deep": "",

@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 from everlog.console.web.server import WebServer, own_server
-from everlog.console.web.session import FAILURES, Failures, Forms, Sessions, SignInError
+from everlog.console.web.session import Sessions, SignInError
+from everlog.console.web.visitors import FAILURES
+from everlog.console.web.visitors import Visitor as Caller
 from everlog.rpc.address import Address
 from everlog.rpc.certificates import create
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.security import Tls
 from everlog.rpc.server.server import Server
-from everlog.store.errors import LimitError, OpenError
+from everlog.store.errors import OpenError
 from tests.console.web.conftest import ROLES, TOKENS
 from tests.console.web.visitor import Visitor, console_of
 
@@ -33,7 +35,8 @@ def test_a_token_signs_in_and_the_page_that_was_asked_for_follows(console: Visit
     assert "Sign in" in console.get("/account").words
     answer = console.post("/sign-in", token=TOKENS["ann"], next="/account")
     assert (answer.status, answer.headers["location"]) == (303, "/account")
-    (cookie,) = answer.cookies
+    cookie, known = answer.cookies
+    assert "HttpOnly" in known
     assert re.search(r"; HttpOnly", cookie)
     assert "samesite=strict" in cookie.lower()
     page = console.get("/account")
@@ -98,19 +101,6 @@ def test_too_many_failures_are_refused_also_with_the_right_token(console: Visito
     assert "Too many sign-ins" in answer.words
 
 
-def test_failures_are_forgotten_after_a_minute() -> None:
-    now = [0.0]
-    failures = Failures(lambda: now[0])
-    for _ in range(FAILURES):
-        failures.note("a")
-    failures.check("b")
-    with pytest.raises(LimitError, match="try again in 60 s") as refused:
-        failures.check("a")
-    assert refused.value.retry_s == 60.0
-    now[0] = 60.0
-    failures.check("a")
-
-
 def test_a_form_needs_the_token_of_its_visitor_and_an_origin_of_the_console(console: Visitor) -> None:
     console.sign_in(TOKENS["ann"])
     console.get("/account")
@@ -146,25 +136,25 @@ def test_idle_and_old_sessions_end(flights: EmbeddedDatabase) -> None:
     now = [0.0]
     with Server({"flights": flights}, tokens=TOKENS, roles=ROLES) as server:
         sessions = Sessions(Address(server.host, server.port, "", secure=False), lambda: now[0])
-        first = sessions.sign_in(TOKENS["ann"], "peer")
+        first = sessions.sign_in(TOKENS["ann"], Caller("peer"))
         now[0] = 8 * 3600.0
         assert sessions.of(first.id) is first
         now[0] = 16 * 3600.0 + 1
         assert sessions.of(first.id) is None
-        second = sessions.sign_in(TOKENS["ann"], "peer")
+        second = sessions.sign_in(TOKENS["ann"], Caller("peer"))
         for _ in range(4):
             now[0] += 6 * 3600.0
             assert sessions.of(second.id) is second
         now[0] += 1.0
         assert sessions.of(second.id) is None
         code = sessions.once(TOKENS["bob"])
-        assert sessions.sign_in_once(code, "peer").name == "bob"
+        assert sessions.sign_in_once(code, Caller("peer")).name == "bob"
         with pytest.raises(SignInError, match="used already"):
-            sessions.sign_in_once(code, "peer")
+            sessions.sign_in_once(code, Caller("peer"))
         late = sessions.once(TOKENS["bob"])
         now[0] += 601.0
         with pytest.raises(SignInError, match="older than ten minutes"):
-            sessions.sign_in_once(late, "peer")
+            sessions.sign_in_once(late, Caller("peer"))
         sessions.close()
 
 
@@ -249,14 +239,3 @@ def test_a_form_that_was_sent_after_the_session_ended_is_not_lost(
     assert 'href="/api/Store/Get?database=flights"' in page.text
     assert "<b>" not in page.text
     assert console.post("/api/Store/Get", None, database="flights", table="airports").status != 403
-
-
-def test_what_is_kept_of_forms_is_bounded() -> None:
-    forms = Forms()
-    assert forms.keep("/x", "/", [("text", "x" * (256 << 10))]) == ""
-    keys = [forms.keep("/x", "/", [("csrf", "x" * (256 << 10)), ("n", str(number))]) for number in range(101)]
-    assert forms.of(keys[0]) is None
-    found = forms.of(keys[100])
-    assert found is not None
-    assert found.fields == [("n", "100")]
-    assert forms.of("another") is None

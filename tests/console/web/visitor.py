@@ -40,8 +40,10 @@ class Answer(NamedTuple):
 class Visitor:
     """Keeps cookies, and the CSRF token of the last page."""
 
-    def __init__(self, url: str, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, url: str, *, tls: ssl.SSLContext | None = None, source: str = "") -> None:
+        """`source`: the address that it comes from."""
         self.url, self._tls = url, tls
+        self._source = (source, 0) if source else None
         self.cookies = dict[str, str]()
         self.csrf = ""
 
@@ -55,7 +57,9 @@ class Visitor:
         parts = urlsplit(self.url)
         assert parts.hostname is not None
         connection = (
-            http.client.HTTPSConnection(parts.hostname, parts.port, timeout=30, context=self._tls)
+            http.client.HTTPSConnection(
+                parts.hostname, parts.port, timeout=30, context=self._tls, source_address=self._source
+            )
             if self._tls
             else http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
         )

@@ -16,8 +16,8 @@ from everlog.rpc.server.server import Server
 class Callers:
     """The callers of a server: the token of `ann` is `token-of-ann`."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
-        self.channel = channel
+    def __init__(self, channel: grpc.Channel, server: Server) -> None:
+        self.channel, self.server = channel, server
 
     def call(self, who: str, method: Any, request: Any) -> Any:
         """Return the response, or all responses, to a call of `who`."""
@@ -39,4 +39,4 @@ def callers(db: EmbeddedDatabase, *names: str, **how: Any) -> Iterator[Callers]:
         Server({"x": db}, tokens={name: f"token-of-{name}" for name in names}, **how) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
-        yield Callers(channel)
+        yield Callers(channel, server)

@@ -201,6 +201,7 @@ def test_nobody_registers_more_names_than_the_limit_without_a_role_that_says_so(
         for number in range(3):
             called.call("mirror", stub.Register, asked(f"m{number}"))
         assert called.refused("mirror", stub.Register, asked("m3"))[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert called.server.activity.limits == {"consumers": 1}
         db.access.define(Role("many", (Rule(("feed",)),), allowance=Allowance(consumers=0)))
         db.access.grant("mirror", "many")
         called.call("mirror", stub.Register, asked("m3"))

@@ -51,6 +51,7 @@ def commit(view: View) -> Page:
         "previous_href": href("db", view.database, "log", seq - 1) if seq > 1 else "",
         "next_href": href("db", view.database, "log", seq + 1) if seq < head else "",
         "correlation_href": href("db", view.database, "log", correlation=entry.correlation_id),
+        "cause_href": _cause_href(view, entry),
         "proof_href": f"{href('db', view.database, 'log', seq)}/proof" if may(view, "", "prove") else "",
     }
     return Page("commit.html", values, 200, shown)
@@ -175,6 +176,13 @@ def _around(view: View, db: RemoteDatabase, entry: Entry, head: int) -> list[dic
             }
         )
     return found if len(found) > 1 else []
+
+
+def _cause_href(view: View, entry: Entry) -> str:
+    """Return the page of the commit whose seq is the causation id; empty if it is another id."""
+    digits = entry.causation_id
+    is_seq = len(digits) < 20 and digits.isascii() and digits.isdecimal() and 1 <= int(digits) < entry.seq
+    return href("db", view.database, "log", int(digits)) if is_seq else ""
 
 
 def _following(db: RemoteDatabase, wanted: Query, after: int, head: int) -> list[Entry]:

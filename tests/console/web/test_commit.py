@@ -56,6 +56,17 @@ def test_causes_and_consequences_are_linked(flights: EmbeddedDatabase) -> None:
         assert visitor.json(f"{DB}/log/{second - 1}")["around"] == []
 
 
+@pytest.mark.parametrize("id", ["1", "99", "9" * 40, "²"])
+def test_a_cause_without_a_correlation_is_linked_if_it_is_an_earlier_commit(
+    flights: EmbeddedDatabase, id: str
+) -> None:
+    seq = put(flights, "second", causation_id=id)
+    with console_of({"flights": flights}) as web:
+        page = Visitor(web.url).get(f"{DB}/log/{seq}")
+    assert (f'href="{DB}/log/1">commit 1</a>' in page.text) == (id == "1")
+    assert (id in page.words) == (len(id) < 20)  # a long one is shortened
+
+
 def test_a_proof_is_downloaded_and_verified(flights: EmbeddedDatabase, everlog: Run, here: Path) -> None:
     seq = put(flights, "proven")
     signer = notes.Signer.generate("example.com/flights")

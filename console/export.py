@@ -29,6 +29,7 @@ from everlog.migrations.values import message_from_json, to_text
 from everlog.store.errors import Error, RowError
 from everlog.store.keys import ROW_BYTES_MAX
 from everlog.store.schema.admission import doubts
+from everlog.store.schema.codec import size_of
 from everlog.store.schema.descriptors import descriptor_of
 
 FORMATS = ("jsonl", "csv", "parquet")
@@ -142,7 +143,7 @@ def _parquet(rows: Iterable[Message], model: type[Message]) -> Iterator[bytes]:
 
         for row in _checked(rows, model):
             waiting.append(row)
-            size += row.ByteSize()
+            size += size_of(row)
             if len(waiting) >= GROUP_ROWS or size >= GROUP_BYTES:
                 flush()
                 size = 0
@@ -202,7 +203,7 @@ def _bytes(row: Message) -> bytes:
     alone = type(row)()
     alone.CopyFrom(row)
     alone.DiscardUnknownFields()
-    return alone.SerializeToString(deterministic=True)
+    return alone.SerializePartialToString(deterministic=True)
 
 
 def _fields(model: type[Message]) -> list[FieldDescriptor]:

@@ -44,6 +44,7 @@ import fcntl
 import io
 import json
 import os
+import select
 import stat
 import sys
 import time
@@ -278,12 +279,42 @@ class Stream(io.FileIO):
     def write(self, data: Any, /) -> int:
         if self.failure is None:
             try:
-                return super().write(data)
+                while (written := super().write(data)) is None:
+                    _wait(self.fileno(), select.POLLOUT)
+                return written
             except OSError as error:
                 self.failure = error
                 if self.stops:
                     raise OutputError from error
         return memoryview(data).nbytes
+
+
+class _Input(io.FileIO):
+    """A descriptor to read from, which waits for data even if it is non-blocking."""
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        while (got := super().readinto(buffer)) is None:
+            _wait(self.fileno(), select.POLLIN)
+        return got
+
+    def readall(self) -> bytes:
+        return io.RawIOBase.readall(self) or b""  # by `readinto`
+
+
+def read_some(descriptor: int, size: int) -> bytes:
+    """Do `os.read`, but wait for data even if the descriptor is non-blocking."""
+    while True:
+        try:
+            return os.read(descriptor, size)
+        except BlockingIOError:
+            _wait(descriptor, select.POLLIN)
+
+
+def _wait(descriptor: int, event: int) -> None:
+    """Wait until a non-blocking descriptor can be used. Others may have made it so: programs share pipes."""
+    poll = select.poll()
+    poll.register(descriptor, event)
+    poll.poll()
 
 
 class _ClosedInput(io.FileIO):
@@ -302,10 +333,13 @@ class Streams:
 
     @contextmanager
     def installed(self) -> Iterator[Streams]:
-        """Replace sys.stdout, sys.stderr and, if it is closed, sys.stdin."""
+        """Replace sys.stdout, sys.stderr and, except for a terminal, sys.stdin."""
         before = sys.stdin, sys.stdout, sys.stderr
         if sys.stdin is None:
             sys.stdin = io.TextIOWrapper(io.BufferedReader(_ClosedInput(self._input, closefd=False)))
+        elif (given := sys.__stdin__) is not None and sys.stdin is given and not given.isatty():
+            waiting = io.BufferedReader(_Input(self._input, closefd=False))
+            sys.stdin = io.TextIOWrapper(waiting, given.encoding, given.errors)
         sys.stdout, sys.stderr = self._text, _text(self._error)
         try:
             yield self

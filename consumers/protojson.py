@@ -97,12 +97,12 @@ class JsonField:
     def _same(self, alone: Message, text: str) -> bool:
         again = self._model()
         self._parse(text, again)
-        return again.SerializeToString(deterministic=True) == self._bytes(alone)
+        return again.SerializePartialToString(deterministic=True) == self._bytes(alone)
 
     @staticmethod
     def _bytes(alone: Message) -> bytes:
         alone.DiscardUnknownFields()
-        return alone.SerializeToString(deterministic=True)
+        return alone.SerializePartialToString(deterministic=True)
 
 
 def means_the_same(old: FieldDescriptor, new: FieldDescriptor) -> bool:

@@ -130,7 +130,7 @@ def _table(db: Database, name: str, chain: list[_Step], progress: OnProgress | N
     rows = [0] * len(chain)
     failed, problems, private = [0] * len(chain), [""] * len(chain), [""] * len(chain)
     for done, message in enumerate(db.scan(table_of(info)), 1):
-        key, row = info.own.key_of(message), message.SerializeToString()
+        key, row = info.own.key_of(message), message.SerializePartialToString()
         for at, step in enumerate(chain):
             rows[at] += 1
             try:

@@ -191,7 +191,7 @@ class Estimates:
             info = self._db.schema.table(self._now[id].name)
             try:
                 for message in islice(self._db.scan(table_of(info)), SAMPLE_ROWS):
-                    rows.append((info.own.key_of(message), message.SerializeToString()))
+                    rows.append((info.own.key_of(message), message.SerializePartialToString()))
                     size += sum(map(len, rows[-1])) + OVERHEAD
                     if time.monotonic() > until:
                         break

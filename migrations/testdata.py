@@ -42,6 +42,7 @@ from everlog.store.database import Database
 from everlog.store.errors import Error, MigrationError
 from everlog.store.progress import OnProgress
 from everlog.store.schema import arguments
+from everlog.store.schema.codec import size_of
 from everlog.store.schema.table import Table
 from everlog.store.upkeep.testdata import id_of
 
@@ -126,7 +127,7 @@ def _batch(made: Iterator[Row]) -> dict[Table[Any, Any], list[Message]]:
     size = 0
     for table, row in islice(made, _ROWS_AT_ONCE):
         found.setdefault(table, []).append(row)
-        size += row.ByteSize()
+        size += size_of(row)
         if size >= _BYTES_AT_ONCE:
             break
     return found

@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 from google.protobuf.descriptor import Descriptor
@@ -255,7 +254,7 @@ def _exporter(target: str) -> Any:
         from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
         try:
-            out = Path(target.removeprefix(FILE)).open("a", encoding="utf-8")  # noqa: SIM115  until the end
+            out = open(target.removeprefix(FILE), "a", encoding="utf-8", opener=_private)  # noqa: SIM115  until the end
         except OSError as error:
             raise OpenError(f"cannot write spans to {target}: {error.strerror}") from None
         return ConsoleSpanExporter(out=out, formatter=lambda span: f"{span.to_json(indent=None)}\n")
@@ -267,6 +266,11 @@ def _exporter(target: str) -> Any:
 
     base = target.rstrip("/")
     return OTLPSpanExporter(endpoint=base if base.endswith("/v1/traces") else f"{base}/v1/traces")
+
+
+def _private(path: str, flags: int) -> int:
+    """Opener for `open`: spans have names of callers and tables. A FIFO without a reader is refused."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o600)
 
 
 def _check_installed() -> None:

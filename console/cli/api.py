@@ -13,7 +13,6 @@ Nothing here knows a method by name. Without a server, the contract of this prog
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -364,7 +363,7 @@ def _pieces() -> Iterator[bytes]:
     """Yield standard input, up to a little more than a request. Not through its buffer, whose lock a thread
     that waits for input would keep at the end of the process."""
     size = 0
-    while size <= LINE_BYTES_MAX and (piece := os.read(sys.stdin.fileno(), READ_BYTES)):
+    while size <= LINE_BYTES_MAX and (piece := output.read_some(sys.stdin.fileno(), READ_BYTES)):
         size += len(piece)
         yield piece
 
@@ -372,7 +371,7 @@ def _pieces() -> Iterator[bytes]:
 def _lines() -> Iterator[bytes]:
     """Yield the lines of standard input that are not empty. Raises RowError for one that is too long."""
     rest = bytearray()
-    while piece := os.read(sys.stdin.fileno(), READ_BYTES):
+    while piece := output.read_some(sys.stdin.fileno(), READ_BYTES):
         start = len(rest)
         rest += piece
         while (end := rest.find(b"\n", start)) >= 0:

@@ -44,6 +44,7 @@ from everlog.store.errors import (
     quantity,
 )
 from everlog.store.schema.arguments import time_text
+from everlog.store.schema.codec import size_of
 from everlog.store.schema.descriptors import descriptor_of, dotted
 from everlog.store.schema.reflect import table_of
 from everlog.store.schema.schema import TableInfo
@@ -80,7 +81,7 @@ class Sent(NamedTuple):
 
     def commit_id(self, op: str, row: Message | None) -> bytes:
         """Return the id of the commit, a UUIDv7: the same if the same form is sent with the same content."""
-        raw = b"" if row is None else row.SerializeToString(deterministic=True)
+        raw = b"" if row is None else row.SerializePartialToString(deterministic=True)
         content = f"{op}\0{self.version}\0{self.reason}\0".encode() + raw
         rest = bytearray(hashlib.sha256(self.id + content).digest()[:8])
         rest[0] = rest[0] & 0x3F | 0x80
@@ -116,7 +117,7 @@ def _sent(of: Target) -> Sent:
 
 def _text(row: Message | None) -> str:
     """Return a row as the text of a hidden input."""
-    return "" if row is None else base64.b64encode(row.SerializeToString(deterministic=True)).decode()
+    return "" if row is None else base64.b64encode(row.SerializePartialToString(deterministic=True)).decode()
 
 
 def _message(info: TableInfo, text: str) -> Message:
@@ -259,7 +260,7 @@ def edit(view: View) -> Page:
     of.check("put")
     found = of.existing()
     assert found.row is not None
-    if (size := found.row.ByteSize()) > BYTES_MAX:
+    if (size := size_of(found.row)) > BYTES_MAX:
         raise RowError(
             f"expected a row of at most {BYTES_MAX >> 20} MiB for a form, found {size:,} bytes; change it"
             " with a program"
@@ -356,8 +357,8 @@ def _save(of: Target) -> Page | Response:
         why = f"{quantity(len(form.errors), 'field needs', 'fields need')} attention"
     elif of.words and not of.has_key(row):
         why = "the key of a row cannot be changed: insert a new row, and delete this one"
-    elif row.ByteSize() > BYTES_MAX:
-        why = f"expected a row of at most {BYTES_MAX >> 20} MiB, found {row.ByteSize():,} bytes"
+    elif (size := size_of(row)) > BYTES_MAX:
+        why = f"expected a row of at most {BYTES_MAX >> 20} MiB, found {size:,} bytes"
     elif sent.base is not None and _same(row, sent.base) and (expires_ns or 0) == sent.expires_ns:
         why = "no field was changed"
     else:
@@ -366,7 +367,7 @@ def _save(of: Target) -> Page | Response:
 
 
 def _same(row: Message, other: Message) -> bool:
-    return row.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True)
+    return row.SerializePartialToString(deterministic=True) == other.SerializeToString(deterministic=True)
 
 
 def _put(of: Target, form: RowForm, sent: Sent, row: Message, expires_ns: int | None) -> Page | Response:
@@ -466,7 +467,7 @@ def _part(row: Message | None, field: cells.FieldDescriptor) -> bytes:
         return b""
     found = type(row)()
     _take(found, row, field)
-    return found.SerializeToString(deterministic=True)
+    return found.SerializePartialToString(deterministic=True)
 
 
 def _take(target: Any, source: Any, field: cells.FieldDescriptor) -> None:

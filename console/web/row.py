@@ -20,6 +20,7 @@ from everlog.console.web.page import NotFoundError, Page, View, route
 from everlog.console.web.tables import encoded_key, may, row_href
 from everlog.store.errors import AccessError, Error, SchemaError
 from everlog.store.history.row_history import Version
+from everlog.store.schema.codec import size_of
 from everlog.store.schema.reflect import table_of
 
 VERSIONS, VERSIONS_MAX, READ_BYTES_MAX = 50, 1000, 16 << 20
@@ -92,7 +93,7 @@ def _history(view: View, handle: Any, key: Any, limit: int) -> tuple[list[Versio
         found, size = list[Version[Message]](), 0
         for one in view.db.history(handle, key, limit=limit + 1):
             found.append(one)
-            size += one.row.ByteSize() if one.row is not None else 0
+            size += size_of(one.row) if one.row is not None else 0
             if size > READ_BYTES_MAX and len(found) > 1:
                 return found[:-1], True, ""
     except (AccessError, SchemaError) as error:

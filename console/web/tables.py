@@ -33,6 +33,7 @@ from everlog.console.web.format import href, with_query
 from everlog.console.web.page import NotFoundError, Page, View, route
 from everlog.migrations.values import plain
 from everlog.store.errors import CorruptionError, Error, RowError, SealedError, UnavailableError, quantity
+from everlog.store.schema.codec import size_of
 from everlog.store.schema.descriptors import descriptor_of, dotted
 from everlog.store.schema.reflect import table_of
 from everlog.store.schema.schema import TableInfo
@@ -242,7 +243,7 @@ def _rows(view: View, info: TableInfo, reader: Reader) -> Rows:
         read += 1
         if wanted.has(row):
             found.append((key_of(info, row), row))
-        size += row.ByteSize()
+        size += size_of(row)
         enough = left and (len(found) >= ROWS or time.monotonic() > until)
         if not hashed and (enough or size > READ_BYTES_MAX):
             complete = False
@@ -288,7 +289,7 @@ def _after(info: TableInfo, index: Any, row: Message) -> bytes:
     if index is None:
         return info.row_prefix + key
     at = list(info.indexes.values()).index(index)
-    entry: bytes = own.values(row, row.SerializeToString())[at]
+    entry: bytes = own.values(row, row.SerializePartialToString())[at]
     return entry + key
 
 

@@ -121,7 +121,7 @@ class SqlTable:
             if again != values:
                 found = next(at for at, value in enumerate(again) if value != values[at])
                 raise ValueError(f"column {self.columns[found].name} holds another value")
-            return key(message), message.SerializeToString(deterministic=True)
+            return key(message), message.SerializePartialToString(deterministic=True)
         except (ValueError, TypeError, struct.error, RowError, CorruptionError) as error:
             place = tuple(v for v, column in zip(values, self.columns, strict=True) if column in self.key)
             raise SinkError(

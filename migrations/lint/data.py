@@ -168,7 +168,7 @@ class Data:
             for done, row in enumerate(self._db.scan(table_of(info)), 1):
                 if self._progress is not None and done % _TELL_EVERY == 0:
                     self._progress(Progress(f"lint {info.name}", done))
-                yield info.own.key_of(row), row.SerializeToString()
+                yield info.own.key_of(row), row.SerializePartialToString()
 
         return scan
 

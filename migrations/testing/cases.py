@@ -223,7 +223,7 @@ def _there_and_back(migration: Migration, name: str, transform: Transform[Any, A
         raise Skipped(f"the transform of {name} has no `down`, so it cannot be rolled back")
     was = {new: old for old, new in migration.rename.items()}.get(name, name)
     for row in db.scan(table_of(db.schema.table(was))):
-        once = up(transform.old.FromString(row.SerializeToString()))
+        once = up(transform.old.FromString(row.SerializePartialToString()))
         again = up(down(once))
         if once != again:
             raise UntrueError(

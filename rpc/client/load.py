@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Any
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import EncodeError, Message
 
 from everlog.proto import store_pb2, store_pb2_grpc
 from everlog.rpc import errors
@@ -139,4 +139,8 @@ def _requests(
         for row in chunk:
             write.check_row(table, row)
             binding.key_of(row)
-        yield store_pb2.LoadRequest(rows=[row.SerializeToString() for row in chunk], last=last)
+        try:
+            raw = [row.SerializeToString() for row in chunk]
+        except EncodeError as error:
+            raise write.incomplete(table.name, error) from None
+        yield store_pb2.LoadRequest(rows=raw, last=last)

@@ -36,7 +36,7 @@ from typing import Any
 
 import msgspec
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import EncodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -419,7 +419,10 @@ def _encoded(field: FieldDescriptor, value: Any, around: Around, tables: Tables)
     if methods.holds(field) == ROW:
         given = decoded(value, "it") if is_text else value
         row = values.message_from_json(info.model.DESCRIPTOR)(given)
-        raw: bytes = row.SerializeToString(deterministic=True)
+        try:
+            raw: bytes = row.SerializeToString(deterministic=True)
+        except EncodeError as error:
+            raise ValueError(f"it cannot be serialized: {error}") from None
         return raw
     if is_text:
         words = json_or_text(value) if value.startswith("[") else None

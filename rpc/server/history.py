@@ -261,4 +261,4 @@ def _open(commit: log_pb2.Commit, schema: Schema) -> None:
 
 
 def _raw(row: Message | None) -> bytes | None:
-    return None if row is None else row.SerializeToString()
+    return None if row is None else row.SerializePartialToString()

@@ -118,7 +118,7 @@ def changed(before: Image | None, after: Image) -> tuple[str, ...]:
 
 def _bytes(value: Any) -> Any:
     if isinstance(value, Message):
-        return value.SerializeToString(deterministic=True)
+        return value.SerializePartialToString(deterministic=True)
     if isinstance(value, (str, bytes, int, float)):
         return value
     if hasattr(value, "items"):

@@ -135,6 +135,12 @@ def translate(error: Exception, doing: str) -> Error:  # noqa: PLR0911  one retu
             " again: nothing more is written until then",
             outcome="nothing written",
         )
+    if "file too large" in low:
+        return DiskError(
+            f"{doing}: the limit of the size of files (ulimit -f) is reached; nothing was written. Raise it,"
+            " and open the database again: nothing more is written until then",
+            outcome="nothing written",
+        )
     if "no space left" in low:
         return DiskError(
             f"{doing}: the disk is full; nothing was written. Free at least 40 MB: writing resumes some"

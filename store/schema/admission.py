@@ -105,7 +105,7 @@ def salvage(model: type[Message], raw: bytes, depth: int = _SALVAGE_DEPTH) -> Me
             else:
                 into.SetInParent()
             into.CopyFrom(salvage(inner, raw[body:end], depth - 1))  # unlike MergeFrom, not through bytes
-            piece = part.SerializeToString()
+            piece = part.SerializePartialToString()
             if not _parses(model, piece):
                 continue
         message.MergeFromString(piece)

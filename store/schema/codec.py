@@ -48,6 +48,12 @@ _NAN = b"\xff\xf8" + bytes(6)
 encode_uint: Encode = _U64_PACK
 
 
+def size_of(row: Message) -> int:
+    """Return the serialized size of a row in bytes, also of one without its required fields: it may have been
+    written before they were required, and one that is to be written is refused with a reason later."""
+    return len(row.SerializePartialToString())
+
+
 def encode_bool(value: bool) -> bytes:
     return b"\x01" if value else b"\x00"
 

@@ -50,7 +50,7 @@ def are_canonical(info: TableInfo, rows: Iterable[bytes]) -> bool:
     try:
         message = _model(info).FromString(framed)
         message.DiscardUnknownFields()
-        return message.SerializeToString(deterministic=True) == framed
+        return message.SerializePartialToString(deterministic=True) == framed
     except (DecodeError, EncodeError):
         return False
 
@@ -123,7 +123,7 @@ def canonical(info: TableInfo, key: bytes, value: bytes) -> bytes:
     except DecodeError:
         return row
     message.DiscardUnknownFields()
-    return message.SerializeToString(deterministic=True)
+    return message.SerializePartialToString(deterministic=True)
 
 
 def table_hash(view: View, info: TableInfo, progress: Callable[[int], None] | None = None) -> TableHash:

@@ -22,6 +22,7 @@ from everlog.store.crypto.vault import Vault
 from everlog.store.errors import ConflictError, PreconditionError, RowError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema import arguments
+from everlog.store.schema.codec import size_of
 from everlog.store.schema.table import Table
 from everlog.store.tx import write
 from everlog.store.tx.transaction import About, CommitResult, Host, Metadata, Reads, Transaction
@@ -256,4 +257,4 @@ def _parts(source: Iterator[M]) -> Iterator[list[M]]:
 
 
 def _size(row: Any) -> int:
-    return row.ByteSize() if isinstance(row, Message) else 0  # a value that is no row is refused on writing
+    return size_of(row) if isinstance(row, Message) else 0  # a value that is no row is refused on writing

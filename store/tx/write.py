@@ -129,7 +129,7 @@ def put(binding: Binding, row: Message, expires: Expires | None = None) -> Write
     try:
         raw = row.SerializeToString()
     except EncodeError as error:
-        raise RowError(f"a row of {info.name} cannot be serialized: {error}", table=info.name) from None
+        raise incomplete(info.name, error) from None
     if len(raw) >= binding.doubtful_bytes:
         check_readable(binding, row, raw)
     key = binding.key_of(row)
@@ -141,6 +141,11 @@ def put(binding: Binding, row: Message, expires: Expires | None = None) -> Write
     if info.ttl_ns:
         write.ttl_ns, write.has_expiry = info.ttl_ns, True
     return write if expires is None else write.with_expiry(expires)
+
+
+def incomplete(table: str, error: EncodeError) -> RowError:
+    """Return the error for a row that lacks required fields."""
+    return RowError(f"a row of {table} cannot be serialized: {error}", table=table)
 
 
 def delete(info: TableInfo, key: bytes) -> Write:

@@ -100,7 +100,7 @@ class Limits:
         for path in hidden.values():
             clear(row, path)
         row.DiscardUnknownFields()  # fields that were dropped
-        return row.SerializeToString()
+        return row.SerializePartialToString()
 
     def hidden(self, info: TableInfo, row: Message) -> dict[str, Path] | None:
         """Return the fields that are left out of a row, by name; None: the row is not visible."""

@@ -343,7 +343,7 @@ def _json(row: Message | None) -> Any:
     try:
         return json_format.MessageToDict(row, preserving_proto_field_name=True)
     except (json_format.Error, DecodeError, ValueError, TypeError, OverflowError, RecursionError):
-        return {"bytes": base64.b64encode(row.SerializeToString()).decode()}
+        return {"bytes": base64.b64encode(row.SerializePartialToString()).decode()}
 
 
 def _texts(commit: log_pb2.Commit) -> dict[str, str]:

@@ -274,14 +274,15 @@ def _copy(source: Path, target: Path, link: Link) -> None:
     """Link table files, which never change once written, and copy all others."""
     target.mkdir(0o700, parents=True)
     for file in source.iterdir():
+        if not file.is_file() or file.name == "LOCK":
+            continue  # a pipe, for example, which reading would wait for
         if file.suffix == ".sst":
             try:
                 link(file, target / file.name)
                 continue
             except OSError:
                 pass  # another file system, or one without links
-        if file.is_file() and file.name != "LOCK":
-            shutil.copy2(file, target / file.name)
+        shutil.copy2(file, target / file.name)
 
 
 def _open_damaged(path: Path, source: Path, work: Path, known: int, link: Link) -> Engine:

@@ -109,3 +109,32 @@ def test_a_question_without_standard_input_is_not_answered(everlog: Run, one: Pa
     assert code == 1
     assert "confirm with --yes" in said
     assert one.exists()
+
+
+def test_streams_that_do_not_block_are_waited_for(books: Path) -> None:
+    """Programs that share a pipe may have made it non-blocking: ssh and Node.js do."""
+    rows = "".join(
+        f'{{"isbn":"9-{number}","volume":1,"title":"{"x" * 300}"}}\n' for number in range(2000)
+    ).encode()
+    ours, theirs = os.pipe()
+    os.set_blocking(ours, False)
+    command = [sys.executable, "-m", "everlog.console", "import", "books", "-", "--format", "jsonl"]
+    with subprocess.Popen(command, stdin=ours, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as reads:
+        os.close(ours)
+        with os.fdopen(theirs, "wb") as file:
+            for at in range(0, len(rows), 100_000):
+                file.write(rows[at : at + 100_000])
+                file.flush()
+        out, err = reads.communicate(timeout=60)
+    assert (reads.returncode, b"Imported: 2,000 rows" in out) == (0, True), err
+    ours, theirs = os.pipe()
+    os.set_blocking(theirs, False)
+    command = [sys.executable, "-m", "everlog.console", "export", "books", "-", "--format", "jsonl"]
+    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE) as writes:
+        os.close(theirs)
+        with os.fdopen(ours, "rb") as file:
+            lines = file.read(1 << 16)  # a full pipe, and more when it is read
+            lines += file.read()
+        _, err = writes.communicate(timeout=60)
+    assert (writes.returncode, err) == (0, b"")
+    assert lines.count(b"\n") == 2001

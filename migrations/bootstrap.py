@@ -42,7 +42,7 @@ from everlog.store.schema.schema import Schema
 from everlog.store.schema.table import Table
 from everlog.store.tx import write
 from everlog.store.upkeep.personal_data import words_of
-from everlog.store.user_code import MisuseError
+from everlog.store.user_code import MisuseError, is_users
 
 T = TypeVar("T")
 Read = Callable[[Collection[str]], Iterable[Row]]  # yields at least the rows of these tables
@@ -332,9 +332,9 @@ def _called(
     try:
         for one in made():
             yield check(migration, one)
-    except Error:
-        raise
-    except (Exception, SystemExit) as error:  # noqa: BLE001  user code may raise anything; its traceback has the row
+    except (Exception, SystemExit) as error:
+        if isinstance(error, Error) and not is_users(error):
+            raise
         raise fault(migration.folder, path, error, of_rows=True) from None
 
 

@@ -35,7 +35,7 @@ from everlog.store.schema.schema import Binding, Schema
 from everlog.store.schema.table import Table
 from everlog.store.tx.reader import Reader, Snapshot
 from everlog.store.tx.source import Source
-from everlog.store.user_code import MisuseError, literal
+from everlog.store.user_code import MisuseError, is_users, literal
 
 M = TypeVar("M", bound=Message)
 
@@ -116,9 +116,9 @@ def _problems(
             found.append(problem)
     except passes:
         pass
-    except Error:
-        raise
-    except (Exception, SystemExit) as error:  # noqa: BLE001  user code may raise anything; its traceback has the row
+    except (Exception, SystemExit) as error:
+        if isinstance(error, Error) and not is_users(error):
+            raise
         raise fault(migration.folder, path, error, of_rows=True) from None
     kept = [literal(one, str(path)) or "a sentence that is not literal text of checks.py" for one in found]
     return kept, "; ".join(found) if kept != found else ""

@@ -122,7 +122,7 @@ def fault(folder: Folder, file: Path, error: Exception | SystemExit, *, of_rows:
             missing=name,
         )
     if not of_rows:
-        return folder.error(f"{type(error).__name__}: {error}", line, file)
+        return folder.error(private(error), line, file)
     return folder.error(words(error, str(file)), line, file, private=private(error))
 
 

@@ -12,7 +12,7 @@ Invariants
 from __future__ import annotations
 
 import ast
-import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -40,7 +40,7 @@ def place(function: Callable[..., Any], error: BaseException | None = None) -> s
 
 def words(error: BaseException, *files: str) -> str:
     """Return the type of an error, and its text as far as it occurs in a `raise` in these files."""
-    name, text = type(error).__name__, str(error)
+    name, text = type_name(error), _text(error)
     if isinstance(error, MisuseError):
         return f"{TypeError.__name__}: {text}"
     if isinstance(error, TypeError) and " takes " in text and not _inside(error, files):
@@ -51,6 +51,21 @@ def words(error: BaseException, *files: str) -> str:
     return name
 
 
+def type_name(error: BaseException) -> str:
+    """Return the name of an error's type, or of its first base that a module defines: a name that was made
+    while the code ran may be a value."""
+    return next(kind.__name__ for kind in type(error).__mro__ if _is_defined(kind))
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether a statement outside of everlog raised the error: its text may have values, even in an
+    everlog.Error."""
+    where = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        where = str(frame.f_globals.get("__name__", ""))
+    return not where.startswith("everlog.")
+
+
 def literal(text: str, file: str, *, raised: bool = False) -> str:
     """Return a text as far as a source file contains it, with `…` for each value; empty if it does not.
 
@@ -59,15 +74,44 @@ def literal(text: str, file: str, *, raised: bool = False) -> str:
     found = ""
     for parts in _templates(file, raised):
         shown = HIDDEN.join(parts)
-        pattern = "(?s:.*)".join(re.escape(part) for part in parts)
-        if any(part.strip() for part in parts) and len(shown) > len(found) and re.fullmatch(pattern, text):
+        if any(part.strip() for part in parts) and len(shown) > len(found) and _fits(text, parts):
             found = shown
     return found
 
 
 def private(error: BaseException) -> str:
     """Return the whole text of an error, for `Error.private`."""
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {_text(error)}"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001  user code
+        return ""
+
+
+def _is_defined(kind: type) -> bool:
+    found: object = sys.modules.get(kind.__module__)
+    for name in kind.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is kind
+
+
+def _fits(text: str, parts: list[str]) -> bool:
+    """Whether a text consists of these parts, with anything between them. Takes linear time."""
+    if len(parts) == 1:
+        return text == parts[0]
+    first, *between, last = parts
+    at, end = len(first), len(text) - len(last)
+    if at > end or not text.startswith(first) or not text.endswith(last):
+        return False
+    for part in between:
+        at = text.find(part, at, end)
+        if at < 0:
+            return False
+        at += len(part)
+    return True
 
 
 def _inside(error: Exception, files: tuple[str, ...]) -> bool:

@@ -32,7 +32,7 @@ from everlog.store.tx.reader import Reader
 from everlog.store.tx.transaction import ANONYMOUS, Transaction
 from everlog.store.tx.validator import claim
 from everlog.store.tx.write import Expect, Write
-from everlog.store.user_code import place, private, words
+from everlog.store.user_code import is_users, place, private, type_name, words
 
 CHUNK_ROWS = 1024
 CHUNK_BYTES = 512 << 10
@@ -133,16 +133,16 @@ def computed_rows(now: Reader, schema: Schema, make: MakeRows) -> Iterable[Write
                 )
             yield write.put(info.bind(table.model), row)
             count += 1
-    except MigrationError:
-        raise
-    except RowError as error:
-        what = f"yields an invalid row: {error}{place(make)}"
-        raise _failed(what, count, private=error.private, **error.facts) from error
-    except Error as error:
-        raise _failed(f"fails: {error}{place(make, error)}", count, private=error.private) from error
-    except (Exception, SystemExit) as error:  # noqa: BLE001  user code raises anything; its traceback has the row
+    except (Exception, SystemExit) as error:
+        if isinstance(error, Error) and not is_users(error):
+            if isinstance(error, MigrationError):
+                raise
+            if isinstance(error, RowError):
+                what = f"yields an invalid row: {error}{place(make)}"
+                raise _failed(what, count, private=error.private, **error.facts) from error
+            raise _failed(f"fails: {error}{place(make, error)}", count, private=error.private) from error
         code = getattr(make, "__code__", None)
-        what = words(error, code.co_filename) if code is not None else type(error).__name__
+        what = words(error, code.co_filename) if code is not None else type_name(error)
         raise _failed(f"fails: {what}{place(make, error)}", count, private=private(error)) from None
 
 

@@ -25,7 +25,7 @@ from everlog.store.errors import MigrationError
 from everlog.store.schema.schema import Schema, TableInfo
 from everlog.store.tx import write
 from everlog.store.tx.write import Write
-from everlog.store.user_code import place, private, words
+from everlog.store.user_code import place, private, type_name, words
 
 TEXT_MAX = 400  # characters of a row, in `Error.private`
 
@@ -115,7 +115,7 @@ class DualWrite:
                 made = function(row)
             except (Exception, SystemExit) as error:  # noqa: BLE001  user code raises anything
                 code = getattr(function, "__code__", None)
-                what = words(error, code.co_filename) if code is not None else type(error).__name__
+                what = words(error, code.co_filename) if code is not None else type_name(error)
                 what += place(function, error)
                 # Without its cause: a traceback logged by an application would contain data of the row.
                 raise _failed(way, info, key, row, what, private(error)) from None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from everlog import MigrationError, SchemaError, migrations
+from everlog import MigrationError, RowError, SchemaError, migrations
 from everlog.migrations import State
 from everlog.proto import log_pb2
 from everlog.store.database import Database
@@ -184,12 +184,17 @@ def test_stopped_half_way_clients_go_on_and_it_begins_anew(split: Split) -> None
     split.check()
 
 
+def refuse(split: Split) -> None:
+    raise RowError(f"no name like {split.old_row(0).name}")
+
+
 BAD: dict[str, tuple[Callable[[Split], Any], str]] = {
     "a key twice": (lambda split: (split.new, split.new_row(7)), "yields row airports/A00007 twice"),
     "another table": (
         lambda split: (split.old, split.old_row(0)),
         r"yields a row of airports as .*v20260101000000.Airport; expected .*v20260101000001",
     ),
+    "an error of everlog, raised by user code": (refuse, "fails: RowError: no name like …[ ]"),
     "no table": (lambda split: split.new_row(0), "fails: TypeError"),
     "a wrong model": (lambda split: (split.new, split.cities.model(id=1)), "does not fit|fails"),
 }

@@ -71,7 +71,7 @@ def _signed_in(view: View, session: Session, answer: Response) -> Response:
     answer.set_cookie(
         view.console.cookie, session.id, httponly=True, samesite="strict", secure=view.console.secure
     )
-    known = view.console.browsers.cookie(session.name or session.server.token)
+    known = view.console.browsers.cookie(repr(session.whose) if session.name else session.server.token)
     answer.set_cookie(
         view.console.browser_cookie, known, KNOWN_S, path="/sign-in", httponly=True, samesite="lax",
         secure=view.console.secure,
@@ -177,7 +177,7 @@ def sign_out(view: View) -> Response:
 def resume(view: View) -> Page:
     """Show a form that was sent after its session had ended."""
     browser = view.request.cookies.get(view.console.form_cookie, "")
-    kept = view.console.forms.of(view.path("key"), browser, view.session.name)
+    kept = view.console.forms.of(view.path("key"), browser, repr(view.session.whose))
     if kept is None:
         raise NotFoundError(
             "this form is kept no longer, or another browser or person sent it: forms are kept for an hour,"

@@ -31,13 +31,13 @@ class File:
 
     def __init__(self, session: Session, database: str, name: str, form: str, path: Path) -> None:
         self.id = secrets.token_urlsafe(9)
-        self.session, self.who, self.database = session, session.name, database
+        self.session, self.database = session, database
         self.name, self.form, self.path = name, form, path
         self.size = path.stat().st_size
         self.until_s = time.monotonic() + FILE_S
 
     def visible_to(self, session: Session) -> bool:
-        return self.session is session or bool(self.who and self.who == session.name)
+        return self.session is session or self.session.same(session)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[IO[bytes]]:

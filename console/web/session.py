@@ -84,6 +84,7 @@ class Session:
         self._renewing = threading.Lock()
         self.began = self.used = now
         self.name = ""
+        self.reach: tuple[str, ...] = ()  # the databases that it saw when it began
         self._open: dict[str, RemoteDatabase] = {}
         self._lock = threading.Lock()
         self._channel: Channel | None = None
@@ -96,7 +97,13 @@ class Session:
 
     def same(self, other: Session) -> bool:
         """Return whether another session is of the same identity."""
-        return self.server.token == other.server.token or bool(self.name and self.name == other.name)
+        return self.server.token == other.server.token or bool(self.name and self.whose == other.whose)
+
+    @property
+    def whose(self) -> tuple[str, tuple[str, ...]]:
+        """The identity: a name in the databases that it sees. Tokens of two databases may have one name,
+        which different owners gave."""
+        return self.name, self.reach
 
     async def live(
         self, events: AsyncIterator[str], refused: Callable[[], None] = lambda: None
@@ -215,7 +222,7 @@ class Sessions:
         self._clock = clock
         self._failures = Failures(clock)
         self._sessions: dict[bytes, Session] = {}
-        self._ended: OrderedDict[bytes, str] = OrderedDict()  # names of sessions that have ended
+        self._ended: OrderedDict[bytes, str] = OrderedDict()  # whose the sessions were that have ended
         self._once: dict[bytes, tuple[float, str]] = {}
         self._secret = secrets.token_bytes(32)
         self._lock = threading.Lock()
@@ -246,6 +253,7 @@ class Sessions:
                     "this token has no rights in any database of the server; to give some:"
                     " everlog access grant NAME reader"
                 )
+            session.reach = tuple(sorted(names))
             with suppress(AccessError):
                 session.name = session.database(names[0]).access.whoami().name
         except SignInError:
@@ -280,11 +288,12 @@ class Sessions:
         return found
 
     def ended(self, id: str) -> tuple[str, str] | None:
-        """Return a digest and the name of a session that has ended; None: there was none."""
+        """Return a digest of a session that has ended, and whose it was (empty: it had no name); None: there
+        was none."""
         key = _digest(id)
         with self._lock:
-            name = self._ended.get(key)
-        return (key.hex(), name) if name is not None else None
+            whose = self._ended.get(key)
+        return (key.hex(), whose) if whose is not None else None
 
     def once(self, token: str) -> str:
         """Return a code that signs in once with this token, within ten minutes."""
@@ -347,9 +356,9 @@ class Sessions:
         return [self._end(key) for key in ended]
 
     def _end(self, key: bytes) -> Session:
-        """Remove a session, and remember its name."""
+        """Remove a session, and remember whose it was."""
         found = self._sessions.pop(key)
-        self._ended[key] = found.name
+        self._ended[key] = repr(found.whose) if found.name else ""
         while len(self._ended) > ENDED_MAX:
             self._ended.popitem(last=False)
         return found

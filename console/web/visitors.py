@@ -85,7 +85,7 @@ class Browsers:
         self._secret = secrets.token_bytes(32)
 
     def cookie(self, account: str) -> str:
-        """Return the cookie of an account: of its name, or of its token if it has none."""
+        """Return the cookie of an account: of an identity, or of its token if it has no name."""
         digest = hashlib.sha256(account.encode(errors="replace")).hexdigest()[:32]
         return f"{digest}.{self._mac(digest)}"
 
@@ -147,8 +147,8 @@ class Failures:
 
 class Kept(NamedTuple):
     """A form that was sent without a session. `page`: where it was filled in; `lost`: the names of its files,
-    which are not kept; `browser`: the digest of its cookie; `owner`: whose share it takes; `name`: of the
-    session that had ended, if it is known."""
+    which are not kept; `browser`: the digest of its cookie; `owner`: whose share it takes; `whose`:
+    of whom the session was that had ended, if it is known."""
 
     path: str
     page: str
@@ -157,7 +157,7 @@ class Kept(NamedTuple):
     until_s: float
     browser: bytes
     owner: tuple[bool, str]
-    name: str
+    whose: str
     chars: int
 
 
@@ -184,15 +184,15 @@ class Forms:
         ended: tuple[str, str] | None = None,
     ) -> str:
         """Keep a form for an hour, and return its key; empty: it is too large, or there are too many.
-        `browser`: its cookie; `ended`: id and name of the session that it had."""
+        `browser`: its cookie; `ended`: a digest of the session that it had, and whose it was."""
         fields = [(name, value) for name, value in fields if name != "csrf"]
         chars = sum(len(name) + len(value) for name, value in fields) + len(path) + len(page)
         if chars > KEPT_CHARS_MAX:
             return ""
         owner = (True, ended[1] or ended[0]) if ended is not None else (False, address)
         until_s = self._clock() + KEPT_S
-        name = ended[1] if ended is not None else ""
-        one = Kept(path, page, fields, lost, until_s, _digest(browser), owner, name, chars)
+        whose = ended[1] if ended is not None else ""
+        one = Kept(path, page, fields, lost, until_s, _digest(browser), owner, whose, chars)
         key = secrets.token_urlsafe(32)
         with self._lock:
             self._drop_old()
@@ -209,14 +209,14 @@ class Forms:
             self._kept[key] = one
         return key
 
-    def of(self, key: str, browser: str, name: str) -> Kept | None:
-        """Return a form that this browser sent; for a person of another name than its session had: None."""
+    def of(self, key: str, browser: str, whose: str) -> Kept | None:
+        """Return a form that this browser sent; None for another person than its session was of."""
         with self._lock:
             self._drop_old()
             found = self._kept.get(key)
         if found is None or not hmac.compare_digest(found.browser, _digest(browser)):
             return None
-        return found if not found.name or found.name == name else None
+        return found if not found.whose or found.whose == whose else None
 
     def _of(self, owner: tuple[bool, str]) -> list[Kept]:
         return [one for one in self._kept.values() if one.owner == owner]

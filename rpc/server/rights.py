@@ -79,6 +79,7 @@ LOOK_S = 0.25  # between two looks for changes
 REFLECTION = "/grpc.reflection."  # of the services, which are public: any caller that is authenticated
 BEARER = "Bearer "
 HOW = "set EVERLOG_TOKEN, or put ?token-file=FILE into the URL"
+READS = frozenset({pb.READ, pb.HISTORY, pb.FEED})
 READ_ALL = (pb.READ, pb.FEED, pb.BACKUP, pb.CHECK)  # each shows all that a table has now
 READ_ALL_PAST = (pb.HISTORY, pb.FEED, pb.BACKUP, pb.CHECK)  # and what it had
 WORDS: dict[int, str] = {number: word for word, number in RIGHTS.items()}
@@ -530,7 +531,9 @@ class Rights:
                 continue
 
     def look(self) -> None:
-        """End the streams of callers that may no longer have them, if anything has changed."""
+        """End the streams of callers that may no longer have them, if anything has changed. A read also ends
+        if its caller has lost a rule since it began: it may show rows, fields or tables that are hidden now.
+        """
         self._end_renamed()
         generation = self._issuer.generation if self._issuer is not None else 0
         due = self._call_ends_ns and time.time_ns() >= self._call_ends_ns
@@ -538,10 +541,15 @@ class Rights:
             return
         self._changed, self._generation, self._call_ends_ns = False, generation, 0
         for call in list(self._streams):
-            path = call.stream.headers[":path"]
+            path, before = call.stream.headers[":path"], call.scope
             try:
                 self.identify(call, path)
                 self.admit(call, path, call.request)
+                reads = before is not None and not READS.isdisjoint(self._needs[path][0].rights)
+                if reads and not before.holder.rules <= call.scope.holder.rules:
+                    end(
+                        call, grpc.StatusCode.UNAVAILABLE, "the rights of the caller changed; repeat the call"
+                    )
             except Aborted as error:
                 end(call, error.code, str(error))
             except Error as error:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -320,6 +320,11 @@ class Holder:
     def sees(self, table: str) -> bool:
         """Return whether it has some right on a table, and so may know of it."""
         return any(self.decide(right, table).allowed for right in BY_TABLE) or self.everywhere
+
+    @cached_property
+    def rules(self) -> frozenset[tuple[str, tuple[str, ...]]]:
+        """What decides about rows, fields and tables, without who granted it, to be compared."""
+        return frozenset((str(one.rule), one.tables) for one in self.held)
 
     @property
     def everywhere(self) -> bool:

@@ -100,6 +100,23 @@ def test_one_identity_cannot_end_the_sessions_of_others(visitor: Visitor) -> Non
     assert others.get("/account", follow=False).status == 200
 
 
+def test_a_name_of_one_database_is_not_the_same_name_of_another(tmp_path: Path) -> None:
+    """Otherwise the owner of one database could end the sessions of people of another."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with open_case("embedded", tmp_path / "a") as one, open_case("embedded", tmp_path / "b") as other:
+        tokens = [case.embedded.access.create_token("ann", ("owner",)).text for case in (one, other, one)]
+        with console_of({"a": one.embedded, "b": other.embedded}) as web:
+            ann, evil, again = (Visitor(web.url) for _ in tokens)
+            for visitor, token in zip((ann, evil, again), tokens, strict=True):
+                assert visitor.sign_in(token).status == 303
+                visitor.get("/account")
+            evil.post("/sign-out", everywhere="1")
+            assert ann.get("/account", follow=False).status == 200
+            again.post("/sign-out", everywhere="1")
+            assert ann.get("/account", follow=False).status == 303
+
+
 def test_no_form_takes_effect_without_its_token(visitor: Visitor, shop: EmbeddedDatabase) -> None:
     visitor.sign_in("token-of-root")
     head = shop.head

@@ -71,7 +71,7 @@ class Visitor:
                 )
             connection.request(method, path, body, sent)
             response = connection.getresponse()
-            text = response.read().decode()
+            text = response.read().decode(errors="replace")
             cookies = response.headers.get_all("Set-Cookie") or []
         for cookie in cookies:
             name, _, value = cookie.partition(";")[0].partition("=")

@@ -529,6 +529,37 @@ def test_a_scan_of_few_visible_rows_is_read_in_slices(
     assert max(pages) == 1
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["tenant", "reader"])
+def test_a_read_ends_when_its_caller_loses_a_rule(
+    filled: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    """It shows what its caller saw when it began, by other rules than now."""
+    began = Event()
+
+    def endless(self: store.ServedScan) -> store_pb2.ScanResponse:
+        began.set()
+        return store_pb2.ScanResponse()
+
+    monkeypatch.setattr(store.ServedScan, "page", endless)
+    filled.access.grant("ann", "reader" if whole else "tenant")
+    filled.access.define(Role("few", (Rule(("read",), ("airports",), rows={"city": ("nowhere",)}),)))
+    request = store_pb2.ScanRequest(database="x", table="airports").SerializeToString()
+    with (
+        Server({"x": filled}, tokens={"ann": "sesame"}) as server,
+        RemoteDatabase(f"{server.url('x')}?token=sesame") as remote,
+    ):
+        scan: Any = remote.channel.grpc.unary_stream("/everlog.v1.Store/Scan")
+        call = scan(request, metadata=remote.channel.metadata, timeout=60)
+        assert began.wait(30)
+        filled.access.grant("ann", "few")  # shows more, and hides nothing
+        filled.access.revoke("ann", "reader" if whole else "tenant")
+        with pytest.raises(grpc.RpcError) as caught:
+            next(call)
+        error: Any = caught.value
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert "the rights of the caller changed" in error.details()
+
+
 @pytest.mark.parametrize("how", ["deadline", "cancelled"])
 def test_a_scan_without_visible_rows_ends_with_its_client(
     acme: RemoteDatabase, monkeypatch: pytest.MonkeyPatch, how: str

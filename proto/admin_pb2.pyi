@@ -1215,3 +1215,156 @@ class LoadedTestdata(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LoadedTestdata: _TypeAlias = LoadedTestdata  # noqa: Y015
+
+@_typing.final
+class SamplesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATABASE_FIELD_NUMBER: _builtins.int
+    SINCE_NS_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    TABLE_FIELD_NUMBER: _builtins.int
+    CONSUMERS_FIELD_NUMBER: _builtins.int
+    LATENCY_FIELD_NUMBER: _builtins.int
+    database: _builtins.str
+    since_ns: _builtins.int
+    """Samples from this time on, and the last one before it; 0: all."""
+    points: _builtins.int
+    """Maximum number of samples; 0: that of the server."""
+    table: _builtins.str
+    """Include the sizes of this table; empty: of none."""
+    consumers: _builtins.bool
+    """Include the lags of consumers, and the latencies of commits."""
+    latency: _builtins.bool
+    def __init__(
+        self,
+        *,
+        database: _builtins.str = ...,
+        since_ns: _builtins.int = ...,
+        points: _builtins.int = ...,
+        table: _builtins.str = ...,
+        consumers: _builtins.bool = ...,
+        latency: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumers", b"consumers", "database", b"database", "latency", b"latency", "points", b"points", "since_ns", b"since_ns", "table", b"table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SamplesRequest: _TypeAlias = SamplesRequest  # noqa: Y015
+
+@_typing.final
+class SamplesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def samples(self) -> _containers.RepeatedCompositeFieldContainer[Global___Sample]:
+        """Oldest first; the last one is of this moment."""
+
+    def __init__(
+        self,
+        *,
+        samples: _abc.Iterable[Global___Sample] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["samples", b"samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SamplesResponse: _TypeAlias = SamplesResponse  # noqa: Y015
+
+@_typing.final
+class Sample(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LagsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TIME_NS_FIELD_NUMBER: _builtins.int
+    HEAD_FIELD_NUMBER: _builtins.int
+    LOG_BYTES_FIELD_NUMBER: _builtins.int
+    TABLE_BYTES_FIELD_NUMBER: _builtins.int
+    INDEX_BYTES_FIELD_NUMBER: _builtins.int
+    TABLES_FIELD_NUMBER: _builtins.int
+    LAGS_FIELD_NUMBER: _builtins.int
+    LATENCY_FIELD_NUMBER: _builtins.int
+    time_ns: _builtins.int
+    head: _builtins.int
+    log_bytes: _builtins.int
+    """Bytes of the log, of all tables, and of all indexes."""
+    table_bytes: _builtins.int
+    index_bytes: _builtins.int
+    @_builtins.property
+    def tables(self) -> _containers.RepeatedCompositeFieldContainer[Global___SampledTable]: ...
+    @_builtins.property
+    def lags(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Commits that each consumer has not confirmed, by its name."""
+
+    @_builtins.property
+    def latency(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Commits since the start by their latency, with the bounds of `everlog_commit_seconds`."""
+
+    def __init__(
+        self,
+        *,
+        time_ns: _builtins.int = ...,
+        head: _builtins.int = ...,
+        log_bytes: _builtins.int = ...,
+        table_bytes: _builtins.int = ...,
+        index_bytes: _builtins.int = ...,
+        tables: _abc.Iterable[Global___SampledTable] | None = ...,
+        lags: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        latency: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "index_bytes", b"index_bytes", "lags", b"lags", "latency", b"latency", "log_bytes", b"log_bytes", "table_bytes", b"table_bytes", "tables", b"tables", "time_ns", b"time_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Sample: _TypeAlias = Sample  # noqa: Y015
+
+@_typing.final
+class SampledTable(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    INDEX_BYTES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    bytes: _builtins.int
+    index_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        bytes: _builtins.int = ...,
+        index_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "index_bytes", b"index_bytes", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SampledTable: _TypeAlias = SampledTable  # noqa: Y015

@@ -79,6 +79,11 @@ class AdminStub:
                 request_serializer=everlog_dot_proto_dot_admin__pb2.TestdataRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_admin__pb2.TestdataResponse.FromString,
                 _registered_method=True)
+        self.Samples = channel.unary_unary(
+                '/everlog.v1.Admin/Samples',
+                request_serializer=everlog_dot_proto_dot_admin__pb2.SamplesRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_admin__pb2.SamplesResponse.FromString,
+                _registered_method=True)
         self.Calls = channel.unary_unary(
                 '/everlog.v1.Admin/Calls',
                 request_serializer=everlog_dot_proto_dot_admin__pb2.CallsRequest.SerializeToString,
@@ -159,6 +164,14 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Samples(self, request, context):
+        """Returns sizes, lags of consumers and latencies of commits over time, as the server has sampled them since it
+        started, and those of this moment. A caller with limited rights gets the sizes of tables that it reads.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Calls(self, request, context):
         """Lists what the server does now: the calls of databases in which the caller has the right ADMIN, else only
         its own calls.
@@ -222,6 +235,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Testdata,
                     request_deserializer=everlog_dot_proto_dot_admin__pb2.TestdataRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_admin__pb2.TestdataResponse.SerializeToString,
+            ),
+            'Samples': grpc.unary_unary_rpc_method_handler(
+                    servicer.Samples,
+                    request_deserializer=everlog_dot_proto_dot_admin__pb2.SamplesRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_admin__pb2.SamplesResponse.SerializeToString,
             ),
             'Calls': grpc.unary_unary_rpc_method_handler(
                     servicer.Calls,
@@ -477,6 +495,33 @@ class Admin:
             '/everlog.v1.Admin/Testdata',
             everlog_dot_proto_dot_admin__pb2.TestdataRequest.SerializeToString,
             everlog_dot_proto_dot_admin__pb2.TestdataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Samples(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Admin/Samples',
+            everlog_dot_proto_dot_admin__pb2.SamplesRequest.SerializeToString,
+            everlog_dot_proto_dot_admin__pb2.SamplesResponse.FromString,
             options,
             channel_credentials,
             insecure,

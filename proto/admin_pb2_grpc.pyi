@@ -53,6 +53,10 @@ class AdminStub:
     """Marks the database as production or not in its log. A database in production refuses test data."""
     Testdata: _grpc.UnaryUnaryMultiCallable[_admin_pb2.TestdataRequest, _admin_pb2.TestdataResponse]
     """Lists the test data that was loaded, of the tables that the caller sees."""
+    Samples: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SamplesRequest, _admin_pb2.SamplesResponse]
+    """Returns sizes, lags of consumers and latencies of commits over time, as the server has sampled them since it
+    started, and those of this moment. A caller with limited rights gets the sizes of tables that it reads.
+    """
     Calls: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CallsRequest, _admin_pb2.CallsResponse]
     """Lists what the server does now: the calls of databases in which the caller has the right ADMIN, else only
     its own calls.
@@ -87,6 +91,10 @@ class AdminAsyncStub(AdminStub):
     """Marks the database as production or not in its log. A database in production refuses test data."""
     Testdata: _aio.UnaryUnaryMultiCallable[_admin_pb2.TestdataRequest, _admin_pb2.TestdataResponse]  # type: ignore[assignment]
     """Lists the test data that was loaded, of the tables that the caller sees."""
+    Samples: _aio.UnaryUnaryMultiCallable[_admin_pb2.SamplesRequest, _admin_pb2.SamplesResponse]  # type: ignore[assignment]
+    """Returns sizes, lags of consumers and latencies of commits over time, as the server has sampled them since it
+    started, and those of this moment. A caller with limited rights gets the sizes of tables that it reads.
+    """
     Calls: _aio.UnaryUnaryMultiCallable[_admin_pb2.CallsRequest, _admin_pb2.CallsResponse]  # type: ignore[assignment]
     """Lists what the server does now: the calls of databases in which the caller has the right ADMIN, else only
     its own calls.
@@ -172,6 +180,16 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.TestdataResponse, _abc.Awaitable[_admin_pb2.TestdataResponse]]:
         """Lists the test data that was loaded, of the tables that the caller sees."""
+
+    @_abc_1.abstractmethod
+    def Samples(
+        self,
+        request: _admin_pb2.SamplesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SamplesResponse, _abc.Awaitable[_admin_pb2.SamplesResponse]]:
+        """Returns sizes, lags of consumers and latencies of commits over time, as the server has sampled them since it
+        started, and those of this moment. A caller with limited rights gets the sizes of tables that it reads.
+        """
 
     @_abc_1.abstractmethod
     def Calls(

@@ -6,7 +6,7 @@
     db.past         Past         earlier states of the database: at, history, diff, log
     db.people       People       forget, export, readable, rotate_key
     db.admin        Admin        status, check, hashes, rebuild, expire, correct_clock, set_production,
-                                 testdata, calls, kill
+                                 testdata, samples, calls, kill
     db.proofs       Prover       checkpoints and proofs of the log's content (everlog.audit.prover)
     db.archive      Archive      backup, archive and holds
 
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from everlog.store.upkeep.personal_data import Remaining
     from everlog.store.upkeep.read_audit import RecordedRead
     from everlog.store.upkeep.roles import Role
+    from everlog.store.upkeep.samples import Sample
     from everlog.store.upkeep.status import Health, Status
     from everlog.store.upkeep.testdata import LoadedTestdata
 
@@ -596,6 +597,23 @@ class Admin(Protocol):
     def testdata(self) -> list[LoadedTestdata]:
         """Return which test data was loaded, by version, seed, scale and table: what the log's loads say, of
         the tables that the caller sees. Rows may have been changed since. Read-only."""
+
+    def samples(
+        self,
+        since_ns: int = 0,
+        *,
+        points: int = 0,
+        table: str = "",
+        consumers: bool = False,
+        latency: bool = False,
+    ) -> list[Sample]:
+        """Return sizes over time as the server has sampled them since it started, for at most a day, and
+        those of this moment, oldest first. Read-only.
+
+        `since_ns`: from this time on, and the last one before; `points`: the maximum number of samples,
+        0: that of the server; `table`: with the sizes of this table; `consumers`, `latency`: with their lags,
+        and with the latencies of commits. Raises Error on an embedded database.
+        """
 
     def calls(self) -> Now:
         """Return what the server does now: running calls with their callers, ages, rows and progress, and

@@ -43,6 +43,20 @@ class Histogram:
         return sum(self.counts)
 
 
+def quantile(counts: Sequence[int], part: float, bounds: Sequence[float] = SECONDS) -> float | None:
+    """Return the value that this part of counted values does not exceed, as far as the bounds tell; None:
+    there are no values. Values above the last bound count as this bound."""
+    rank, below = part * sum(counts), 0
+    if not rank:
+        return None
+    for number, count in enumerate(counts[: len(bounds)]):
+        if count and below + count >= rank:
+            start = bounds[number - 1] if number else 0.0
+            return start + (bounds[number] - start) * (rank - below) / count
+        below += count
+    return bounds[-1]
+
+
 class Measures:
     """The measurements of a database since it began to measure.
 

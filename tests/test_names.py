@@ -83,6 +83,7 @@ ROWS = [
     Row("", "Admin.ListDatabases", "", SERVER),
     Row("admin.correct_clock", "Admin.CorrectClock", "clock --correct", OPTION),
     Row("admin.set_production", "Admin.SetProduction", "production", "the verb shows it as well"),
+    Row("admin.samples", "Admin.Samples", "", "for the plots of the console"),
     Row("admin.calls", "Admin.Calls", "top", "the program that lists what runs has this name everywhere"),
     # archive
     Row("archive.backup", "", "backup", HERE),

@@ -6,13 +6,14 @@
 POST /db/{database}/consumers                  registers a consumer in advance, or changes its cap or owner
 POST /db/{database}/consumers/remove           removes one
 
-The position of a consumer over time is nowhere in the database. The plot has the positions that pages of this
-console have seen, and the time of the last bookmark.
+The position of a consumer over time is nowhere in the database. The plot has the samples that the server has
+taken since it started, and the time of the last bookmark.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -27,6 +28,7 @@ from everlog.rpc.client.database import RemoteDatabase
 from everlog.store.errors import AccessError, RowError, quantity
 from everlog.store.upkeep.allowance import DAY_S
 from everlog.store.upkeep.consumers import Cap, Consumer
+from everlog.store.upkeep.samples import Sample
 from everlog.store.upkeep.status import Status
 
 WIDTH, HEIGHT = 720, 132
@@ -38,8 +40,8 @@ SECOND_NS = 10**9
 def consumers(view: View) -> Page:
     db, now_ns = view.db, time.time_ns()
     found, status = list(db.consumers), _status(db)
-    view.console.known.note_positions(db.uuid, {one.name: one.position.seq for one in found}, now_ns)
-    lags = {one.name: _lag(view, one, SPARK_RANGE_S, SPARK_BUCKETS, now_ns) for one in found}
+    taken = plots.samples_of(db, now_ns - SPARK_RANGE_S * SECOND_NS, consumers=True) if found else []
+    lags = {one.name: _lag(view, one, SPARK_RANGE_S, SPARK_BUCKETS, now_ns, taken) for one in found}
     values = {
         "head": db.head,
         "consumers": [_told(one, now_ns) for one in found],
@@ -64,8 +66,9 @@ def consumer(view: View) -> Page:
     one = next((one for one in db.consumers if one.name == name), None)
     if one is None:
         raise NotFoundError(f"there is no consumer {name!r}; it may have been removed")
-    view.console.known.note_positions(db.uuid, {name: one.position.seq}, now_ns)
-    lag = _lag(view, one, RANGES[chosen], plots.BUCKETS, now_ns)
+    since_ns = now_ns - RANGES[chosen] * SECOND_NS
+    taken = plots.samples_of(db, since_ns, points=2 * plots.BUCKETS, consumers=True)
+    lag = _lag(view, one, RANGES[chosen], plots.BUCKETS, now_ns, taken)
     values = {**_told(one, now_ns), "head": db.head, "range": chosen, "lag": lag}
     shown = {
         "one": one,
@@ -175,9 +178,11 @@ def _subscription(one: Any) -> dict[str, Any]:
 # lag over time
 
 
-def _lag(view: View, one: Consumer, seconds: int, buckets: int, now_ns: int) -> list[int | None]:
+def _lag(  # noqa: PLR0917  all are named at the call
+    view: View, one: Consumer, seconds: int, buckets: int, now_ns: int, taken: Sequence[Sample]
+) -> list[int | None]:
     """Return by how many commits a consumer was behind, at times of equal distance; None: unknown. Without
-    the right on the state of the database it is empty."""
+    the right on the state of the database it is empty. `taken`: the samples of that time."""
     known, width = view.console.known, plots.width_of(seconds * SECOND_NS, buckets)
     last = now_ns // width
     edges = [edge * width for edge in range(last - seconds * SECOND_NS // width + 1, last + 1)]
@@ -185,10 +190,13 @@ def _lag(view: View, one: Consumer, seconds: int, buckets: int, now_ns: int) -> 
         heads, ends = known.at(view.db, edges)
     except AccessError:
         return []
-    seen = known.positions_of(view.db.uuid, one.name)
+    sampled = plots.series(
+        [each for each in taken if one.name in each.lags], lambda each: each.lags[one.name], edges
+    )
     here, since_ns = one.position.seq, one.moved_ns or one.registered_ns
-    points = sorted({*seen, (since_ns, here), (now_ns, here)})
-    return [*_behind(edges, heads, points), max(0, ends.head - here)]
+    behind = _behind(edges, heads, [(since_ns, here), (now_ns, here)])  # it has not moved since
+    found = [other if each is None else int(each) for each, other in zip(sampled, behind, strict=True)]
+    return [*found, max(0, ends.head - here)]
 
 
 def _behind(edges: list[int], heads: list[int], points: list[tuple[int, int]]) -> list[int | None]:

@@ -68,6 +68,11 @@ def duration(seconds: float) -> str:
     return "0 s"
 
 
+def latency(seconds: float) -> str:
+    """Return the time that a call takes, in two digits."""
+    return f"{seconds:.2g} s" if seconds >= 1 else f"{float(f'{seconds * 1000:.2g}'):g} ms"
+
+
 def when(time_ns: int, *, clock: bool = False) -> Markup:
     """Return a time as an element: relative, or with `clock` the time of day; absolute in its title."""
     if not 0 < time_ns <= TIME_NS_MAX:
@@ -146,6 +151,7 @@ FILTERS: Mapping[str, Any] = {
     "absolute": absolute,
     "relative": relative,
     "duration": duration,
+    "latency": latency,
     "clock": clock,
     "day": day,
     "ident": ident,

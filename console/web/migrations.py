@@ -45,6 +45,8 @@ from everlog.store.errors import (
     UnavailableError,
     quantity,
 )
+from everlog.store.measures import quantile
+from everlog.store.upkeep.samples import Sample
 
 # What an event says about its actor.
 SAYS = {
@@ -60,6 +62,7 @@ SAYS = {
 }
 POLL_S, IDLE_S, PING_S, SAMPLES = 1.0, 2.0, 15.0, 60
 WIDTH, HEIGHT = 720, 72
+BEFORE_S, NOW_S, LATENCIES = 600, 60, 200  # the times whose latencies are compared, and samples
 WAITS = "It takes longer than expected. This page shows the outcome."
 
 
@@ -227,7 +230,7 @@ def migration(view: View) -> Page:
         "says": SAYS,
         "why_no_folder": "" if details is not None else no_folder(permits),
         "mark": mark(info, proposals),
-        "progress": progress(info),
+        "progress": progress(info, writers=writers(db, info) if in_progress(info) else None),
         "news": view.console.work.news(key_of(view, version)) or "",
         **actions(view, infos, info, newest, permits),
     }
@@ -422,7 +425,42 @@ def rollback_page(view: View) -> Page:
 # progress
 
 
-def progress(info: MigrationInfo, rates: Sequence[float] = ()) -> dict[str, Any]:
+class Latency(NamedTuple):
+    """Latencies of commits in seconds: of half of them, and of all but a hundredth; None: there were none."""
+
+    p50: float | None
+    p99: float | None
+
+
+class Writers(NamedTuple):
+    """What writers notice of a migration: latencies of the last minute, and of the time before it began."""
+
+    now: Latency
+    before: Latency
+
+
+def writers(db: RemoteDatabase, info: MigrationInfo) -> Writers:
+    """Return what the writers of a database notice, from the samples of its server. Read-only."""
+    start_ns = info.started_ns
+    taken = plots.samples_of(db, start_ns - BEFORE_S * plots.SECOND_NS, points=LATENCIES, latency=True)
+    before = [one for one in taken if one.time_ns <= start_ns]
+    during = [one for one in taken if one.time_ns > start_ns]
+    minute_ns = during[-1].time_ns - NOW_S * plots.SECOND_NS if during else 0
+    bases = [one for one in during[:-1] if one.time_ns >= minute_ns] or before[-1:]
+    return Writers(_latency([*bases[:1], *during[-1:]]), _latency(before))
+
+
+def _latency(taken: Sequence[Sample]) -> Latency:
+    """Return the latencies of the commits between the first and the last sample."""
+    if len(taken) < 2:
+        return Latency(None, None)
+    counts = [after - was for was, after in zip(taken[0].latency, taken[-1].latency, strict=True)]
+    return Latency(quantile(counts, 0.5), quantile(counts, 0.99))
+
+
+def progress(
+    info: MigrationInfo, rates: Sequence[float] = (), writers: Writers | None = None
+) -> dict[str, Any]:
     """Return the progress of a migration for _progress.html. `rates`: the last rows a second."""
     running_s = max(0.0, time.time() - info.started_ns / 1e9) if info.started_ns else 0.0
     rate = rates[-1] if rates else info.rows / running_s if running_s else 0.0
@@ -437,6 +475,7 @@ def progress(info: MigrationInfo, rates: Sequence[float] = ()) -> dict[str, Any]
         "rate": rate,
         "running_s": running_s,
         "stopped": sentence(info.stopped),
+        "writers": writers,
         "top": top,
         "width": WIDTH,
         "height": HEIGHT,
@@ -446,10 +485,12 @@ def progress(info: MigrationInfo, rates: Sequence[float] = ()) -> dict[str, Any]
 
 
 class Look(NamedTuple):
-    """What a stream looks at: the mark of the page's state, and the migration that is in progress."""
+    """What a stream looks at: the mark of the page's state, the migration that is in progress, and what
+    writers notice of it."""
 
     mark: str
     info: MigrationInfo | None
+    writers: Writers | None = None
 
 
 def streamed(console: Site, session: Session, look: Callable[[], Look], shown: str) -> Response:
@@ -474,7 +515,7 @@ def streamed(console: Site, session: Session, look: Callable[[], Look], shown: s
                 if last[1]:
                     rates.append(max(0, rows - last[0]) / max(now - last[1], 0.001))
                 last, quiet = (rows, now), 0.0
-                html = fragment("_progress.html", progress=progress(found.info, rates))
+                html = fragment("_progress.html", progress=progress(found.info, rates, found.writers))
                 yield "event: progress\n" + "".join(f"data: {line}\n" for line in html.splitlines()) + "\n"
             elif quiet >= PING_S:
                 quiet = 0.0
@@ -502,7 +543,8 @@ async def events(request: Request) -> Response:
     def look() -> Look:
         info = _info(db.migrations.status(), version)
         proposals = optional(db.migrations.proposals) or []
-        return Look(mark(info, proposals), info if in_progress(info) else None)
+        shown = mark(info, proposals)
+        return Look(shown, info, writers(db, info)) if in_progress(info) else Look(shown, None)
 
     return streamed(console, view.session, look, view.query("mark"))
 

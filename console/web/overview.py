@@ -10,7 +10,7 @@ shown.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from everlog.console.output import size
@@ -22,11 +22,12 @@ from everlog.migrations.proposal import Proposal, ProposalState
 from everlog.migrations.status import MigrationInfo, State
 from everlog.store.errors import AccessError, RowError, UnavailableError, quantity
 from everlog.store.upkeep.consumers import Consumer
+from everlog.store.upkeep.samples import Sample
 from everlog.store.upkeep.status import Status
 
 RANGES = {"15m": 900, "1h": 3600, "24h": 86_400, "30d": 30 * 86_400}
 RANGE = "1h"
-WIDTH, HEIGHT = 720, 132
+WIDTH, HEIGHT, SIZES_HEIGHT = 720, 216, 72
 SPARK_WIDTH, SPARK_HEIGHT, SPARK_BUCKETS = 96, 22, 30
 STUCK_S, BEHIND_S = 86_400.0, 60.0
 DAY_S, GROWTH_S, BACKUP_S = 86_400.0, 600.0, 2 * 86_400.0
@@ -42,6 +43,7 @@ def overview(view: View) -> Page:
         raise RowError(f"expected a range of {', '.join(RANGES)}, found {chosen[:40]!r}")
     now_ns, found, attention = time.time_ns(), list[dict[str, Any]](), list[dict[str, str]]()
     lines, known = list[tuple[str, plots.Commits]](), view.console.known
+    times, taken = plots.times_of(RANGES[chosen], now_ns), list[list[Sample]]()
     for name in view.session.databases():
         try:
             db = view.session.database(name)
@@ -59,6 +61,7 @@ def overview(view: View) -> Page:
             lines.append((name, commits))
             one["rate"] = commits.rates[-2] if len(commits.rates) > 1 else 0.0
             one["spark"] = plots.line(spark.rates, SPARK_WIDTH, SPARK_HEIGHT - 2, plots.top_of(spark.rates))
+        taken.append(plots.samples_of(db, times[0], points=2 * plots.BUCKETS))
         found.append(one)
     attention.sort(key=lambda thing: URGENCY.index(thing["kind"]))
     values = {
@@ -71,6 +74,7 @@ def overview(view: View) -> Page:
         "ranges": list(RANGES),
         "plot": _plot(lines),
         "disk": _disk([one for one in found if "log_bytes" in one]),
+        "sizes": _sizes(taken, times),
         "consumers": [(one["name"], each) for one in found for each in one.get("consumers", ())],
         "migrations": _newest([(one["name"], each) for one in found for each in one.get("migrations", ())]),
     }
@@ -88,10 +92,9 @@ def described(
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Return a database as JSON values, and what needs attention in it, the most urgent first. `status`: its
     known state. Raises AccessError, UnavailableError."""
-    db, known = view.session.database(name), view.console.known
+    db = view.session.database(name)
     status = db.admin.status() if status is None else status
     consumers = _optional(lambda: list(db.consumers)) or []
-    known.note_positions(db.uuid, {one.name: one.position.seq for one in consumers}, now_ns)
     copied = view.console.backups.of(name)
     infos = _optional(db.migrations.status) or []
     proposals = _optional(db.migrations.proposals) or []
@@ -331,6 +334,24 @@ def _plot(lines: list[tuple[str, plots.Commits]]) -> dict[str, Any] | None:
         "peak_ns": start_ns + (every.index(peak) if every else 0) * busiest.width_ns,
         "ticks": [start_ns + part * count * busiest.width_ns // 4 for part in range(4)],
     }
+
+
+def _sizes(taken: list[list[Sample]], times: list[int]) -> dict[str, Any] | None:
+    """Return the plot of the bytes of all databases over time."""
+    parts: tuple[tuple[str, Callable[[Sample], float]], ...] = (
+        ("Log", lambda one: one.log_bytes),
+        ("Tables", lambda one: one.table_bytes),
+        ("Indexes", lambda one: one.index_bytes),
+    )
+    named = []
+    for title, value in parts:
+        each = [plots.series(one, value, times) for one in taken if one]
+        sums = [
+            sum(filter(None, at)) if any(v is not None for v in at) else None
+            for at in zip(*each, strict=True)
+        ]
+        named.append((title, sums or [None] * len(times)))
+    return plots.lines(named, times, width=WIDTH, height=SIZES_HEIGHT)
 
 
 def _disk(found: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
-"""Plots: paths of SVG, computed on the server, and the commits of a log over time.
+"""Plots: paths of SVG, computed on the server, and what they show over time.
 
     positions at the edges of buckets ─▶ commits of each bucket ─▶ line(…) or bars(…) ─▶ <path d="…">
+    samples of the server             ─▶ series(…)              ─▶ lines(…)
 
 The edges of buckets are multiples of the width of a bucket, so that the positions at all but the newest edges
 are known from the previous request.
@@ -11,17 +12,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.store.errors import AccessError, UnavailableError
+from everlog.store.upkeep.samples import Sample
 
 BUCKETS = 120
 KNOWN_MAX = 50_000
-POSITIONS_MAX, CONSUMERS_MAX = 600, 1000  # positions of one consumer, and consumers
-POSITIONS_NS = 2 * 10**9  # between two positions of a consumer
 SECOND_NS = 10**9
+HEADROOM = 1.15  # the label of the top covers no line
 
 # Widths of buckets that people can name, in seconds.
 WIDTHS_S = (
@@ -53,12 +55,11 @@ class Commits(NamedTuple):
 
 
 class Known:
-    """Commits of logs over time, and positions of consumers, of one console. It keeps positions that do not
-    change any more. Thread-safe."""
+    """Commits of logs over time, of one console. It keeps positions that do not change any more.
+    Thread-safe."""
 
     def __init__(self) -> None:
         self._seqs: OrderedDict[tuple[bytes, int], int] = OrderedDict()
-        self._positions: OrderedDict[tuple[bytes, str], list[tuple[int, int]]] = OrderedDict()
         self._heads = dict[bytes, int]()
         self._lock = threading.Lock()
 
@@ -106,26 +107,6 @@ class Known:
         """Return the commits of the last seconds. Read-only."""
         end = time.time_ns() if now_ns is None else now_ns
         return self.commits(db, end - seconds * SECOND_NS, end, buckets=buckets)
-
-    def note_positions(self, uuid: bytes, found: Mapping[str, int], now_ns: int) -> None:
-        """Keep the seqs at which consumers of a database, by name, are now."""
-        with self._lock:
-            for name, seq in found.items():
-                points = self._positions.setdefault((uuid, name), [])
-                self._positions.move_to_end((uuid, name))
-                if points and points[-1][1] > seq:  # it began again
-                    points.clear()
-                if not points or now_ns - points[-1][0] >= POSITIONS_NS:
-                    points.append((now_ns, seq))
-                if len(points) > POSITIONS_MAX:
-                    del points[1::2]
-            while len(self._positions) > CONSUMERS_MAX:
-                self._positions.popitem(last=False)
-
-    def positions_of(self, uuid: bytes, name: str) -> list[tuple[int, int]]:
-        """Return times and seqs of a consumer, as far as pages of this console have seen them."""
-        with self._lock:
-            return list(self._positions.get((uuid, name), ()))
 
 
 def width_of(span_ns: int, buckets: int = BUCKETS) -> int:
@@ -192,3 +173,56 @@ def bars(found: Commits, width: float, height: float, at_ns: int) -> list[Bar]:
         for number, count in enumerate(found.counts)
         if count and (tall := max(count**0.5 / top * height, 2.0))
     ]
+
+
+def samples_of(db: RemoteDatabase, since_ns: int, **which: Any) -> list[Sample]:
+    """Return the samples of a server; none without the right to them, or at an older server. Read-only."""
+    try:
+        return db.admin.samples(max(since_ns, 0), **which)
+    except (AccessError, UnavailableError):
+        return []
+
+
+def series(
+    samples: Sequence[Sample], value: Callable[[Sample], float], times: Sequence[int]
+) -> list[float | None]:
+    """Return the value of the last sample at or before each time; None: there is none. Both are in their
+    order."""
+    found, at = list[float | None](), -1
+    for time_ns in times:
+        while at + 1 < len(samples) and samples[at + 1].time_ns <= time_ns:
+            at += 1
+        found.append(value(samples[at]) if at >= 0 else None)
+    return found
+
+
+def times_of(seconds: int, now_ns: int, *, buckets: int = BUCKETS) -> list[int]:
+    """Return times of equal distance up to now."""
+    return [now_ns - seconds * SECOND_NS * (buckets - number) // buckets for number in range(buckets + 1)]
+
+
+def lines(
+    named: Sequence[tuple[str, Sequence[float | None]]], times: Sequence[int], *, width: float, height: float
+) -> dict[str, Any] | None:
+    """Return lines over the same times as `_lines.html` draws them; None: no value is known. The first values
+    may be unknown."""
+    start = next((at for at in range(len(times)) if any(one[at] is not None for _, one in named)), len(times))
+    if len(times) - start < 2:
+        return None
+    top = top_of([(value or 0.0) * HEADROOM for _, one in named for value in one[start:]])
+    x = width * start / (len(times) - 1)
+    return {
+        "width": width,
+        "height": height,
+        "top": top,
+        "lines": [
+            {
+                "title": title,
+                "path": line([value or 0.0 for value in one[start:]], width - x, height, top, x=x),
+                "now": one[-1] or 0.0,
+            }
+            for title, one in named
+        ],
+        "since_ns": times[start] if start else 0,
+        "ticks": [times[part * (len(times) - 1) // 4] for part in range(4)],
+    }

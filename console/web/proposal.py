@@ -131,7 +131,9 @@ def proposal(view: View) -> Page:
         "news": news or problem,
         "mark": _mark(one, infos),
         "migration_mark": migrations.mark(about, db.migrations.proposals()) if about is not None else "",
-        "progress": migrations.progress(running) if running is not None else None,
+        "progress": migrations.progress(running, writers=migrations.writers(db, running))
+        if running is not None
+        else None,
         "info": about,
         **(migrations.actions(view, infos, about, one, permits) if about is not None else {"verbs": []}),
     }
@@ -259,7 +261,8 @@ async def events(request: Request) -> Response:
         now = pick(db.migrations.proposals(), one.digest.hex())
         about = _about(infos, now.plan)
         busy = about is not None and migrations.in_progress(about)
-        return Look(_mark(now, infos), about if busy else None)
+        shown = _mark(now, infos)
+        return Look(shown, about, migrations.writers(db, about)) if busy and about else Look(shown, None)
 
     return streamed(console, view.session, look, view.query("mark"))
 

@@ -27,7 +27,7 @@ from starlette.responses import Response, StreamingResponse
 from everlog.console import output
 from everlog.console.export import FORMATS, exported, has_parquet
 from everlog.console.web import asof as asof_
-from everlog.console.web import cells
+from everlog.console.web import cells, plots
 from everlog.console.web import filter as filters
 from everlog.console.web.format import href, with_query
 from everlog.console.web.page import NotFoundError, Page, View, route
@@ -48,6 +48,7 @@ MEDIA = {
     "parquet": "application/vnd.apache.parquet",
 }
 TITLES = {"csv": "CSV", "jsonl": "JSON Lines", "parquet": "Parquet"}
+DAY_S, WIDTH, HEIGHT = 86_400, 720, 72  # of the plot of sizes
 PAST_SORTED_MAX = 10_000  # rows of a table whose past is shown in the order of an index, which sorts all
 
 
@@ -97,6 +98,23 @@ def _told(info: TableInfo, rows: int | None) -> dict[str, Any]:
         "ttl_s": info.ttl_ns / 1e9 if info.ttl_ns else None,
         "sealed": info.sealed,
     }
+
+
+def _sizes(view: View, name: str) -> dict[str, Any] | None:
+    """Return the plot of the bytes of a table over time, of a day or since the server started."""
+    now_ns = time.time_ns()
+    taken = plots.samples_of(view.db, now_ns - DAY_S * plots.SECOND_NS, points=2 * plots.BUCKETS, table=name)
+    taken = [one for one in taken if name in one.tables]
+    if len(taken) < 2:
+        return None
+    seconds = min(DAY_S, max(60, (now_ns - taken[0].time_ns) // plots.SECOND_NS))
+    times = plots.times_of(seconds, now_ns)
+    named = [
+        ("Rows", plots.series(taken, lambda one: one.tables[name][0], times)),
+        ("Indexes", plots.series(taken, lambda one: one.tables[name][1], times)),
+    ]
+    found = plots.lines(named, times, width=WIDTH, height=HEIGHT)
+    return found and {**found, "since_ns": taken[0].time_ns if seconds < DAY_S else 0}
 
 
 def table(view: View) -> Page | Response:
@@ -160,6 +178,7 @@ def table(view: View) -> Page | Response:
             for path in columns
         ],
         "hidden": hidden,
+        "sizes": _sizes(view, name) if at is None else None,
         "index_names": index_names,
         "drawer": _drawer(view, info, reader),
         "next_href": view.href(resume=_token(rows.resume), k=None) if rows.resume else "",

@@ -22,6 +22,7 @@ from everlog.store.schema.arguments import Time
 from everlog.store.tables.hashing import TableHash
 from everlog.store.tx.transaction import Metadata, Transaction
 from everlog.store.upkeep.consumers import Cap, Consumer, check_registration, cursor_of, message_of_cap
+from everlog.store.upkeep.samples import Sample
 from everlog.store.upkeep.sizes import LogGrowth
 from everlog.store.upkeep.status import (
     ArchiveStatus,
@@ -201,6 +202,38 @@ class RemoteAdmin:
         )
         seq: int = self._channel.call(self._stub.SetProduction, request).seq
         return seq
+
+    def samples(
+        self,
+        since_ns: int = 0,
+        *,
+        points: int = 0,
+        table: str = "",
+        consumers: bool = False,
+        latency: bool = False,
+    ) -> list[Sample]:
+        """Return sizes, lags and latencies over time; see `Admin.samples`. Read-only."""
+        request = admin_pb2.SamplesRequest(
+            database=self._database,
+            since_ns=arguments.counted(since_ns, "since_ns"),
+            points=arguments.counted(points, "points"),
+            table=arguments.text(table, "table"),
+            consumers=consumers,
+            latency=latency,
+        )
+        return [
+            Sample(
+                one.time_ns,
+                one.head,
+                one.log_bytes,
+                one.table_bytes,
+                one.index_bytes,
+                {each.name: (each.bytes, each.index_bytes) for each in one.tables},
+                dict(one.lags),
+                list(one.latency),
+            )
+            for one in self._channel.call(self._stub.Samples, request).samples
+        ]
 
     def testdata(self) -> list[LoadedTestdata]:
         """Return which test data was loaded; see `Admin.testdata`. Read-only."""

@@ -49,11 +49,12 @@ from everlog.store.progress import OnProgress, Progress
 from everlog.store.tables.hashing import TableHash
 from everlog.store.upkeep.allowance import DAY_S, HELD, LIMITS
 from everlog.store.upkeep.consumers import Cap, Consumer, Registering, cap_of
-from everlog.store.upkeep.sizes import Growth, sizes_of
+from everlog.store.upkeep.samples import Sample, Samples
 from everlog.store.urls import without_secrets
 
 TELL_EVERY_S = 0.1
 SUBSCRIPTIONS_MAX = 100  # in a status
+POINTS_MAX = 1500  # samples of one answer
 
 T = TypeVar("T")
 
@@ -81,8 +82,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
 
     async def Status(self, request: admin_pb2.StatusRequest, context: Any) -> admin_pb2.StatusResponse:
         db, scope = self._hosting.database(request.database), context.scope
-        growth = self._hosting.growth[request.database]
-        answer = await self._hosting.read(_status, db, growth)
+        answer = await self._hosting.read(_status, db, self._hosting.samples[request.database])
         if request.hashes:
             going, at, sealed = self._hosting.check_going, request.at or None, request.sealed
 
@@ -177,6 +177,25 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         )
         return admin_pb2.SetProductionResponse(seq=seq)
 
+    async def Samples(self, request: admin_pb2.SamplesRequest, context: Any) -> admin_pb2.SamplesResponse:
+        self._hosting.database(request.database)  # raises for a name that is not hosted
+        kept, scope, table = self._hosting.samples[request.database], context.scope, request.table
+        points = min(request.points or POINTS_MAX, POINTS_MAX)
+        found = await self._hosting.read(kept.since, request.since_ns, points)
+        sees_table = bool(table) and scope.reads_all(table)
+        return admin_pb2.SamplesResponse(
+            samples=[
+                _sample(
+                    one,
+                    table if sees_table else "",
+                    everything=scope.everywhere,
+                    consumers=request.consumers,
+                    latency=request.latency,
+                )
+                for one in found
+            ]
+        )
+
     async def Testdata(self, request: admin_pb2.TestdataRequest, context: Any) -> admin_pb2.TestdataResponse:
         found = await self._hosting.read(self._hosting.database(request.database).admin.testdata)
         return admin_pb2.TestdataResponse(
@@ -221,9 +240,9 @@ def throttled(progress: OnProgress) -> OnProgress:
     return told
 
 
-def _status(db: Database, growth: Growth) -> admin_pb2.StatusResponse:
+def _status(db: Database, samples: Samples) -> admin_pb2.StatusResponse:
     found = db.admin.status()
-    grown_s, grown = growth.since(db.schema, sizes_of(db.core))
+    grown_s, grown = samples.growth()
     return admin_pb2.StatusResponse(
         head=log_pb2.Cursor(database=found.uuid, seq=found.head, checksum=found.checksum),
         head_time_ns=found.head_time_ns,
@@ -266,6 +285,23 @@ def _status(db: Database, growth: Growth) -> admin_pb2.StatusResponse:
         if found.writes.error
         else None,
     )
+
+
+def _sample(one: Sample, table: str, *, everything: bool, consumers: bool, latency: bool) -> admin_pb2.Sample:
+    """Return a sample as a message. `everything`: also sizes, lags and latencies of the database."""
+    size, index_size = one.tables.get(table, (0, 0))
+    found = admin_pb2.Sample(time_ns=one.time_ns, head=one.head)
+    if table in one.tables:
+        found.tables.add(name=table, bytes=size, index_bytes=index_size)
+    if everything:
+        found.log_bytes, found.table_bytes, found.index_bytes = (
+            one.log_bytes,
+            one.table_bytes,
+            one.index_bytes,
+        )
+        found.lags.update(one.lags if consumers else {})
+        found.latency.extend(one.latency if latency else ())
+    return found
 
 
 def _limit(answer: admin_pb2.StatusResponse, scope: Scope) -> None:

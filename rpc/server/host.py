@@ -40,7 +40,7 @@ from everlog.rpc.server.threads import Bounds, Slices, Threads, Work, note, wait
 from everlog.store.database import Database
 from everlog.store.errors import ClosedError, Error
 from everlog.store.progress import Progress, interruptible
-from everlog.store.upkeep.sizes import Growth
+from everlog.store.upkeep.samples import Samples
 
 # Queued messages and bytes; the message that reaches a limit is the last.
 QUEUED_MAX, QUEUED_BYTES_MAX = 64, 1 << 20
@@ -185,7 +185,9 @@ class Hosting:
         self.warnings: list[str] = []  # for operators of the server
         self.subscribers = dict.fromkeys(self.databases, 0)
         self.following: dict[int, Following] = {}  # by id; of the thread of the event loop
-        self.growth = {name: Growth() for name in self.databases}
+        self.samples = {
+            name: Samples(db.core, db.consumers, db.measure) for name, db in self.databases.items()
+        }
         # Of a name and an address HOST:PORT: the limits of the server for this caller.
         self.limits_of: Callable[[str, str], dict[str, float]] = lambda *_: {}
         self.on_limit: Callable[[str], None] = lambda _: None  # counts a limit that a call has reached

@@ -541,9 +541,9 @@ class Server:
     def _look(self) -> None:
         """Read what the health and the status show of the past. For a thread that may wait for the disk."""
         self.readiness.look()
-        for name, db in self.hosting.databases.items():
+        for name in self.hosting.databases:
             with contextlib.suppress(Error):  # it is closed
-                self.hosting.growth[name].sample(db.core)
+                self.hosting.samples[name].take()
 
     def _show_health(self, checker: HealthService) -> None:
         checker.show(self.readiness, self.hosting.databases, WRITES)

@@ -110,6 +110,22 @@ class Admin:
         self._core.check_open()
         return loaded(self._core)
 
+    def samples(
+        self,
+        since_ns: int = 0,
+        *,
+        points: int = 0,
+        table: str = "",
+        consumers: bool = False,
+        latency: bool = False,
+    ) -> NoReturn:
+        """Raise Error: only a server takes samples."""
+        self._core.check_open()
+        raise Error(
+            f"{self._core.url} is open in this process, which takes no samples; open the database at its"
+            " server (everlog://HOST:PORT/DATABASE)"
+        )
+
     def calls(self) -> NoReturn:
         """Raise Error: only a server has calls, those of others."""
         raise self._no_server("list")

@@ -2,7 +2,7 @@
 
     files of the tables  ─▶ sizes_of   ─▶ bytes of each table and index
     files of the log     ─▶ log_growth ─▶ records and bytes since a time
-    sizes_of, repeatedly ─▶ Growth     ─▶ growth of each table and index since the oldest sample
+    sizes_of, repeatedly ─▶ samples.py ─▶ growth of each table and index since the oldest sample
 
 RocksDB writes files again when it merges them, so their ages say nothing about growth. That of the log
 follows from the times of commits. That of tables needs samples, which a server takes while it runs.
@@ -13,19 +13,16 @@ Invariants
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_right
-from collections import Counter, deque
+from collections import Counter
 
 import msgspec
 
 from everlog.store.core import Core
 from everlog.store.history.past import Times
-from everlog.store.schema.schema import Schema
 
 DAY_S = 86_400.0
 WINDOWS_S = (DAY_S, 7 * DAY_S)
-SAMPLE_S = 600.0  # between two samples
 
 
 class LogGrowth(msgspec.Struct, frozen=True):
@@ -76,28 +73,3 @@ def log_growth(core: Core) -> list[LogGrowth]:
         )
         found.append(LogGrowth(seconds, max(0, head - after), size))
     return found
-
-
-class Growth:
-    """Samples of the sizes of tables and indexes, of at most a day."""
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, dict[bytes, int]]] = deque(maxlen=int(DAY_S / SAMPLE_S) + 1)
-
-    def sample(self, core: Core) -> None:
-        """Add the current sizes, at most every SAMPLE_S."""
-        now = time.monotonic()
-        if not self._samples or now - self._samples[-1][0] >= SAMPLE_S:
-            self._samples.append((now, sizes_of(core)))
-
-    def since(self, schema: Schema, sizes: dict[bytes, int]) -> tuple[float, dict[str, int]]:
-        """Return the age of the oldest sample in seconds (0: there is none), and the growth since then of
-        each table with its indexes, by name."""
-        if not self._samples:
-            return 0.0, {}
-        began, before = self._samples[0]
-        grown = {}
-        for info in schema.tables.values():
-            mine = (info.row_prefix, *(one.prefix for one in info.indexes.values()))
-            grown[info.name] = sum(sizes.get(one, 0) - before.get(one, 0) for one in mine)
-        return time.monotonic() - began, grown

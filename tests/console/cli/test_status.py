@@ -10,6 +10,7 @@ from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.schema.table import Index, Table
 from everlog.store.upkeep import sizes
+from everlog.store.upkeep.samples import Samples
 from tests.console import shop
 from tests.console.conftest import Run
 from tests.rpc.refusing import refuse
@@ -137,13 +138,13 @@ def test_a_busy_server_fits_on_one_screen(everlog: Run, here: Path, monkeypatch:
 def test_the_growth_of_tables_is_that_since_the_oldest_sample(here: Path) -> None:
     with EmbeddedDatabase(here / "x.db") as db:
         declare(db, ITEMS)
-        growth = sizes.Growth()
-        assert growth.since(db.schema, {}) == (0.0, {})
-        growth.sample(db.core)
+        samples = Samples(db.core, db.consumers, db.measure)
+        assert samples.growth() == (0.0, {})
+        samples.take()
         db.load(ITEMS, (Item(id=n, text=f"{n:x}" * 50) for n in range(5_000)))
         db.engine.flush()
-        growth.sample(db.core)  # too early to replace the first
-        seconds, grown = growth.since(db.schema, sizes.sizes_of(db.core))
+        samples.take()  # too early after the first
+        seconds, grown = samples.growth()
         assert seconds > 0
         (table,) = (one for one in db.admin.status().tables if one.name == "items")
         assert grown["items"] == table.bytes + sum(table.index_bytes) > 10_000

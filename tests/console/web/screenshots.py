@@ -11,19 +11,23 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import count, islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import everlog
 from everlog.audit.note import Signer
 from everlog.audit.prover import LocalProver, checkpoint
 from everlog.console.web.setup import Setting, Setup
-from everlog.migrations import Approval, Rules, load_testdata
+from everlog.migrations import Approval, Rules, load, load_testdata
 from everlog.rpc.embedded import EmbeddedDatabase
+from everlog.rpc.server.server import BEAT_S
 from everlog.rpc.testing import at_version
 from everlog.store.database import Database
 from everlog.store.errors import MigrationError
 from everlog.store.tx.transaction import new_commit_id
+from everlog.store.upkeep import samples
 from everlog.store.upkeep.roles import Role, Rule
 from flights.create import create
 from flights.migrations.v20260209154500_airport_time_zones import AIRLINES, AIRPORTS, FLIGHTS
@@ -176,11 +180,28 @@ def fill_clinic(db: Database) -> None:
         tx.put(PATIENTS, patient(1, "s-1", name="Jane Doe", born=1980))
 
 
+MINUTES = 15  # of sizes and lags in the plots
+LATE_NS = [0]  # the clock of the samples is late
+
+
+def aged(db: EmbeddedDatabase) -> None:
+    """Let the last minutes pass: a program writes, and a consumer follows at times."""
+    held = db.consumers.register("search-index", actor="deploy", reason="the search of the site")
+    for minute in range(MINUTES, -1, -1):
+        LATE_NS[0] = minute * 60 * 10**9
+        db.load(FLIGHTS, list(islice(db.scan(FLIGHTS), 1500)), source="arrivals", actor="deploy")
+        db.engine.flush()
+        if minute % 4:
+            db.consumers.bookmark(held, db.cursor())
+        time.sleep(BEAT_S + 0.1)  # the server takes a sample
+    LATE_NS[0] = 0
+
+
 @contextlib.contextmanager
-def example(directory: Path, count: int) -> Iterator[tuple[str, dict[str, str]]]:
+def example(directory: Path, flights: int) -> Iterator[tuple[str, dict[str, str]]]:
     """Serve the example and three other databases; yield the console\'s URL and pages."""
     with (
-        create(f"file:{directory / 'flights.db'}", flights=count) as db,
+        create(f"file:{directory / 'flights.db'}", flights=flights) as db,
         everlog.open(f"file:{directory / 'crew.db'}") as crew,
         everlog.open(f"file:{directory / 'stands.db'}") as stands,
         open_people(directory / "clinic.db") as clinic,
@@ -190,7 +211,6 @@ def example(directory: Path, count: int) -> Iterator[tuple[str, dict[str, str]]]
         seq = fill(db)
         load_testdata(db, SOURCE, actor="ann", reason="flights to test with")
         checkpoint(LocalProver(db), Signer.generate("example.com/flights"))
-        db.consumers.register("search-index", actor="deploy", reason="the search of the site")
         served: dict[str, Database] = {"flights": db, "crew": crew, "stands": stands, "clinic": clinic}
         how: dict[str, Any] = {
             "tokens": TOKENS,
@@ -207,7 +227,9 @@ def example(directory: Path, count: int) -> Iterator[tuple[str, dict[str, str]]]
             SETTINGS,
             {"flights": SOURCE},
         )
+        LATE_NS[0] = MINUTES * 60 * 10**9
         with console_of(served, setup=setup, **how) as web:
+            aged(db)
             yield web.url, {name: path.format(seq=seq) for name, path in PAGES.items()}
 
 
@@ -253,7 +275,18 @@ def running(directory: Path) -> Iterator[tuple[str, dict[str, str]]]:
                     server.proposal().short, actor="ann", reason="Looked at the dry run with bob"
                 )
 
-        thread = threading.Thread(target=approve)
+        ended = threading.Event()
+
+        def write() -> None:
+            table = load(server.path)[0].tables[0]
+            for number in count():
+                server.db.put(table, table.model(faa=f"B{number:05}", name="Airfield"))
+                if ended.wait(0.01):
+                    return
+
+        writer, thread = threading.Thread(target=write), threading.Thread(target=approve)
+        writer.start()
+        time.sleep(5 * BEAT_S)  # the time before it begins
         thread.start()
         try:
             for commit in server.db.feed():
@@ -261,13 +294,16 @@ def running(directory: Path) -> Iterator[tuple[str, dict[str, str]]]:
                     break
             yield server.url, {"migration-running": server.page}
         finally:
+            ended.set()
             server.approval.cancel(actor="ann", reason="enough was seen")
+            writer.join()
             thread.join()
 
 
 def watch(tab: Tab) -> None:
-    """Wait for a plot of the progress."""
+    """Wait for a plot of the progress, and for the latencies."""
     tab.page.wait_for_selector(".plot .stroke")
+    tab.page.wait_for_selector("text=before it began: p50")
     tab.page.wait_for_timeout(3000)
 
 
@@ -323,6 +359,10 @@ def main() -> None:
     parser.add_argument("pages", nargs="*", help="pages  [default: all]")
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
+    own: Any = SimpleNamespace(
+        time_ns=lambda: time.time_ns() - LATE_NS[0], monotonic=lambda: time.monotonic() - LATE_NS[0] / 1e9
+    )
+    samples.time, samples.EVERY_S = own, 0.0
     with tempfile.TemporaryDirectory() as directory, browser() as found:
         servers: list[Callable[[], Server]] = [
             lambda: example(Path(directory), chosen.flights),

@@ -8,7 +8,6 @@ import time
 import pytest
 
 from everlog.console.web.consumers import _behind
-from everlog.console.web.plots import POSITIONS_MAX, Known
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.upkeep.consumers import Cap
 from tests.console.web.conftest import TOKENS
@@ -127,11 +126,3 @@ def test_running_subscriptions_are_shown_registered_or_not(
 
 def test_the_distance_is_known_between_known_positions() -> None:
     assert _behind([0, 10, 15, 20, 30], [5, 6, 8, 10, 11], [(10, 2), (20, 6)]) == [None, 4, 4, 4, None]
-    known, uuid = Known(), b"u"
-    for number in range(3 * POSITIONS_MAX):
-        known.note_positions(uuid, {"a": number}, number * 3 * 10**9)
-    points = known.positions_of(uuid, "a")
-    assert POSITIONS_MAX / 2 < len(points) <= POSITIONS_MAX
-    assert points == sorted(points)
-    known.note_positions(uuid, {"a": 1}, 10**15)
-    assert known.positions_of(uuid, "a") == [(10**15, 1)]

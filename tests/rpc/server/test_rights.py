@@ -32,12 +32,14 @@ from tests.store.models import open_flights
 JFK = Airport(faa="JFK", name="Kennedy")
 READING = (
     "Store/Describe Store/Get Store/BatchGet Store/Scan Store/Count History/At History/History History/Diff"
-    " History/Log History/Positions Admin/Status Admin/Health Migrations/List Migrations/Status"
+    " History/Log History/Positions Admin/Status Admin/Health Admin/Samples Migrations/List"
+    " Migrations/Status"
     " Migrations/Plan Migrations/Proposals Migrations/PlanRollback Archive/Holds Archive/Removable"
     " Consumers/List Access/Explain"
 )
 SEEING = (
-    "Store/Describe History/Positions Admin/Status Admin/Health Migrations/List Migrations/Status"
+    "Store/Describe History/Positions Admin/Status Admin/Health Admin/Samples Migrations/List"
+    " Migrations/Status"
     " Migrations/Plan Migrations/Proposals Migrations/PlanRollback Archive/Holds Archive/Removable"
     " Consumers/List Access/Explain"
 )

@@ -15,6 +15,7 @@ from itertools import count, islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import everlog
 from everlog.audit.note import Signer
@@ -362,8 +363,8 @@ def main() -> None:
     own: Any = SimpleNamespace(
         time_ns=lambda: time.time_ns() - LATE_NS[0], monotonic=lambda: time.monotonic() - LATE_NS[0] / 1e9
     )
-    samples.time, samples.EVERY_S = own, 0.0
-    with tempfile.TemporaryDirectory() as directory, browser() as found:
+    patches = mock.patch.multiple(samples, time=own, EVERY_S=0.0)
+    with tempfile.TemporaryDirectory() as directory, browser() as found, patches:
         servers: list[Callable[[], Server]] = [
             lambda: example(Path(directory), chosen.flights),
             pending,

@@ -3,6 +3,7 @@
 Change        of the Access service
 Consumer      of the Consumers service
 Proposal      of the Migrations service; Details as well
+Sample        of the Admin service
 RowVersion    of the History service; a row is the bytes of the log
 """
 
@@ -15,13 +16,14 @@ from google.protobuf.message import Message
 
 from everlog.migrations.details import Details, ShownFile, ShownIndex, ShownRows, ShownTable
 from everlog.migrations.proposal import Event, Proposal, ProposalState
-from everlog.proto import access_pb2, consumers_pb2, history_pb2, log_pb2, migrations_pb2
+from everlog.proto import access_pb2, admin_pb2, consumers_pb2, history_pb2, log_pb2, migrations_pb2
 from everlog.store.history.row_history import Version
 from everlog.store.schema.admission import read
 from everlog.store.tx.transaction import Proof, proof_name
 from everlog.store.upkeep.consumers import Consumer, cap_of, message_of_cap
 from everlog.store.upkeep.read_audit import RecordedRead
 from everlog.store.upkeep.roles import Change
+from everlog.store.upkeep.samples import Sample
 
 SCHEMA_KEY = "everlog-schema"  # metadata of a request: the schema version by which its bytes are encoded
 ASKED_KEYS_MAX = 4096  # keys of people in one request
@@ -234,4 +236,35 @@ def read_of(message: access_pb2.RecordedRead) -> RecordedRead:
         message.range,
         message.at_seq,
         message.share,
+    )
+
+
+def message_of_sample(one: Sample, table: str, *, consumers: bool, latency: bool) -> admin_pb2.Sample:
+    """Return a sample as a message. `table`: with its sizes; `consumers`, `latency`: with these."""
+    found = admin_pb2.Sample(
+        time_ns=one.time_ns,
+        head=one.head,
+        log_bytes=one.log_bytes,
+        table_bytes=one.table_bytes,
+        index_bytes=one.index_bytes,
+        lags=one.lags if consumers else {},
+        latency=one.latency if latency else (),
+    )
+    if table in one.tables:
+        size, index_size = one.tables[table]
+        found.tables.add(name=table, bytes=size, index_bytes=index_size)
+    return found
+
+
+def sample_of(one: admin_pb2.Sample) -> Sample:
+    """Return a sample from its message."""
+    return Sample(
+        one.time_ns,
+        one.head,
+        one.log_bytes,
+        one.table_bytes,
+        one.index_bytes,
+        {each.name: (each.bytes, each.index_bytes) for each in one.tables},
+        dict(one.lags),
+        list(one.latency),
     )

@@ -346,8 +346,9 @@ class Made(NamedTuple):
 def _made(view: View, version: int, scale: int, seed: int) -> Made:
     """Make test data for a limited time. Raises SchemaError, MigrationError."""
     first, counts = dict[Table[Any, Any], list[Message]](), dict[str, int]()
-    until = time.monotonic() + CHECK_S
+    until = 0.0  # from the first row on: its code may import much
     for number, (table, row) in enumerate(testdata_at(_source(view), 0, scale, seed, version=version)):
+        until = until or time.monotonic() + CHECK_S
         if number >= CHECKED_MAX or time.monotonic() > until:
             return Made(first, counts, False)
         counts[table.name] = counts.get(table.name, 0) + 1

@@ -14,7 +14,7 @@ from everlog.rpc.address import Address
 from everlog.rpc.calls import Now, RunningCall, call_of, now_of
 from everlog.rpc.client.channel import Channel
 from everlog.rpc.client.history import RemotePast, seq_of
-from everlog.rpc.wire import consumer_of
+from everlog.rpc.wire import consumer_of, sample_of
 from everlog.store.errors import RowError
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.schema import arguments
@@ -221,19 +221,7 @@ class RemoteAdmin:
             consumers=consumers,
             latency=latency,
         )
-        return [
-            Sample(
-                one.time_ns,
-                one.head,
-                one.log_bytes,
-                one.table_bytes,
-                one.index_bytes,
-                {each.name: (each.bytes, each.index_bytes) for each in one.tables},
-                dict(one.lags),
-                list(one.latency),
-            )
-            for one in self._channel.call(self._stub.Samples, request).samples
-        ]
+        return list(map(sample_of, self._channel.call(self._stub.Samples, request).samples))
 
     def testdata(self) -> list[LoadedTestdata]:
         """Return which test data was loaded; see `Admin.testdata`. Read-only."""

@@ -42,19 +42,21 @@ from everlog.rpc.server.rights import Scope
 from everlog.rpc.server.running import RunningCalls
 from everlog.rpc.server.threads import note
 from everlog.rpc.server.visible import told
-from everlog.rpc.wire import message_of
+from everlog.rpc.wire import message_of, message_of_sample
 from everlog.store.database import Database
 from everlog.store.errors import AccessError, LimitError, OpenError, RowError, quantity
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.tables.hashing import TableHash
 from everlog.store.upkeep.allowance import DAY_S, HELD, LIMITS
 from everlog.store.upkeep.consumers import Cap, Consumer, Registering, cap_of
-from everlog.store.upkeep.samples import Sample, Samples
+from everlog.store.upkeep.samples import Samples
 from everlog.store.urls import without_secrets
 
 TELL_EVERY_S = 0.1
 SUBSCRIPTIONS_MAX = 100  # in a status
 POINTS_MAX = 1500  # samples of one answer
+# What callers with limited rights do not see of a sample.
+HIDDEN: dict[str, Any] = {"log_bytes": 0, "table_bytes": 0, "index_bytes": 0, "lags": {}, "latency": []}
 
 T = TypeVar("T")
 
@@ -182,29 +184,17 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         kept, scope, table = self._hosting.samples[request.database], context.scope, request.table
         points = min(request.points or POINTS_MAX, POINTS_MAX)
         found = await self._hosting.read(kept.since, request.since_ns, points)
-        sees_table = bool(table) and scope.reads_all(table)
-        return admin_pb2.SamplesResponse(
-            samples=[
-                _sample(
-                    one,
-                    table if sees_table else "",
-                    everything=scope.everywhere,
-                    consumers=request.consumers,
-                    latency=request.latency,
-                )
-                for one in found
-            ]
-        )
+        if not (table and scope.reads_all(table)):
+            table = ""
+        if not scope.everywhere:
+            found = [msgspec.structs.replace(one, **HIDDEN) for one in found]
+        which = {"consumers": request.consumers, "latency": request.latency}
+        return admin_pb2.SamplesResponse(samples=[message_of_sample(one, table, **which) for one in found])
 
     async def Testdata(self, request: admin_pb2.TestdataRequest, context: Any) -> admin_pb2.TestdataResponse:
         found = await self._hosting.read(self._hosting.database(request.database).admin.testdata)
-        return admin_pb2.TestdataResponse(
-            loads=[
-                admin_pb2.LoadedTestdata(**msgspec.structs.asdict(one))
-                for one in found
-                if context.scope.sees(one.table)
-            ]
-        )
+        seen = [msgspec.structs.asdict(one) for one in found if context.scope.sees(one.table)]
+        return admin_pb2.TestdataResponse(loads=[admin_pb2.LoadedTestdata(**one) for one in seen])
 
     async def Check(
         self, request: admin_pb2.CheckRequest, context: object
@@ -285,23 +275,6 @@ def _status(db: Database, samples: Samples) -> admin_pb2.StatusResponse:
         if found.writes.error
         else None,
     )
-
-
-def _sample(one: Sample, table: str, *, everything: bool, consumers: bool, latency: bool) -> admin_pb2.Sample:
-    """Return a sample as a message. `everything`: also sizes, lags and latencies of the database."""
-    size, index_size = one.tables.get(table, (0, 0))
-    found = admin_pb2.Sample(time_ns=one.time_ns, head=one.head)
-    if table in one.tables:
-        found.tables.add(name=table, bytes=size, index_bytes=index_size)
-    if everything:
-        found.log_bytes, found.table_bytes, found.index_bytes = (
-            one.log_bytes,
-            one.table_bytes,
-            one.index_bytes,
-        )
-        found.lags.update(one.lags if consumers else {})
-        found.latency.extend(one.latency if latency else ())
-    return found
 
 
 def _limit(answer: admin_pb2.StatusResponse, scope: Scope) -> None:

@@ -86,16 +86,16 @@ class Browsers:
 
     def cookie(self, account: str) -> str:
         """Return the cookie of an account: of an identity, or of its token if it has no name."""
-        digest = hashlib.sha256(account.encode(errors="replace")).hexdigest()[:32]
-        return f"{digest}.{self._mac(digest)}"
+        id = self._mac(f"account {account}")[:32]  # with the key: a weak token cannot be guessed from it
+        return f"{id}.{self._mac(id)}"
 
     def of(self, cookie: str) -> str:
         """Return the account of a cookie; empty: the cookie is not of this console."""
-        digest, _, mac = cookie[:200].partition(".")
-        return digest if hmac.compare_digest(mac.encode(), self._mac(digest).encode()) else ""
+        id, _, mac = cookie[:200].partition(".")
+        return id if hmac.compare_digest(mac.encode(errors="replace"), self._mac(id).encode()) else ""
 
-    def _mac(self, digest: str) -> str:
-        return hmac.new(self._secret, digest.encode(), "sha256").hexdigest()
+    def _mac(self, text: str) -> str:
+        return hmac.new(self._secret, text.encode(errors="replace"), "sha256").hexdigest()
 
 
 class Visitor(NamedTuple):

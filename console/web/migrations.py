@@ -447,10 +447,10 @@ def writers(db: RemoteDatabase, info: MigrationInfo) -> Writers:
     during = [one for one in taken if one.time_ns > start_ns]
     minute_ns = during[-1].time_ns - NOW_S * plots.SECOND_NS if during else 0
     bases = [one for one in during[:-1] if one.time_ns >= minute_ns] or before[-1:]
-    return Writers(_latency([*bases[:1], *during[-1:]]), _latency(before))
+    return Writers(latency_between([*bases[:1], *during[-1:]]), latency_between(before))
 
 
-def _latency(taken: Sequence[Sample]) -> Latency:
+def latency_between(taken: Sequence[Sample]) -> Latency:
     """Return the latencies of the commits between the first and the last sample."""
     if len(taken) < 2:
         return Latency(None, None)

@@ -11,11 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from everlog.console.web import plots
+from everlog.console.web import migrations, plots
+from everlog.console.web.page import fragment
 from everlog.migrations import load
+from everlog.migrations.status import MigrationInfo, State
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import MigrationError
+from everlog.store.measures import SECONDS
 from everlog.store.upkeep import samples
 from everlog.store.upkeep.consumers import Cap
 from everlog.store.upkeep.samples import Sample
@@ -80,6 +83,7 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
+@pytest.mark.long
 def test_a_running_migration_shows_what_its_writers_notice(project: Project, ago: list[int]) -> None:
     with waiting(project, rows=2000, rate=150) as server:
         visitor = Visitor(server.url)
@@ -131,3 +135,20 @@ def test_a_series_begins_with_its_first_sample() -> None:
     assert drawn["since_ns"] == 10
     assert plots.lines([("Log", [None] * 5)], times, width=100, height=10) is None
     assert plots.series([], lambda one: one.head, times) == [None] * 5
+
+
+def test_latencies_are_those_between_two_samples() -> None:
+    none, fast, slow = [0] * (len(SECONDS) + 1), [0, 10, *[0] * (len(SECONDS) - 1)], [0, 10, *[0] * 19]
+    slow[9] = 10
+    taken = [Sample(number, 1, 0, 0, 0, latency=each) for number, each in enumerate((none, fast, slow))]
+    before, now = migrations.latency_between(taken[:2]), migrations.latency_between(taken[1:])
+    assert (before.p50, now.p50) == pytest.approx((1.75e-5, 7.5e-3))
+    assert migrations.latency_between(taken[:1]) == migrations.latency_between([]) == (None, None)
+    assert migrations.latency_between([taken[0], taken[0]]) == (None, None)
+    info = MigrationInfo(1, "x", State.BUILDING, started_ns=1, rows=1, total=2)
+    progress = migrations.progress(info, writers=migrations.Writers(now, before))
+    html = fragment("_progress.html", progress=progress)
+    assert "p50 7.5 ms, p99 10 ms" in html
+    assert "before it began: p50 0.018 ms, p99 0.025 ms" in html
+    html = fragment("_progress.html", progress=migrations.progress(info))
+    assert "Commits of writers" not in html

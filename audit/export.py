@@ -171,7 +171,7 @@ class Directory:
 
     def files(self) -> list[str]:
         """Return all files in it, as relative paths."""
-        there = [file for file in self.where.rglob("*") if file.is_symlink() or not file.is_dir()]
+        there = [file for file in files.below(self.where) if file.is_symlink() or not file.is_dir()]
         return sorted(file.relative_to(self.where).as_posix() for file in there)
 
     def _file(self, level: int | str, index: int, width: int) -> Path:

@@ -57,7 +57,7 @@ from everlog.store.rocks.errors import (
     translate,
     translated,
 )
-from everlog.store.rocks.files import Temporary, link, needs_links
+from everlog.store.rocks.files import Temporary, below, link, needs_links
 from everlog.store.rocks.ownership import Ownership
 from everlog.store.rocks.wal import Wal
 
@@ -684,7 +684,7 @@ class Engine:
         """Return the size of all files in the directory, in bytes. Raises DiskError."""
         sizes = 0
         with translated(f"reading {self.path}"):
-            for file in self.at.rglob("*"):
+            for file in below(self.at):
                 with contextlib.suppress(FileNotFoundError):  # RocksDB deletes what it has compacted
                     sizes += file.stat().st_size
         return sizes

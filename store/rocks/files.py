@@ -51,6 +51,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -143,6 +144,29 @@ def make_directory(path: Path) -> None:
     path.mkdir(0o700, parents=True, exist_ok=True)
     for one in missing:
         sync_directory(one.parent)
+
+
+def matching(directory: Path, pattern: str) -> list[Path]:
+    """Return the files in a directory whose names match a pattern; none if it does not exist.
+
+    Raises OSError if it cannot be read: `Path.glob` returns nothing then, since Python 3.13.
+    """
+    try:
+        return [file for file in directory.iterdir() if fnmatchcase(file.name, pattern)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def below(directory: Path) -> Iterator[Path]:
+    """Yield all files and directories in a directory. One that goes meanwhile has none. Raises OSError."""
+
+    def failed(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for path, directories, names in os.walk(directory, onerror=failed):
+        for name in (*directories, *names):
+            yield Path(path, name)
 
 
 def file_mode(directory: os.stat_result) -> int:

@@ -75,7 +75,10 @@ def has_unlisted(path: Path) -> bool:
     directory = path / "db"
     with translated(f"reading {path}"):
         listed = _listed(directory).tables
-        return any(file.stem.isdecimal() and int(file.stem) not in listed for file in directory.glob("*.sst"))
+        return any(
+            file.stem.isdecimal() and int(file.stem) not in listed
+            for file in files.matching(directory, "*.sst")
+        )
 
 
 def problems(path: Path, rocksdb: str = "db") -> Iterator[str]:
@@ -100,7 +103,7 @@ def _problems(path: Path, directory: Path) -> Iterator[str]:
         reported = True
         yield problem
     for name, why in (("IDENTITY", "IDENTITY"), ("OPTIONS", "OPTIONS-*")):
-        if not any(file.stat().st_size for file in directory.glob(why)):
+        if not any(file.stat().st_size for file in files.matching(directory, why)):
             yield f"{directory}/{name} is missing or empty; opening the database for writing creates it again"
     try:
         listed = _listed(directory)
@@ -122,7 +125,7 @@ def _absent(directory: Path) -> list[str]:
         except CorruptionError as error:
             found = [str(error)]
             continue
-        logs = [int(file.stem) for file in directory.glob("*.log") if file.stem.isdecimal()]
+        logs = [int(file.stem) for file in files.matching(directory, "*.log") if file.stem.isdecimal()]
         found = []
         for number, size in sorted(listed.tables.items()):
             file = directory / f"{number:06}.sst"

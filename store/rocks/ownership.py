@@ -581,9 +581,9 @@ def clear(path: Path) -> None:
         shutil.rmtree(path / DROPPED, ignore_errors=True)
         (path / DATABASE).rename(path / DROPPED)
     for pattern in _DIRECTORIES:
-        for found in path.glob(pattern):
+        for found in files.matching(path, pattern):
             shutil.rmtree(found)
-    for recorded in (path / files.READS).glob(f"*{files.READS_SUFFIX}"):
+    for recorded in files.matching(path / files.READS, f"*{files.READS_SUFFIX}"):
         recorded.unlink()
     with contextlib.suppress(OSError):  # none, or with files of others
         (path / files.READS).rmdir()

@@ -257,7 +257,7 @@ def _kept(path: Path) -> list[Path]:
     """Return the directories of damaged files that repairs have kept, oldest first."""
     numbers = [
         int(file.name.removeprefix(DAMAGED))
-        for file in path.glob(f"{DAMAGED}*")
+        for file in files.matching(path, f"{DAMAGED}*")
         if file.name.removeprefix(DAMAGED).isdecimal()
     ]
     return [path / f"{DAMAGED}{number}" for number in sorted(numbers)]

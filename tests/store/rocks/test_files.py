@@ -17,6 +17,16 @@ def test_a_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert files.read(tmp_path / "none", files.Head) is None
 
 
+def test_files_are_listed_by_their_names_and_a_missing_directory_has_none(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    for name in ("a.sst", "b.sst", "one/c.log"):
+        (tmp_path / name).touch()
+    assert sorted(file.name for file in files.matching(tmp_path, "*.sst")) == ["a.sst", "b.sst"]
+    found = {str(file.relative_to(tmp_path)) for file in files.below(tmp_path)}
+    assert found == {"a.sst", "b.sst", "one", "one/c.log"}
+    assert files.matching(tmp_path / "none", "*") == list(files.below(tmp_path / "none")) == []
+
+
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     for seq in range(1, 4):
         files.write(tmp_path / files.HEAD, files.Head(seq, 0), sync=False)

@@ -18,6 +18,7 @@ Invariants
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -130,7 +131,7 @@ def read_tokens(path: str | Path, unnamed: str = "") -> TokensFile:
                 f"{path}:{number}: expected a name and a token of its own, found the token of --token, or"
                 f" EVERLOG_TOKEN: its callers would not be identified as {name}"
             )
-        for what, key in ((f"the name {name}", name), ("the token", f" {token}")):
+        for what, key in ((f"the name {name}", _looks(name)), ("the token", f" {token}")):
             if key in lines:
                 raise OpenError(
                     f"{path}:{number}: expected a name and a token that no other line has, found {what} of"
@@ -145,12 +146,20 @@ def read_tokens(path: str | Path, unnamed: str = "") -> TokensFile:
     return found
 
 
+def _looks(name: str) -> str:
+    """Return what is equal for names that look the same: composed characters, and other widths."""
+    return unicodedata.normalize("NFKC", name)
+
+
 def check_tokens(unnamed: str, tokens: Mapping[str, str]) -> None:
     """Raise OpenError for tokens that cannot be sent in a header, or that do not identify one name."""
     if unnamed and not TOKEN.fullmatch(unnamed):
         raise OpenError("expected a token of visible ASCII characters, found other characters or spaces")
-    seen = {unnamed} - {""}
+    seen, names = {unnamed} - {""}, set[str]()
     for name, token in tokens.items():
+        if _looks(name) in names:
+            raise OpenError(f"two tokens have names that look like {name!r}; give each a name of its own")
+        names.add(_looks(name))
         if not name.strip() or not name.isprintable():
             raise OpenError(f"expected the name of a token, found {name!r}")
         if not TOKEN.fullmatch(token):

@@ -28,6 +28,8 @@ def test_a_third_word_is_the_roles_of_the_name(tmp_path: Path) -> None:
     ("raw", "says"),
     [
         (b"ann sesame\nbob sesame\n", ":2: .*found the token of line 1"),
+        ("caf\u00e9 sesame\ncafe\u0301 thyme\n".encode(), ":2: .*found the name cafe.* of line 1"),
+        ("ann sesame\n\uff41nn thyme\n".encode(), ":2: .*found the name .*nn of line 1"),
         (b"ann sesame\n\nann thyme\n", ":3: .*found the name ann of line 1"),
         (
             b"ann sesame\nbob salt\n",

@@ -12,6 +12,7 @@ that of the moment. If two people decide at once, the second one gets the first 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -42,6 +43,7 @@ from everlog.rpc.client.database import RemoteDatabase
 from everlog.store.errors import AccessError, Error, MigrationError, RowError, UnavailableError, quantity
 
 _AGAIN = (ProposalState.REJECTED, ProposalState.FAILED, ProposalState.ROLLED_BACK)
+COSTS_S, COSTS_MAX = 60.0, 64
 TRIED = ("was tried", "FAILS")  # in the texts of steps that report the dry run
 
 
@@ -111,7 +113,7 @@ def proposal(view: View) -> Page:
         "steps": steps,
         "tried": [(entry, step) for entry in plan.migrations for step in entry.steps if _tried(step.text)],
         "built": sum(step.rows for _, each in steps for step in each if not step.instant),
-        "costs": _costs(db, plan) if one.state is ProposalState.WAITING else [],
+        "costs": _costs(view, one) if one.state is ProposalState.WAITING else [],
         "findings": [(each, _anchor(each.file, each.line)) for each in plan.findings],
         "folders": [
             sources.folder(details, older, plan.findings)
@@ -148,7 +150,24 @@ def _details(db: RemoteDatabase, entry: MigrationEntry) -> Details | None:
     return found
 
 
-def _costs(db: RemoteDatabase, plan: Plan) -> list[tuple[MigrationEntry, Estimate]]:
+Costs = list[tuple[MigrationEntry, Estimate]]
+_known: dict[tuple[bytes, bytes, str], tuple[float, Costs]] = {}  # by database, proposal and identity
+
+
+def _costs(view: View, one: Proposal) -> Costs:
+    """Return what the migrations of a proposal cost, estimated within the last minute. An estimate reads all
+    bootstrap rows."""
+    key, now = (view.db.uuid, one.digest, view.session.name), time.monotonic()
+    at, found = _known.get(key, (-COSTS_S, []))
+    if now - at >= COSTS_S:
+        found = _estimated(view.db, one.plan)
+        _known[key] = time.monotonic(), found
+        while len(_known) > COSTS_MAX:
+            _known.pop(next(iter(_known)), None)
+    return found
+
+
+def _estimated(db: RemoteDatabase, plan: Plan) -> Costs:
     """Return what the migrations of a plan cost now, as far as it is known."""
     try:
         planned = optional(lambda: db.migrations.plan(to=plan.to_version)) or []

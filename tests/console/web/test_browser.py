@@ -48,6 +48,7 @@ PAGES = (
     f"{DB}/consumers",
     f"{DB}/consumers/one?name=mirror",
     f"{DB}/load",
+    f"{DB}/load/version/20260105093000",
     f"{DB}/people",
     f"{DB}/access",
     f"{DB}/access?revoke=carl&role=reader",

@@ -14,6 +14,7 @@ from everlog.migrations.lint.rules import Finding, Severity
 from everlog.migrations.loader import load
 from everlog.migrations.migration import Key, Migration, Remake, Row, Transform
 from everlog.migrations.plan import PlannedMigration, PlannedStep, plan
+from everlog.migrations.prepared import Decision, DecisionState, abort_prepared, commit_prepared, prepare
 from everlog.migrations.proposal import Rules
 from everlog.migrations.recorded_folders import Restored, accept, restore_folders
 from everlog.migrations.rollback import PlannedRollback, plan_rollback, rollback
@@ -65,6 +66,8 @@ __all__ = [
     "UINT32",
     "UINT64",
     "Approval",
+    "Decision",
+    "DecisionState",
     "Details",
     "Estimate",
     "Fake",
@@ -88,11 +91,13 @@ __all__ = [
     "State",
     "Table",
     "Transform",
+    "abort_prepared",
     "accept",
     "apply",
     "baseline",
     "build",
     "cancel",
+    "commit_prepared",
     "complete",
     "differences",
     "dump_schema",
@@ -103,6 +108,7 @@ __all__ = [
     "new",
     "plan",
     "plan_rollback",
+    "prepare",
     "restore_folders",
     "rollback",
     "show",

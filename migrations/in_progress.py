@@ -3,6 +3,8 @@
     STARTED ─▶ … ─▶ FINISHED                     `online`, or `complete` here
                └──▶ FAILED, ROLLED_BACK          `give_up`, `cancel`: nothing has changed
 
+    STARTED ─▶ … ─▶ PREPARED ─▶ …                `prepared`: waits for a decision from outside
+
     STARTED back ─▶ … ─▶ ROLLED_BACK             `reverse`
                     └──▶ FAILED back             `give_up`: still in force
 
@@ -11,6 +13,8 @@ Invariants
   (2) Until then it can be given up: what it built is dropped, and nothing else has changed.
   (3) A record that ends it is appended only if it is still in progress at that moment
       (`expect_in_progress`).
+  (4) Only its decision ends a prepared migration, and only an order with that decision continues a migration
+      that is being prepared (`check_undecided`).
 """
 
 from __future__ import annotations
@@ -18,6 +22,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import NamedTuple
+from uuid import UUID
 
 from everlog.migrations.folder import same_content
 from everlog.migrations.lock import WAIT_S, ask_to_end, lock
@@ -32,6 +38,7 @@ from everlog.store.tx.dual_write import Transforms
 from everlog.store.tx.transaction import CommitResult, Metadata
 
 STARTED, SWITCHED = log_pb2.Migration.STARTED, log_pb2.Migration.SWITCHED
+PREPARED, ABORTED = log_pb2.Migration.PREPARED, log_pb2.Migration.ABORTED
 FINISHED, FAILED = log_pb2.Migration.FINISHED, log_pb2.Migration.FAILED
 ROLLED_BACK, BACKFILL = log_pb2.Migration.ROLLED_BACK, log_pb2.Migration.BACKFILL
 
@@ -42,7 +49,7 @@ REFUSALS = (MigrationError, PreconditionError, RowError, SchemaError)
 def current_migration(db: Database) -> Recorded | None:
     """Return the newest record of the migration in progress, or None. Read-only."""
     for record in db.newest_migration_records():
-        if record.migration.step in (STARTED, SWITCHED):
+        if record.migration.step in (STARTED, PREPARED, SWITCHED):
             return record
         if record.migration.step in (FINISHED, FAILED, ROLLED_BACK):
             break
@@ -59,11 +66,17 @@ def attach(db: Database, migrations: Iterable[Migration]) -> Recorded | None:
         return None
     for migration in migrations:
         if migration.version == begun.migration.version:
-            same = partial(same_content, vault=db.tables.vault)
-            if not migration.folder.is_as(begun.migration.digest, begun.migration.sources, same):
+            same, first = partial(same_content, vault=db.tables.vault), start(db, begun)
+            if not migration.folder.is_as(first.migration.digest, first.migration.sources, same):
+                prepared = begun.migration.step == PREPARED
+                remedy = (
+                    f"to write to its tables; it is prepared, and waits for decision {shown(begun.migration)}"
+                    if prepared
+                    else "to resume, or give the migration up with `everlog rollback`"
+                )
                 raise MigrationError(
-                    f"migration {migration.title} was edited after commit {begun.seq} started it; restore"
-                    " the folder to resume, or give the migration up with `everlog rollback`",
+                    f"migration {migration.title} was edited after commit {first.seq} started it; restore"
+                    f" the folder {remedy}",
                     version=migration.version,
                 )
             db.core.code[migration.version] = transforms_of(migration)
@@ -83,12 +96,63 @@ def base(db: Database) -> log_pb2.Schema:
 
 def start_seq(db: Database, begun: Recorded) -> int:
     """Return the seq of the record that started the migration in progress."""
+    return start(db, begun).seq
+
+
+def start(db: Database, begun: Recorded) -> Recorded:
+    """Return the record that started the migration in progress. Read-only."""
     version = begun.migration.version
-    return max(
-        r.seq
-        for r in db.migration_records()
-        if r.migration.version == version and r.migration.step == STARTED
+    return next(
+        record
+        for record in db.newest_migration_records()
+        if record.migration.version == version and record.migration.step == STARTED
     )
+
+
+class Order(NamedTuple):
+    """An order about the decision with this UUID, 16 bytes. `fence`: the fencing number of who gives it, such
+    as the epoch of a coordinator; 0: none."""
+
+    decision_id: bytes
+    fence: int = 0
+
+    @property
+    def shown(self) -> str:
+        return str(UUID(bytes=self.decision_id))
+
+
+def shown(migration: log_pb2.Migration) -> str:
+    """Return the decision of a record as text."""
+    return str(UUID(bytes=migration.decision_id))
+
+
+def undecided(begun: Recorded | None) -> MigrationError | None:
+    """Return the error for a caller without the decision that the migration in progress waits for, or is
+    being prepared for; None: it waits for none."""
+    if begun is None or not begun.migration.decision_id or begun.migration.step not in (STARTED, PREPARED):
+        return None
+    one, decision = begun.migration, shown(begun.migration)
+    text = (
+        f"has been prepared since commit {begun.seq}, and waits for decision {decision}, which alone ends it:"
+        f" `everlog commit-prepared {decision}` or `everlog abort-prepared {decision}`"
+        if one.step == PREPARED
+        else f"has been in preparation for decision {decision} since commit {begun.seq}: `everlog prepare"
+        f" {decision}` resumes it, `everlog abort-prepared {decision}` gives it up"
+    )
+    return MigrationError(
+        f"migration {one.version}_{one.name} {text}",
+        version=one.version,
+        decision_id=decision,
+        fence=one.fence,
+        prepared=one.step == PREPARED,
+    )
+
+
+def check_undecided(begun: Recorded | None) -> None:
+    """Raise MigrationError if the migration in progress waits for a decision, or is being prepared for
+    one."""
+    if (error := undecided(begun)) is not None:
+        raise error
 
 
 def expect_in_progress(db: Database, begun: Recorded | None) -> Callable[[], None]:
@@ -125,6 +189,7 @@ def complete(db: Database, *, actor: str = "", reason: str = "") -> MigrationInf
     Metadata(actor, reason).check()
     with lock(db.uuid, actor, reenter=True):
         begun = current_migration(db)
+        check_undecided(begun)
         if begun is None or begun.migration.step != SWITCHED:
             raise MigrationError(NOT_HELD)
         record = log_pb2.Migration()
@@ -141,15 +206,20 @@ def complete(db: Database, *, actor: str = "", reason: str = "") -> MigrationInf
     )
 
 
-def give_up(db: Database, by: Metadata, *, error: Error | None = None) -> CommitResult:
+def give_up(
+    db: Database, by: Metadata, *, error: Error | None = None, order: Order | None = None
+) -> CommitResult:
     """End the migration in progress without any effect on the database. Return the commit. Writes one record.
 
     Rows written meanwhile through either version stay, in the old shape. `error` is why it failed, if it did.
-    Raises MigrationError if no migration is in progress.
+    Raises MigrationError if no migration is in progress, or if it is prepared and this is not by `order` of
+    its decision.
     """
     begun = current_migration(db)
     if begun is None:
         raise MigrationError("no migration is in progress, so there is none to give up")
+    if begun.migration.step == PREPARED and order is None:
+        check_undecided(begun)
     expect = expect_in_progress(db, begun)
     back = begun.migration.back
     record = log_pb2.Migration(
@@ -161,6 +231,9 @@ def give_up(db: Database, by: Metadata, *, error: Error | None = None) -> Commit
         error=str(error or ("its rollback was given up" if back else "")),
         back=back,
     )
+    if begun.migration.step != SWITCHED:
+        record.decision_id = begun.migration.decision_id
+        record.fence = max(begun.migration.fence, order.fence if order else 0)
     was = db.schema.proto
     result = db.apply_migration(record, actor=by.actor, reason=by.reason, expect=expect)
     db.core.code.pop(record.version, None)
@@ -180,6 +253,8 @@ def cancel(db: Database, *, actor: str = "", reason: str = "", wait_s: float = W
     holder = ask_to_end(db.uuid, by)
     with lock(db.uuid, actor, wait_s=wait_s, reenter=True):
         begun = current_migration(db)
+        if begun is not None and begun.migration.step == PREPARED:
+            check_undecided(begun)
         if begun is not None and begun.migration.step == SWITCHED:
             raise MigrationError(
                 f"migration {begun.migration.version}_{begun.migration.name} has served two versions since"

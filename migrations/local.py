@@ -18,6 +18,7 @@ from everlog.migrations.in_progress import cancel, complete
 from everlog.migrations.lint.lint import lint
 from everlog.migrations.lint.rules import Finding
 from everlog.migrations.plan import PlannedMigration, plan
+from everlog.migrations.prepared import Decision, abort_prepared, commit_prepared, prepare
 from everlog.migrations.proposal import Proposal, ProposalState, Rules, proposals
 from everlog.migrations.recorded_folders import Restored, accept, restore_folders
 from everlog.migrations.rollback import PlannedRollback, plan_rollback, rollback
@@ -104,6 +105,41 @@ class LocalMigrations:
 
     def complete(self, *, actor: str = "", reason: str = "") -> MigrationInfo:
         return complete(self._db, actor=actor, reason=reason)
+
+    def prepare(
+        self,
+        decision_id: bytes,
+        *,
+        fence: int = 0,
+        to: int | None = None,
+        hold: bool = False,
+        rate: float | None = None,
+        actor: str = "",
+        reason: str = "",
+        progress: OnProgress | None = None,
+    ) -> Decision:
+        return prepare(
+            self._db,
+            decision_id,
+            self._source,
+            fence=fence,
+            to=to,
+            hold=hold,
+            rate=rate,
+            actor=actor,
+            reason=reason,
+            progress=progress,
+        )
+
+    def commit_prepared(
+        self, decision_id: bytes, *, fence: int = 0, actor: str = "", reason: str = ""
+    ) -> Decision:
+        return commit_prepared(self._db, decision_id, fence=fence, actor=actor, reason=reason)
+
+    def abort_prepared(
+        self, decision_id: bytes, *, fence: int = 0, actor: str = "", reason: str = ""
+    ) -> Decision:
+        return abort_prepared(self._db, decision_id, fence=fence, actor=actor, reason=reason)
 
     def cancel(self, *, actor: str = "", reason: str = "") -> MigrationInfo:
         approval = self._approval()

@@ -38,13 +38,15 @@ _free = threading.Condition()
 class Holder:
     """The holder of a lock.
 
-    `at`: version and name of the migration in progress. `asked`: who asked it to end. `ended`: whether it
+    `at`: version and name of the migration in progress. `decision_id`: the decision that it is being prepared
+    for. `asked`: who asked it to end. `ended`: whether it
     ended for that reason.
     """
 
     who: str
     thread: int = field(default_factory=threading.get_ident)
     at: tuple[int, str] = (0, "")
+    decision_id: bytes = b""
     asked: Metadata | None = None
     ended: bool = False
 
@@ -99,11 +101,16 @@ def holder_of(database: bytes) -> str:
     return holder.who if holder is not None else ""
 
 
-def ask_to_end(database: bytes, by: Metadata) -> Holder | None:
-    """Ask another thread that holds the lock to stop its work, on behalf of `by`. Return it, or None."""
+def ask_to_end(database: bytes, by: Metadata, *, decision_id: bytes = b"") -> Holder | None:
+    """Ask another thread that holds the lock to stop its work, on behalf of `by`. Return it, or None.
+
+    With `decision_id` only a thread that prepares a migration for that decision.
+    """
     with _free:
         holder = _holders.get(database)
         if holder is None or holder.thread == threading.get_ident():
+            return None
+        if decision_id and holder.decision_id != decision_id:
             return None
         holder.asked = holder.asked or by
         return holder

@@ -2,6 +2,7 @@
 
     STARTED ─▶ BACKFILL … ─▶ FINISHED                      reads and writes continue meanwhile
                     │   └──▶ SWITCHED ─▶ … ─▶ FINISHED     both versions are served until `complete`
+                    ├──────▶ PREPARED                      instead of the switch, with `order` (`prepared`)
                     └──────▶ FAILED, ROLLED_BACK           nothing has changed
 
 Each step is a record, and the migration in progress is read from the log (`in_progress`), so interrupted work
@@ -19,10 +20,14 @@ from everlog.migrations.bootstrap import Bootstrap, loaded
 from everlog.migrations.folder import recorded_files
 from everlog.migrations.in_progress import (
     FINISHED,
+    PREPARED,
     STARTED,
     SWITCHED,
+    Order,
     attach,
     base,
+    check_undecided,
+    current_migration,
     give_up,
     given_up_if_refused,
     start_seq,
@@ -36,7 +41,7 @@ from everlog.store.database import Database
 from everlog.store.errors import MigrationError
 from everlog.store.online import rewrite
 from everlog.store.online.apply import Recorded
-from everlog.store.online.backfill import marked_as_builder
+from everlog.store.online.backfill import built_rows, marked_as_builder
 from everlog.store.progress import OnProgress
 from everlog.store.schema import evolve
 from everlog.store.tx.transaction import CommitResult, Metadata
@@ -44,7 +49,7 @@ from everlog.store.tx.transaction import CommitResult, Metadata
 AT_ONCE_ROWS = 1000  # indexing this many rows takes about 10 ms
 
 
-def run(
+def run(  # noqa: C901, PLR0912  the order of the steps is the subject
     db: Database,
     migration: Migration,
     rows: Bootstrap,
@@ -53,14 +58,19 @@ def run(
     hold: bool = False,
     rate: float | None = None,
     progress: OnProgress | None = None,
+    order: Order | None = None,
 ) -> CommitResult:
     """Apply one migration, or resume it. Return the commit that ends it, or with `hold` the one that starts
-    serving both versions.
+    serving both versions. With `order` build everything, do not switch, and return the commit of the vote.
 
     `rate`: rows a second at most. Raises MigrationError, UniqueError, PreconditionError, RowError or
     SchemaError: then the migration was given up, and nothing of it remains.
     """
     begun = attach(db, [migration])
+    if order is None:
+        check_undecided(begun)
+    elif begun is not None and begun.migration.step == PREPARED:
+        return CommitResult(begun.seq, begun.time_ns, db.log.checksum_at(begun.seq))
     if begun is not None and migration.up is not None:
         give_up(db, by, error=MigrationError("it was interrupted while it remade rows, and starts again"))
         begun = None
@@ -70,16 +80,23 @@ def run(
         if hold:
             _check_sealed(migration, before, following)
         checks.before(db, migration)
-    seeds = _seeds(db, migration, rows, before, begun)
+    seeds = _seeds(db, migration, rows, before, begun, order=order)
     following = evolve.reseeded(before, following, seeds)
-    building = evolve.online(before, following, remade=_remade(migration, before, following, seeds))
-    if building is None:
+    remade = _remade(migration, before, following, seeds)
+    building = evolve.online(before, following, remade=remade, early=order is None)
+    if order is not None:
+        building = building or evolve.aborted(before, following)
+        _check_held(migration, before, following, seeds, hold=hold)
+    elif building is None:
         return _append(db, migration, FINISHED, following, rows, by, progress)
-    if begun is None and not seeds and _at_once(db, building, hold=hold):
+    elif begun is None and not seeds and _at_once(db, building, hold=hold):
         with db.committer.exclusive():  # or a row written between the check and the record would be lost
             if _at_once(db, building, hold=hold):
                 return _append(db, migration, FINISHED, following, rows, by, progress)
-    since = start_seq(db, begun) if begun else _start(db, migration, building, seeds, rows, by, progress)
+    if begun is not None:
+        since = start_seq(db, begun)
+    else:
+        since = _start(db, migration, building, seeds, rows, by, progress, order=order)
     total = sum(rows.counts[name] for name in seeds)
     with given_up_if_refused(db, by), marked_as_builder(db.core, total):
         work = log_pb2.Migration(version=migration.version, name=migration.name)
@@ -96,6 +113,8 @@ def run(
         if hold and building.building and not seeds:
             step, schema = SWITCHED, evolve.with_previous(before, following)
             _check_both(migration, before, following)
+        if order is not None:
+            return _vote(db, migration, schema, order, by, progress)
         was = db.schema.proto
         with remade_rows(db, migration.up, work, progress):
             result = _append(db, migration, step, schema, rows, by, progress)
@@ -106,9 +125,20 @@ def run(
 
 
 def _seeds(
-    db: Database, migration: Migration, rows: Bootstrap, before: log_pb2.Schema, begun: Recorded | None
+    db: Database,
+    migration: Migration,
+    rows: Bootstrap,
+    before: log_pb2.Schema,
+    begun: Recorded | None,
+    *,
+    order: Order | None,
 ) -> set[str]:
-    """Return the tables whose bootstrap rows are loaded before the record that ends the migration."""
+    """Return the tables whose bootstrap rows are loaded before the record that ends the migration.
+
+    With `order` these are all tables that have some, and tables that are copied for their indexes.
+    """
+    if begun is None and order is not None:
+        return {*rows.counts, *evolve.to_copy(before, after(before, migration))}
     if begun is None or migration.up is not None:
         return loaded(migration, rows, before)
     return {table.name for table in db.schema.proto.building if table.remade or table.seeded}
@@ -132,6 +162,8 @@ def _start(  # noqa: PLR0917  all are named at the call
     rows: Bootstrap,
     by: Metadata,
     progress: OnProgress | None,
+    *,
+    order: Order | None,
 ) -> int:
     """Append the record after which writers also write to what is being built. Return its seq."""
     db.core.code[migration.version] = transforms_of(migration)  # first: writes after that record need it
@@ -141,7 +173,61 @@ def _start(  # noqa: PLR0917  all are named at the call
         for table in building.building:
             if table.name in seeds and not table.remade:
                 table.seeded = db.log.written + 1  # the seq of the record that is appended here
-        return _append(db, migration, STARTED, building, none, by, progress).seq
+        return _append(db, migration, STARTED, building, none, by, progress, order=order).seq
+
+
+def _vote(  # noqa: PLR0917  all are named at the call
+    db: Database,
+    migration: Migration,
+    following: log_pb2.Schema,
+    order: Order,
+    by: Metadata,
+    progress: OnProgress | None,
+) -> CommitResult:
+    """Append the record after which only a decision ends the migration, and sync it.
+
+    It has the schema that the switch puts in force, so that the switch needs no folder and runs no code.
+    """
+    begun = current_migration(db)
+    assert begun is not None
+    record = log_pb2.Migration(
+        step=PREPARED,
+        version=migration.version,
+        name=migration.name,
+        digest=begun.migration.digest,
+        rows=built_rows(db.core),
+        decision_id=order.decision_id,
+        fence=max(order.fence, begun.migration.fence),
+        following=following,
+    )
+    return db.apply_migration(
+        record,
+        actor=by.actor,
+        reason=by.reason,
+        expect_schema=db.schema.version,
+        expect=lambda: check_going(db.uuid),
+        progress=progress,
+    )
+
+
+def _check_held(
+    migration: Migration,
+    before: log_pb2.Schema,
+    following: log_pb2.Schema,
+    seeds: set[str],
+    *,
+    hold: bool,
+) -> None:
+    """Raise MigrationError if the switch of a prepared migration could not serve both versions."""
+    if hold and seeds:
+        raise MigrationError(
+            f"migration {migration.title} copies the rows of {', '.join(sorted(seeds))}, for bootstrap rows"
+            " or for an index over a new field, so two versions cannot be served after its switch; prepare"
+            " it without --hold",
+            version=migration.version,
+        )
+    if hold:
+        _check_both(migration, before, following)
 
 
 def _load(
@@ -187,6 +273,8 @@ def _append(  # noqa: PLR0917  all are named at each call
     rows: Bootstrap,
     by: Metadata,
     progress: OnProgress | None,
+    *,
+    order: Order | None = None,
 ) -> CommitResult:
     record = log_pb2.Migration(
         step=step,
@@ -195,6 +283,8 @@ def _append(  # noqa: PLR0917  all are named at each call
         digest=migration.folder.digest,
         schema=schema,
         sources=recorded_files(migration.folder, rows.withheld, db.tables.vault),
+        decision_id=order.decision_id if order is not None else b"",
+        fence=order.fence if order is not None else 0,
     )
     return db.apply_migration(
         record,

@@ -39,7 +39,7 @@ from everlog.migrations.checks import has_checks, try_checks
 from everlog.migrations.dry_run import RemakeTrial, Trial, trials, try_remake
 from everlog.migrations.estimate import REWRITTEN_PER_S, Estimate, Estimates, beside
 from everlog.migrations.folder import SOURCE, Source, find, folders
-from everlog.migrations.in_progress import base, current_migration
+from everlog.migrations.in_progress import base, check_undecided, current_migration
 from everlog.migrations.lint.lint import data_errors
 from everlog.migrations.loader import after, load
 from everlog.migrations.migration import Migration
@@ -103,6 +103,7 @@ def plan(
     it writes.
     """
     check_target(to, None)
+    check_undecided(current_migration(db))
     schema = base(db)
     counts = Counter({table.name: table.rows for table in db.admin.status().tables})
     planned = list(_given_up(db))

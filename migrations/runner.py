@@ -28,7 +28,7 @@ from everlog.store.online.apply import Recorded
 from everlog.store.online.backfill import retry_while_full
 from everlog.store.program_log import about, quiet
 from everlog.store.progress import OnProgress, Progress
-from everlog.store.tx.transaction import Metadata
+from everlog.store.tx.transaction import CommitResult, Metadata
 
 
 def apply(
@@ -63,6 +63,7 @@ def apply(
     with lock(db.uuid, actor, wait_s=wait_s, progress=progress, reenter=True) as holder:
         known = load_for(db, source)
         begun = in_progress.attach(db, known)
+        in_progress.check_undecided(begun)
         if begun is not None and begun.migration.back:  # its rollback was interrupted: it stays in force
             if progress is not None:
                 progress(
@@ -84,7 +85,18 @@ def apply(
             schema = after(schema, migration)
         for migration, rows in todo:
             holder.at = migration.version, migration.name
-            info = _apply_one(db, migration, rows, by, hold=hold, rate=rate, progress=progress)
+            result = run_one(db, migration, rows, by, hold=hold, rate=rate, progress=progress)
+            digest = migration.folder.digest
+            info = MigrationInfo(
+                migration.version,
+                migration.name,
+                State.APPLIED,
+                result.time_ns,
+                result.seq,
+                by.actor,
+                digest,
+                digest,
+            )
             done.append(info)
             if applied is not None:
                 applied(info)
@@ -113,7 +125,7 @@ def _with_current(begun: Recorded, found: list[Migration], known: Sequence[Migra
     return []
 
 
-def _apply_one(
+def run_one(
     db: Database,
     migration: Migration,
     rows: Bootstrap,
@@ -122,7 +134,14 @@ def _apply_one(
     hold: bool,
     rate: float | None,
     progress: OnProgress | None,
-) -> MigrationInfo:
+    order: in_progress.Order | None = None,
+) -> CommitResult:
+    """Apply one migration as `online.run`, or prepare it for the decision of `order`. Return its commit.
+
+    Waits while the disk is full, and writes to the program's log. Only with the lock. Raises MigrationError.
+    """
+    verb = "applied" if order is None else "prepared"
+
     def report(step: Progress) -> None:
         check_going(db.uuid)
         if progress is not None:
@@ -134,29 +153,20 @@ def _apply_one(
         report(Progress("apply", 0, len(rows)))
         result = retry_while_full(
             db.engine.refusal,
-            lambda: online.run(db, migration, rows, by, hold=hold, rate=rate, progress=report),
+            lambda: online.run(db, migration, rows, by, hold=hold, rate=rate, progress=report, order=order),
             report,
         )
     except (MigrationError, PreconditionError, RowError, SchemaError) as error:
         if "cancelled_by" in error.facts:
             in_progress.cancelled(db, migration, Metadata(error.cancelled_by, error.reason), since=since)
         extra = about("migration.failed", **where)
-        quiet.error("migration %s was not applied: %s", migration.title, error, extra=extra)
+        quiet.error("migration %s was not %s: %s", migration.title, verb, error, extra=extra)
         raise MigrationError(
-            f"migration {migration.title} was not applied, and the database is unchanged: {error}",
+            f"migration {migration.title} was not {verb}, and the database is unchanged: {error}",
             private=error.private,
             version=migration.version,
             **{name: fact for name, fact in error.facts.items() if name != "version"},
         ) from error
     if progress is not None:
         progress(Progress(f"{migration.title}: apply", len(rows), len(rows)))
-    return MigrationInfo(
-        migration.version,
-        migration.name,
-        State.APPLIED,
-        result.time_ns,
-        result.seq,
-        by.actor,
-        migration.folder.digest,
-        migration.folder.digest,
-    )
+    return result

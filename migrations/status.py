@@ -14,8 +14,8 @@ A migration is `late` if it comes, or came, after one with a newer timestamp. On
 The database's part is folded from the Migration records of its log, in order, and from no table that could
 disagree. Runs no code of a migration.
 
-    STARTED ─▶ BACKFILL* ─▶ SWITCHED ─▶ FINISHED ─▶ ROLLED_BACK ─▶ FINISHED …
-       └─ building ────────────────┘    applied     none            applied
+    STARTED ─▶ BACKFILL* ─▶ PREPARED? ─▶ SWITCHED? ─▶ FINISHED ─▶ ROLLED_BACK ─▶ FINISHED …
+       └─ building ──────────────────────────────┘    applied     none            applied
        └─▶ FAILED, ROLLED_BACK: none
 
     FINISHED ─▶ STARTED back ─▶ BACKFILL* ─▶ ROLLED_BACK: none
@@ -44,7 +44,7 @@ from everlog.store.online.apply import Recorded
 from everlog.store.online.backfill import built_rows, total_rows
 
 _Step = log_pb2.Migration
-_BUILDING = (_Step.STARTED, _Step.BACKFILL, _Step.SWITCHED)
+_BUILDING = (_Step.STARTED, _Step.BACKFILL, _Step.PREPARED, _Step.SWITCHED)
 
 
 class LoggedMigration(msgspec.Struct):
@@ -96,6 +96,12 @@ class LoggedMigration(msgspec.Struct):
     def held(self) -> bool:
         """Whether it has switched, and the previous version is served as well."""
         return self.last.migration.step == _Step.SWITCHED
+
+    @property
+    def waiting(self) -> log_pb2.Migration | None:
+        """The record with the decision that it waits for, or is being prepared for; None: with none."""
+        one = self.last.migration
+        return one if one.decision_id and one.step in (_Step.STARTED, _Step.PREPARED) else None
 
 
 def logged_migrations(records: Iterable[Recorded]) -> dict[int, LoggedMigration]:
@@ -167,6 +173,10 @@ class MigrationInfo(msgspec.Struct, frozen=True):
 
     `rolled_back_ns`: when it was rolled back or cancelled, if it is pending since; `seq` and `actor` are then
     those of that commit.
+
+    `prepared`: it is built, and waits for the decision `decision_id`, a UUID of 16 bytes, whose highest
+    fencing number so far is `fence`. With a `decision_id` and not `prepared` it is being prepared for that
+    decision.
     """
 
     version: int
@@ -186,6 +196,9 @@ class MigrationInfo(msgspec.Struct, frozen=True):
     left_s: float = 0.0
     stopped: str = ""
     rolled_back_ns: int = 0
+    prepared: bool = False
+    decision_id: bytes = b""
+    fence: int = 0
 
     @property
     def title(self) -> str:
@@ -202,9 +215,9 @@ def with_progress(db: Database, infos: list[MigrationInfo]) -> list[MigrationInf
     """Return the same migrations, with the progress of those in progress. Read-only."""
     return [
         msgspec.structs.replace(info, **_progress(db))
-        if not info.held and (info.state is State.BUILDING or info.rolling_back)
+        if not info.held and not info.prepared and (info.state is State.BUILDING or info.rolling_back)
         else msgspec.structs.replace(info, rows=built_rows(db.core))
-        if info.held
+        if info.held or info.prepared
         else info
         for info in infos
     ]
@@ -259,6 +272,7 @@ def compare(
                 )
             )
             continue
+        waiting = logged.waiting
         infos.append(
             MigrationInfo(
                 version,
@@ -273,6 +287,9 @@ def compare(
                 (logged.back or logged.began).time_ns,
                 held=logged.held,
                 rolling_back=logged.back is not None,
+                prepared=logged.last.migration.step == _Step.PREPARED,
+                decision_id=waiting.decision_id if waiting else b"",
+                fence=waiting.fence if waiting else 0,
             )
         )
     return infos

@@ -384,8 +384,8 @@ class HealthResponse(_message.Message):
     ready: _builtins.bool
     """Whether reads and writes are accepted."""
     state: _builtins.str
-    """"ready", "migrating", "waiting for approval", "migrations cannot be applied", "writes refused", "opening",
-    "catching up", "stopping" or "closed".
+    """"ready", "migrating", "prepared", "waiting for approval", "migrations cannot be applied", "writes refused",
+    "opening", "catching up", "stopping" or "closed".
     """
     reason: _builtins.str
     """More about it, as a clause; may be empty."""

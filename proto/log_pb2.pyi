@@ -45,6 +45,8 @@ class _FeatureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Feature.Value
     """The migration's schema has tables in `building` or `retiring`, or an index that is `building`: from this
     record on there are changes in spaces other than those of `tables`.
     """
+    PREPARED: _Feature.ValueType  # 5
+    """The migration has a `decision_id` and has not ended: nothing but that decision ends it."""
 
 class Feature(_Feature, metaclass=_FeatureEnumTypeWrapper):
     """Features that a record may require of its reader."""
@@ -60,6 +62,8 @@ ONLINE: Feature.ValueType  # 4
 """The migration's schema has tables in `building` or `retiring`, or an index that is `building`: from this
 record on there are changes in spaces other than those of `tables`.
 """
+PREPARED: Feature.ValueType  # 5
+"""The migration has a `decision_id` and has not ended: nothing but that decision ends it."""
 Global___Feature: _TypeAlias = Feature  # noqa: Y015
 
 class _Op:
@@ -388,6 +392,14 @@ class Migration(_message.Message):
         """The edited folder of a finished migration (digest, sources) counts as the applied one from now on. Without
         a schema.
         """
+        PREPARED: Migration._Step.ValueType  # 11
+        """Everything is built, and the database votes for the switch: it waits for the decision `decision_id`.
+        Without a schema. A later one with the same id has a higher fence.
+        """
+        ABORTED: Migration._Step.ValueType  # 12
+        """The decision `decision_id` was aborted before it was prepared here, and cannot be prepared any more.
+        Without a version and a schema.
+        """
 
     class Step(_Step, metaclass=_StepEnumTypeWrapper): ...
     STEP_UNSPECIFIED: Migration.Step.ValueType  # 0
@@ -404,6 +416,14 @@ class Migration(_message.Message):
     """The edited folder of a finished migration (digest, sources) counts as the applied one from now on. Without
     a schema.
     """
+    PREPARED: Migration.Step.ValueType  # 11
+    """Everything is built, and the database votes for the switch: it waits for the decision `decision_id`.
+    Without a schema. A later one with the same id has a higher fence.
+    """
+    ABORTED: Migration.Step.ValueType  # 12
+    """The decision `decision_id` was aborted before it was prepared here, and cannot be prepared any more.
+    Without a version and a schema.
+    """
 
     STEP_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
@@ -419,6 +439,8 @@ class Migration(_message.Message):
     BACK_FIELD_NUMBER: _builtins.int
     DESPITE_ERRORS_FIELD_NUMBER: _builtins.int
     SEEDS_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    FOLLOWING_FIELD_NUMBER: _builtins.int
     step: Global___Migration.Step.ValueType
     version: _builtins.int
     """Timestamp of the migration's folder, YYYYMMDDHHMMSS."""
@@ -427,8 +449,9 @@ class Migration(_message.Message):
     digest: _builtins.bytes
     """SHA-256 of the folder, keyed with its salt if it has one (docs/format.md, "Digest of a migration")."""
     plan_digest: _builtins.bytes
-    """Digest of the reviewed plan, which an approval binds, and the id of a decision for several databases."""
+    """Digest of the reviewed plan, which an approval binds."""
     decision_id: _builtins.bytes
+    """UUID of the decision from outside that the migration waits for, or that ended it; empty: none."""
     cursor: _builtins.bytes
     """Progress of a backfill: the last converted row, as space:u32be key, and the number of rows."""
     rows: _builtins.int
@@ -446,6 +469,10 @@ class Migration(_message.Message):
     """Of BACKFILL: the number of bootstrap rows loaded so far, including this record; they are loaded first. 0:
     this record has converted rows. `rows` counts both.
     """
+    fence: _builtins.int
+    """With `decision_id`: the fencing number of the order, such as the epoch of a coordinator. An order with a
+    lower one is stale, and refused. 0: the order had none.
+    """
     @_builtins.property
     def schema(self) -> Global___Schema:
         """If set: the whole schema in force from this record on, including for its own changes."""
@@ -453,6 +480,10 @@ class Migration(_message.Message):
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceFile]:
         """The files of the folder when it ran, so that later edits can be shown."""
+
+    @_builtins.property
+    def following(self) -> Global___Schema:
+        """Of PREPARED: the schema that the switch puts in force."""
 
     def __init__(
         self,
@@ -471,10 +502,12 @@ class Migration(_message.Message):
         back: _builtins.bool = ...,
         despite_errors: _builtins.bool = ...,
         seeds: _builtins.int = ...,
+        fence: _builtins.int = ...,
+        following: Global___Schema | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["schema", b"schema"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["following", b"following", "schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["back", b"back", "cursor", b"cursor", "decision_id", b"decision_id", "despite_errors", b"despite_errors", "digest", b"digest", "error", b"error", "name", b"name", "plan_digest", b"plan_digest", "rows", b"rows", "schema", b"schema", "seeds", b"seeds", "sources", b"sources", "step", b"step", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["back", b"back", "cursor", b"cursor", "decision_id", b"decision_id", "despite_errors", b"despite_errors", "digest", b"digest", "error", b"error", "fence", b"fence", "following", b"following", "name", b"name", "plan_digest", b"plan_digest", "rows", b"rows", "schema", b"schema", "seeds", b"seeds", "sources", b"sources", "step", b"step", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

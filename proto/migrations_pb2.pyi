@@ -90,6 +90,27 @@ ROLLED_BACK: ProposalState.ValueType  # 7
 """It was finished, and rolled back afterwards."""
 Global___ProposalState: _TypeAlias = ProposalState  # noqa: Y015
 
+class _DecisionState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DecisionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DecisionState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DECISION_STATE_UNSPECIFIED: _DecisionState.ValueType  # 0
+    DECISION_PREPARING: _DecisionState.ValueType  # 1
+    DECISION_PREPARED: _DecisionState.ValueType  # 2
+    DECISION_COMMITTED: _DecisionState.ValueType  # 3
+    DECISION_ABORTED: _DecisionState.ValueType  # 4
+
+class DecisionState(_DecisionState, metaclass=_DecisionStateEnumTypeWrapper): ...
+
+DECISION_STATE_UNSPECIFIED: DecisionState.ValueType  # 0
+DECISION_PREPARING: DecisionState.ValueType  # 1
+DECISION_PREPARED: DecisionState.ValueType  # 2
+DECISION_COMMITTED: DecisionState.ValueType  # 3
+DECISION_ABORTED: DecisionState.ValueType  # 4
+Global___DecisionState: _TypeAlias = DecisionState  # noqa: Y015
+
 @_typing.final
 class MigrationInfo(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -112,6 +133,9 @@ class MigrationInfo(_message.Message):
     LEFT_S_FIELD_NUMBER: _builtins.int
     STOPPED_FIELD_NUMBER: _builtins.int
     ROLLED_BACK_NS_FIELD_NUMBER: _builtins.int
+    PREPARED_FIELD_NUMBER: _builtins.int
+    DECISION_ID_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     name: _builtins.str
     state: Global___MigrationState.ValueType
@@ -140,6 +164,11 @@ class MigrationInfo(_message.Message):
     """Why the build is stopped, such as `disk full`; empty: running, or unknown."""
     rolled_back_ns: _builtins.int
     """When it was rolled back or cancelled, if it is pending since; `seq` and `actor` are those of that commit."""
+    prepared: _builtins.bool
+    """Built, and waits for the decision `decision_id`. With a `decision_id` and not prepared: it is being prepared."""
+    decision_id: _builtins.bytes
+    """UUID of the decision, and the highest fencing number of its orders."""
+    fence: _builtins.int
     def __init__(
         self,
         *,
@@ -161,10 +190,13 @@ class MigrationInfo(_message.Message):
         left_s: _builtins.float = ...,
         stopped: _builtins.str = ...,
         rolled_back_ns: _builtins.int = ...,
+        prepared: _builtins.bool = ...,
+        decision_id: _builtins.bytes = ...,
+        fence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "applied_ns", b"applied_ns", "diff", b"diff", "digest", b"digest", "folder_digest", b"folder_digest", "held", b"held", "late", b"late", "left_s", b"left_s", "name", b"name", "returning", b"returning", "rolled_back_ns", b"rolled_back_ns", "rows", b"rows", "seq", b"seq", "started_ns", b"started_ns", "state", b"state", "stopped", b"stopped", "total", b"total", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "applied_ns", b"applied_ns", "decision_id", b"decision_id", "diff", b"diff", "digest", b"digest", "fence", b"fence", "folder_digest", b"folder_digest", "held", b"held", "late", b"late", "left_s", b"left_s", "name", b"name", "prepared", b"prepared", "returning", b"returning", "rolled_back_ns", b"rolled_back_ns", "rows", b"rows", "seq", b"seq", "started_ns", b"started_ns", "state", b"state", "stopped", b"stopped", "total", b"total", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1273,6 +1305,235 @@ class CancelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CancelResponse: _TypeAlias = CancelResponse  # noqa: Y015
+
+@_typing.final
+class Decision(_message.Message):
+    """A decision from outside, and what this database knows of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    TIME_NS_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    decision_id: _builtins.bytes
+    """Its UUID, 16 bytes."""
+    state: Global___DecisionState.ValueType
+    version: _builtins.int
+    """Its migration; 0 and empty: it was aborted before it was prepared."""
+    name: _builtins.str
+    seq: _builtins.int
+    """The commit that brought it into this state."""
+    time_ns: _builtins.int
+    actor: _builtins.str
+    fence: _builtins.int
+    """The highest fencing number of its orders so far; 0: none."""
+    error: _builtins.str
+    """Why it could not be prepared."""
+    def __init__(
+        self,
+        *,
+        decision_id: _builtins.bytes = ...,
+        state: Global___DecisionState.ValueType = ...,
+        version: _builtins.int = ...,
+        name: _builtins.str = ...,
+        seq: _builtins.int = ...,
+        time_ns: _builtins.int = ...,
+        actor: _builtins.str = ...,
+        fence: _builtins.int = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "decision_id", b"decision_id", "error", b"error", "fence", b"fence", "name", b"name", "seq", b"seq", "state", b"state", "time_ns", b"time_ns", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Decision: _TypeAlias = Decision  # noqa: Y015
+
+@_typing.final
+class PrepareRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATABASE_FIELD_NUMBER: _builtins.int
+    DECISION_ID_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    database: _builtins.str
+    decision_id: _builtins.bytes
+    """UUID of the decision, 16 bytes."""
+    fence: _builtins.int
+    """Fencing number of the caller; 0: none. An order with a lower one than a recorded one is refused."""
+    to: _builtins.int
+    """Version of the migration, if several are pending; 0: the only one."""
+    hold: _builtins.bool
+    """If rows are rewritten, also serve the previous version after the switch, until Complete."""
+    rate: _builtins.float
+    """Maximum rows per second of the build; 0: no limit."""
+    actor: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        database: _builtins.str = ...,
+        decision_id: _builtins.bytes = ...,
+        fence: _builtins.int = ...,
+        to: _builtins.int = ...,
+        hold: _builtins.bool = ...,
+        rate: _builtins.float = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "database", b"database", "decision_id", b"decision_id", "fence", b"fence", "hold", b"hold", "rate", b"rate", "reason", b"reason", "to", b"to"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrepareRequest: _TypeAlias = PrepareRequest  # noqa: Y015
+
+@_typing.final
+class PrepareResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """The current step and its progress."""
+    done: _builtins.int
+    total: _builtins.int
+    @_builtins.property
+    def decision(self) -> Global___Decision:
+        """In the last answer."""
+
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        done: _builtins.int = ...,
+        total: _builtins.int = ...,
+        decision: Global___Decision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "done", b"done", "step", b"step", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrepareResponse: _TypeAlias = PrepareResponse  # noqa: Y015
+
+@_typing.final
+class CommitPreparedRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATABASE_FIELD_NUMBER: _builtins.int
+    DECISION_ID_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    database: _builtins.str
+    decision_id: _builtins.bytes
+    fence: _builtins.int
+    actor: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        database: _builtins.str = ...,
+        decision_id: _builtins.bytes = ...,
+        fence: _builtins.int = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "database", b"database", "decision_id", b"decision_id", "fence", b"fence", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommitPreparedRequest: _TypeAlias = CommitPreparedRequest  # noqa: Y015
+
+@_typing.final
+class CommitPreparedResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def decision(self) -> Global___Decision: ...
+    def __init__(
+        self,
+        *,
+        decision: Global___Decision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommitPreparedResponse: _TypeAlias = CommitPreparedResponse  # noqa: Y015
+
+@_typing.final
+class AbortPreparedRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATABASE_FIELD_NUMBER: _builtins.int
+    DECISION_ID_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    database: _builtins.str
+    decision_id: _builtins.bytes
+    fence: _builtins.int
+    actor: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        database: _builtins.str = ...,
+        decision_id: _builtins.bytes = ...,
+        fence: _builtins.int = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "database", b"database", "decision_id", b"decision_id", "fence", b"fence", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AbortPreparedRequest: _TypeAlias = AbortPreparedRequest  # noqa: Y015
+
+@_typing.final
+class AbortPreparedResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def decision(self) -> Global___Decision: ...
+    def __init__(
+        self,
+        *,
+        decision: Global___Decision | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AbortPreparedResponse: _TypeAlias = AbortPreparedResponse  # noqa: Y015
 
 @_typing.final
 class LoadSchemaRequest(_message.Message):

@@ -99,6 +99,21 @@ class MigrationsStub:
                 request_serializer=everlog_dot_proto_dot_migrations__pb2.CancelRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_migrations__pb2.CancelResponse.FromString,
                 _registered_method=True)
+        self.Prepare = channel.unary_stream(
+                '/everlog.v1.Migrations/Prepare',
+                request_serializer=everlog_dot_proto_dot_migrations__pb2.PrepareRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_migrations__pb2.PrepareResponse.FromString,
+                _registered_method=True)
+        self.CommitPrepared = channel.unary_unary(
+                '/everlog.v1.Migrations/CommitPrepared',
+                request_serializer=everlog_dot_proto_dot_migrations__pb2.CommitPreparedRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_migrations__pb2.CommitPreparedResponse.FromString,
+                _registered_method=True)
+        self.AbortPrepared = channel.unary_unary(
+                '/everlog.v1.Migrations/AbortPrepared',
+                request_serializer=everlog_dot_proto_dot_migrations__pb2.AbortPreparedRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_migrations__pb2.AbortPreparedResponse.FromString,
+                _registered_method=True)
         self.Load = channel.unary_unary(
                 '/everlog.v1.Migrations/Load',
                 request_serializer=everlog_dot_proto_dot_migrations__pb2.LoadSchemaRequest.SerializeToString,
@@ -216,6 +231,28 @@ class MigrationsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Prepare(self, request, context):
+        """Builds the pending migration, which then waits for a decision from outside, and streams the progress. The
+        last answer has the decision: the vote is on disk.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CommitPrepared(self, request, context):
+        """Puts the migration that waits for a decision in force.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AbortPrepared(self, request, context):
+        """Gives up the migration that waits for a decision, without effect.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Load(self, request, context):
         """Gives an empty database the schema in a text that `dump` wrote.
         """
@@ -311,6 +348,21 @@ def add_MigrationsServicer_to_server(servicer, server):
                     servicer.Cancel,
                     request_deserializer=everlog_dot_proto_dot_migrations__pb2.CancelRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_migrations__pb2.CancelResponse.SerializeToString,
+            ),
+            'Prepare': grpc.unary_stream_rpc_method_handler(
+                    servicer.Prepare,
+                    request_deserializer=everlog_dot_proto_dot_migrations__pb2.PrepareRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_migrations__pb2.PrepareResponse.SerializeToString,
+            ),
+            'CommitPrepared': grpc.unary_unary_rpc_method_handler(
+                    servicer.CommitPrepared,
+                    request_deserializer=everlog_dot_proto_dot_migrations__pb2.CommitPreparedRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_migrations__pb2.CommitPreparedResponse.SerializeToString,
+            ),
+            'AbortPrepared': grpc.unary_unary_rpc_method_handler(
+                    servicer.AbortPrepared,
+                    request_deserializer=everlog_dot_proto_dot_migrations__pb2.AbortPreparedRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_migrations__pb2.AbortPreparedResponse.SerializeToString,
             ),
             'Load': grpc.unary_unary_rpc_method_handler(
                     servicer.Load,
@@ -684,6 +736,87 @@ class Migrations:
             '/everlog.v1.Migrations/Cancel',
             everlog_dot_proto_dot_migrations__pb2.CancelRequest.SerializeToString,
             everlog_dot_proto_dot_migrations__pb2.CancelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Prepare(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/everlog.v1.Migrations/Prepare',
+            everlog_dot_proto_dot_migrations__pb2.PrepareRequest.SerializeToString,
+            everlog_dot_proto_dot_migrations__pb2.PrepareResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CommitPrepared(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Migrations/CommitPrepared',
+            everlog_dot_proto_dot_migrations__pb2.CommitPreparedRequest.SerializeToString,
+            everlog_dot_proto_dot_migrations__pb2.CommitPreparedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AbortPrepared(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Migrations/AbortPrepared',
+            everlog_dot_proto_dot_migrations__pb2.AbortPreparedRequest.SerializeToString,
+            everlog_dot_proto_dot_migrations__pb2.AbortPreparedResponse.FromString,
             options,
             channel_credentials,
             insecure,

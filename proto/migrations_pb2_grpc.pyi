@@ -59,6 +59,14 @@ class MigrationsStub:
     """Stops serving the previous schema version."""
     Cancel: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.CancelRequest, _migrations_pb2.CancelResponse]
     """Cancels the running migration or rollback, and restores the previous state."""
+    Prepare: _grpc.UnaryStreamMultiCallable[_migrations_pb2.PrepareRequest, _migrations_pb2.PrepareResponse]
+    """Builds the pending migration, which then waits for a decision from outside, and streams the progress. The
+    last answer has the decision: the vote is on disk.
+    """
+    CommitPrepared: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.CommitPreparedRequest, _migrations_pb2.CommitPreparedResponse]
+    """Puts the migration that waits for a decision in force."""
+    AbortPrepared: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.AbortPreparedRequest, _migrations_pb2.AbortPreparedResponse]
+    """Gives up the migration that waits for a decision, without effect."""
     Load: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.LoadSchemaRequest, _migrations_pb2.LoadSchemaResponse]
     """Gives an empty database the schema in a text that `dump` wrote."""
     Baseline: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.BaselineRequest, _migrations_pb2.BaselineResponse]
@@ -99,6 +107,14 @@ class MigrationsAsyncStub(MigrationsStub):
     """Stops serving the previous schema version."""
     Cancel: _aio.UnaryUnaryMultiCallable[_migrations_pb2.CancelRequest, _migrations_pb2.CancelResponse]  # type: ignore[assignment]
     """Cancels the running migration or rollback, and restores the previous state."""
+    Prepare: _aio.UnaryStreamMultiCallable[_migrations_pb2.PrepareRequest, _migrations_pb2.PrepareResponse]  # type: ignore[assignment]
+    """Builds the pending migration, which then waits for a decision from outside, and streams the progress. The
+    last answer has the decision: the vote is on disk.
+    """
+    CommitPrepared: _aio.UnaryUnaryMultiCallable[_migrations_pb2.CommitPreparedRequest, _migrations_pb2.CommitPreparedResponse]  # type: ignore[assignment]
+    """Puts the migration that waits for a decision in force."""
+    AbortPrepared: _aio.UnaryUnaryMultiCallable[_migrations_pb2.AbortPreparedRequest, _migrations_pb2.AbortPreparedResponse]  # type: ignore[assignment]
+    """Gives up the migration that waits for a decision, without effect."""
     Load: _aio.UnaryUnaryMultiCallable[_migrations_pb2.LoadSchemaRequest, _migrations_pb2.LoadSchemaResponse]  # type: ignore[assignment]
     """Gives an empty database the schema in a text that `dump` wrote."""
     Baseline: _aio.UnaryUnaryMultiCallable[_migrations_pb2.BaselineRequest, _migrations_pb2.BaselineResponse]  # type: ignore[assignment]
@@ -214,6 +230,32 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_migrations_pb2.CancelResponse, _abc.Awaitable[_migrations_pb2.CancelResponse]]:
         """Cancels the running migration or rollback, and restores the previous state."""
+
+    @_abc_1.abstractmethod
+    def Prepare(
+        self,
+        request: _migrations_pb2.PrepareRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_migrations_pb2.PrepareResponse], _abc.AsyncIterator[_migrations_pb2.PrepareResponse]]:
+        """Builds the pending migration, which then waits for a decision from outside, and streams the progress. The
+        last answer has the decision: the vote is on disk.
+        """
+
+    @_abc_1.abstractmethod
+    def CommitPrepared(
+        self,
+        request: _migrations_pb2.CommitPreparedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_migrations_pb2.CommitPreparedResponse, _abc.Awaitable[_migrations_pb2.CommitPreparedResponse]]:
+        """Puts the migration that waits for a decision in force."""
+
+    @_abc_1.abstractmethod
+    def AbortPrepared(
+        self,
+        request: _migrations_pb2.AbortPreparedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_migrations_pb2.AbortPreparedResponse, _abc.Awaitable[_migrations_pb2.AbortPreparedResponse]]:
+        """Gives up the migration that waits for a decision, without effect."""
 
     @_abc_1.abstractmethod
     def Load(

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from everlog.audit.archived import attach
 from everlog.rpc import address, traces
@@ -23,6 +24,7 @@ from everlog.store import environment, urls
 from everlog.store.crypto.master_key import MasterKey
 from everlog.store.database import IDEMPOTENCY_S
 from everlog.store.errors import MigrationError, OpenError, UnavailableError
+from everlog.store.program_log import about, logger
 from everlog.store.progress import OnProgress
 from everlog.store.rocks.files import in_memory
 from everlog.store.rocks.ownership import removed_if_failed
@@ -150,10 +152,22 @@ def _bring_up_to_date(
         if read_only:
             _check_up_to_date(db, migrations)
         else:
-            db.migrations.apply(progress=progress)
+            _apply(db, progress)
     except BaseException:
         db.close()
         raise
+
+
+def _apply(db: EmbeddedDatabase, progress: OnProgress | None) -> None:
+    """Apply the pending migrations. While one waits for a decision from outside, the previous version is
+    served."""
+    try:
+        db.migrations.apply(progress=progress)
+    except MigrationError as error:
+        if "decision_id" not in error.facts:
+            raise
+        extra = about("migration.prepared", database=str(db.path))
+        logger.warning("%s: %s", db.url, error, extra=extra)
 
 
 def from_environment() -> str:
@@ -217,7 +231,10 @@ def _check_up_to_date(db: EmbeddedDatabase | RemoteDatabase, migrations: str | o
     newest = max((folder.version for folder in folders), default=0)
     if db.schema.version < newest:
         proposed, problem = _proposed(db, newest), db.migrations.problem()
+        waiting = next((one for one in db.migrations.status() if one.decision_id), None)
         wait = f"the migration to it {proposed.says}" if proposed else "apply its migrations (`everlog up`)"
+        if waiting is not None:
+            wait = f"migration {waiting.title} waits for decision {UUID(bytes=waiting.decision_id)}"
         raise MigrationError(
             f"{db.url} is at schema version {db.schema.version}, this program was written for {newest}; "
             + (f"the server cannot apply the migration to it: {problem}" if problem else wait),

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from everlog.migrations import Finding, MigrationInfo, PlannedMigration, PlannedRollback
     from everlog.migrations.details import Details
     from everlog.migrations.folder import Source
+    from everlog.migrations.prepared import Decision
     from everlog.migrations.proposal import Proposal, Rules
     from everlog.proto import log_pb2
     from everlog.rpc.calls import Now, RunningCall
@@ -249,6 +250,50 @@ class Migrations(Protocol):
     def complete(self, *, actor: str = "", reason: str = "") -> MigrationInfo:
         """Stop serving the previous schema version, and return the migration that kept it. Writes. Raises
         MigrationError if only one version is served."""
+
+    def prepare(
+        self,
+        decision_id: bytes,
+        *,
+        fence: int = 0,
+        to: int | None = None,
+        hold: bool = False,
+        rate: float | None = None,
+        actor: str = "",
+        reason: str = "",
+        progress: OnProgress | None = None,
+    ) -> Decision:
+        """Build the pending migration beside the live tables, and let it wait for a decision from outside.
+        Return that decision. Writes. When it returns, the vote is on disk.
+
+        `decision_id`: a UUID, 16 bytes (`everlog.new_commit_id()`). `fence`: the fencing number of the
+        caller, such as the epoch of a coordinator; 0: none. `to`: the version, if several migrations are
+        pending. `hold`, `rate` as of `apply`; `hold` is about the time after the switch.
+
+            decision_id = everlog.new_commit_id()
+            db.migrations.prepare(decision_id, actor="fleet", reason="release 12")
+            db.migrations.commit_prepared(decision_id, actor="fleet")
+
+        Until then clients read and write the previous version, and no other call ends the migration. A
+        repeated call resumes, or returns the decision. Raises MigrationError if the migration cannot be
+        prepared, if it does not fit the rows (the decision is then aborted here), if the decision was
+        aborted, or if the call is from a caller with a lower fence than a recorded one.
+        """
+
+    def commit_prepared(
+        self, decision_id: bytes, *, fence: int = 0, actor: str = "", reason: str = ""
+    ) -> Decision:
+        """Put the migration that waits for this decision in force, and return the decision with its commit.
+        Needs no folder. Writes; a repeated call returns the same. Raises MigrationError if it was aborted or
+        is not prepared, and for a lower fence than a recorded one."""
+
+    def abort_prepared(
+        self, decision_id: bytes, *, fence: int = 0, actor: str = "", reason: str = ""
+    ) -> Decision:
+        """Give up the migration that waits for this decision, or is being prepared for it, without effect;
+        return the decision. Writes; a repeated call returns the same. A `prepare` with the same id that comes
+        later is refused. Raises MigrationError if it was committed, and for a lower fence than a recorded
+        one."""
 
     def cancel(self, *, actor: str = "", reason: str = "") -> MigrationInfo:
         """Stop the migration or rollback in progress and give it up; return the migration. The database is

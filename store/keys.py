@@ -31,6 +31,7 @@
                14 access   -> seq:u64be of the newest Notice about roles, grants and tokens
                            seq:u64be of each -> an everlog.v1.Commit with its time_ns, actor, reason, proof
                            and notice
+               15 prepared seq:u64be of the PREPARED record of the migration that waits for a decision
 
 Invariants
   (1) everything in a space lies between its number and the next: one range deletes a table;
@@ -72,6 +73,7 @@ NOTE_CONSUMER = PREFIX.pack(0, 11)
 NOTE_CLOCK = PREFIX.pack(0, 12)
 NOTE_PRODUCTION = PREFIX.pack(0, 13)
 NOTE_ACCESS = PREFIX.pack(0, 14)
+NOTE_PREPARED = PREFIX.pack(0, 15)
 KEY_ID_SIZE = 16
 ALL_BUILT = b"\x01"
 

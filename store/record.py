@@ -36,7 +36,9 @@ from everlog.store.errors import CorruptionError, RowError
 CHECKSUM_TAG = 0x7D
 CHECKSUM_SIZE = 5
 RECORD_BYTES_MAX = 8 << 20
-KNOWN_FEATURES = frozenset((log_pb2.REWRITTEN, log_pb2.EXPIRY, log_pb2.SEALED, log_pb2.ONLINE))
+KNOWN_FEATURES = frozenset(
+    (log_pb2.REWRITTEN, log_pb2.EXPIRY, log_pb2.SEALED, log_pb2.ONLINE, log_pb2.PREPARED)
+)
 # The field `requires` of a commit, with one feature. The field is repeated, so they can be joined.
 REQUIRES_SEALED = bytes((0x5A, 1, log_pb2.SEALED))
 REQUIRES_REWRITTEN = bytes((0x5A, 1, log_pb2.REWRITTEN))

@@ -49,7 +49,7 @@ ORDER = {
         "details estimate lint online recorded_folders",
         "plan reverse scaffold",
         "rollback runner",
-        "approval squash testing",
+        "approval prepared squash testing",
         "local",
     ),
     "audit": (
@@ -83,7 +83,7 @@ ORDER = {
     ),
 }
 
-MODULES_MAX = 252  # of store, rpc, migrations and console together
+MODULES_MAX = 253  # of store, rpc, migrations and console together
 SMALL_LINES = 80
 
 # Small modules with one importer, and with a name that a reader looks for.

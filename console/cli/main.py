@@ -60,6 +60,9 @@ COMMANDS = {
     "migrate": "migrate",
     "plan": "migrate",
     "complete": "migrate",
+    "prepare": "migrate",
+    "commit-prepared": "migrate",
+    "abort-prepared": "migrate",
     "rollback": "migrate",
     "down": "migrate",
     "status": "status",
@@ -150,6 +153,7 @@ READ_FOLDERS = frozenset(
             "migrations",
             "new",
             "plan",
+            "prepare",
             "propose",
             "reject",
             "restore-folders",
@@ -164,8 +168,8 @@ READ_FOLDERS = frozenset(
 # --schema-file and --no-dump-schema.
 DUMP_SCHEMA = frozenset(
     {
-        *("baseline", "complete", "completion", "config", "down", "dump", "load", "migrate", "plan"),
-        *("rollback", "up"),
+        *("baseline", "commit-prepared", "complete", "completion", "config", "down", "dump", "load"),
+        *("migrate", "plan", "rollback", "up"),
     }
 )
 

@@ -1,10 +1,12 @@
-"""Migrate: the commands up, migrate, plan, complete and rollback (down)."""
+"""Migrate: the commands up, migrate, plan, complete, prepare, commit-prepared, abort-prepared and rollback
+(down)."""
 
 from __future__ import annotations
 
 import copy
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,10 +29,11 @@ from everlog.console.cli.options import (
 from everlog.console.output import show_progress
 from everlog.store.errors import Error, MigrationError
 from everlog.store.rocks.ownership import removed_if_failed
+from everlog.store.tx.transaction import new_commit_id
 
 if TYPE_CHECKING:
     from everlog.console.cli.connect import AnyDatabase
-    from everlog.migrations import MigrationInfo, PlannedRollback
+    from everlog.migrations import Decision, MigrationInfo, PlannedRollback
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -122,10 +125,15 @@ def plan(settings: Settings, /, **options: Any) -> None:
     _apply(settings, create=True, dry_run=True, **options)
 
 
-def _check_options(settings: Settings, *, strict: bool, out_of_order: bool) -> None:
-    """Raise UsageError for options that have no effect or exclude each other."""
+def _refuse_folders(settings: Settings) -> None:
+    """Raise UsageError for a directory of migrations with the URL of a server."""
     if is_remote(settings.url):
         refuse_idle("migrations_dir", when="at a server, which was started with its migrations")
+
+
+def _check_options(settings: Settings, *, strict: bool, out_of_order: bool) -> None:
+    """Raise UsageError for options that have no effect or exclude each other."""
+    _refuse_folders(settings)
     if strict and out_of_order:
         raise click.UsageError("--strict and --out-of-order exclude each other")
 
@@ -241,6 +249,107 @@ def _would_complete(settings: Settings) -> None:
         output.echo({"version": held.version, "name": held.name, "dry_run": True})
     else:
         click.echo(f"Would complete: {held.title}; clients of the previous version would be refused")
+
+
+def _decides(command: F) -> F:
+    option = click.option(
+        "--fence",
+        type=click.IntRange(min=0),
+        default=0,
+        metavar="N",
+        help="Refuse the order if the log has a higher one.  [default: 0, never refused]",
+    )
+    return writes(option(command))
+
+
+@click.command()
+@click.argument("decision", type=click.UUID, metavar="[ID]", required=False)
+@to_version("The migration, if several are pending.")
+@click.option(
+    "--hold",
+    is_flag=True,
+    help="If rows are rewritten, also serve the previous version after the switch, until `everlog complete`.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=1),
+    metavar="ROWS",
+    help="Build at most N rows per second.  [default: no limit]",
+)
+@_decides
+@common
+@pass_settings
+def prepare(settings: Settings, /, decision: uuid.UUID | None, **how: Any) -> None:
+    """Build the pending migration, and let it wait for a decision.
+
+    Clients read and write the previous version until `everlog commit-prepared ID` or `everlog
+    abort-prepared ID`; nothing else ends the migration. ID is a UUID; without one, a new one is made
+    and printed. Run it again with the same ID to resume it.
+
+    \b
+    Examples:
+      everlog prepare
+      everlog prepare 01980f3e-0000-7000-8000-000000000001 --fence 3 --reason "release 12"
+    """
+    _refuse_folders(settings)
+    decision = decision or uuid.UUID(bytes=new_commit_id())
+    settings.resume = f"`everlog prepare {decision}` resumes it"
+    began = time.perf_counter()
+    with open_database(settings) as db, show_progress() as progress:
+        done = db.migrations.prepare(decision.bytes, progress=progress, **how)
+    took = f"in {(time.perf_counter() - began) * 1000:,.0f}ms "
+    _print_decision(settings, done, took)
+
+
+@click.command("commit-prepared")
+@click.argument("decision", type=click.UUID, metavar="ID")
+@_decides
+@common
+@pass_settings
+def commit_prepared(settings: Settings, /, decision: uuid.UUID, **how: Any) -> None:
+    """Put the migration that waits for decision ID in force.
+
+    Needs no folders. It can be repeated.
+
+    \b
+    Examples:
+      everlog commit-prepared 01980f3e-0000-7000-8000-000000000001 --reason "all are prepared"
+    """
+    with open_database(settings) as db, project.kept(settings, db):
+        done = db.migrations.commit_prepared(decision.bytes, **how)
+    _print_decision(settings, done)
+
+
+@click.command("abort-prepared")
+@click.argument("decision", type=click.UUID, metavar="ID")
+@_decides
+@common
+@pass_settings
+def abort_prepared(settings: Settings, /, decision: uuid.UUID, **how: Any) -> None:
+    """Give up the migration that waits for decision ID, or is being prepared for it.
+
+    Nothing of it remains. It can be repeated. An unknown ID is recorded, so that it cannot be prepared
+    later.
+
+    \b
+    Examples:
+      everlog abort-prepared 01980f3e-0000-7000-8000-000000000001 --reason "one of them refused"
+    """
+    with open_database(settings) as db:
+        done = db.migrations.abort_prepared(decision.bytes, **how)
+    _print_decision(settings, done)
+
+
+def _print_decision(settings: Settings, done: Decision, took: str = "") -> None:
+    if settings.json:
+        found = {**msgspec.to_builtins(done), "state": str(done.state), "decision_id": done.shown}
+        output.echo(found)
+        return
+    what = done.title or "no migration"
+    waits = (
+        f"; it waits for decision {done.shown}" if done.state == "prepared" else f", decision {done.shown}"
+    )
+    click.echo(f"{done.state.capitalize()}: {what} {took}(commit {done.seq}){waits}")
 
 
 @click.command()

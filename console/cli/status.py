@@ -234,7 +234,9 @@ def _print_migrations(infos: list[MigrationInfo], count: dict[str, int], *, verb
     if infos:
         click.echo()
     held = sum(info.held for info in infos)
-    for state, number in {**count, "building": count["building"] - held, "held": held}.items():
+    prepared = sum(info.prepared for info in infos)
+    building = count["building"] - held - prepared
+    for state, number in {**count, "building": building, "prepared": prepared, "held": held}.items():
         if number or state in ("applied", "pending"):
             click.echo(f"{state.capitalize()}: {number}")
 
@@ -267,6 +269,8 @@ def _notes(info: MigrationInfo) -> Iterator[str]:
         yield _SAYS[info.state]
     if info.held:
         yield "two versions are served until `everlog complete`"
+    elif info.decision_id:
+        yield _decision(info)
     elif info.state == "building":
         yield f"since {output.moment(info.started_ns)}, {_progress(info)}; {_resumed_by(info, 'up')}"
     if info.rolling_back:
@@ -276,6 +280,19 @@ def _notes(info: MigrationInfo) -> Iterator[str]:
         )
     if info.late:
         yield "out of order: a newer one is applied" if info.state == "pending" else "applied out of order"
+
+
+def _decision(info: MigrationInfo) -> str:
+    decision, since = uuid.UUID(bytes=info.decision_id), output.moment(info.started_ns)
+    if info.prepared:
+        return (
+            f"prepared, waits for decision {decision}: `everlog commit-prepared {decision}` or `everlog"
+            f" abort-prepared {decision}`"
+        )
+    return (
+        f"being prepared for decision {decision} since {since}, {_progress(info)}; `everlog prepare"
+        f" {decision}` resumes it"
+    )
 
 
 def _progress(info: MigrationInfo) -> str:
@@ -321,6 +338,9 @@ def _migration(info: MigrationInfo) -> dict[str, Any]:
         "stopped": info.stopped,
         "held": info.held,
         "rolling_back": info.rolling_back,
+        "prepared": info.prepared,
+        "decision_id": str(uuid.UUID(bytes=info.decision_id)) if info.decision_id else "",
+        "fence": info.fence,
         "seq": info.seq,
         "actor": info.actor,
         "digest": info.digest.hex(),

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, NamedTuple
@@ -109,6 +110,10 @@ def shown(info: MigrationInfo, proposals: Sequence[Proposal] = ()) -> Shown:
     if in_progress(info):
         word = "Rolling back" if info.rolling_back else "Running"
         return Shown("info", word, _progress_words(info), digest, live=True)
+    if info.prepared:
+        return Shown(
+            "waiting", "Prepared", f"It waits for decision {uuid.UUID(bytes=info.decision_id)}.", digest
+        )
     if info.held:
         return Shown("info", "Two versions", "The previous version is served as well.", digest)
     return Shown(*_APPLIED[info.state], digest)
@@ -202,6 +207,8 @@ def _told(info: MigrationInfo, state: Shown) -> dict[str, Any]:
         "left_s": info.left_s,
         "stopped": info.stopped,
         "held": info.held,
+        "prepared": info.prepared,
+        "decision_id": str(uuid.UUID(bytes=info.decision_id)) if info.decision_id else "",
         "late": info.late,
     }
 
@@ -302,7 +309,7 @@ def mark(info: MigrationInfo, proposals: Sequence[Proposal] = ()) -> str:
     """Return a text that changes with the state of a migration, but not with its progress."""
     newest = _proposal_of(info.version, proposals)
     at = f"{newest.state}.{newest.last.seq}" if newest is not None else ""
-    flags = f"{info.held:d}{info.rolling_back:d}{bool(info.stopped):d}"
+    flags = f"{info.held:d}{info.rolling_back:d}{bool(info.stopped):d}{info.prepared:d}"
     return f"{info.state}.{flags}.{info.rolled_back_ns}.{at}".replace(" ", "-")
 
 
@@ -531,7 +538,7 @@ def streamed(console: Site, session: Session, look: Callable[[], Look], shown: s
 
 def in_progress(info: MigrationInfo) -> bool:
     """Return whether rows of a migration are being built or converted back."""
-    return (info.state is State.BUILDING and not info.held) or info.rolling_back
+    return (info.state is State.BUILDING and not info.held and not info.prepared) or info.rolling_back
 
 
 async def events(request: Request) -> Response:

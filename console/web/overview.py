@@ -10,6 +10,7 @@ shown.
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -246,6 +247,11 @@ def _of_migrations(name: str, infos: list[MigrationInfo]) -> Iterator[dict[str, 
             words = "Complete it to stop serving the previous version, or roll it back."
             title = f"{name} serves two versions, during {info.title}"
             yield thing("info", "Two versions", title, words, href=where, action="Decide")
+        elif info.prepared:
+            decision = uuid.UUID(bytes=info.decision_id)
+            words = f"It is built, and waits for decision {decision}."
+            title = f"Migration {info.title} of {name} is prepared"
+            yield thing("waiting", "Prepared", title, words, href=where)
         elif info.state is State.BUILDING or info.rolling_back:
             words = f"{number(info.rows)} of {quantity(info.total, 'row')} done."
             verb = "is being rolled back" if info.rolling_back else "is running"
@@ -297,13 +303,19 @@ def _consumer(one: Consumer) -> dict[str, Any]:
     }
 
 
+def _word(one: MigrationInfo) -> str:
+    if one.held or one.prepared:
+        return "two versions" if one.held else "prepared"
+    return "applied" if one.state is State.AHEAD else str(one.state)
+
+
 def _migration(one: MigrationInfo) -> dict[str, Any]:
     kinds = {State.APPLIED: "ok", State.AHEAD: "ok", State.PENDING: "waiting", State.BUILDING: "info"}
     return {
         "version": one.version,
         "name": one.name,
-        "state": "two versions" if one.held else "applied" if one.state is State.AHEAD else str(one.state),
-        "kind": "info" if one.held else kinds.get(one.state, "danger"),
+        "state": _word(one),
+        "kind": "info" if one.held else "waiting" if one.prepared else kinds.get(one.state, "danger"),
         "applied_ns": one.applied_ns,
         "actor": one.actor,
     }

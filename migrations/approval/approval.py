@@ -17,11 +17,13 @@ longer is; a new finding.
 
 Other changes of the schema need a name and a reason too, like a decision (`Approval.allowed`):
 
-    up, load             nobody: their effect has not been reviewed
+    up, load, prepare    nobody: their effect has not been reviewed
     rollback             who may approve the migration, if no proposal waits or runs
     complete, baseline   who may approve: they bring no schema, and change no row
     accept               who may approve: the folder has different code than the approved one
     cancel               who may approve (`Approval.cancel`)
+    commit-prepared,     who may approve: it was prepared before approval was required here
+    abort-prepared
 
 See docs/checked.md, "Who may".
 
@@ -79,12 +81,14 @@ from everlog.store.tx.transaction import Metadata
 ERRORS_SHOWN = 3
 _SETTLED = (ProposalState.REJECTED, ProposalState.FAILED, ProposalState.ROLLED_BACK)
 
-REFUSED = ("up", "load")
+REFUSED = ("up", "load", "prepare")
 _VERBS = {
     "rollback": "roll back",
     "complete": "complete a migration of",
     "baseline": "baseline",
     "accept": "accept folders of",
+    "commit-prepared": "commit a prepared migration of",
+    "abort-prepared": "abort a prepared migration of",
 }
 
 _ROWS = re.compile(r"\b([\d,]+) (?:existing )?rows?\b")
@@ -134,6 +138,11 @@ class Approval:
         """
         Metadata(actor, reason).check()
         with lock(self.db.uuid, actor, reenter=True):
+            if (undecided := in_progress.undecided(in_progress.current_migration(self.db))) is not None:
+                if again:
+                    raise undecided
+                logger.warning("%s: %s", self.name or self.db.url, undecided, extra=self._about("prepared"))
+                return self._newest()
             now = self._draft()
             self._has_problem("")
             newest = self._newest()
@@ -163,6 +172,7 @@ class Approval:
         with lock(self.db.uuid, actor, reenter=True) as holder:
             proposal = self._check_decidable(words, actor, "approve")
             holder.at = proposal.plan.to_version, proposal.plan.migrations[-1].name
+            in_progress.check_undecided(in_progress.current_migration(self.db))
             if proposal.state is ProposalState.APPROVED:
                 return proposal  # it was interrupted, and resumes
             now = self._draft()

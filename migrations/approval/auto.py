@@ -2,7 +2,9 @@
 
     pending ─▶ started ─▶ applied ─▶ finished
        │           └────────────────▶ failed, with the reason
-       └─▶ left out: the first that was rejected, rolled back or cancelled, and all after it
+       └─▶ left out: the first that was rejected, rolled back or cancelled, and all after it; all, while one
+       is
+           prepared for a decision from outside
 
 Invariants
   (1) A run is reported once, even if the server restarts often: its subject is derived from the pending
@@ -20,10 +22,11 @@ from typing import Any
 
 from everlog.migrations.approval.notify import Message, first_lines, last_done, message_of, summary_of
 from everlog.migrations.folder import SOURCE, Source
+from everlog.migrations.in_progress import attach, undecided
 from everlog.migrations.lock import lock
 from everlog.migrations.migration import Migration
 from everlog.migrations.plan import load_for, pending
-from everlog.migrations.proposal import Settled, settled
+from everlog.migrations.proposal import settled
 from everlog.migrations.runner import apply
 from everlog.migrations.status import MigrationInfo
 from everlog.store.database import Database
@@ -65,8 +68,8 @@ class AutoRun:
         """Apply the pending migrations, as `everlog.migrations.apply`, and notify operators. Return those
         applied.
 
-        A migration that was rejected, rolled back or cancelled is left out, with all after it; `left_out`
-        then gives the reason. Raises what `apply` raises.
+        A migration that was rejected, rolled back or cancelled is left out, with all after it, and one that
+        waits for a decision from outside; `left_out` then gives the reason. Raises what `apply` raises.
         """
         self._since = last_done(self.db)
         with lock(self.db.uuid, actor, progress=progress, reenter=True):
@@ -82,10 +85,14 @@ class AutoRun:
                 self._tell("started", summary_of("started", actor, reason), *lines)
 
         try:
-            todo = pending(self.db, load_for(self.db, self.source))
+            known = load_for(self.db, self.source)
+            if (waits := undecided(attach(self.db, known))) is not None:
+                self._leave_out(str(waits))
+                return []
+            todo = pending(self.db, known)
             out = settled(self.db, todo)
             if out is not None:
-                self._leave_out(out)
+                self._leave_out(out.says)
                 todo = todo[: todo.index(out.migration)]
                 how["to"] = todo[-1].version if todo else None
             if out is not None and not todo:
@@ -99,11 +106,11 @@ class AutoRun:
             self._tell("finished", summary_of("finished", actor, reason), *lines)
         return done
 
-    def _leave_out(self, out: Settled) -> None:
-        self.left_out = out.says
-        self._tell("left_out", out.says, about=out.says)
+    def _leave_out(self, why: str) -> None:
+        self.left_out = why
+        self._tell("left_out", why, about=why)
         extra = about("migration.left_out", database=str(self.db.path))
-        logger.warning("%s: %s", self.name or self.db.url, out.says, extra=extra)
+        logger.warning("%s: %s", self.name or self.db.url, why, extra=extra)
 
     def since(self) -> int | None:
         """Return the seq from which messages are reported, or None if the run has not started. Read-only."""

@@ -15,6 +15,7 @@ from everlog.migrations.lint.data import Readable
 from everlog.migrations.lint.lint import Applied, lint
 from everlog.migrations.lint.rules import Finding
 from everlog.migrations.plan import PlannedMigration, PlannedStep, check_target
+from everlog.migrations.prepared import Decision, DecisionState, order_of
 from everlog.migrations.proposal import Proposal, Rules
 from everlog.migrations.recorded_folders import Ran, Restored, write_folders
 from everlog.migrations.rollback import PlannedRollback, check_which
@@ -161,6 +162,80 @@ class RemoteMigrations:
         done = self._channel.call(self._stub.Complete, request)
         self._refresh()
         return MigrationInfo(done.version, done.name, State.APPLIED, done.time_ns, done.seq, actor)
+
+    def prepare(
+        self,
+        decision_id: bytes,
+        *,
+        fence: int = 0,
+        to: int | None = None,
+        hold: bool = False,
+        rate: float | None = None,
+        actor: str = "",
+        reason: str = "",
+        progress: OnProgress | None = None,
+    ) -> Decision:
+        """Let the server prepare the pending migration; see `everlog.migrations.prepare`. Writes.
+
+        If the connection breaks meanwhile, the server continues.
+        """
+        Metadata(actor, reason).check()
+        order = order_of(decision_id, fence)
+        check_target(to, rate)
+        request = pb.PrepareRequest(
+            database=self._database,
+            decision_id=order.decision_id,
+            fence=order.fence,
+            to=to or 0,
+            hold=hold,
+            rate=rate or 0,
+            actor=actor,
+            reason=reason,
+        )
+        done = pb.Decision()
+        for answer in self._channel.stream(self._stub.Prepare, request):
+            if answer.HasField("decision"):
+                done = answer.decision
+            elif progress is not None:
+                progress(Progress(answer.step, answer.done, answer.total or None))
+        self._refresh()
+        return _decision(done)
+
+    def commit_prepared(
+        self, decision_id: bytes, *, fence: int = 0, actor: str = "", reason: str = ""
+    ) -> Decision:
+        """Put the migration that waits for a decision in force; see `everlog.migrations.commit_prepared`.
+        Writes."""
+        Metadata(actor, reason).check()
+        order = order_of(decision_id, fence)
+        request = pb.CommitPreparedRequest(
+            database=self._database,
+            decision_id=order.decision_id,
+            fence=order.fence,
+            actor=actor,
+            reason=reason,
+        )
+        done = self._channel.call(self._stub.CommitPrepared, request, timeout_s=PLAN_S)
+        self._refresh()
+        return _decision(done.decision)
+
+    def abort_prepared(
+        self, decision_id: bytes, *, fence: int = 0, actor: str = "", reason: str = ""
+    ) -> Decision:
+        """Give up the migration that waits for a decision; see `everlog.migrations.abort_prepared`.
+        Writes."""
+        Metadata(actor, reason).check()
+        order = order_of(decision_id, fence)
+        request = pb.AbortPreparedRequest(
+            database=self._database,
+            decision_id=order.decision_id,
+            fence=order.fence,
+            actor=actor,
+            reason=reason,
+        )
+        done = self._channel.call(self._stub.AbortPrepared, request, timeout_s=PLAN_S)
+        self._refresh()
+        return _decision(done.decision)
 
     def cancel(self, *, actor: str = "", reason: str = "") -> MigrationInfo:
         """Stop and abandon the migration or rollback in progress; see `everlog.migrations.cancel`. Writes."""
@@ -368,4 +443,22 @@ def _info(info: pb.MigrationInfo) -> MigrationInfo:
         info.left_s,
         info.stopped,
         info.rolled_back_ns,
+        info.prepared,
+        info.decision_id,
+        info.fence,
+    )
+
+
+def _decision(one: pb.Decision) -> Decision:
+    state = DecisionState[pb.DecisionState.Name(one.state).removeprefix("DECISION_")]
+    return Decision(
+        one.decision_id,
+        state,
+        one.version,
+        one.name,
+        one.seq,
+        one.time_ns,
+        one.actor,
+        one.fence,
+        one.error,
     )

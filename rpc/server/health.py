@@ -34,8 +34,8 @@ from everlog.migrations.proposal import ProposalState, proposals
 from everlog.rpc.http2.grpc import Context
 from everlog.store.database import Database
 from everlog.store.errors import Error
-from everlog.store.online.backfill import is_building
-from everlog.store.upkeep.status import Health, HealthState
+from everlog.store.online.backfill import is_building, prepared
+from everlog.store.upkeep.status import Health, HealthState, waits
 
 if TYPE_CHECKING:
     from everlog.migrations.approval.approval import Approval
@@ -109,7 +109,7 @@ class Readiness:
             return found
         if problem := self.problem(name):
             return Health(state=HealthState.BLOCKED, reason=problem)
-        if found.state != HealthState.MIGRATING:
+        if found.state not in {HealthState.MIGRATING, HealthState.PREPARED}:
             if name in self._approvals and self._approvals[name].running:
                 return Health(state=HealthState.MIGRATING, reason="approved migrations are applied")
             if waiting := self._waiting.get(name, (0, ""))[1]:
@@ -143,12 +143,14 @@ class Readiness:
 
 
 def _health(db: Database) -> Health:
-    """Return the health of a database, without reading anything from disk."""
+    """Return the health of a database. Reads a note, and a record while a migration is prepared."""
     refusal = db.engine.refusal
     if refusal.since_ns:
         return Health(ready=False, state=HealthState.REFUSED, reason=refusal.error, since_ns=refusal.since_ns)
     if db.core.closed:
         return Health(ready=False, state=HealthState.CLOSED)
+    if (waiting := prepared(db.core)) is not None:
+        return Health(state=HealthState.PREPARED, reason=waits(waiting))
     return Health(state=HealthState.MIGRATING) if is_building(db.schema) else Health()
 
 

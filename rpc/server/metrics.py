@@ -32,7 +32,7 @@ from everlog.store import VERSION
 from everlog.store.database import Database
 from everlog.store.errors import Error, OpenError
 from everlog.store.measures import Histogram
-from everlog.store.online.backfill import built_rows, total_rows
+from everlog.store.online.backfill import built_rows, prepared, total_rows
 from everlog.store.upkeep.sizes import sizes_of
 
 TABLES_MAX, INDEXES_MAX, CONSUMERS_MAX = 100, 200, 100
@@ -184,6 +184,12 @@ METRICS = (
     Metric("everlog_migrations", "gauge", "Migrations by state.", ("database", "state")),
     Metric("everlog_migration_rows_done", "gauge", "Rows built by the migration in progress.", ("database",)),
     Metric("everlog_migration_rows", "gauge", "Rows that it has to build.", ("database",)),
+    Metric(
+        "everlog_migrations_waiting",
+        "gauge",
+        "Migrations that are built and wait for a decision from outside.",
+        ("database",),
+    ),
     Metric("everlog_proposals_waiting", "gauge", "Proposals that wait for a decision.", ("database",)),
     Metric(
         "everlog_archive_last_timestamp_seconds",
@@ -355,6 +361,7 @@ class Metrics:
         done = built_rows(db.core) if total else 0
         put("migration_rows_done", done, name)
         put("migration_rows", max(done, total), name)
+        put("migrations_waiting", int(prepared(db.core) is not None), name)
 
     def _read_backups(self) -> None:
         """Read the manifests of backups, from time to time: they may be in an object store."""

@@ -4,6 +4,7 @@ List, Status             the log's records, compared with the server's folders
 Show                     the log's records, the server's folders, and the proposals
 Plan, Apply              the folders that the server has for this database
 Complete, Cancel         the log: the migration in progress
+Prepare                  those folders, up to the vote; CommitPrepared and AbortPrepared need the log alone
 PlanRollback, Rollback   the log, and those folders where rows go back through `down`
 Load                     gives an empty database the schema of a text; needs no folders
 Baseline                 records the server's folders for a database that has their schema already
@@ -32,6 +33,7 @@ from everlog.migrations.approval.approval import Approval
 from everlog.migrations.baseline import baseline, load_schema
 from everlog.migrations.details import show
 from everlog.migrations.plan import PlannedStep, plan
+from everlog.migrations.prepared import Decision, abort_prepared, commit_prepared, prepare
 from everlog.migrations.proposal import Proposal, check_reason, proposals
 from everlog.migrations.recorded_folders import accept, ran
 from everlog.migrations.rollback import plan_rollback, rollback
@@ -72,7 +74,16 @@ def info_message(info: MigrationInfo, diff: str = "") -> pb.MigrationInfo:
         left_s=info.left_s,
         stopped=info.stopped,
         rolled_back_ns=info.rolled_back_ns,
+        prepared=info.prepared,
+        decision_id=info.decision_id,
+        fence=info.fence,
     )
+
+
+def decision_message(one: Decision) -> pb.Decision:
+    """Return a decision as a message."""
+    state = pb.DecisionState.Value(f"DECISION_{one.state.name}")
+    return pb.Decision(**{**msgspec.structs.asdict(one), "state": state})
 
 
 class Problems:
@@ -274,6 +285,65 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
         done = await self._hosting.long_write(call, actor=actor, reason=request.reason)
         self._problems.solved(request.database)
         return pb.CancelResponse(version=done.version, name=done.name, seq=done.seq, time_ns=done.applied_ns)
+
+    # migrations that wait for a decision
+
+    async def Prepare(self, request: pb.PrepareRequest, context: Any) -> AsyncIterator[pb.PrepareResponse]:
+        db, source = self._hosting.database(request.database), self._source(request.database)
+        actor = self._hosting.auth.who(context, request.actor)
+
+        def run(responses: ResponseStream[pb.PrepareResponse]) -> None:
+            def progress(at: Progress) -> None:
+                responses.send_progress(pb.PrepareResponse(step=at.step, done=at.done, total=at.total or 0))
+
+            with self._allowed("prepare", request.database, actor, request.reason):
+                done = prepare(
+                    db,
+                    request.decision_id,
+                    source,
+                    fence=request.fence,
+                    to=request.to or None,
+                    hold=request.hold,
+                    rate=request.rate or None,
+                    actor=actor,
+                    reason=request.reason,
+                    progress=throttled(progress),
+                )
+            self._problems.solved(request.database)
+            responses.send(pb.PrepareResponse(decision=decision_message(done)))
+
+        async for answer in self._hosting.stream(run):
+            yield answer
+
+    async def CommitPrepared(
+        self, request: pb.CommitPreparedRequest, context: Any
+    ) -> pb.CommitPreparedResponse:
+        done = await self._decide("commit-prepared", commit_prepared, request, context)
+        return pb.CommitPreparedResponse(decision=decision_message(done))
+
+    async def AbortPrepared(self, request: pb.AbortPreparedRequest, context: Any) -> pb.AbortPreparedResponse:
+        done = await self._decide("abort-prepared", abort_prepared, request, context)
+        return pb.AbortPreparedResponse(decision=decision_message(done))
+
+    async def _decide(
+        self,
+        verb: str,
+        decide: Callable[..., Decision],
+        request: pb.CommitPreparedRequest | pb.AbortPreparedRequest,
+        context: Any,
+    ) -> Decision:
+        db = self._hosting.database(request.database)
+        actor = self._hosting.auth.who(context, request.actor)
+
+        def run() -> Decision:
+            with self._allowed(verb, request.database, actor, request.reason):
+                done = decide(
+                    db, request.decision_id, fence=request.fence, actor=actor, reason=request.reason
+                )
+            self._problems.solved(request.database)
+            return done
+
+        return await self._hosting.long_write(run)
 
     # recording without running
 

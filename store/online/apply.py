@@ -65,6 +65,9 @@ def preview(core: Core, framed: bytes, following: Schema) -> Snapshot:
     return Snapshot(LocalSource(target.view), projector.applied, projector.schema, lambda: None)
 
 
+# Steps that with a `decision_id` must not be overlooked: a program that does would end the migration itself.
+WAITING_STEPS = (log_pb2.Migration.STARTED, log_pb2.Migration.PREPARED, log_pb2.Migration.ABORTED)
+
 KEPT_BYTES_MAX = 4 << 20  # of decoded records; 10 to 50 kB each
 
 
@@ -114,6 +117,8 @@ def append_migration(
         commit.migration.CopyFrom(migration)
         if is_online(after.proto):
             commit.requires.append(log_pb2.ONLINE)
+        if migration.decision_id and migration.step in WAITING_STEPS:
+            commit.requires.append(log_pb2.PREPARED)
         taken = Staged({}, _new_uniques(core, before, after, progress), {})
         written, _, _ = committer.validator.validate(transaction, taken, after)
         framed, checksum = record.frame_parts(encode(commit.SerializeToString(), written))
@@ -134,6 +139,8 @@ _EVENTS = {
     log_pb2.Migration.APPROVED: ("proposal.approved", "is approved"),
     log_pb2.Migration.REJECTED: ("proposal.rejected", "is rejected"),
     log_pb2.Migration.STARTED: ("migration.building", "builds rows beside the live tables"),
+    log_pb2.Migration.PREPARED: ("migration.prepared", "is prepared, and waits for a decision"),
+    log_pb2.Migration.ABORTED: ("migration.aborted", "was aborted before it was prepared"),
     log_pb2.Migration.SWITCHED: ("migration.switched", "is in force, and the previous version is served too"),
     log_pb2.Migration.FINISHED: ("migration.finished", "is in force"),
     log_pb2.Migration.FAILED: ("migration.failed", "failed after its approval"),

@@ -204,6 +204,12 @@ def is_building(schema: Schema) -> bool:
     return bool(schema.building) or any(one.building for info in spaces for one in info.indexes.values())
 
 
+def prepared(core: Core) -> log_pb2.Migration | None:
+    """Return the PREPARED record of the migration that waits for a decision, or None. Read-only."""
+    note = core.tables.get(keys.NOTE_PREPARED)
+    return core.log.commit(keys.SEQ.unpack(note)[0]).migration if note is not None else None
+
+
 def total_rows(tables: Tables) -> int:
     """Return how many rows the current build has to do, by the current counts. Read-only."""
     counts, schema = tables.counts, tables.schema
@@ -430,7 +436,9 @@ class Backfill:
         framed, _ = record.frame_parts([commit.SerializeToString(), *made.changes])
         edits = made.edits(seq)
         edits[keys.NOTE_BACKFILL] = keys.SEQ.pack(seq)
-        more = {made.newer.space: len(made), keys.ENDS: len(made.ends)}
+        more = {made.newer.space: len(made)}
+        if made.ends:
+            more[keys.ENDS] = len(made.ends)
         core.committer.write_exclusive(framed, Staged(edits, uniques, more))
 
     def _write_entries(self, edits: Edits) -> None:

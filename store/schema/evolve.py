@@ -21,6 +21,7 @@ from google.protobuf.descriptor import Descriptor
 
 from everlog.proto import log_pb2
 from everlog.store.errors import SchemaError
+from everlog.store.schema.codec import kind_of
 from everlog.store.schema.descriptors import add_models, collect_models, has
 from everlog.store.schema.schema import Schema
 from everlog.store.schema.table import Table
@@ -78,14 +79,15 @@ def evolve(
 
 
 def online(
-    before: log_pb2.Schema, after: log_pb2.Schema, *, remade: Collection[str] = ()
+    before: log_pb2.Schema, after: log_pb2.Schema, *, remade: Collection[str] = (), early: bool = True
 ) -> log_pb2.Schema | None:
     """Return the schema while the additions of `after` are built beside `before`; None: nothing has to be
     built.
 
     A compatible model takes effect at once if it still has the fields of the indexes that are dropped; if
     neither model has the fields of all indexes, new indexes wait for the end. New and dropped tables take
-    effect at the end. Tables in `remade` are filled as a new generation.
+    effect at the end. Tables in `remade` are filled as a new generation. Without `early`, no model takes
+    effect before the end; then `to_copy` names the tables that need a new generation for their indexes.
     """
     schema = log_pb2.Schema()
     whole: tuple[Schema, Schema] | None = None  # built at the first table that differs
@@ -105,16 +107,50 @@ def online(
             continue
         kept = {index.id for index in mine.indexes}
         fresh = [index for index in table.indexes if index.id not in kept]
-        will, was = whole = whole or (Schema(after), Schema(before))
-        model = _having((*mine.indexes, *fresh), will.model(table.model), was.model(mine.model))
-        if not model:
-            continue
-        mine.model, mine.next_index, mine.life_ns = model, table.next_index, table.life_ns
+        if early:
+            will, was = whole = whole or (Schema(after), Schema(before))
+            model = _having((*mine.indexes, *fresh), will.model(table.model), was.model(mine.model))
+            if not model:
+                continue
+            mine.model, mine.life_ns = model, table.life_ns
+        mine.next_index = table.next_index
         for index in fresh:
             mine.indexes.add().CopyFrom(index)
             mine.indexes[-1].building = True
     add_models(schema, after)
     return schema if is_online(schema) else None
+
+
+def to_copy(before: log_pb2.Schema, after: log_pb2.Schema) -> set[str]:
+    """Return the tables with a new index over a field that their present model lacks, or has as another kind.
+
+    Their rows have to be copied (`reseeded`) to build the index while that model stays in force.
+    """
+    known, found = {table.space: table for table in before.tables}, set[str]()
+    was, will = Schema(before), Schema(after)
+    for table in after.tables:
+        mine = known.get(table.space)
+        if mine is not None:
+            kept = {index.id for index in mine.indexes}
+            fresh = [index for index in table.indexes if index.id not in kept]
+            models = was.model(mine.model).DESCRIPTOR, will.model(table.model).DESCRIPTOR
+            if not all(_is_same(path.numbers, *models) for index in fresh for path in index.fields):
+                found.add(table.name)
+    return found
+
+
+def _is_same(path: Iterable[int], was: Any, will: Any) -> bool:
+    """Return whether two models have the field at a path, with the same values in an index."""
+    for number in path:
+        old, new = (model.fields_by_number.get(number) if model else None for model in (was, will))
+        if old is None or new is None or old.has_presence != new.has_presence:
+            return False
+        if (old.message_type is None) != (new.message_type is None):
+            return False
+        if old.message_type is None and kind_of(old) is not kind_of(new):
+            return False
+        was, will = old.message_type, new.message_type
+    return True
 
 
 def _having(indexes: Iterable[log_pb2.IndexSchema], *models: Any) -> str:

@@ -280,6 +280,10 @@ def edit_notes(edits: Edits, commit: log_pb2.Commit) -> None:
         edits[keys.NOTE_MIGRATION + SEQ.pack(commit.seq)] = b""
         if commit.migration.HasField("schema"):
             edits[keys.NOTE_SCHEMA] = SEQ.pack(commit.seq)
+        if commit.migration.step == log_pb2.Migration.PREPARED:
+            edits[keys.NOTE_PREPARED] = SEQ.pack(commit.seq)
+        elif commit.migration.decision_id and commit.migration.step != log_pb2.Migration.ABORTED:
+            edits[keys.NOTE_PREPARED] = None
 
 
 class FamilyTarget:

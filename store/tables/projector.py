@@ -3,7 +3,8 @@
     framed record ─▶ checked, decoded ─▶ schema? change_schema ─▶ rows ─▶ Pending ─▶ target
 
 For a record with a new schema, new indexes are built and dropped tables are deleted before the record's
-own rows are projected. After a crash, all of it can be repeated from the same record.
+own rows are projected. A PREPARED record completes the indexes that are being built: the log does not have
+their entries. After a crash, all of it can be repeated from the same record.
 """
 
 from __future__ import annotations
@@ -76,6 +77,9 @@ class Projector:
             self.flush()
             self._change_schema(commit.migration.schema)
             self._plans = {}
+        elif about == "migration" and commit.migration.step == log_pb2.Migration.PREPARED:
+            self.flush()
+            complete_indexes(pending.target, self.schema)
         pending.size += len(framed)
         if commit.changes:
             self._rows(commit)
@@ -220,6 +224,17 @@ def change_schema(target: Target, before: Schema, after: Schema, counts: dict[in
         for index in known.indexes.values():
             if index.building:  # finished or aborted: its progress note is obsolete
                 target.delete(built_note(index), codec.after(built_note(index)))
+
+
+def complete_indexes(target: Target, schema: Schema) -> None:
+    """Build each index that is being built and has no entry for some rows. Writes."""
+    for info in schema.tables.values():
+        for index in info.indexes.values():
+            if index.building and target.view.get(built_note(index)) != keys.ALL_BUILT:
+                build_index(target, info, index)
+                writes = target.batch()
+                writes[built_note(index)] = keys.ALL_BUILT
+                target.write(writes)
 
 
 def keep_ends(target: Target, schema: Schema) -> int:

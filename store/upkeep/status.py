@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import uuid
 from enum import StrEnum
 from shlex import quote
 from typing import Protocol
 
 import msgspec
 
+from everlog.proto import log_pb2
 from everlog.store import VERSION
 from everlog.store.clock import BEHIND_NS, Clock
 from everlog.store.core import Core
@@ -16,7 +18,7 @@ from everlog.store.crypto.vault import Vault
 from everlog.store.errors import OpenError, quantity
 from everlog.store.history.past import Past
 from everlog.store.keys import ENDS
-from everlog.store.online.backfill import built_rows, is_building, total_rows
+from everlog.store.online.backfill import built_rows, is_building, prepared, total_rows
 from everlog.store.rocks import files
 from everlog.store.upkeep.consumers import Consumers
 from everlog.store.upkeep.expiry import due, next_end
@@ -111,6 +113,7 @@ class HealthState(StrEnum):
 
     READY = "ready"
     MIGRATING = "migrating"  # ready: rows are built while others read and write
+    PREPARED = "prepared"  # ready: a migration is built, and waits for a decision from outside
     WAITING = "waiting for approval"  # ready: the version in force is served
     BLOCKED = "migrations cannot be applied"  # ready: the version in force is served
     REFUSED = "writes refused"
@@ -227,11 +230,19 @@ def health(core: Core) -> Health:
     writes = _writes(core)
     if writes.error:
         return Health(ready=False, state=HealthState.REFUSED, reason=writes.error, since_ns=writes.since_ns)
+    if (waiting := prepared(core)) is not None:
+        return Health(state=HealthState.PREPARED, reason=waits(waiting))
     if not is_building(core.schema):
         return Health()
     done = built_rows(core)
     total = max(done, total_rows(core.tables))
     return Health(state=HealthState.MIGRATING, reason=f"{done:,} of {quantity(total, 'row')} are built")
+
+
+def waits(migration: log_pb2.Migration) -> str:
+    """Return which decision a prepared migration waits for, as a clause."""
+    decision = uuid.UUID(bytes=migration.decision_id)
+    return f"migration {migration.version}_{migration.name} waits for decision {decision}"
 
 
 def _forgotten(count: int, *, read_only: bool) -> list[str]:

@@ -137,6 +137,8 @@ def _records() -> dict[str, bytes]:
         "consumer": record.frame(_commit(12, notice=_registered())),
         **{name: record.frame(_commit(13, notice=one)) for name, one in _access().items()},
         "returning": record.frame(_commit(10, requires=[log_pb2.ONLINE], migration=_returning())),
+        "prepared": record.frame(_commit(15, requires=[log_pb2.PREPARED], migration=_prepared())),
+        "aborted": record.frame(_commit(16, requires=[log_pb2.PREPARED], migration=_aborted())),
         "base": record.frame(_commit(3, base=_base())),
     }
 
@@ -245,6 +247,25 @@ def _returning() -> log_pb2.Migration:
     return log_pb2.Migration(step=started, version=VERSION + 1, name="split", schema=schema, back=True)
 
 
+def _prepared() -> log_pb2.Migration:
+    """Return the vote for a migration that adds nothing."""
+    return log_pb2.Migration(
+        step=log_pb2.Migration.PREPARED,
+        version=VERSION + 1,
+        name="split",
+        digest=b"\xdd" * 32,
+        rows=300,
+        decision_id=COMMIT_ID.bytes,
+        fence=3,
+        following=log_pb2.Schema(version=VERSION + 1, next_space=2, next_table=2),
+    )
+
+
+def _aborted() -> log_pb2.Migration:
+    step = log_pb2.Migration.ABORTED
+    return log_pb2.Migration(step=step, decision_id=COMMIT_ID.bytes, fence=3)
+
+
 def _rewritten() -> tuple[bytes, ...]:
     """Return a row of the next generation, as a backfill writes it, with its previous version."""
     here = record.space_and_op(2, log_pb2.PUT)
@@ -324,6 +345,7 @@ def _notes() -> dict[str, bytes]:
         "clock": keys.NOTE_CLOCK + keys.SEQ.pack(12),
         "production": keys.NOTE_PRODUCTION,
         "access": keys.NOTE_ACCESS + keys.SEQ.pack(13),
+        "prepared": keys.NOTE_PREPARED,
         "access-value": _kept(_commit(13, actor="bob", notice=_access()["grant"])),
         "of-key": keys.NOTE_OF_KEY + DATABASE.bytes + keys.SPACE.pack(1) + _key(JFK),
     }

@@ -44,7 +44,9 @@ def test_a_record_of_each_kind_is_read(name: str) -> None:
     assert commit.time_ns == TIME_NS
     assert commit.checksum == record.checksum_of(framed)
     kinds = dict.fromkeys(("created", "base", "migration", "load", "notice"))
-    expected = {name: name for name in kinds} | {"backfill": "migration", "returning": "migration"}
+    expected = {name: name for name in kinds} | dict.fromkeys(
+        ("backfill", "returning", "prepared", "aborted"), "migration"
+    )
     expected |= dict.fromkeys(
         ("consumer", "role", "grant", "token", "bound-role", "limited-role", "audited"), "notice"
     )

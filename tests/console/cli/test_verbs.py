@@ -36,6 +36,7 @@ class Verb(NamedTuple):
     silent: bool = False
 
 
+DECISION = "01980f3e-0000-7000-8000-000000000001"
 NOWHERE, NOBODY = "-u file:nowhere.db", "-u everlog+insecure://127.0.0.1:1/x"
 VERBS = {
     "new": Verb("new more", "new a/b"),
@@ -45,6 +46,11 @@ VERBS = {
     "migrate": Verb("migrate", f"{NOWHERE} migrate"),
     "plan": Verb("plan", f"{NOBODY} plan"),
     "complete": Verb("", "complete"),
+    "prepare": Verb(f"prepare {DECISION}", f"{NOWHERE} prepare"),
+    "commit-prepared": Verb(
+        f"commit-prepared {DECISION}", f"commit-prepared {DECISION}", f"prepare {DECISION}"
+    ),
+    "abort-prepared": Verb(f"abort-prepared {DECISION}", f"{NOWHERE} abort-prepared {DECISION}"),
     "rollback": Verb("rollback --yes", f"{NOWHERE} rollback --yes", "up"),
     "down": Verb("down --yes", f"{NOWHERE} down --yes", "up"),
     "status": Verb("status", f"{NOWHERE} status"),
@@ -264,6 +270,7 @@ MEANINGS = {
     "--out": "FILE",
     "--out-of-order": "",
     "--person": "VALUE",
+    "--fence": "N",
     "--rate": "ROWS",
     "--since": "TIME",
     "--reason": "WHY",

@@ -52,6 +52,7 @@ MAY = {
     "writer": f"{READING} Store/Commit Store/Turn Store/Load Admin/Testdata",
     "follower": f"{SEEING} Feed/Subscribe Consumers/Register Consumers/Bookmark People/Keys",
     "migrator": f"{SEEING} Migrations/Apply Migrations/Propose Migrations/Complete Migrations/Cancel"
+    " Migrations/Prepare Migrations/CommitPrepared Migrations/AbortPrepared"
     " Migrations/Load Migrations/Baseline Migrations/Accept Migrations/Folders Migrations/Show",
     "approver": f"{SEEING} Migrations/Approve Migrations/Reject Migrations/Show",
     "auditor": f"{READING} {PROVING} Proofs/Prove Admin/Check Access/Show Access/Reads"

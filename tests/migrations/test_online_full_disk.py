@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from everlog import migrations
-from everlog.migrations import status
+from everlog.migrations import DecisionState, status
 from everlog.store.database import Database
 from everlog.store.errors import DiskError, MigrationError
 from everlog.store.online.backfill import retry_while_full
@@ -122,5 +122,44 @@ def test_it_stops_while_the_disk_is_full_and_goes_on_when_there_is_room(
         migrations.apply(db, airports.path, progress=fill)
         assert len(said) > 1
         assert airports.steps() == ["FINISHED", "STARTED", "FINISHED"]
+        assert db.count(airports.new) == ROWS
+        assert list(db.admin.check()) == []
+
+
+@pytest.mark.long
+def test_a_prepared_migration_waits_for_space_and_stays_prepared(project: Project, small_disk: Path) -> None:
+    decision_id, ballast = bytes(16), small_disk / "ballast"
+    with Database(small_disk / "db") as db:
+        airports = Airports(project, db)
+        said: list[str] = []
+
+        def fill() -> None:
+            with ballast.open("ab") as file, pytest.raises(OSError, match="No space"):
+                file.write(bytes(64 << 20))
+            with contextlib.suppress(DiskError):
+                while True:
+                    name = f"John {os.urandom(50_000).hex()}"
+                    db.put(airports.old, airports.old.model(faa="A00001", name=name))
+
+        def tell(step: Progress) -> None:
+            if "rewrite airports" in step.step and not said:
+                said.append("full")
+                fill()
+            elif "stopped: the disk is full" in step.step:
+                said.append(step.step)
+                ballast.unlink(missing_ok=True)
+
+        assert migrations.prepare(db, decision_id, airports.path, progress=tell).state == "prepared"
+        assert len(said) > 1
+        fill()
+        with pytest.raises(DiskError):
+            migrations.commit_prepared(db, decision_id)
+        [_, info] = status(db, airports.path)
+        assert info.prepared
+        assert db.count(airports.old) == ROWS
+        ballast.unlink()
+        db.engine.refusal.wait(10)
+        done = migrations.commit_prepared(db, decision_id)
+        assert done.state is DecisionState.COMMITTED
         assert db.count(airports.new) == ROWS
         assert list(db.admin.check()) == []

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 
 from everlog.migrations.folder import SOURCE, Source
+from everlog.migrations.in_progress import check_undecided, current_migration
 from everlog.migrations.loader import after, load
 from everlog.migrations.lock import lock
 from everlog.migrations.schema_text import from_text, to_text
@@ -53,6 +54,7 @@ def load_schema(
         raise MigrationError(f"{where} names no migration; dump it from a database that has at least one")
     records[-1].schema.CopyFrom(dumped.schema)  # an interrupted load has no tables, and resumes
     with lock(db.uuid, actor, reenter=True):
+        check_undecided(current_migration(db))
         there = [
             (logged.version, logged.digest) for logged in logged_migrations(db.migration_records()).values()
         ]
@@ -77,6 +79,7 @@ def baseline(
     Metadata(actor, reason).check()
     arguments.whole(version, "a version", error=MigrationError)
     with lock(db.uuid, actor, reenter=True):
+        check_undecided(current_migration(db))
         migrations = load(source)
         if version not in {migration.version for migration in migrations}:
             known = ", ".join(str(migration.version) for migration in migrations) or "none"

@@ -34,6 +34,7 @@ from everlog.migrations.folder import (
     recorded_files,
     same_content,
 )
+from everlog.migrations.in_progress import check_undecided, current_migration
 from everlog.migrations.loader import after, load
 from everlog.migrations.lock import lock
 from everlog.migrations.status import LoggedMigration, MigrationInfo, State, compare, logged_migrations
@@ -110,6 +111,7 @@ def accept(
     """
     Metadata(actor, reason).check()
     with lock(db.uuid, actor, reenter=True):
+        check_undecided(current_migration(db))
         migrations = load(source)
         by_version = {migration.version: migration for migration in migrations}
         infos = {

@@ -23,6 +23,7 @@ import importlib
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from google.protobuf import descriptor_pb2, text_format
 from google.protobuf.descriptor import FieldDescriptor
@@ -53,9 +54,12 @@ def to_text(schema: Schema, infos: Iterable[MigrationInfo] = ()) -> str:
     lines = [_COMMENT, ""]
     for info in sorted(infos, key=lambda info: info.version):
         if info.state is State.BUILDING:
+            remedy = " (`everlog rollback`)"
+            if info.decision_id:
+                remedy = f": it waits for decision {UUID(bytes=info.decision_id)}"
             raise MigrationError(
-                f"migration {info.title} is in progress; dump the schema after it is finished, or given up"
-                " (`everlog rollback`)",
+                f"migration {info.title} is in progress; dump the schema after it is finished, or given"
+                f" up{remedy}",
                 version=info.version,
             )
         if info.state is not State.PENDING:

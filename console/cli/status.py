@@ -231,6 +231,8 @@ def _print_migrations(infos: list[MigrationInfo], count: dict[str, int], *, verb
             when = f"  {output.moment(info.applied_ns)}  commit {info.seq}"
         notes = "".join(f"  ({note})" for note in _notes(info))
         _say(f"{_MARKS[info.state]} {info.title}{when}{notes}")
+        if info.prepared:
+            click.echo("    `everlog commit-prepared ID` or `everlog abort-prepared ID` ends it")
     if infos:
         click.echo()
     held = sum(info.held for info in infos)
@@ -285,10 +287,7 @@ def _notes(info: MigrationInfo) -> Iterator[str]:
 def _decision(info: MigrationInfo) -> str:
     decision, since = uuid.UUID(bytes=info.decision_id), output.moment(info.started_ns)
     if info.prepared:
-        return (
-            f"prepared, waits for decision {decision}: `everlog commit-prepared {decision}` or `everlog"
-            f" abort-prepared {decision}`"
-        )
+        return f"prepared, waits for decision {decision}"
     return (
         f"being prepared for decision {decision} since {since}, {_progress(info)}; `everlog prepare"
         f" {decision}` resumes it"

@@ -238,6 +238,7 @@ def test_a_migration_that_does_not_fit_the_rows_votes_no_and_stays_so(airports: 
 
 def test_nobody_else_ends_it(airports: Airports) -> None:
     db, path = airports.db, airports.path
+    schema = migrations.dump_schema(db)
     prepare(airports)
     before = db.head
     rules = Rules(frozenset({"ann"}), own=True)
@@ -250,17 +251,27 @@ def test_nobody_else_ends_it(airports: Airports) -> None:
         lambda: migrations.rollback(db, source=path),
         lambda: prepare(airports, TWO),
         lambda: migrations.commit_prepared(db, TWO),
+        lambda: migrations.baseline(db, 20260101000000, path),
+        lambda: migrations.load_schema(db, schema),
+        lambda: migrations.accept(db, path),
         lambda: approval.propose(actor="ann", again=True),
         lambda: approval.cancel(actor="ann", reason="slow"),
     ]
     for call in calls:
         with pytest.raises(MigrationError, match=f"{WAITS}, which alone ends it: `everlog commit-prepared"):
             call()
+    with pytest.raises(MigrationError, match=f"after it is finished, or given up: it {WAITS}"):
+        migrations.dump_schema(db)
     with pytest.raises(MigrationError, match="decision 01980f3e-0000-7000-8000-000000000002, but"):
         prepare(airports, TWO)
     run = AutoRun(db, path)
     assert run.run() == []
     assert WAITS in run.left_out
+    with pytest.raises(MigrationError, match="is migrated after approval, not by `prepare`"):  # noqa: SIM117
+        with approval.allowed("prepare", actor="ann", reason="release 9"):
+            pass
+    with approval.allowed("commit-prepared", actor="ann", reason="release 9"):
+        pass
     approval.prepare_or_report()
     approval.start()
     assert approval.problem == ""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from everlog import migrations
 from everlog.console.web.work import Key, Work
 from everlog.store.errors import MigrationError
 from tests.console.web.checked import FIRST, SECOND, TOKENS, Waiting, waiting
@@ -237,6 +238,25 @@ def test_two_versions_are_completed_or_rolled_back(project: Project) -> None:
         wait_for(server, "rolled_back")
         assert "Rolled back" in ann.get(LIST).words
         assert "Rolled back" in ann.get(one).words
+
+
+def test_a_prepared_migration_names_its_decision_and_has_no_button(project: Project) -> None:
+    with waiting(project) as server:
+        ann, decision = signed_in(server, "ann"), bytes(15) + b"\x07"
+        migrations.prepare(server.db, decision, server.path)
+        waits, one = "00000000-0000-0000-0000-000000000007", f"{LIST}/{SECOND}"
+        assert f"Migration {SECOND}_add_cities of airports is prepared" in ann.get("/").words
+        assert f"waits for decision {waits}" in ann.get("/").words
+        [found, _] = ann.json(LIST)["migrations"]
+        assert (found["state"], found["prepared"], found["decision_id"]) == ("Prepared", True, waits)
+        page = ann.get(one)
+        assert f"It waits for decision {waits}" in page.words
+        assert "Cancel the migration" not in page.words
+        refused = decide(ann, server.page, "approve", "go")
+        assert refused.status == 409
+        assert "is already decided: superseded since commit" in refused.words
+        migrations.commit_prepared(server.db, decision)
+        assert "Applied" in ann.get(one).words
 
 
 def field(page: Answer, name: str) -> str:

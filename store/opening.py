@@ -75,16 +75,29 @@ def cut(engine: Engine, log: Log, known: Head | None, applied: int) -> None:
 
 def catch_up_to_head(engine: Engine, log: Log, known: Head | None) -> None:
     """As a reader beside a writer: catch up until every record that HEAD had stated is there, without a
-    gap, or give up."""
+    gap, or give up. Raises CorruptionError if the log has no beginning.
+
+    RocksDB's reader passes over a file that the writer has just merged into another one and deleted. It then
+    lacks old records, while it has newer ones, and opens the other file only after the writer's next change.
+    """
     gap = None
-    for _ in range(GAP_LOOKS):
-        gap = _first_missing(engine, min(_dense_files(engine, log), _known(log, known)))
+    for look in range(GAP_LOOKS):
+        gap = _first_gap(engine, log, known)
         if gap is None and (known is None or known.seq <= log.written):
             return
-        engine.catch_up()
+        engine.catch_up(anew=look > 0)
         log.reopen()
+    if gap == 1:
+        raise _without_beginning(engine.path, log)
     if gap is not None:
         log.end_at(gap - 1)
+
+
+def _first_gap(engine: Engine, log: Log, known: Head | None) -> int | None:
+    """Return the first missing record; None: none is missing up to the last."""
+    if log.trimmed.first > 1 and not log.trimmed.base:
+        return 1
+    return _first_missing(engine, min(_dense_files(engine, log), _known(log, known)))
 
 
 def _known(log: Log, known: Head | None) -> int:
@@ -320,16 +333,20 @@ def _check_first(path: Path, log: Log, marker: files.Marker) -> None:
     first = log.beginning()
     database = first.base.database if first.HasField("base") else first.created.database
     if not database:
-        raise CorruptionError(
-            f"{path}: the log begins with record {log.oldest}, which is neither Created nor a Base: its"
-            " beginning is lost. Restore a backup",
-            seq=log.oldest,
-        )
+        raise _without_beginning(path, log)
     if marker.database != str(uuid.UUID(bytes=database)):
         raise OpenError(
             f"{path}: its file {files.MARKER} is of database {marker.database}, but its log is of"
             f" {uuid.UUID(bytes=database)}: files of two databases are mixed"
         )
+
+
+def _without_beginning(path: Path, log: Log) -> CorruptionError:
+    return CorruptionError(
+        f"{path}: the log begins with record {log.oldest}, which is neither Created nor a Base: its beginning"
+        " is lost. Restore a backup",
+        seq=log.oldest,
+    )
 
 
 def _check_applied(path: Path, log: Log, tables: Tables) -> None:

@@ -45,7 +45,7 @@ from rocksdict import (
     WriteOptions,
 )
 
-from everlog.store.errors import ClosedError, CorruptionError, DiskError, Error
+from everlog.store.errors import ClosedError, CorruptionError, DiskError, Error, OpenError
 from everlog.store.process import keep_in_child, notify_in_child, opening, quiesce_before_fork
 from everlog.store.rocks.errors import (
     CLOSED,
@@ -69,7 +69,8 @@ LOG_BUFFER_BYTES = 16 << 20
 LOG_FILE_BYTES = 256 << 20
 DATA_BUFFER_BYTES = 6 << 20
 CACHE_BYTES = 32 << 20
-REOPENINGS = 3
+REOPENINGS = 3  # attempts of a reader after which the files have not changed
+REOPENING_S = 10.0  # how long it makes attempts while a writer changes them
 FAMILY_BYTES = 256 << 10  # minimum free space to create a column family
 NEWEST_MAX, REST_S = 4, 60.0  # files; how long `rest` waits until they are merged
 RECOVERY_S = 0.5  # after the disk accepts writes again, RocksDB's recovery ends
@@ -162,11 +163,40 @@ class Engine:
 
     def _open_at_last(self) -> None:
         """Open it. A reader tries again, because the writer may drop a column family after it was listed."""
-        for _ in range(REOPENINGS if self.secondary else 0):
-            with contextlib.suppress(Exception):
+        if not self.secondary:
+            self._open()
+            return
+        for is_last in self._attempts():
+            try:
                 self._open()
                 return
-        self._open()
+            except Exception:
+                if is_last:
+                    raise
+
+    def _attempts(self) -> Iterator[bool]:
+        """Yield for each attempt of a reader whether it is the last.
+
+        A writer may change the files during each of them: those after which nothing has changed are counted.
+        Raises OpenError when it has changed them all the time.
+        """
+        left, seen, until = REOPENINGS, self._manifests(), time.monotonic() + REOPENING_S
+        while time.monotonic() < until:
+            yield not left
+            now = self._manifests()
+            left, seen = (REOPENINGS if now != seen else left - 1), now
+        raise OpenError(
+            f"{self.path}: the writing process replaced its tables during each attempt to read them, for"
+            f" {REOPENING_S:.0f} s; try again when its rebuilds or migrations have ended"
+        )
+
+    def _manifests(self) -> list[tuple[str, int]]:
+        """Return the names and sizes of the files that list RocksDB's files."""
+        found = []
+        for file in (self.at / "db").glob("MANIFEST-*"):
+            with contextlib.suppress(OSError):  # replaced meanwhile
+                found.append((file.name, file.stat().st_size))
+        return found
 
     def _open(self) -> None:
         directory = str(self._linked() or self._directory())
@@ -176,12 +206,10 @@ class Engine:
             name.startswith("data-") for name in names
         ):  # a new database, or one killed during its creation
             names.append(FIRST_DATA)
+        if self.secondary:
+            names = self._without_old_tables(directory, names)
         families = {name: self._family_options(name) for name in {*names, LOG}}
-        access = AccessType.read_write()
-        if self._scratch:
-            self._opened += 1
-            access = AccessType.secondary(f"{self._scratch.path}/{self._opened}")
-        self._db = Rdict(directory, self._db_options(), families, access)
+        self._db = Rdict(directory, self._db_options(), families, self._access())
         self._wal = Wal(directory)
         self._families = []
         self.log = self._family(LOG)
@@ -199,6 +227,25 @@ class Engine:
         self._put_log: Any = self.log.put
         self._write: Any = self._db.write
         self.get = self.data.get
+
+    def _access(self) -> AccessType:
+        if self._scratch is None:
+            return AccessType.read_write()
+        self._opened += 1
+        return AccessType.secondary(f"{self._scratch.path}/{self._opened}")
+
+    def _without_old_tables(self, directory: str, names: list[str]) -> list[str]:
+        """Return the column families that a reader opens: of tables only the live ones.
+
+        The writer may be dropping the others. RocksDB's reader crashes if it was told to open a column family
+        whose end it finds in the MANIFEST while only a part of the files has been deleted: it destroys a
+        version of a column family that it has freed.
+        """
+        default = {"default": self._family_options("default")}
+        with contextlib.closing(Rdict(directory, self._db_options(), default, self._access())) as db:
+            found: bytes | None = db.get(TABLES)
+        live = found.decode() if found else FIRST_DATA
+        return [*(name for name in names if not name.startswith("data-")), live]
 
     def _family(self, name: str) -> Rdict:
         family = self._db.get_column_family(name)
@@ -658,27 +705,26 @@ class Engine:
             for family in (self.log, self.data, *(family for family, _ in self._sides.values())):
                 family.flush()
 
-    def catch_up(self) -> None:
+    def catch_up(self, *, anew: bool = False) -> None:
         """In a secondary: see what the writing process has written since.
 
         After a rebuild by that process, there are column families that this one does not know, and the
-        known ones are gone: then RocksDB is opened again. Earlier iterators stay valid.
+        known ones are gone: then RocksDB is opened again, as with `anew`. Earlier iterators stay valid.
         """
         with translated(f"reading {self.path}"):
-            for left in range(REOPENINGS, -1, -1):
+            for is_last in self._attempts():
                 try:
                     self._begin_live_write()
                     self._linked()
-                    self._db.try_catch_up_with_primary()
-                    if self._live_name() == self.data_name:
-                        return
-                    self._open()
+                    if not anew:
+                        self._db.try_catch_up_with_primary()
+                    if anew or self._live_name() != self.data_name:
+                        self._open()
                     return
                 except Exception:
-                    if not left:
+                    if is_last:
                         raise
-                with contextlib.suppress(Exception):  # the next attempt raises it
-                    self._open()
+                    anew = True
 
     def disk_bytes(self) -> int:
         """Return the size of all files in the directory, in bytes. Raises DiskError."""

@@ -7,15 +7,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rocksdict import Rdict
+from rocksdict import Options, Rdict
 
 from everlog.store.database import Database
-from everlog.store.errors import OpenError
+from everlog.store.errors import CorruptionError, OpenError
 from everlog.store.rocks import engine
 from tests.store.conftest import Opener
 from tests.store.models import AIRPORTS, ITEMS, TABLES, Item, airport, declare, items, open_flights
@@ -249,20 +250,68 @@ def test_whoever_opens_while_a_writer_flushes_finds_a_whole_log(
 def test_whoever_opens_while_a_writer_rebuilds_finds_the_tables(
     writer: Database, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Column families are created and dropped between listing and opening them."""
-    times = count()
+    """The live tables are replaced and dropped after the reader learned which ones they are."""
+    attempts = count(1)
 
-    def listed(*where: Any) -> list[str]:
-        names = Rdict.list_cf(*where)
-        if next(times) < 2:
+    def replaced(directory: str, options: Options, families: dict[str, Options], *how: Any) -> Rdict:
+        if engine.LOG in families and next(attempts) <= 2:
             writer.admin.rebuild()
-        return names
+        return Rdict(directory, options, families, *how)
 
-    def opened(*how: Any) -> Rdict:
-        return Rdict(*how)
-
-    monkeypatch.setattr(opened, "list_cf", listed, raising=False)
-    monkeypatch.setattr(engine, "Rdict", opened)
+    monkeypatch.setattr(replaced, "list_cf", Rdict.list_cf, raising=False)
+    monkeypatch.setattr(engine, "Rdict", replaced)
     with Database(path, read_only=True) as reader:
         same(writer, reader)
-    assert next(times) > 2
+    assert next(attempts) == 4
+
+
+def test_a_file_that_it_missed_hides_no_record_once_it_can_be_read(writer: Database, path: Path) -> None:
+    """As when the writer merges a file into another one and deletes it, while a reader looks."""
+    with Database(path, read_only=True) as reader:
+        for turn in (1, 2, 3):
+            writer.put(ITEMS, Item(id=turn, text="before"))
+            before = set((path / "db").glob("*.sst"))
+            writer.tables.flush()
+            writer.engine.flush()
+            writer.put(ITEMS, Item(id=1, text=f"turn {turn}"))
+            missed = set((path / "db").glob("*.sst")) - before
+            assert missed
+            for file in missed:
+                file.rename(path.parent / file.name)
+            with suppress(CorruptionError):
+                assert reader.refresh() < writer.head
+            for file in missed:
+                (path.parent / file.name).rename(file)
+            assert reader.refresh() == writer.head
+            assert reader.get(ITEMS, 1) == Item(id=1, text=f"turn {turn}")
+            same(writer, reader)
+
+
+REFRESHES = """
+import sys
+from everlog.store.database import Database
+from tests.store.models import ITEMS
+with Database(sys.argv[1], read_only=True) as reader:
+    print("opened", flush=True)
+    for line in sys.stdin:
+        assert reader.refresh() >= int(line)
+        assert reader.count(ITEMS) == sum(1 for _ in reader.scan(ITEMS))
+        print("refreshed", flush=True)
+"""
+
+
+@pytest.mark.parametrize("times", [8, pytest.param(300, marks=pytest.mark.long)])
+def test_tables_that_are_replaced_while_it_looks_are_found(writer: Database, path: Path, times: int) -> None:
+    words = [sys.executable, "-c", REFRESHES, str(path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "opened\n"
+        for turn in range(times):
+            writer.put(ITEMS, Item(id=turn, text="before"))
+            process.stdin.write(f"{writer.head}\n")
+            process.stdin.flush()
+            writer.admin.rebuild()  # while the reader looks
+            assert process.stdout.readline() == "refreshed\n"
+        process.stdin.close()
+        assert process.wait(60) == 0

@@ -85,23 +85,28 @@ class _Sampled(NamedTuple):
 class Estimates:
     """Estimates the migrations of a plan, in their order. `counts`: the rows of each table, by its id."""
 
-    def __init__(self, db: Database, schema: log_pb2.Schema) -> None:
+    def __init__(self, db: Database, current: Schema) -> None:
         self._db = db
         self._sizes = sizes_of(db.core)
         self._samples = dict[int, _Sampled]()
-        current = Schema(schema)
         self._now = {info.proto.id: info for info in current.tables.values()}
         self._counts = Counter({id: db.tables.counts.get(one.space, 0) for id, one in self._now.items()})
         self._free = shutil.disk_usage(db.path).free
 
     def of(
-        self, before: log_pb2.Schema, following: log_pb2.Schema, migration: Migration, data: Bootstrap
+        self,
+        old: Schema,
+        new: Schema,
+        migration: Migration,
+        data: Bootstrap,
+        online: Collection[tuple[int, int]],
     ) -> Estimate:
-        """Estimate the next migration. `data`: its bootstrap rows. Read-only; runs its code on the sample."""
-        old, new = Schema(before), Schema(following)
+        """Estimate the next migration. Read-only; runs its code on the sample.
+
+        `data`: its bootstrap rows; `online`: the result of `beside`.
+        """
         was = {info.proto.id: info for info in old.tables.values()}
         remade = migration.up.names if migration.up is not None else ()
-        online = beside(before, following, remade)
         found = _Sum(unknown=_unknown(migration))
         found.bytes += 2 * data.sizes.total()  # in the tables and in the log
         for name, table in new.tables.items():
@@ -234,9 +239,8 @@ def _unknown(migration: Migration) -> list[str]:
     return found
 
 
-def beside(
-    before: log_pb2.Schema, following: log_pb2.Schema, remade: Collection[str]
-) -> set[tuple[int, int]]:
+def beside(old: Schema, new: Schema, migration: Migration) -> set[tuple[int, int]]:
     """Return the indexes that are built beside the live table: ids of table and index."""
-    online = evolve.online(before, following, remade=remade) or log_pb2.Schema()
+    remade = migration.up.names if migration.up is not None else ()
+    online = evolve.online(old.proto, new.proto, remade=remade) or log_pb2.Schema()
     return {(one.id, index.id) for one in online.tables for index in one.indexes if index.building}

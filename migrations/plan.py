@@ -116,14 +116,15 @@ def plan(
         try_rows and not linted and not any(one.overruled for one in todo)
     )  # lint assumes the order of the folders
     errors = data_errors(known, db, applied, progress) if todo and lints else []
-    old, costs = Schema(schema), Estimates(db, schema)
+    old = Schema(schema)
+    costs = Estimates(db, old)
     for migration in todo:
         following = after(schema, migration)
         new = Schema(following)
         steps = [*_people_steps(db, schema, following, migration, hold=hold)]
         data = bootstrap(migration)
-        steps += _steps(old, new, migration, counts, data)
-        old = new
+        online = beside(old, new, migration)
+        steps += _steps(old, new, migration, counts, data, online=online)
         steps += [_trial_step(one) for one in through if one.version == migration.version]
         steps += [
             PlannedStep(f"FAILS: {one.text}", problem=True)
@@ -134,9 +135,9 @@ def plan(
             steps.append(remake_step(try_remake(db, migration, migration.up), "up"))
         if try_rows and migration is todo[0] and has_checks(migration):
             steps.append(_checks_step(db, migration))
-        cost = costs.of(schema, following, migration, data)
+        cost = costs.of(old, new, migration, data, online)
         planned.append(PlannedMigration(migration.version, migration.name, steps, cost))
-        schema = following
+        schema, old = following, new
     return planned
 
 
@@ -328,9 +329,15 @@ def _given_up(db: Database) -> Iterator[PlannedMigration]:
 
 
 def _steps(
-    old: Schema, new: Schema, migration: Migration, counts: Counter[str], data: Bootstrap
+    old: Schema,
+    new: Schema,
+    migration: Migration,
+    counts: Counter[str],
+    data: Bootstrap,
+    *,
+    online: set[tuple[int, int]],
 ) -> Iterator[PlannedStep]:
-    before, following = old.proto, new.proto
+    before = old.proto
     if before.version > migration.version:
         decided = sorted(migration.overruled & {table.name for table in migration.tables})
         kept = f"; {', '.join(decided)} stay as newer migrations define them" if decided else ""
@@ -338,7 +345,6 @@ def _steps(
     for name in sorted(old.tables.keys() - new.tables.keys()):
         yield PlannedStep(f"drop table {name} with its {quantity(counts[name], 'row')}")
     remade = migration.up.names if migration.up is not None else ()
-    online = beside(before, following, remade)
     if remade:
         rows = sum(counts.values())
         took = (

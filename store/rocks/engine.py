@@ -237,7 +237,7 @@ class Engine:
     def _without_old_tables(self, directory: str, names: list[str]) -> list[str]:
         """Return the column families that a reader opens: of tables only the live ones.
 
-        The writer may be dropping the others. RocksDB's reader crashes if it was told to open a column family
+        The writer may be dropping the others. RocksDB's reader crashes if it is to open a column family
         whose end it finds in the MANIFEST while only a part of the files has been deleted: it destroys a
         version of a column family that it has freed.
         """

@@ -75,8 +75,17 @@ class LocalMigrations:
         out_of_order: bool = False,
         try_rows: bool = False,
         hold: bool = False,
+        prepare: bool = False,
     ) -> list[PlannedMigration]:
-        return plan(self._db, self._source, to=to, out_of_order=out_of_order, try_rows=try_rows, hold=hold)
+        return plan(
+            self._db,
+            self._source,
+            to=to,
+            out_of_order=out_of_order,
+            try_rows=try_rows,
+            hold=hold,
+            prepare=prepare,
+        )
 
     def apply(
         self,

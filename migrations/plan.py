@@ -94,9 +94,10 @@ def plan(
     try_rows: bool = False,
     hold: bool = False,
     linted: bool = False,
+    prepare: bool = False,
     progress: OnProgress | None = None,
 ) -> list[PlannedMigration]:
-    """Return what `apply` would do with the same arguments. Read-only; runs the folders' code.
+    """Return what `apply` would do with the same arguments, or `prepare`. Read-only; runs the folders' code.
 
     `try_rows` also runs it on every row that would be rewritten or enter a unique index, and runs checks.py.
     `linted`: the caller lints the rows itself. Raises MigrationError and SchemaError as `apply` would before
@@ -109,6 +110,8 @@ def plan(
     planned = list(_given_up(db))
     known = load_for(db, source)
     todo = pending(db, known, to, out_of_order=out_of_order)
+    if prepare:
+        check_holdable(only_one(todo), bootstrap(todo[0]))
     through = trials(db, todo, progress) if try_rows else []
     late = {migration.version for migration in todo}
     applied = {migration.version for migration in known} - late
@@ -203,6 +206,39 @@ def pending(
     found = [migration for migration in migrations if migration.version in todo]
     check_left_over(db, found)
     return found
+
+
+def only_one(found: Sequence[Migration]) -> Migration:
+    """Return the only one of the pending migrations, for a decision. Raises MigrationError."""
+    if not found:
+        raise MigrationError("no migration is pending, so there is none to prepare")
+    if len(found) > 1:
+        first = found[0]
+        raise MigrationError(
+            f"{len(found)} migrations are pending, and a decision is about one: prepare {first.title} first"
+            f" (`--to-version {first.version}`), and the next after its decision",
+            version=first.version,
+        )
+    return found[0]
+
+
+def check_holdable(migration: Migration, rows: Bootstrap) -> None:
+    """Raise MigrationError if the switch of a migration would run code or write rows, and so might fail.
+    Read-only."""
+    why = ""
+    if migration.up is not None:
+        why = (
+            f"`up` remakes the rows of {', '.join(migration.up.names)} from the whole database at the switch"
+        )
+    elif has_checks(migration):
+        why = "checks.py is run at the switch, on rows that may still change"
+    elif rows.deleted:
+        why = "bootstrap.py deletes rows at the switch"
+    if why:
+        raise MigrationError(
+            f"migration {migration.title} cannot be prepared, because {why}; apply it with `everlog up`",
+            version=migration.version,
+        )
 
 
 def _refuse_edited_or_missing(info: MigrationInfo) -> None:

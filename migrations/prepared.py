@@ -22,15 +22,13 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from uuid import UUID
 
 import msgspec
 
 from everlog.migrations import in_progress
-from everlog.migrations.bootstrap import Bootstrap, bootstrap
-from everlog.migrations.checks import has_checks
+from everlog.migrations.bootstrap import bootstrap
 from everlog.migrations.folder import SOURCE, Source
 from everlog.migrations.in_progress import (
     ABORTED,
@@ -44,8 +42,7 @@ from everlog.migrations.in_progress import (
     current_migration,
 )
 from everlog.migrations.lock import WAIT_S, ask_to_end, lock
-from everlog.migrations.migration import Migration
-from everlog.migrations.plan import check_target, load_for, pending
+from everlog.migrations.plan import check_holdable, check_target, load_for, only_one, pending
 from everlog.migrations.proposal import settled
 from everlog.migrations.runner import run_one
 from everlog.proto import log_pb2
@@ -175,7 +172,7 @@ def prepare(
         known = load_for(db, source)
         begun = in_progress.attach(db, known)
         _check_other(begun, order)
-        migration = _only(pending(db, known, to if found is None else found.version))
+        migration = only_one(pending(db, known, to if found is None else found.version))
         if begun is None and (rejected := settled(db, [migration], rejected_only=True)) is not None:
             raise MigrationError(rejected.says, version=migration.version)
         rows = bootstrap(migration)
@@ -188,38 +185,6 @@ def prepare(
         done = decision(db, order.decision_id)
         assert done is not None
         return done
-
-
-def _only(found: Sequence[Migration]) -> Migration:
-    if not found:
-        raise MigrationError("no migration is pending, so there is none to prepare")
-    if len(found) > 1:
-        first = found[0]
-        raise MigrationError(
-            f"{len(found)} migrations are pending, and a decision is about one: prepare {first.title} first"
-            f" (`--to-version {first.version}`), and the next after its decision",
-            version=first.version,
-        )
-    return found[0]
-
-
-def check_holdable(migration: Migration, rows: Bootstrap) -> None:
-    """Raise MigrationError if the switch of a migration would run code or write rows, and so might fail.
-    Read-only."""
-    why = ""
-    if migration.up is not None:
-        why = (
-            f"`up` remakes the rows of {', '.join(migration.up.names)} from the whole database at the switch"
-        )
-    elif has_checks(migration):
-        why = "checks.py is run at the switch, on rows that may still change"
-    elif rows.deleted:
-        why = "bootstrap.py deletes rows at the switch"
-    if why:
-        raise MigrationError(
-            f"migration {migration.title} cannot be prepared, because {why}; apply it with `everlog up`",
-            version=migration.version,
-        )
 
 
 def commit_prepared(

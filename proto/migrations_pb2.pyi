@@ -545,6 +545,7 @@ class PlanRequest(_message.Message):
     TO_FIELD_NUMBER: _builtins.int
     OUT_OF_ORDER_FIELD_NUMBER: _builtins.int
     TRY_ROWS_FIELD_NUMBER: _builtins.int
+    PREPARE_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     to: _builtins.int
     """Up to this version; 0: all."""
@@ -552,6 +553,8 @@ class PlanRequest(_message.Message):
     """Include migrations older than an applied one."""
     try_rows: _builtins.bool
     """Run the code that rewrites rows on every row."""
+    prepare: _builtins.bool
+    """What Prepare would do instead; fails if the migration cannot wait for a decision."""
     def __init__(
         self,
         *,
@@ -559,10 +562,11 @@ class PlanRequest(_message.Message):
         to: _builtins.int = ...,
         out_of_order: _builtins.bool = ...,
         try_rows: _builtins.bool = ...,
+        prepare: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "out_of_order", b"out_of_order", "to", b"to", "try_rows", b"try_rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "out_of_order", b"out_of_order", "prepare", b"prepare", "to", b"to", "try_rows", b"try_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

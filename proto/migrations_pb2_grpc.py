@@ -154,7 +154,7 @@ class MigrationsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Plan(self, request, context):
-        """Returns what Apply would do; changes nothing.
+        """Returns what Apply or Prepare would do; changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,7 @@ class MigrationsStub:
     Status: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.MigrationStatusRequest, _migrations_pb2.MigrationStatusResponse]
     """Summarizes the state of the migrations."""
     Plan: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.PlanRequest, _migrations_pb2.PlanResponse]
-    """Returns what Apply would do; changes nothing."""
+    """Returns what Apply or Prepare would do; changes nothing."""
     Show: _grpc.UnaryUnaryMultiCallable[_migrations_pb2.ShowMigrationRequest, _migrations_pb2.ShowMigrationResponse]
     """Returns one migration: its files, declarations, first bootstrap rows and events."""
     Apply: _grpc.UnaryStreamMultiCallable[_migrations_pb2.ApplyRequest, _migrations_pb2.ApplyResponse]
@@ -84,7 +84,7 @@ class MigrationsAsyncStub(MigrationsStub):
     Status: _aio.UnaryUnaryMultiCallable[_migrations_pb2.MigrationStatusRequest, _migrations_pb2.MigrationStatusResponse]  # type: ignore[assignment]
     """Summarizes the state of the migrations."""
     Plan: _aio.UnaryUnaryMultiCallable[_migrations_pb2.PlanRequest, _migrations_pb2.PlanResponse]  # type: ignore[assignment]
-    """Returns what Apply would do; changes nothing."""
+    """Returns what Apply or Prepare would do; changes nothing."""
     Show: _aio.UnaryUnaryMultiCallable[_migrations_pb2.ShowMigrationRequest, _migrations_pb2.ShowMigrationResponse]  # type: ignore[assignment]
     """Returns one migration: its files, declarations, first bootstrap rows and events."""
     Apply: _aio.UnaryStreamMultiCallable[_migrations_pb2.ApplyRequest, _migrations_pb2.ApplyResponse]  # type: ignore[assignment]
@@ -147,7 +147,7 @@ class MigrationsServicer(metaclass=_abc_1.ABCMeta):
         request: _migrations_pb2.PlanRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_migrations_pb2.PlanResponse, _abc.Awaitable[_migrations_pb2.PlanResponse]]:
-        """Returns what Apply would do; changes nothing."""
+        """Returns what Apply or Prepare would do; changes nothing."""
 
     @_abc_1.abstractmethod
     def Show(

@@ -215,11 +215,12 @@ class Migrations(Protocol):
         out_of_order: bool = False,
         try_rows: bool = False,
         hold: bool = False,
+        prepare: bool = False,
     ) -> list[PlannedMigration]:
-        """Return what `apply` would do with the same arguments.
+        """Return what `apply` would do with the same arguments, or with `prepare` what `prepare` would do.
 
         `try_rows`: also run `up` and the checks on the rows, which reads whole tables. The plan of a server
-        omits the effects of `hold`. Read-only. Raises MigrationError and SchemaError as `apply` would.
+        omits the effects of `hold`. Read-only. Raises MigrationError and SchemaError as the call would.
         """
 
     def apply(

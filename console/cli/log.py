@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from importlib import import_module
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
+from uuid import UUID
 
 import click
 from google.protobuf import json_format
@@ -278,7 +279,9 @@ def _about(entry: Entry) -> str:
         case "migration":
             step = log_pb2.Migration.Step.Name(about.step).lower()
             claimed = " (claimed)" if step in DECISIONS and entry.proof == "claimed" else ""
-            return f"migration {about.version}_{about.name} {step}{claimed}"
+            of = f"migration {about.version}_{about.name} " if about.version else ""
+            decision = f", decision {UUID(bytes=about.decision_id)}" if about.decision_id else ""
+            return f"{of}{step}{claimed}{decision}"
         case "load":
             step = log_pb2.Load.Step.Name(about.step).lower()
             return f"load of {about.table}, {quantity(about.rows, 'row')} so far, {step}"

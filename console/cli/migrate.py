@@ -33,7 +33,7 @@ from everlog.store.tx.transaction import new_commit_id
 
 if TYPE_CHECKING:
     from everlog.console.cli.connect import AnyDatabase
-    from everlog.migrations import Decision, MigrationInfo, PlannedRollback
+    from everlog.migrations import Decision, MigrationInfo, PlannedMigration, PlannedRollback
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -148,19 +148,8 @@ def _apply(settings: Settings, /, *, create: bool, dry_run: bool, strict: bool, 
         show_progress() as progress,
     ):
         if dry_run or settings.verbose:
-            problems = 0
-            for planned in db.migrations.plan(**which, try_rows=dry_run):
-                problems += sum(step.problem for step in planned.steps)
-                if settings.json:
-                    output.echo({"state": "planned", **_planned(planned)})
-                    continue
-                click.echo(f"{'Pending' if dry_run else 'Applying'}: {planned.title}")
-                for step in planned.steps:
-                    click.echo(f"  {step.text}{settings.private(step.private)}")
-                if planned.estimate is not None and not planned.estimate.small:
-                    click.echo(f"  {output.cost(planned.estimate)}")
-            if problems:
-                raise MigrationError("this migration would fail; nothing was changed")
+            found = db.migrations.plan(**which, try_rows=dry_run)
+            _print_plan(settings, found, "Pending" if dry_run else "Applying")
         if dry_run:
             return
         began = time.perf_counter()
@@ -183,6 +172,21 @@ def _apply(settings: Settings, /, *, create: bool, dry_run: bool, strict: bool, 
             _say_readable(settings, db, before)
         if not done and not settings.json:
             click.echo("Nothing to apply: the database is up to date")
+
+
+def _print_plan(settings: Settings, found: list[PlannedMigration], word: str) -> None:
+    """Print planned migrations. Raises MigrationError if one would fail."""
+    for planned in found:
+        if settings.json:
+            output.echo({"state": "planned", **_planned(planned)})
+            continue
+        click.echo(f"{word}: {planned.title}")
+        for step in planned.steps:
+            click.echo(f"  {step.text}{settings.private(step.private)}")
+        if planned.estimate is not None and not planned.estimate.small:
+            click.echo(f"  {output.cost(planned.estimate)}")
+    if any(step.problem for planned in found for step in planned.steps):
+        raise MigrationError("this migration would fail; nothing was changed")
 
 
 def _say_readable(settings: Settings, db: AnyDatabase, before: Any) -> None:
@@ -276,10 +280,11 @@ def _decides(command: F) -> F:
     metavar="ROWS",
     help="Build at most N rows per second.  [default: no limit]",
 )
+@dry_run
 @_decides
 @common
 @pass_settings
-def prepare(settings: Settings, /, decision: uuid.UUID | None, **how: Any) -> None:
+def prepare(settings: Settings, /, decision: uuid.UUID | None, *, dry_run: bool, **how: Any) -> None:
     """Build the pending migration, and let it wait for a decision.
 
     Clients read and write the previous version until `everlog commit-prepared ID` or `everlog
@@ -288,10 +293,15 @@ def prepare(settings: Settings, /, decision: uuid.UUID | None, **how: Any) -> No
 
     \b
     Examples:
-      everlog prepare
+      everlog prepare --dry-run
       everlog prepare 01980f3e-0000-7000-8000-000000000001 --fence 3 --reason "release 12"
     """
     _refuse_folders(settings)
+    if dry_run:
+        with open_database(settings, read_only=True) as db:
+            found = db.migrations.plan(to=how["to"], hold=how["hold"], try_rows=True, prepare=True)
+        _print_plan(settings, found, "Would prepare")
+        return
     decision = decision or uuid.UUID(bytes=new_commit_id())
     settings.resume = f"`everlog prepare {decision}` resumes it"
     began = time.perf_counter()

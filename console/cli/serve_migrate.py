@@ -111,9 +111,15 @@ def _attach(databases: Mapping[str, EmbeddedDatabase], sources: Mapping[str, str
         try:
             found = migrations.load(sources[name]) if name in sources else []
             if begun.migration.version not in {one.version for one in found}:
+                waits = in_progress.undecided(begun)
                 raise MigrationError(
                     f"the folder of migration {begun.migration.version}_{begun.migration.name} is missing:"
-                    " restore it (`everlog restore-folders`), or give it up with `everlog rollback`"
+                    " restore it (`everlog restore-folders`), "
+                    + (
+                        f"to write to its tables; {waits}"
+                        if waits
+                        else "or give it up with `everlog rollback`"
+                    )
                 )
             in_progress.attach(db, found)
         except (Error, OSError) as error:

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -238,7 +239,9 @@ def _about(entry: Entry) -> str:
         case "created":
             words = f"created by {about.software}"
         case "migration":
-            words = f"{about.version}_{about.name} {_step(log_pb2.Migration, about)}"
+            of = f"{about.version}_{about.name} " if about.version else ""
+            decision = f", decision {UUID(bytes=about.decision_id)}" if about.decision_id else ""
+            words = f"{of}{_step(log_pb2.Migration, about)}{decision}"
         case "load":
             words = f"{about.table}, {quantity(about.rows, 'row')} so far, {_step(log_pb2.Load, about)}"
         case "notice":

@@ -55,6 +55,7 @@ SAYS = {
     "approved": "approved it",
     "rejected": "rejected it",
     "started": "started it",
+    "prepared": "prepared it for a decision",
     "switched": "switched to it, with the previous version beside",
     "finished": "finished it",
     "failed": "saw it fail",

@@ -98,11 +98,16 @@ class RemoteMigrations:
         out_of_order: bool = False,
         try_rows: bool = False,
         hold: bool = False,
+        prepare: bool = False,
     ) -> list[PlannedMigration]:
         """Return what `apply` would do with the same arguments, except `hold`. Read-only."""
         check_target(to, None)
         request = pb.PlanRequest(
-            database=self._database, to=to or 0, out_of_order=out_of_order, try_rows=try_rows
+            database=self._database,
+            to=to or 0,
+            out_of_order=out_of_order,
+            try_rows=try_rows,
+            prepare=prepare,
         )
         answer = self._channel.call(self._stub.Plan, request, timeout_s=PLAN_S)
         return [

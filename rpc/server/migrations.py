@@ -166,6 +166,7 @@ class MigrationsService(migrations_pb2_grpc.MigrationsServicer):
                 to=request.to or None,
                 out_of_order=late,
                 try_rows=request.try_rows,
+                prepare=request.prepare,
                 progress=self._hosting.check_going,
             )
         )

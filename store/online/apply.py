@@ -152,7 +152,7 @@ _EVENTS = {
 def _tell(core: Core, migration: log_pb2.Migration, actor: str, seq: int) -> None:
     """Write a step of a migration to the program's log."""
     event, words = _EVENTS.get(migration.step, ("migration.recorded", "has a new record"))
-    title = f"{migration.version}_{migration.name}"
+    title = f"{migration.version}_{migration.name}" if migration.version else "of an unknown decision"
     extra = about(event, database=str(core.path), identity=actor, migration=title, seq=seq)
     quiet.info("migration %s %s", title, words, extra=extra)
 

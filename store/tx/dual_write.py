@@ -156,7 +156,8 @@ class DualWrite:
                 if back
                 else f"table {info.name} is being rewritten by migration {since}, but this program lacks the"
                 f" code that converts {'old rows to new' if upwards else 'new rows to old'} ones; open the"
-                " database with its migrations, or abort the migration with `everlog rollback`"
+                " database with its migrations, or abort the migration with `everlog rollback` (if it is"
+                " prepared: `everlog abort-prepared`)"
             )
             raise MigrationError(text, table=info.name, version=since)
         return way

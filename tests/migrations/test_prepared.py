@@ -213,6 +213,8 @@ def test_what_a_vote_cannot_hold_is_refused_before_anything_is_built(
     head = db.head
     with pytest.raises(MigrationError, match=rf"two cannot be prepared, because {why}"):
         migrations.prepare(db, ONE, path, to=20260101000001)
+    with pytest.raises(MigrationError, match=why):
+        migrations.plan(db, path, to=20260101000001, prepare=True)
     with pytest.raises(
         MigrationError, match=r"2 migrations are pending, .* prepare 20260101000001_two first"
     ):

@@ -24,6 +24,8 @@ def test_here(project: Project, tmp_path: Path, everlog: Run) -> None:
     here = ("-u", f"file:{tmp_path / 'db'}")
     at = (*here, "-d", str(project.path))
     assert "Invalid value for '[ID]': 'seven' is not a valid UUID" in everlog(*at, "prepare", "seven").err
+    tried = everlog(*at, "prepare", "--dry-run")
+    assert tried.out.startswith("Would prepare: 20260101000001_two\n  rewrite 20 rows of airports with `up`")
     done = everlog(*at, "prepare", ONE, "--fence", "3", "--reason", "release 9")
     assert done.out.startswith("Prepared: 20260101000001_two in ")
     assert done.out.endswith(f"; it waits for decision {ONE}\n")
@@ -44,6 +46,9 @@ def test_here(project: Project, tmp_path: Path, everlog: Run) -> None:
         refused = everlog(*at, verb)
         assert refused.code == 1
         assert f"waits for decision {ONE}, which alone ends it" in refused.err, verb
+    assert everlog(*at, "prepare", "--dry-run").code == 1
+    told = everlog(*here, "log")
+    assert f"migration 20260101000001_two prepared, decision {ONE}" in told.out
     assert "has fence 2, but commit" in everlog(*here, "abort-prepared", ONE, "--fence", "2").err
     ended = everlog(*here, "abort-prepared", ONE, "--fence", "3")
     assert ended.out.startswith("Aborted: 20260101000001_two (commit ")

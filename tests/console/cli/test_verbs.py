@@ -324,6 +324,7 @@ def test_what_cannot_be_undone_can_be_tried() -> None:
         "expire",
         "forget",
         "import",
+        "prepare",
         "repair",
         "rollback",
         "testdata",

@@ -76,6 +76,28 @@ def complete(maintenance: Maintenance) -> None:
     _migrating(maintenance, "complete", lambda: migrations.complete(maintenance.db))
 
 
+def decide(maintenance: Maintenance) -> None:
+    """Prepare a migration, or commit, abort or leave the one that waits for a decision."""
+    db, begun = maintenance.db, current_migration(maintenance.db)
+    decision_id = begun.migration.decision_id if begun is not None else b""
+    if not decision_id:
+        decision_id = maintenance.random.randbytes(16)
+        verbs = ["prepare"]
+    elif begun is not None and begun.migration.step == begun.migration.PREPARED:
+        verbs = ["commit_prepared", "abort_prepared", "leave"]
+    else:
+        verbs = ["prepare", "abort_prepared"]
+    verb = maintenance.random.choice(verbs)
+    if verb == "prepare":
+        following = [one for one in maintenance.folders.ways if one > db.schema.version]
+        to = min(following, default=None)
+        path = maintenance.folders.path
+        _migrating(maintenance, verb, lambda: migrations.prepare(db, decision_id, path, to=to))
+    elif verb != "leave":
+        order = migrations.commit_prepared if verb == "commit_prepared" else migrations.abort_prepared
+        _migrating(maintenance, verb, lambda: order(db, decision_id))
+
+
 def rollback(maintenance: Maintenance) -> None:
     """Roll back one migration, but never to a version without rows."""
     if len([one for one in maintenance.folders.ways if one <= maintenance.db.schema.version]) > 1:
@@ -184,6 +206,7 @@ OPERATIONS: dict[Callable[[Maintenance], None], int] = {
     up: 5,
     hold: 2,
     complete: 2,
+    decide: 6,
     rollback: 3,
     rebuild: 2,
     rebuild_into: 1,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import threading
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import closing
@@ -19,6 +21,7 @@ from everlog.consumers import Follower, SqliteSink, verify
 from everlog.migrations import Approval, Decision, DecisionState, Rules, status
 from everlog.migrations.approval.auto import AutoRun
 from everlog.migrations.in_progress import current_migration
+from everlog.migrations.lock import check_going
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
@@ -136,6 +139,9 @@ def test_an_index_over_a_new_field_is_built_in_a_copy_and_no_model_is_early(
     assert db.get(old, "B") == old.model(faa="B", name="name B")
     with pytest.raises(UniqueError):
         db.put(new, new.model(faa="C", name="name B"))
+    migrations.rollback(db, source=path)
+    assert db.count(old) == ROWS + 1
+    assert not db.schema.tables["airports"].indexes
 
 
 def test_an_index_over_an_old_field_is_built_in_place(project: Project, db: Database, tmp_path: Path) -> None:
@@ -496,3 +502,48 @@ def test_a_server_prepares_and_decides(project: Project, tmp_path: Path) -> None
             assert done == migrations.commit_prepared(db, ONE)
             assert remote.get(airports.new, "A00005") == airports.new_row(5)
             assert remote.migrations.abort_prepared(TWO).state is DecisionState.ABORTED
+
+
+def test_an_abort_stops_the_thread_that_prepares(airports: Airports) -> None:
+    db, building = airports.db, threading.Event()
+    before, ended = on_disk(db), list[str]()
+
+    def wait(step: Progress) -> None:
+        if "rewrite" in step.step:
+            building.set()
+            for _ in range(3000):
+                check_going(db.uuid)
+                time.sleep(0.01)
+
+    def work() -> None:
+        try:
+            prepare(airports, progress=wait, fence=3)
+        except MigrationError as error:
+            ended.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert building.wait(30)
+    with pytest.raises(MigrationError, match="has fence 2, but commit"):
+        migrations.abort_prepared(db, ONE, fence=2)
+    done = migrations.abort_prepared(db, ONE, actor="fleet", reason="one refused")
+    thread.join(30)
+    assert (done.state, done.actor, done.version) == (DecisionState.ABORTED, "fleet", 20260101000001)
+    assert "it was cancelled by fleet (one refused)" in ended[0]
+    assert on_disk(db) == before
+
+
+def test_the_vote_and_the_decision_are_on_disk_whatever_the_durability(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Database(tmp_path / "db", durability="os") as db:
+        airports = Airports(project, db, ROWS)
+        sync, synced = db.engine.sync_log, list[int]()
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            synced.append(db.log.written)
+            return sync(*args, **kwargs)
+
+        monkeypatch.setattr(db.engine, "sync_log", noted)
+        assert prepare(airports).seq <= synced[-1]
+        assert migrations.commit_prepared(db, ONE).seq <= synced[-1]

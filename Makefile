@@ -7,6 +7,9 @@
 .DELETE_ON_ERROR:
 .PHONY: help demo serve test test-all torture lint fmt bench bench-report proto docs docs-serve screenshots wheel clean
 
+# The tests start many programs: each would compile everlog again.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check

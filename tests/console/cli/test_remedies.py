@@ -33,7 +33,10 @@ def named(source: str) -> Iterator[str]:
 def commands() -> Iterator[str]:
     for room in ROOMS:
         for file in sorted((ROOT / room).rglob("*.py")):
-            for text in named(file.read_text(encoding="utf-8")):
+            source = file.read_text(encoding="utf-8")
+            if "`everlog " not in source:
+                continue
+            for text in named(source):
                 for found in _COMMAND.finditer(text):
                     yield " ".join("".join(found.groups()).split())
 

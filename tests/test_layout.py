@@ -38,6 +38,7 @@ ORDER = {
         "subscription",
         "feed",
     ),
+    "fleet": ("protocol",),
     "migrations": (
         "digest lock people spill values",
         "folder rows",

@@ -90,7 +90,7 @@ def test_importing_the_face_loads_no_room() -> None:
 
 
 def test_the_rooms_below_the_network_load_no_grpc() -> None:
-    loaded = loaded_by(f"import {', '.join(['everlog.store', *modules('proto', 'store', 'feed')])}")
+    loaded = loaded_by(f"import {', '.join(['everlog.store', *modules('proto', 'store', 'feed', 'fleet')])}")
     assert "everlog.proto.log_pb2" in loaded
     assert not [name for name in loaded if name.split(".")[0] == "grpc"]
 

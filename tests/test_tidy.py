@@ -23,6 +23,7 @@ FLOORS = (
     ("proto",),
     ("store",),
     ("audit", "migrations", "feed"),
+    ("fleet",),
     ("rpc",),
     ("consumers",),
     ("console",),

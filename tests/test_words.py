@@ -86,7 +86,7 @@ PHRASES = {
 }
 
 GAP = r'(?:\s|(?<=\s)(?:#|//|"|f"|\'|\*)+|["\'](?=\s))+'
-ROOMS = "proto store audit migrations feed rpc consumers console everlog"
+ROOMS = "proto store audit migrations feed fleet rpc consumers console everlog"
 FOLDERS = ["", *f".ci docs tests {ROOMS} benchmarks examples".split()]
 KINDS = {".py", ".md", ".proto", ".toml", ".yml", ""}
 

@@ -11,7 +11,7 @@ from everlog.store.errors import quantity
 from everlog.store.rocks.errors import translate
 
 ROOT = Path(__file__).parent.parent.parent
-ROOMS = ("audit", "console", "consumers", "feed", "migrations", "rpc", "store")
+ROOMS = ("audit", "console", "consumers", "feed", "fleet", "migrations", "rpc", "store")
 NOUN = "(?:rows|records|commits|tables|keys|versions|entries|segments)"
 PLURAL = re.compile(r'(?<!the first )(?<!at most )\{[^{}"]*\} ' + rf"{NOUN}\b")
 # The number is above 1, or the word is a verb.

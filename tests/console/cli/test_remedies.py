@@ -13,7 +13,7 @@ import pytest
 from everlog.console.cli.main import COMMANDS, cli, command
 
 ROOT = Path(__file__).parents[3]
-ROOMS = ("store", "audit", "migrations", "feed", "rpc", "consumers", "console")
+ROOMS = ("store", "audit", "migrations", "feed", "fleet", "rpc", "consumers", "console")
 _COMMAND = re.compile(r"`everlog ((?:-[-a-z]+ \S+ )*)([^`]+)`")
 _OPTION = re.compile(r"(?<![\w-])--?[a-z][-a-z]*")
 _GIVEN = "\N{HORIZONTAL ELLIPSIS}"  # stands for a value in an f-string

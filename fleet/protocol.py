@@ -15,9 +15,9 @@ everlog database, and the decision is one commit in it. A run upgrades the membe
     Phases of a member, in its run:
 
              ┌─ PREPARE ─▶ PREPARING ─ built ─▶ PREPARED ─ COMMIT ─▶ COMMITTED ─ CONTRACT ─▶ CONTRACTED
-    IDLE, or ┤               │  └─ failed ─▶ IDLE   └─ ABORT ─┐
-    an end   │               └─────────── ABORT ──────────────┤
-             └─ ABORT ────────────────────────────────────────┴▶ ABORTED
+    IDLE, or ┤                   │                 └─ ABORT ─┐
+    an end   │                   └───── ABORT, failed ───────┤
+             └─ ABORT ───────────────────────────────────────┴▶ ABORTED
 
 On disk there are two values, `Ledger` at the coordinator and `Holding` at each member. In memory there are
 two, `Coordinator` and `Member`. A SIGKILL replaces these by new ones: this is everything that it loses.
@@ -33,8 +33,8 @@ Invariants
   (2) A member that voted PREPARED is prepared until it receives the decision. It neither commits nor aborts
       by itself, also not when it is opened again, and no other migration starts there. It serves reads and
       writes.
-  (3) No member is COMMITTED while another is ABORTED. No member ends without a decision in the ledger, or
-      its removal.
+  (3) No member is COMMITTED while another is ABORTED. No member ends without a decision in the ledger, its
+      removal, or its own refusal, after which the run cannot commit.
   (4) A member that ended a run never holds it again: a late PREPARE changes nothing.
   (5) Only one coordinator writes to the ledger. `Coordinator.runs` is exact while its epoch is that of the
       ledger, and each commit reads the epoch.
@@ -117,9 +117,9 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A message of a member to the coordinator: its phase in a run, or the refusal to prepare it.
+    """A message of a member to the coordinator: its phase in a run.
 
-    `fence` is the highest that the member has seen. `refusal` is the reason, and empty otherwise.
+    `fence` is the highest that the member has seen. `refusal` is the reason why it cannot prepare, or empty.
     """
 
     database: bytes
@@ -236,10 +236,9 @@ def receive(ledger: Ledger, coordinator: Coordinator, report: Report) -> Coordin
     alarm = _alarm(run, seat, report)
     if alarm:
         return CoordinatorStep(ledger, coordinator, alarm=alarm)
-    if report.phase in ENDS:
-        if seat.end is not Phase.CONTRACTED:
-            seat = replace(seat, end=report.phase)
-    elif run.decision is None and seat.vote is None and not seat.removed:
+    if report.phase in ENDS and seat.end is not Phase.CONTRACTED:
+        seat = replace(seat, end=report.phase)
+    if run.decision is None and seat.vote is None and not seat.removed:
         # The first vote stays: a refusal that is late cannot change a vote that is durable at its member.
         if report.refusal:
             seat = replace(seat, vote=Vote.REFUSED, reason=report.refusal)
@@ -359,7 +358,8 @@ def _alarm(run: Run, seat: Seat, report: Report) -> str:
     """Return why a report contradicts the ledger, or an empty string."""
     outcome = Decision.ABORT if seat.removed else run.decision
     at = f"database {seat.target.database.hex()} reports {report.phase.value} in run {run.decision_id.hex()}"
-    if report.phase is Phase.ABORTED and outcome is not Decision.ABORT:
+    refused = report.refusal and run.decision is None and seat.vote is None
+    if report.phase is Phase.ABORTED and outcome is not Decision.ABORT and not refused:
         return f"{at}, which is not aborted"
     if report.phase in (Phase.COMMITTED, Phase.CONTRACTED) and outcome is not Decision.COMMIT:
         return f"{at}, which is not committed"
@@ -378,7 +378,8 @@ def _decided(run: Run) -> str:
 class Holding:
     """What a member has on disk: its version, and its phase in the run that it holds or held last.
 
-    `fence` is that of the order, or higher: of the highest order seen when this was written.
+    `fence` is that of the order, or higher: of the highest order seen when this was written. `reason` is that
+    of a build that failed.
     """
 
     version: int
@@ -386,20 +387,19 @@ class Holding:
     phase: Phase = Phase.IDLE
     decision_id: bytes = b""
     fence: int = 0
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
     """What a member has in memory.
 
-    `fence` is the highest that it has seen. `target` is what it builds now. `refused` is the run that it
-    refused last, and the reason: after a restart it tries again, because a full disk cannot keep a refusal.
+    `fence` is the highest that it has seen. `target` is what it builds now.
     """
 
     database: bytes
     fence: int = 0
     target: Target | None = None
-    refused: tuple[bytes, str] = (b"", "")
 
 
 class MemberStep(NamedTuple):
@@ -433,7 +433,7 @@ def obey(holding: Holding, member: Member, order: Order) -> MemberStep:
         phase = Phase.ABORTED
     if phase is None:
         return ask(holding, member)
-    holding = replace(holding, phase=phase, decision_id=order.decision_id, fence=order.fence)
+    holding = Holding(holding.version, holding.folder_digest, phase, order.decision_id, order.fence)
     return ask(holding, replace(member, target=None))
 
 
@@ -446,19 +446,18 @@ def built(holding: Holding, member: Member) -> MemberStep:
 
 
 def failed(holding: Holding, member: Member, reason: str) -> MemberStep:
-    """Vote REFUSED: the build failed, and what it built is removed."""
+    """Vote REFUSED: the build failed. It ends the run here, because a run with a refusal cannot commit."""
     if holding.phase is not Phase.PREPARING or member.target is None:
         return MemberStep(holding, member)
-    decision_id = holding.decision_id
     fence = max(holding.fence, member.fence)
-    holding = replace(holding, phase=Phase.IDLE, decision_id=b"", fence=fence)
-    return _refuse(holding, replace(member, target=None), decision_id, reason)
+    holding = replace(holding, phase=Phase.ABORTED, fence=fence, reason=reason)
+    return ask(holding, replace(member, target=None))
 
 
 def ask(holding: Holding, member: Member) -> MemberStep:
     """Report the phase. Called when the member is opened, when it connects, and repeatedly while in doubt."""
     fence = max(holding.fence, member.fence)
-    report = Report(member.database, holding.decision_id, fence, holding.phase)
+    report = Report(member.database, holding.decision_id, fence, holding.phase, holding.reason)
     return MemberStep(holding, member, (report,))
 
 
@@ -476,23 +475,16 @@ def _prepare(holding: Holding, member: Member, order: Order) -> MemberStep:
             member = replace(member, target=order.target)
         return ask(holding, member)
     target = order.target
-    decision_id, reason = member.refused
-    if decision_id == order.decision_id:
-        pass
-    elif holding.phase in HELD:
+    if holding.phase in HELD:
         reason = local_refusal(holding)
     elif holding.version != target.from_version:
         reason = f"expected version {target.from_version}, found {holding.version}"
     elif holding.folder_digest != target.folder_digest:
         reason = f"expected folders {target.folder_digest.hex()}, found {holding.folder_digest.hex()}"
     else:
-        holding = replace(holding, phase=Phase.PREPARING, decision_id=order.decision_id, fence=order.fence)
+        holding = Holding(
+            holding.version, holding.folder_digest, Phase.PREPARING, order.decision_id, order.fence
+        )
         return ask(holding, replace(member, target=target))
-    return _refuse(holding, member, order.decision_id, reason)
-
-
-def _refuse(holding: Holding, member: Member, decision_id: bytes, reason: str) -> MemberStep:
-    member = replace(member, refused=(decision_id, reason))
-    fence = max(holding.fence, member.fence)
-    report = Report(member.database, decision_id, fence, Phase.IDLE, reason)
+    report = Report(member.database, order.decision_id, order.fence, Phase.IDLE, reason)
     return MemberStep(holding, member, (report,))

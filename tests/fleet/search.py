@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 MEMBERS = (b"\x01", b"\x02")
 RUNS = (b"\xaa", b"\xbb")
-FOLDERS = b"\x0f"
+FOLDERS, OTHER = b"\x0f", b"\x0e"
 
 
 class Bounds(NamedTuple):
@@ -35,7 +35,7 @@ class Bounds(NamedTuple):
     runs: int = 1
     removals: bool = False  # an operator removes members
     contracts: bool = False  # an operator ends the time of two versions
-    local: bool = False  # a migration at a member, outside of the fleet
+    local: bool = False  # migrations and deployments at members, outside of the fleet
 
 
 class Violation(Exception):  # noqa: N818 - it is what a search looks for
@@ -152,12 +152,14 @@ class Search:
     def _events_of_member(self, holding: Any, member: Any, bits: int) -> Iterator[tuple[str, Any]]:
         rules, name = self._rules, f"member {member.database.hex()}"
         yield f"{name} is killed", rules.MemberStep(holding, rules.Member(member.database))
-        if member.target is not None:
-            yield f"{name} has built", rules.built(holding, member)
-            yield f"{name} fails to build", rules.failed(holding, member, "the disk is full")
-        if self._bounds.local and holding.version == 1 and not rules.local_refusal(holding):
-            there = rules.Holding(2, holding.folder_digest, holding.phase, holding.decision_id, holding.fence)
-            yield f"{name} migrates by itself", rules.MemberStep(there, member)
+        yield f"{name} has built", rules.built(holding, member)
+        yield f"{name} fails to build", rules.failed(holding, member, "the disk is full")
+        if self._bounds.local and not rules.local_refusal(holding):
+            if holding.version == 1:
+                yield f"{name} migrates by itself", rules.MemberStep(replace(holding, version=2), member)
+            folders = OTHER if holding.folder_digest == FOLDERS else FOLDERS
+            there = replace(holding, folder_digest=folders)
+            yield f"{name} is deployed with folders {folders.hex()}", rules.MemberStep(there, member)
         for order in self._delivered(bits):
             yield f"{name} receives {text(order)}", rules.obey(holding, member, order)
 
@@ -277,7 +279,8 @@ class Search:
             _require(not commit or len(removed) < len(run.seats), "COMMIT without a member")
             _require(not run.contract or (commit and not run.open_seats()), "contracted before all committed")
             _require(not committed or commit, "COMMITTED without a decision")
-            _require(not aborted or decision is rules.Decision.ABORT, "ABORTED without a decision")
+            refused = decision is None and all(one.reason for one in aborted)
+            _require(not aborted or decision is rules.Decision.ABORT or refused, "ABORTED without a decision")
             later = book.runs[book.runs.index(run) + 1 :]
             for holding, seat in zip(holdings, run.seats, strict=True):
                 mine = holding.phase if holding.decision_id == run.decision_id else None
@@ -290,9 +293,8 @@ class Search:
                     _require(holding.version == seat.target.from_version, "a vote for another version")
                 if seat.end is not None:
                     _require(mine not in rules.HELD, "a member holds a run that it has ended")
-                    # What it holds of a later run, or refused in it, replaces the end.
-                    newer = [one.decision_id for one in later]
-                    replaced = holding.decision_id in newer or (newer != [] and holding.phase is phase.IDLE)
+                    later_runs = [one.decision_id for one in later]
+                    replaced = holding.decision_id in later_runs
                     _require(mine in rules.ENDS or replaced, "an end is not durable")
                 if seat.removed:
                     _require(mine not in (phase.COMMITTED, phase.CONTRACTED), "a removed member is COMMITTED")

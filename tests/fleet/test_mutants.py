@@ -59,13 +59,14 @@ MUTANTS = {
         "if any(vote is Vote.PREPARED for vote in votes)",
         "COMMIT with a missing vote",
     ),
-    "commit despite a refusal": Mutant(
-        "if not votes or Vote.REFUSED in votes:", "if not votes:", "a run does not end", NONE
+    "a refusal does not abort": Mutant(
+        "if not votes or Vote.REFUSED in votes:", "if not votes:", "a report contradicts the ledger", NONE
     ),
     "a refusal replaces a vote, or the other way round": Mutant(
-        "elif run.decision is None and seat.vote is None and not seat.removed:",
-        "elif run.decision is None and not seat.removed:",
+        "    if run.decision is None and seat.vote is None and not seat.removed:",
+        "    if run.decision is None and not seat.removed:",
         "the ledger changes a vote",
+        LOCAL,
     ),
     "a takeover forgets the votes": Mutant(
         "coordinator = Coordinator(ledger.epoch, ledger.runs)\n    return",
@@ -87,8 +88,8 @@ MUTANTS = {
         "a run is not in the ledger",
     ),
     "a member keeps the fence in memory alone": Mutant(
-        "decision_id=order.decision_id, fence=order.fence)\n    return ask(holding, replace",
-        "decision_id=order.decision_id)\n    return ask(holding, replace",
+        "phase, order.decision_id, order.fence)\n    return ask(holding, replace",
+        "phase, order.decision_id)\n    return ask(holding, replace",
         "a member holds a run that it has ended",
         TWO,
     ),
@@ -130,8 +131,8 @@ MUTANTS = {
         NONE,
     ),
     "a vote is an end": Mutant(
-        "    if report.phase in ENDS:\n",
-        "    if report.phase in ENDS or report.phase is Phase.PREPARED:\n",
+        "if report.phase in ENDS and",
+        "if report.phase in (*ENDS, Phase.PREPARED) and",
         "a member holds a run that it has ended",
     ),
     "a run starts before the last one has ended": Mutant(
@@ -141,7 +142,10 @@ MUTANTS = {
         TWO,
     ),
     "a late report takes back a contraction": Mutant(
-        "if seat.end is not Phase.CONTRACTED:", "if seat:", "the ledger changes an end", CONTRACTS
+        "if report.phase in ENDS and seat.end is not Phase.CONTRACTED:",
+        "if report.phase in ENDS:",
+        "the ledger changes an end",
+        CONTRACTS,
     ),
     "a contraction before all have committed": Mutant(
         "run.decision is not Decision.COMMIT or run.open_seats():",
@@ -171,8 +175,8 @@ MUTANTS = {
         NONE,
     ),
     "an ABORT without a run is reported and not kept": Mutant(
-        "fence=order.fence)\n    return ask(holding, replace(member, target=None))",
-        "fence=order.fence)\n"
+        "phase, order.decision_id, order.fence)\n    return ask(holding, replace(member, target=None))",
+        "phase, order.decision_id, order.fence)\n"
         "    step = ask(holding, replace(member, target=None))\n"
         "    idle = replace(holding, phase=Phase.IDLE, decision_id=b'')\n"
         "    return step if held else step._replace(holding=idle)",
@@ -185,11 +189,19 @@ MUTANTS = {
         "    return ask(later, member)._replace(holding=holding)",
         "a vote in the ledger is not durable",
     ),
-    "a failed build is reported as built": Mutant(
-        "    return _refuse(holding, replace(member, target=None), decision_id, reason)",
-        "    report = Report(member.database, decision_id, fence, Phase.PREPARED)\n"
-        "    return MemberStep(holding, member, (report,))",
-        "a vote in the ledger is not durable",
+    "a refusal is sent before it is durable": Mutant(
+        "    holding = replace(holding, phase=Phase.ABORTED, fence=fence, reason=reason)\n"
+        "    return ask(holding, replace(member, target=None))",
+        "    later = replace(holding, phase=Phase.ABORTED, fence=fence, reason=reason)\n"
+        "    return ask(later, member)._replace(holding=holding)",
+        "a member holds a run that it has ended",
+    ),
+    "a member refuses after its vote": Mutant(
+        "    if holding.phase is not Phase.PREPARING or member.target is None:\n"
+        "        return MemberStep(holding, member)\n"
+        "    fence =",
+        "    if holding.phase not in HELD:\n        return MemberStep(holding, member)\n    fence =",
+        "a member leaves PREPARED by itself",
     ),
     "another migration starts while it is prepared": Mutant(
         "    if holding.phase not in HELD:\n        return",

@@ -39,7 +39,7 @@ SHORT = {
 LONG = {
     "one run, two takeovers": Bounds(takeovers=2),
     "one run, one takeover, removals, contractions": Bounds(takeovers=1, removals=True, contracts=True),
-    "one run, one takeover, other migrations": Bounds(takeovers=1, local=True),
+    "one run, other migrations and deployments": Bounds(takeovers=0, local=True),
     "two runs": Bounds(takeovers=0, runs=2),
 }
 
@@ -140,13 +140,15 @@ def test_a_member_refuses_what_it_cannot_prepare_and_says_why() -> None:
         assert report == Report(ONE.database, ID, 3, Phase.IDLE, reason)
 
 
-def test_a_failed_build_is_a_refusal_that_a_restart_forgets() -> None:
+def test_a_failed_build_is_a_refusal_that_is_kept() -> None:
     holding, member, _ = protocol.obey(Holding(1, FOLDERS), Member(ONE.database), order(Verb.PREPARE))
     holding, member, (report,) = protocol.failed(holding, member, FULL)
-    assert (holding.phase, holding.decision_id, report.refusal) == (Phase.IDLE, b"", FULL)
-    assert protocol.obey(holding, member, order(Verb.PREPARE)).reports == (report,)
-    again = protocol.obey(holding, Member(ONE.database), order(Verb.PREPARE))
-    assert again.holding.phase is Phase.PREPARING
+    assert report == Report(ONE.database, ID, 3, Phase.ABORTED, FULL)
+    for verb in Verb:
+        after, _, reports = protocol.obey(holding, Member(ONE.database), order(verb))
+        assert (after, reports) == (holding, (report,))
+    later = replace(order(Verb.PREPARE, fence=4), decision_id=EARLIER)
+    assert protocol.obey(holding, member, later).holding == Holding(1, FOLDERS, Phase.PREPARING, EARLIER, 4)
 
 
 def test_a_build_that_ends_after_the_abort_is_no_vote() -> None:
@@ -211,7 +213,18 @@ def test_a_refusal_aborts_and_its_reason_is_kept() -> None:
     ledger, coordinator, orders, *_ = protocol.receive(ledger, coordinator, report)
     assert run_of(ledger).decision is Decision.ABORT
     assert (run_of(ledger).seats[1].vote, run_of(ledger).seats[1].reason) == (Vote.REFUSED, FULL)
-    assert {sent.verb for sent in orders} == {Verb.ABORT}
+    assert [(sent.target, sent.verb) for sent in orders] == [(ONE, Verb.ABORT), (TWO, Verb.ABORT)]
+
+
+def test_a_failed_build_aborts_and_ends_the_run_at_its_member() -> None:
+    ledger, coordinator = reported(*started(), Phase.PREPARED)
+    report = Report(TWO.database, ID, 2, Phase.ABORTED, FULL)
+    ledger, coordinator, orders, *_ = protocol.receive(ledger, coordinator, report)
+    assert (run_of(ledger).decision, run_of(ledger).seats[1].reason) == (Decision.ABORT, FULL)
+    assert [(sent.target, sent.verb) for sent in orders] == [(ONE, Verb.ABORT)]
+    again = replace(report, database=ONE.database)
+    assert protocol.receive(*started(), again).alarm == ""
+    assert "is not aborted" in protocol.receive(*reported(*started(), Phase.PREPARED), again).alarm
 
 
 def test_operators_decide_nothing_after_the_decision() -> None:

@@ -50,6 +50,7 @@ the table of failures.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -145,7 +146,10 @@ class Seat:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run in the coordinator's ledger. `contract`: an operator ended the time of two versions."""
+    """A run in the coordinator's ledger. Its seats are in the order of their databases.
+
+    `contract`: an operator ended the time of two versions.
+    """
 
     decision_id: bytes
     seats: tuple[Seat, ...]
@@ -154,12 +158,17 @@ class Run:
 
     def seat(self, database: bytes) -> Seat | None:
         """Return the seat of a member, or None."""
-        return next((seat for seat in self.seats if seat.target.database == database), None)
+        place = self._place(database)
+        found = self.seats[place : place + 1]
+        return found[0] if found and found[0].target.database == database else None
 
     def with_seat(self, changed: Seat) -> Run:
         """Return the run with the seat of this member replaced."""
-        seats = (changed if seat.target == changed.target else seat for seat in self.seats)
-        return replace(self, seats=tuple(seats))
+        place = self._place(changed.target.database)
+        return replace(self, seats=(*self.seats[:place], changed, *self.seats[place + 1 :]))
+
+    def _place(self, database: bytes) -> int:
+        return bisect_left(self.seats, database, key=lambda seat: seat.target.database)
 
     def open_seats(self) -> tuple[Seat, ...]:
         """Return the seats of members that have not reported the end. A removed member reports one, too."""
@@ -186,7 +195,9 @@ class Coordinator:
         return next((run for run in self.runs if run.decision_id == decision_id), None)
 
     def with_run(self, changed: Run) -> tuple[Run, ...]:
-        """Return its runs with this one replaced."""
+        """Return its runs with this one replaced, or added."""
+        if self.run(changed.decision_id) is None:
+            return (*self.runs, changed)
         return tuple(changed if run.decision_id == changed.decision_id else run for run in self.runs)
 
 
@@ -217,16 +228,18 @@ def start(
     ledger: Ledger, coordinator: Coordinator, decision_id: bytes, plan: Iterable[Target]
 ) -> CoordinatorStep:
     """Start a run with a new `decision_id`, with the members of a frozen plan."""
-    seats = tuple(Seat(target) for target in plan)
+    seats = tuple(Seat(target) for target in sorted(plan, key=lambda target: target.database))
     refusal = _start_refusal(coordinator, decision_id, seats)
     if refusal:
         return CoordinatorStep(ledger, coordinator, refusal=refusal)
-    run = Run(decision_id, seats)
-    return _commit(ledger, coordinator, (*coordinator.runs, run), raised=True)
+    return _commit(ledger, coordinator, Run(decision_id, seats), raised=True)
 
 
 def receive(ledger: Ledger, coordinator: Coordinator, report: Report) -> CoordinatorStep:
-    """Record what a member reports: its vote, which may bring the decision, or the end. Returns orders."""
+    """Record what a member reports: its vote, which may bring the decision, or the end.
+
+    Returns the orders that this brings, or, if it is not new, the order that its member waits for.
+    """
     if report.fence > coordinator.epoch:
         return CoordinatorStep(ledger, Coordinator())  # replaced by a takeover
     run = coordinator.run(report.decision_id)
@@ -236,6 +249,7 @@ def receive(ledger: Ledger, coordinator: Coordinator, report: Report) -> Coordin
     alarm = _alarm(run, seat, report)
     if alarm:
         return CoordinatorStep(ledger, coordinator, alarm=alarm)
+    before = seat
     if report.phase in ENDS and seat.end is not Phase.CONTRACTED:
         seat = replace(seat, end=report.phase)
     if run.decision is None and seat.vote is None and not seat.removed:
@@ -244,10 +258,9 @@ def receive(ledger: Ledger, coordinator: Coordinator, report: Report) -> Coordin
             seat = replace(seat, vote=Vote.REFUSED, reason=report.refusal)
         elif report.phase is Phase.PREPARED:
             seat = replace(seat, vote=Vote.PREPARED)
-    changed = run.with_seat(seat)
-    if changed == run:
+    if seat == before:
         return CoordinatorStep(ledger, coordinator, _orders(run, [seat], coordinator.epoch))
-    return _commit(ledger, coordinator, coordinator.with_run(_counted(changed)))
+    return _commit(ledger, coordinator, _counted(run.with_seat(seat)))
 
 
 def expire(ledger: Ledger, coordinator: Coordinator, decision_id: bytes) -> CoordinatorStep:
@@ -269,8 +282,7 @@ def remove(ledger: Ledger, coordinator: Coordinator, decision_id: bytes, databas
         return CoordinatorStep(ledger, coordinator, refusal=refusal)
     if run.decision is not None:
         return CoordinatorStep(ledger, coordinator, refusal=_decided(run))
-    changed = run.with_seat(replace(seat, removed=True))
-    return _commit(ledger, coordinator, coordinator.with_run(_counted(changed)))
+    return _commit(ledger, coordinator, _counted(run.with_seat(replace(seat, removed=True))))
 
 
 def contract(ledger: Ledger, coordinator: Coordinator, decision_id: bytes) -> CoordinatorStep:
@@ -279,23 +291,29 @@ def contract(ledger: Ledger, coordinator: Coordinator, decision_id: bytes) -> Co
     if run is None or run.decision is not Decision.COMMIT or run.open_seats():
         refusal = f"run {decision_id.hex()} has not committed at each member"
         return CoordinatorStep(ledger, coordinator, refusal=refusal)
-    return _commit(ledger, coordinator, coordinator.with_run(replace(run, contract=True)))
+    return _commit(ledger, coordinator, replace(run, contract=True))
 
 
 def retry(coordinator: Coordinator) -> tuple[Order, ...]:
-    """Return the orders that members have not answered. Called again and again, without a limit."""
+    """Return the orders that members have not carried out. Called repeatedly, without a limit."""
     return tuple(order for run in coordinator.runs for order in _orders(run, run.seats, coordinator.epoch))
 
 
-def _commit(
-    ledger: Ledger, coordinator: Coordinator, runs: tuple[Run, ...], *, raised: bool = False
-) -> CoordinatorStep:
-    """Write the runs in one commit that reads the epoch. A coordinator that was replaced writes nothing."""
+def _commit(ledger: Ledger, coordinator: Coordinator, run: Run, *, raised: bool = False) -> CoordinatorStep:
+    """Write a run in one commit that reads the epoch. A coordinator that was replaced writes nothing."""
     if ledger.epoch != coordinator.epoch:
         return CoordinatorStep(ledger, Coordinator())
+    before, runs = coordinator.run(run.decision_id), coordinator.with_run(run)
     ledger = Ledger(ledger.epoch + raised, runs)
     coordinator = Coordinator(ledger.epoch, runs)
-    return CoordinatorStep(ledger, coordinator, retry(coordinator))
+    return CoordinatorStep(ledger, coordinator, _orders(run, _changed(before, run), coordinator.epoch))
+
+
+def _changed(before: Run | None, run: Run) -> Iterable[Seat]:
+    """Return the seats whose orders may have changed: all of them, unless only a seat has changed."""
+    if before is None or (before.decision, before.contract) != (run.decision, run.contract):
+        return run.seats
+    return [seat for seat, was in zip(run.seats, before.seats, strict=True) if seat is not was]
 
 
 def _counted(run: Run) -> Run:
@@ -316,7 +334,7 @@ def _decide_abort(ledger: Ledger, coordinator: Coordinator, decision_id: bytes) 
         return CoordinatorStep(ledger, coordinator, refusal=f"run {decision_id.hex()} is unknown")
     if run.decision is not None:
         return CoordinatorStep(ledger, coordinator, refusal=_decided(run))
-    return _commit(ledger, coordinator, coordinator.with_run(replace(run, decision=Decision.ABORT)))
+    return _commit(ledger, coordinator, replace(run, decision=Decision.ABORT))
 
 
 def _orders(run: Run, seats: Iterable[Seat], fence: int) -> tuple[Order, ...]:

@@ -22,9 +22,7 @@ CONTRACTS = Bounds(takeovers=0, contracts=True)
 LOCAL = Bounds(takeovers=0, local=True)
 
 
-ABORTS = (
-    "    return _commit(ledger, coordinator, coordinator.with_run(replace(run, decision=Decision.ABORT)))"
-)
+ABORTS = "    return _commit(ledger, coordinator, replace(run, decision=Decision.ABORT))"
 
 
 class Mutant(NamedTuple):
@@ -41,8 +39,8 @@ MUTANTS = {
         "if order.fence < seen:", "if order.fence < 0:", "a member holds a run that it has ended", TWO
     ),
     "a run starts with the fence of the last one": Mutant(
-        "coordinator, (*coordinator.runs, run), raised=True)",
-        "coordinator, (*coordinator.runs, run))",
+        "Run(decision_id, seats), raised=True)",
+        "Run(decision_id, seats))",
         "a member holds a run that it has ended",
         TWO,
     ),
@@ -83,7 +81,7 @@ MUTANTS = {
     "the orders of a commit that failed are sent": Mutant(
         "    if ledger.epoch != coordinator.epoch:\n        return CoordinatorStep(ledger, Coordinator())",
         "    if ledger.epoch != coordinator.epoch:\n"
-        "        orders = retry(Coordinator(coordinator.epoch, runs))\n"
+        "        orders = _orders(run, run.seats, coordinator.epoch)\n"
         "        return CoordinatorStep(ledger, Coordinator(), orders)",
         "a run is not in the ledger",
     ),
@@ -107,8 +105,8 @@ MUTANTS = {
     "a removal after the decision": Mutant(
         "    if run.decision is not None:\n"
         "        return CoordinatorStep(ledger, coordinator, refusal=_decided(run))\n"
-        "    changed",
-        "    changed",
+        "    return _commit(ledger, coordinator, _counted",
+        "    return _commit(ledger, coordinator, _counted",
         "removed after the decision",
         REMOVALS,
     ),

@@ -247,6 +247,21 @@ def test_a_removed_member_aborts_and_the_others_decide() -> None:
     assert protocol.remove(ledger, coordinator, ID, b"\x09").refusal == "run aa has no member 09"
 
 
+def test_each_order_is_sent_once_unless_it_is_repeated() -> None:
+    plan = [replace(ONE, database=bytes([number])) for number in range(200)]
+    ledger, coordinator, *_ = protocol.take_over(Ledger())
+    ledger, coordinator, orders, *_ = protocol.start(ledger, coordinator, ID, reversed(plan))
+    sent = list(orders)
+    for phase in (Phase.PREPARING, Phase.PREPARED, Phase.COMMITTED):
+        for target in plan:
+            report = Report(target.database, ID, 2, phase)
+            ledger, coordinator, orders, *_ = protocol.receive(ledger, coordinator, report)
+            sent += orders if phase is not Phase.PREPARING else ()
+    assert [one.target for one in sent] == plan * 2
+    assert [one.verb for one in sent] == [Verb.PREPARE] * 200 + [Verb.COMMIT] * 200
+    assert (protocol.retry(coordinator), run_of(ledger).open_seats()) == ((), ())
+
+
 def test_a_run_starts_only_when_its_members_are_free() -> None:
     ledger, coordinator = started()
 

@@ -24,7 +24,8 @@ two, `Coordinator` and `Member`. A SIGKILL replaces these by new ones: this is e
 Each function takes the pair of a process and an event, and returns the new pair and the messages to send.
 Its caller
   1. makes the new `Ledger` or `Holding` durable, in one commit: for COMMITTED with the switch, for ABORTED
-     with the removal of what was built. If this fails, it drops all that the function returned.
+     with the removal of what was built. If this fails, or its result is unknown, the process continues as
+     after a SIGKILL: with a new memory, from what is on disk.
   2. replaces what is in memory,
   3. sends the messages. Each may be lost, be late, arrive twice, or after a newer one.
 
@@ -148,11 +149,13 @@ class Seat:
 class Run:
     """A run in the coordinator's ledger. Its seats are in the order of their databases.
 
-    `contract`: an operator ended the time of two versions.
+    Votes that are unknown at `deadline_ns` (Unix time) are refusals. `contract`: an operator ended the time
+    of two versions.
     """
 
     decision_id: bytes
     seats: tuple[Seat, ...]
+    deadline_ns: int
     decision: Decision | None = None
     contract: bool = False
 
@@ -225,14 +228,14 @@ def take_over(ledger: Ledger) -> CoordinatorStep:
 
 
 def start(
-    ledger: Ledger, coordinator: Coordinator, decision_id: bytes, plan: Iterable[Target]
+    ledger: Ledger, coordinator: Coordinator, decision_id: bytes, plan: Iterable[Target], *, deadline_ns: int
 ) -> CoordinatorStep:
     """Start a run with a new `decision_id`, with the members of a frozen plan."""
     seats = tuple(Seat(target) for target in sorted(plan, key=lambda target: target.database))
     refusal = _start_refusal(coordinator, decision_id, seats)
     if refusal:
         return CoordinatorStep(ledger, coordinator, refusal=refusal)
-    return _commit(ledger, coordinator, Run(decision_id, seats), raised=True)
+    return _commit(ledger, coordinator, Run(decision_id, seats, deadline_ns), raised=True)
 
 
 def receive(ledger: Ledger, coordinator: Coordinator, report: Report) -> CoordinatorStep:
@@ -263,8 +266,11 @@ def receive(ledger: Ledger, coordinator: Coordinator, report: Report) -> Coordin
     return _commit(ledger, coordinator, _counted(run.with_seat(seat)))
 
 
-def expire(ledger: Ledger, coordinator: Coordinator, decision_id: bytes) -> CoordinatorStep:
-    """Abort a run because its deadline has passed, unless it is decided."""
+def expire(ledger: Ledger, coordinator: Coordinator, decision_id: bytes, *, now_ns: int) -> CoordinatorStep:
+    """Abort a run if its deadline has passed and it is undecided."""
+    run = coordinator.run(decision_id)
+    if run is not None and now_ns < run.deadline_ns:
+        return CoordinatorStep(ledger, coordinator)
     return _decide_abort(ledger, coordinator, decision_id)
 
 

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 MEMBERS = (b"\x01", b"\x02")
 RUNS = (b"\xaa", b"\xbb")
+DEADLINE_NS = 9
 FOLDERS, OTHER = b"\x0f", b"\x0e"
 
 
@@ -185,11 +186,15 @@ class Search:
             return
         yield f"{name} is killed", rules.CoordinatorStep(ledger, rules.Coordinator())
         if len(coordinator.runs) < self._bounds.runs:
-            begun = rules.start(ledger, coordinator, RUNS[len(coordinator.runs)], self._plan(coordinator))
-            yield f"{name} starts a run", begun
+            run_id, plan = RUNS[len(coordinator.runs)], self._plan(coordinator)
+            step = rules.start(ledger, coordinator, run_id, plan, deadline_ns=DEADLINE_NS)
+            yield f"{name} starts a run", step
         for run in coordinator.runs:
             named = f"{name}: run {run.decision_id.hex()}"
-            yield f"{named} reaches its deadline", rules.expire(ledger, coordinator, run.decision_id)
+            yield (
+                f"{named} reaches its deadline",
+                rules.expire(ledger, coordinator, run.decision_id, now_ns=DEADLINE_NS),
+            )
             yield f"{named} is aborted by an operator", rules.abort(ledger, coordinator, run.decision_id)
             if self._bounds.removals:
                 for member in MEMBERS:

@@ -39,8 +39,8 @@ MUTANTS = {
         "if order.fence < seen:", "if order.fence < 0:", "a member holds a run that it has ended", TWO
     ),
     "a run starts with the fence of the last one": Mutant(
-        "Run(decision_id, seats), raised=True)",
-        "Run(decision_id, seats))",
+        "Run(decision_id, seats, deadline_ns), raised=True)",
+        "Run(decision_id, seats, deadline_ns))",
         "a member holds a run that it has ended",
         TWO,
     ),
@@ -69,7 +69,7 @@ MUTANTS = {
     "a takeover forgets the votes": Mutant(
         "coordinator = Coordinator(ledger.epoch, ledger.runs)\n    return",
         "coordinator = Coordinator(ledger.epoch, tuple(Run(run.decision_id, tuple(Seat(seat.target) "
-        "for seat in run.seats), run.decision) for run in ledger.runs))\n    return",
+        "for seat in run.seats), run.deadline_ns, run.decision) for run in ledger.runs))\n    return",
         "the ledger changes a vote",
     ),
     "a takeover presumes a commit": Mutant(

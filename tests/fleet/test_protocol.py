@@ -172,7 +172,7 @@ def test_a_restart_forgets_the_build_and_keeps_the_vote() -> None:
 def started() -> tuple[Ledger, Coordinator]:
     """Return a coordinator that has started a run of two members."""
     ledger, coordinator, *_ = protocol.take_over(Ledger())
-    ledger, coordinator, orders, *_ = protocol.start(ledger, coordinator, ID, [ONE, TWO])
+    ledger, coordinator, orders, *_ = protocol.start(ledger, coordinator, ID, [ONE, TWO], deadline_ns=9)
     assert [(sent.verb, sent.target, sent.fence) for sent in orders] == [
         (Verb.PREPARE, ONE, 2),
         (Verb.PREPARE, TWO, 2),
@@ -227,11 +227,20 @@ def test_a_failed_build_aborts_and_ends_the_run_at_its_member() -> None:
     assert "is not aborted" in protocol.receive(*reported(*started(), Phase.PREPARED), again).alarm
 
 
+def test_a_vote_that_is_unknown_at_the_deadline_is_a_refusal() -> None:
+    ledger, coordinator = reported(*started(), Phase.PREPARED)
+    assert protocol.expire(ledger, coordinator, ID, now_ns=8) == (ledger, coordinator, (), "", "")
+    ledger, coordinator, *_ = protocol.take_over(ledger)  # the deadline is on disk
+    step = protocol.expire(ledger, coordinator, ID, now_ns=9)
+    assert run_of(step.ledger).decision is Decision.ABORT
+    assert {sent.verb for sent in step.orders} == {Verb.ABORT}
+
+
 def test_operators_decide_nothing_after_the_decision() -> None:
     ledger, coordinator = reported(*started(), Phase.PREPARED, Phase.PREPARED)
     for step in (
         protocol.abort(ledger, coordinator, ID),
-        protocol.expire(ledger, coordinator, ID),
+        protocol.expire(ledger, coordinator, ID, now_ns=9),
         protocol.remove(ledger, coordinator, ID, ONE.database),
     ):
         assert step.ledger == ledger
@@ -250,7 +259,7 @@ def test_a_removed_member_aborts_and_the_others_decide() -> None:
 def test_each_order_is_sent_once_unless_it_is_repeated() -> None:
     plan = [replace(ONE, database=bytes([number])) for number in range(200)]
     ledger, coordinator, *_ = protocol.take_over(Ledger())
-    ledger, coordinator, orders, *_ = protocol.start(ledger, coordinator, ID, reversed(plan))
+    ledger, coordinator, orders, *_ = protocol.start(ledger, coordinator, ID, reversed(plan), deadline_ns=9)
     sent = list(orders)
     for phase in (Phase.PREPARING, Phase.PREPARED, Phase.COMMITTED):
         for target in plan:
@@ -266,7 +275,7 @@ def test_a_run_starts_only_when_its_members_are_free() -> None:
     ledger, coordinator = started()
 
     def refusal(*plan: Target, decision_id: bytes = EARLIER) -> str:
-        step = protocol.start(ledger, coordinator, decision_id, plan)
+        step = protocol.start(ledger, coordinator, decision_id, plan, deadline_ns=9)
         assert (step.ledger == ledger) == (step.refusal != "")
         return step.refusal
 
@@ -280,7 +289,8 @@ def test_a_run_starts_only_when_its_members_are_free() -> None:
     assert refusal(three) == ""
     ledger, coordinator = reported(ledger, coordinator, Phase.ABORTED)
     assert refusal(three, ONE) == ""
-    assert "does not coordinate" in protocol.start(ledger, Coordinator(), EARLIER, [ONE]).refusal
+    idle = protocol.start(ledger, Coordinator(), EARLIER, [ONE], deadline_ns=9)
+    assert "does not coordinate" in idle.refusal
 
 
 def test_of_two_coordinators_one_decides() -> None:

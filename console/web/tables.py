@@ -3,6 +3,7 @@
 /db/{database}/tables                      all tables
 /db/{database}/tables/{table}              its schema, and rows in the order of the key or an index
     ?q=origin = "JFK" and month = 1        conditions on fields (filter.py)
+    &field=month &op=%3D &value=1          one more condition: leads to the filter with it
     &index=by_route &reverse=1             the order
     &at=963534                             as of a commit; with &count=1 also the number of its rows
     &resume=…                              the rows after those of another page
@@ -30,10 +31,10 @@ from everlog.console.web import asof as asof_
 from everlog.console.web import cells, plots
 from everlog.console.web import filter as filters
 from everlog.console.web.format import href, with_query
-from everlog.console.web.page import NotFoundError, Page, View, route
+from everlog.console.web.page import NotFoundError, Page, View, redirect, route
 from everlog.migrations.values import plain
 from everlog.store.errors import CorruptionError, Error, RowError, SealedError, UnavailableError, quantity
-from everlog.store.schema.codec import size_of
+from everlog.store.schema.codec import BYTES, MESSAGE, kind_of, size_of
 from everlog.store.schema.descriptors import descriptor_of, dotted
 from everlog.store.schema.reflect import table_of
 from everlog.store.schema.schema import TableInfo
@@ -141,9 +142,13 @@ def table(view: View) -> Page | Response:
     told = _told(info, reader.count(table_of(info)) if counted else None)
     columns, hidden = cells.columns(descriptor_of(info.model), info.key_fields, COLUMNS_MAX)
     try:
+        if view.query("field") or view.query("value") or view.query("op").endswith("unset"):
+            return redirect(_with_condition(view, info))
+        if "op" in view.request.query_params:  # the form was sent without a condition
+            return redirect(view.href(field=None, op=None, value=None))
         rows = _rows(view, info, reader)
     except RowError as error:
-        if not any(view.query(one) for one in ("q", "index", "resume")):
+        if not any(view.query(one) for one in ("q", "index", "resume", "op")):
             raise
         rows, shown["problem"] = Rows([], 0, None, []), str(error)
     keys = [plain_key(key) for key, _ in rows.found]
@@ -180,6 +185,9 @@ def table(view: View) -> Page | Response:
         "hidden": hidden,
         "sizes": _sizes(view, name) if at is None else None,
         "index_names": index_names,
+        "operators": filters.CHOICES,
+        "field_names": [one.name for one in descriptor_of(info.model).fields],
+        "search_href": "" if rows.found else _search(view),
         "drawer": _drawer(view, info, reader),
         "next_href": view.href(resume=_token(rows.resume), k=None) if rows.resume else "",
         "first_href": view.href(resume=None, k=None) if view.query("resume") else "",
@@ -232,7 +240,7 @@ def _wanted(view: View, info: TableInfo, reader: Reader) -> Wanted:
     """Return the filter and order in the query. Raises RowError, SchemaError."""
     handle: Table[Message, Any] = table_of(info)
     index = info.index(view.query("index")) if view.query("index") else None
-    fields = info.key_fields if index is None else index.fields
+    fields = _order(view, info)
     text = view.query("q")
     conditions = filters.of_order(text, fields)
     if conditions is None:
@@ -248,6 +256,19 @@ def _wanted(view: View, info: TableInfo, reader: Reader) -> Wanted:
         )
     what = handle if index is None else handle.indexes[index.name]
     return Wanted(info, index, what, equals, left, view.query("reverse") == "1")
+
+
+def _order(view: View, info: TableInfo) -> Sequence[cells.Path]:
+    """Return the fields of the order. Raises SchemaError."""
+    return info.index(view.query("index")).fields if view.query("index") else info.key_fields
+
+
+def _with_condition(view: View, info: TableInfo, *condition: str) -> str:
+    """Return the address of the rows that meet one more condition: field, operator and value, by default
+    those of the query. Raises RowError, SchemaError."""
+    name, op, word = condition or [view.query(one) for one in ("field", "op", "value")]
+    text = filters.extended(view.query("q"), _order(view, info), name, op or "~", word)
+    return view.href(q=text, field=None, op=None, value=None, resume=None, k=None)
 
 
 def _rows(view: View, info: TableInfo, reader: Reader) -> Rows:
@@ -360,6 +381,14 @@ def _exports(view: View, table: str) -> list[tuple[str, str]]:
     ]
 
 
+def _search(view: View) -> str:
+    """Return the address that searches all fields for the value of a filter; empty: it is a condition."""
+    word = view.query("q").strip()
+    if not word or any(sign in word for sign in '=<>~!"'):
+        return ""
+    return view.href(q=f"~ {filters.quoted(word)}", index=None, resume=None, k=None)
+
+
 def _drawer(view: View, info: TableInfo, reader: Reader) -> dict[str, Any] | None:
     words = view.queries("k")
     if not words:
@@ -377,7 +406,29 @@ def _drawer(view: View, info: TableInfo, reader: Reader) -> dict[str, Any] | Non
         return {**found, "error": str(error), "lines": [], "version": 0}
     if row is None:
         return {**found, "error": "There is no row with this key.", "lines": [], "version": 0}
-    return {**found, "error": "", "lines": cells.unfold(row), "version": version}
+    lines = cells.unfold(row)
+    return {
+        **found,
+        "error": "",
+        "lines": lines,
+        "version": version,
+        "same": {one.name: _same(view, info, one) for one in lines if one.depth == 0},
+    }
+
+
+def _same(view: View, info: TableInfo, line: cells.Line) -> str:
+    """Return the address of the rows with the value of a field; empty: a filter cannot compare it."""
+    field = descriptor_of(info.model).fields_by_name.get(line.name)
+    if field is None or field.is_repeated or kind_of(field) in {MESSAGE, BYTES} or line.cell.cut:
+        return ""
+    if line.cell.look == "null":
+        condition = (line.name, "= unset", "")
+    else:
+        condition = (line.name, "=", "" if line.cell.text == '""' else line.cell.text)
+    try:
+        return _with_condition(view, info, *condition)
+    except RowError:
+        return ""
 
 
 def in_words(told: dict[str, Any]) -> list[tuple[str, str]]:

@@ -156,6 +156,53 @@ def test_an_invalid_filter_is_explained_beside_it(visitor: Visitor, query: str, 
     assert "aria-invalid" in page.text
 
 
+def test_a_condition_is_added_to_a_filter_with_a_form(visitor: Visitor) -> None:
+    strange = 'a "b" \\c'
+    for start, condition, joined in (
+        ("", ("carrier", "=", "B6"), "carrier = B6"),
+        ("", ("", "~", "b6"), "~ b6"),
+        ("2013/1", ("tailnum", "= unset", ""), "year = 2013 and month = 1 and tailnum = unset"),
+        ("~ b6", ("dest", "!=", strange), '~ b6 and dest != "a \\"b\\" \\\\c"'),
+        ("month = 1", ("dest", "=", "unset"), 'month = 1 and dest = "unset"'),
+        ("month = 1", ("dest", "=", ""), 'month = 1 and dest = ""'),
+    ):
+        query = dict(zip(("field", "op", "value"), condition, strict=True))
+        page = visitor.get(f"{DB}/tables/flights?{urlencode({'q': start, 'resume': 'x', **query})}")
+        assert page.status == 200
+        assert f'value="{html.escape(joined).replace("&quot;", "&#34;")}"' in page.text
+        assert "aria-invalid" not in page.text
+    for query, words in (
+        ({"field": "", "op": "=", "value": "1"}, "choose the field of which `=` is a condition"),
+        ({"field": "month", "op": "like", "value": "1"}, "expected one of ~, =,"),
+        ({"field": "month", "op": "<", "value": "soon"}, "for month, found &#39;soon&#39;"),
+    ):
+        page = visitor.get(f"{DB}/tables/flights?{urlencode(query)}")
+        assert (page.status, words in page.text) == (200, True), words
+
+
+def test_all_fields_are_searched_and_a_key_that_is_not_found_leads_there(
+    visitor: Visitor, flights: EmbeddedDatabase
+) -> None:
+    found = rows(visitor, "airports", q="~ SEC and faa = ZZZ")["found"]
+    assert found == []
+    (found,) = rows(visitor, "airports", q="~ THIR and alt < 0")["found"]
+    assert found["faa"] == "ZZZ"
+    page = visitor.get(f"{DB}/tables/airports?q=third")
+    assert "Search all fields for “third”" in page.words
+    assert "q=~+third" in page.text
+    assert "Search all fields" not in visitor.get(f"{DB}/tables/airports?q=faa+%3D+X").words
+
+
+def test_a_value_of_a_row_leads_to_the_rows_that_have_it(visitor: Visitor) -> None:
+    page = visitor.get(f"{DB}/tables/airports?k=ZZZ&q=lat+>+1").text
+    links = [html.unescape(one) for one in re.findall(r'class="same" href="([^"]*)"', page)]
+    assert len(links) > 5
+    for link in links:
+        answer = visitor.get(link)
+        assert "aria-invalid" not in answer.text, link
+        assert 'aria-label="Row ZZZ"' in answer.text, link
+
+
 def test_the_past_of_a_table_is_counted_and_sorted_only_on_request(
     visitor: Visitor, flights: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

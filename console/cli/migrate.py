@@ -355,11 +355,15 @@ def _print_decision(settings: Settings, done: Decision, took: str = "") -> None:
         found = {**msgspec.to_builtins(done), "state": str(done.state), "decision_id": done.shown}
         output.echo(found)
         return
-    what = done.title or "no migration"
+    if not done.title:
+        click.echo(
+            f"Aborted: decision {done.shown} (commit {done.seq}); no migration was prepared for it here"
+        )
+        return
     waits = (
         f"; it waits for decision {done.shown}" if done.state == "prepared" else f", decision {done.shown}"
     )
-    click.echo(f"{done.state.capitalize()}: {what} {took}(commit {done.seq}){waits}")
+    click.echo(f"{done.state.capitalize()}: {done.title} {took}(commit {done.seq}){waits}")
 
 
 @click.command()

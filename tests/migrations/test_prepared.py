@@ -257,6 +257,7 @@ def test_nobody_else_ends_it(airports: Airports) -> None:
         lambda: migrations.complete(db),
         lambda: migrations.cancel(db),
         lambda: migrations.rollback(db, source=path),
+        lambda: migrations.plan_rollback(db, to=0, source=path),
         lambda: prepare(airports, TWO),
         lambda: migrations.commit_prepared(db, TWO),
         lambda: migrations.baseline(db, 20260101000000, path),

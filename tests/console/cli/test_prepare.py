@@ -53,7 +53,7 @@ def test_here(project: Project, tmp_path: Path, everlog: Run) -> None:
     ended = everlog(*here, "abort-prepared", ONE, "--fence", "3")
     assert ended.out.startswith("Aborted: 20260101000001_two (commit ")
     assert "it cannot be prepared any more; take another id" in everlog(*at, "prepare", ONE).err
-    assert everlog(*here, "abort-prepared", TWO).out.startswith("Aborted: no migration (commit ")
+    assert everlog(*here, "abort-prepared", TWO).out.startswith(f"Aborted: decision {TWO} (commit ")
     [made] = everlog(*at, "prepare", "--json").json
     ended = everlog(*here, "commit-prepared", made["decision_id"])
     assert ended.out.startswith("Committed: 20260101000001_two (commit ")

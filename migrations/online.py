@@ -219,7 +219,9 @@ def _check_held(
     hold: bool,
 ) -> None:
     """Raise MigrationError if the switch of a prepared migration could not serve both versions."""
-    if hold and seeds:
+    was = {table.id: table for table in before.tables}
+    rewritten = any(evolve.is_rewritten(was.get(table.id, table), table) for table in following.tables)
+    if hold and seeds and rewritten:
         raise MigrationError(
             f"migration {migration.title} copies the rows of {', '.join(sorted(seeds))}, for bootstrap rows"
             " or for an index over a new field, so two versions cannot be served after its switch; prepare"

@@ -29,6 +29,7 @@ from everlog.store import keys
 from everlog.store.database import Database
 from everlog.store.progress import Progress
 from tests.migrations.project import Project
+from tests.migrations.test_online import TWO as TRANSFORM
 from tests.migrations.test_online import Airports
 from tests.migrations.test_online_index import CITY
 
@@ -174,14 +175,26 @@ def test_bootstrap_rows_are_part_of_the_vote(project: Project, db: Database) -> 
     old = project.load()[0].tables[0]
     migrations.apply(db, path, to=20260101000000)
     db.put(old, old.model(faa="EWR", name="Newark"))
-    with pytest.raises(MigrationError, match="two versions cannot be served after its switch"):
-        migrations.prepare(db, ONE, path, hold=True)
-    migrations.prepare(db, ONE, path)
+    migrations.prepare(db, ONE, path, hold=True)  # no row is rewritten, so both versions can read them
     assert db.get(old, "JFK") is None
     with pytest.raises(UniqueError):
         db.put(old, old.model(faa="LGA", name="Kennedy"))
     migrations.commit_prepared(db, ONE)
     assert [row.faa for row in db.scan(old)] == ["EWR", "JFK"]
+
+
+def test_rewritten_rows_and_bootstrap_rows_are_not_held_together(project: Project, db: Database) -> None:
+    project.add("one", fields="string faa = 1; string name = 2;")
+    project.add("two", **TRANSFORM, files={"bootstrap_airports.jsonl": '{"faa": "JFK"}\n'})  # type: ignore[arg-type]
+    path = project.folders[1] / "__init__.py"
+    path.write_text(path.read_text().replace('NAME = field("name", 2, STRING)\n', ""))
+    project.build()
+    migrations.apply(db, project.path, to=20260101000000)
+    head = db.head
+    with pytest.raises(MigrationError, match="two versions cannot be served after its switch"):
+        migrations.prepare(db, ONE, project.path, hold=True)
+    assert db.head == head
+    migrations.prepare(db, ONE, project.path)
 
 
 def test_a_migration_that_builds_nothing_waits_as_well(project: Project, db: Database) -> None:

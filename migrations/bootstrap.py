@@ -42,7 +42,7 @@ from everlog.store.schema.schema import Schema
 from everlog.store.schema.table import Table
 from everlog.store.tx import write
 from everlog.store.upkeep.personal_data import words_of
-from everlog.store.user_code import MisuseError, is_users
+from everlog.store.user_code import MisuseError, is_interrupt, is_users
 
 T = TypeVar("T")
 Read = Callable[[Collection[str]], Iterable[Row]]  # yields at least the rows of these tables
@@ -170,11 +170,12 @@ def _key_size(schema: Schema, table: Table[Any, Any], key: Any) -> int:
 def withheld_paths(migration: Migration, brought: Iterable[Path], words: Collection[str] = ()) -> set[str]:
     """Return the files that may have rows of sealed tables, where the files in `brought` yielded some.
 
-    If bootstrap.py did, that may be any file that it imports or reads. `words`: texts in those rows; other
-    files that contain one are included as well.
+    Those are also all files other than code of a folder whose tables, or those of an earlier folder, are
+    sealed. If bootstrap.py yielded rows, that may be any file that it imports or reads. `words`: texts in
+    those rows; other files that contain one are included as well.
     """
     root = migration.folder.path
-    found = {path.relative_to(root).as_posix() for path in brought}
+    found = {path.relative_to(root).as_posix() for path in brought} | migration.folder.loose_files
     if CODE in found:
         opened = {f"bootstrap_{table.name}" for table in migration.tables if table.person is None}
         for file in migration.folder.sources:
@@ -332,7 +333,9 @@ def _called(
     try:
         for one in made():
             yield check(migration, one)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         if isinstance(error, Error) and not is_users(error):
             raise
         raise fault(migration.folder, path, error, of_rows=True) from None

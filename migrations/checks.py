@@ -35,7 +35,7 @@ from everlog.store.schema.schema import Binding, Schema
 from everlog.store.schema.table import Table
 from everlog.store.tx.reader import Reader, Snapshot
 from everlog.store.tx.source import Source
-from everlog.store.user_code import MisuseError, is_users, literal
+from everlog.store.user_code import MisuseError, is_interrupt, is_users, literal
 
 M = TypeVar("M", bound=Message)
 
@@ -116,7 +116,9 @@ def _problems(
             found.append(problem)
     except passes:
         pass
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         if isinstance(error, Error) and not is_users(error):
             raise
         raise fault(migration.folder, path, error, of_rows=True) from None

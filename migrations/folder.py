@@ -10,8 +10,9 @@
         testdata.py          rows at any scale from a seed
         tests/
 
-The log keeps the content of each file, except of files with rows of sealed tables, which are withheld: of
-those it keeps a keyed digest.
+The log keeps the content of each file, except of those that may have rows of sealed tables, which are
+withheld: files with bootstrap rows of sealed tables, and all files other than code if this or an earlier
+folder seals tables (`loose_files`). Of those it keeps a keyed digest.
 
     SourceFile { path, digest: HMAC(index key of the key store, path content)[:16] }     no content
 
@@ -57,6 +58,8 @@ ALWAYS_KEPT = {
 }  # kept in the log unless they contain text of a person's row
 SALT, SALT_BYTES = "# Salt: ", 16  # a line at the top of `model_pb2.py`; see digest.py
 
+_PEOPLE = b"person"  # in the code of a folder that seals tables
+_CODE_SUFFIXES = (".py", ".proto")
 _NO_KEYS = bytes(16)  # the digest of a withheld file, where there is no key store
 _LARGE = b"(not shown: large)\n"
 
@@ -131,9 +134,38 @@ class Folder:
     @cached_property
     def may_withhold(self) -> bool:
         """Whether the folder may contain rows of people, whose files the log does not keep. Runs no code."""
-        files = {file.path: file.content for file in self.sources}
-        names_people = any(b"person" in content for path, content in files.items() if path.endswith(".py"))
-        return names_people and bool(files.keys() - ALWAYS_KEPT)
+        return bool(self.loose_files) or (self._names_people and any(self._others))
+
+    @cached_property
+    def loose_files(self) -> set[str]:
+        """The files other than code and bootstrap rows, if the tables of this or an earlier folder may be
+        sealed. Runs no code.
+
+        Their content is unknown, so the log never keeps it.
+        """
+        found = {
+            path
+            for path in self._others
+            if not path.endswith(_CODE_SUFFIXES) and not path.startswith("bootstrap_")
+        }
+        return found if found and (self._names_people or self._follows_people()) else set()
+
+    @property
+    def _others(self) -> Iterator[str]:
+        return (file.path for file in self.sources if file.path not in ALWAYS_KEPT)
+
+    @cached_property
+    def _names_people(self) -> bool:
+        return any(_PEOPLE in file.content for file in self.sources if file.path.endswith(".py"))
+
+    def _follows_people(self) -> bool:
+        """Whether an earlier folder of the package names people. Reads their code."""
+        return any(
+            _PEOPLE in code.read_bytes()
+            for path in self.path.parent.iterdir()
+            if (named := FOLDER_NAME.fullmatch(path.name)) and int(named[1]) < self.version
+            for code in path.glob("*.py")
+        )
 
     @cached_property
     def meaning(self) -> bytes:

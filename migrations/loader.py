@@ -24,7 +24,7 @@ from everlog.proto import log_pb2
 from everlog.store.errors import Error, SchemaError
 from everlog.store.schema.evolve import evolve
 from everlog.store.schema.table import Field, Table
-from everlog.store.user_code import private, words
+from everlog.store.user_code import is_interrupt, private, words
 
 
 def load(source: Source = SOURCE) -> list[Migration]:
@@ -54,10 +54,9 @@ def import_file(folder: Folder, name: str = "") -> ModuleType:
         module = importlib.import_module(package)
     except Error:
         raise
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # sys.exit() in a folder must not end a server, or `up` with status 0
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         if isinstance(error, ModuleNotFoundError) and f"{package}.".startswith(f"{error.name}."):
             raise _elsewhere(folder, file) from error
         raise fault(folder, file, error) from error
@@ -97,7 +96,7 @@ def _is_same(one: Path, other: Path) -> bool:
         return False
 
 
-def fault(folder: Folder, file: Path, error: Exception | SystemExit, *, of_rows: bool = False) -> SchemaError:
+def fault(folder: Folder, file: Path, error: BaseException, *, of_rows: bool = False) -> SchemaError:
     """Return a SchemaError for an exception of a folder's own code, at the line of the folder that raised it.
 
     `of_rows`: the code had access to rows, so only words that occur in its source are kept in the message.

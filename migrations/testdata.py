@@ -45,6 +45,7 @@ from everlog.store.schema import arguments
 from everlog.store.schema.codec import size_of
 from everlog.store.schema.table import Table
 from everlog.store.upkeep.testdata import id_of
+from everlog.store.user_code import is_interrupt
 
 if TYPE_CHECKING:
     import mimesis
@@ -152,7 +153,9 @@ def rows(migration: Migration, *, scale: int = SCALE, seed: int = SEED) -> Itera
         yield from made(Random(seed), scale)  # noqa: S311  not for secrets
     except Error:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         raise fault(folder, path, error) from error
 
 

@@ -66,6 +66,17 @@ def is_users(error: BaseException) -> bool:
     return not where.startswith("everlog.")
 
 
+def is_interrupt(error: BaseException) -> bool:
+    """Whether an exception out of user code is not its fault, but must pass: KeyboardInterrupt, and what
+    Python raised to end the code, such as the GeneratorExit of a generator that is closed.
+
+    `sys.exit()` in user code is a fault: it must not end a server, nor `up` with exit code 0.
+    """
+    if isinstance(error, (Exception, SystemExit)):
+        return False
+    return isinstance(error, KeyboardInterrupt) or not is_users(error)
+
+
 def literal(text: str, file: str, *, raised: bool = False) -> str:
     """Return a text as far as a source file contains it, with `…` for each value; empty if it does not.
 
@@ -87,7 +98,9 @@ def private(error: BaseException) -> str:
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # noqa: BLE001  user code
+    except BaseException as raised:
+        if is_interrupt(raised):
+            raise
         return ""
 
 
@@ -114,7 +127,7 @@ def _fits(text: str, parts: list[str]) -> bool:
     return True
 
 
-def _inside(error: Exception, files: tuple[str, ...]) -> bool:
+def _inside(error: BaseException, files: tuple[str, ...]) -> bool:
     """Whether code in these files raised the error."""
     return any(frame.filename in files for frame in traceback.extract_tb(error.__traceback__))
 

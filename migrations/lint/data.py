@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from everlog.migrations.bootstrap import bootstrap, loaded
 from everlog.migrations.dry_run import Make, maker
-from everlog.migrations.lint.tables import Step, is_new
+from everlog.migrations.lint.tables import Step, is_new, lint_literals
 from everlog.migrations.loader import fault
 from everlog.migrations.migration import Migration
 from everlog.migrations.spill import Spill, Spilled
@@ -208,6 +208,7 @@ class Data:
                     f"the digest of {folder.title} has no salt: in the log it can confirm guesses about"
                     f" {', '.join(sorted(rows.withheld))}",
                 )
+            lint_literals(step, rows.withheld)
             for table, deleted in rows.deleted:
                 key = schema.tables[table.name].encode_key(deleted)
                 if self._of(table.name).bring(key, None, number):

@@ -195,6 +195,12 @@ RULES = {
             "load them with `everlog import`, or ignore this with a reason in bootstrap.py",
         ),
         Rule(
+            "person/literal",
+            _W,
+            "Code that the log keeps contains data of people",
+            "read it from a data file in the folder, or ignore this with a reason",
+        ),
+        Rule(
             "person/unsalted",
             _W,
             "The digest of a folder with rows of people has no salt",

@@ -10,6 +10,8 @@ People: what remains readable of a table that names a person.
     history       rows from before the table was sealed stay readable in the log
     removed       sealed rows are written in clear, by a table that no longer names a person
 
+    code          the log keeps it: values of people in it stay readable (`lint_literals`)
+
 Names of tables, models and constants, in the folder where each first appears:
 
     tables, indexes, fields   in_snake_case         messages, enums   CamelCase
@@ -22,9 +24,10 @@ folders, which copy them, are not checked.
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from everlog.migrations.compatible import check_compatible, same_index, undeclared
@@ -82,6 +85,65 @@ def _from_sealed(step: Step, new: Table[Any, Any]) -> list[str]:
         for name, table in step.before.items()
         if table.person is not None and name in moved and migration.rename.get(name, name) not in stay
     )
+
+
+def lint_literals(step: Step, withheld: Collection[str]) -> None:
+    """Check that code in the log has no data of people, if a table of the migration or of an earlier one is
+    sealed. `withheld`: the files that the log does not keep.
+
+    Reported are e-mail addresses anywhere, and texts that code compares with a field of a sealed table or
+    assigns to one. Runs no code.
+    """
+    sealed = [table for table in (*step.before.values(), *step.migration.tables) if table.person is not None]
+    if not sealed:
+        return
+    fields = {field.name for table in sealed for field in table.model.DESCRIPTOR.fields}
+    for file in step.migration.folder.sources:
+        if file.path.endswith((".py", ".proto")) and file.path not in withheld:
+            text = file.content.decode(errors="replace")
+            found = {text.count("\n", 0, one.start()) + 1 for one in _EMAIL.finditer(text)}
+            if file.path.endswith(".py"):
+                found |= {one.lineno for one in _compared(text, fields)}
+            for line in sorted(found):
+                step.found.add(
+                    "person/literal",
+                    f"{step.migration.folder.path / file.path}:{line}",
+                    f"{file.path} may have data of a person: the log keeps its content readable, and"
+                    " forgetting does not reach it",
+                )
+
+
+def _compared(text: str, fields: Collection[str]) -> Iterator[ast.Constant]:
+    """Yield the texts in code that are compared with one of these fields, or assigned to one."""
+    try:
+        module = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return  # loading reports it
+    for node in ast.walk(module):
+        match node:
+            case ast.Compare():  # row.name == "…", "…" in row.name.lower()
+                if _reads(node, fields):
+                    yield from _texts(node)
+            case ast.Match() if _reads(node.subject, fields):
+                for one in node.cases:
+                    yield from _texts(one.pattern)
+            case ast.Call(func=ast.Attribute(value=called)) if _reads(called, fields):
+                for argument in node.args:  # row.name.startswith("…")
+                    yield from _texts(argument)
+            case ast.keyword(arg=str() as name) if name in fields:  # Patient(name="…")
+                yield from _texts(node.value)
+            case ast.Assign() if any(_reads(target, fields) for target in node.targets):
+                yield from _texts(node.value)  # row.name = "…"
+
+
+def _reads(code: ast.AST, fields: Collection[str]) -> bool:
+    return any(isinstance(node, ast.Attribute) and node.attr in fields for node in ast.walk(code))
+
+
+def _texts(code: ast.AST) -> Iterator[ast.Constant]:
+    for node in ast.walk(code):
+        if isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes)) and node.value:
+            yield node
 
 
 Tables = dict[str, Table[Any, Any]]
@@ -219,6 +281,7 @@ def _paths(fields: tuple[Field[Any], ...]) -> list[tuple[int, ...]]:
     return [field.path for field in fields]
 
 
+_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+")
 _SNAKE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _CAMEL = re.compile(r"[A-Z][A-Za-z0-9]*")
 _UPPER = re.compile(r"_?[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")

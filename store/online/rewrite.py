@@ -32,7 +32,7 @@ from everlog.store.tx.reader import Reader
 from everlog.store.tx.transaction import ANONYMOUS, Transaction
 from everlog.store.tx.validator import claim
 from everlog.store.tx.write import Expect, Write
-from everlog.store.user_code import is_users, place, private, type_name, words
+from everlog.store.user_code import is_interrupt, is_users, place, private, type_name, words
 
 CHUNK_ROWS = 1024
 CHUNK_BYTES = 512 << 10
@@ -133,7 +133,9 @@ def computed_rows(now: Reader, schema: Schema, make: MakeRows) -> Iterable[Write
                 )
             yield write.put(info.bind(table.model), row)
             count += 1
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         if isinstance(error, Error) and not is_users(error):
             if isinstance(error, MigrationError):
                 raise

@@ -25,7 +25,7 @@ from everlog.store.errors import MigrationError
 from everlog.store.schema.schema import Schema, TableInfo
 from everlog.store.tx import write
 from everlog.store.tx.write import Write
-from everlog.store.user_code import place, private, type_name, words
+from everlog.store.user_code import is_interrupt, place, private, type_name, words
 
 TEXT_MAX = 400  # characters of a row, in `Error.private`
 
@@ -113,7 +113,9 @@ class DualWrite:
                 ) from None
             try:
                 made = function(row)
-            except (Exception, SystemExit) as error:  # noqa: BLE001  user code raises anything
+            except BaseException as error:
+                if is_interrupt(error):
+                    raise
                 code = getattr(function, "__code__", None)
                 what = words(error, code.co_filename) if code is not None else type_name(error)
                 what += place(function, error)

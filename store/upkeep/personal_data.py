@@ -422,6 +422,10 @@ _ROW_IN_TEXT = re.compile(
 )
 
 
+# Earlier versions recorded such files of folders with sealed tables. `plan.json` is everlog's own.
+_DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".xml", ".txt", ".xlsx")
+
+
 def readable(core: Core) -> Iterator[Remaining]:
     """Yield data about persons that is readable in the log without keys, of all persons. Read-only.
 
@@ -464,6 +468,8 @@ def _readable_texts(seq: int, migration: log_pb2.Migration, tables: set[str]) ->
         stem = name.partition(".")[0].removeprefix("bootstrap_")
         if file.content and name.startswith("bootstrap_") and stem in tables:
             yield Remaining("texts", f"{title}: its source {name} has rows in it", (seq,))
+        elif file.content and tables and name.endswith(_DATA_SUFFIXES) and not name.startswith("bootstrap_"):
+            yield Remaining("texts", f"{title}: its source {name} may have rows in it", (seq,))
 
 
 def live(core: Core, key_id: bytes) -> Iterator[tuple[TableInfo, bytes, bytes]]:

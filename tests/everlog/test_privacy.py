@@ -246,7 +246,7 @@ def test_no_byte_that_is_written_has_a_mark_of_a_person(
     first = clinic(
         project,
         "first",
-        files={"bootstrap_airports.csv": brought},
+        files={"bootstrap_airports.csv": brought, "stray.csv": brought + "\n", "notes.txt": MARK},
         table=TWO,
     )
     (tmp_path / "bad.csv").write_text(f"id,name,email,wrong\n1,{MARK},{MARK},{MARK}\n")
@@ -350,6 +350,6 @@ def test_no_byte_that_is_written_has_a_mark_of_a_person(
     killed(data / "killed")
     assert len(list(contents(data))) > 60
     assert marked(data) == []
-    plain = [hashlib.sha256(word.encode()) for word in (MARK, brought)]
+    plain = [hashlib.sha256(word.encode()) for word in (MARK, brought, brought + "\n")]
     for where, raw in contents(data):
         assert not any(one.digest() in raw or one.hexdigest().encode() in raw for one in plain), where

@@ -1,5 +1,9 @@
+from __future__ import annotations
+
 import shutil
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +34,7 @@ def test_migrations_are_loaded_in_order_by_package_or_directory(
         ('OTHER = Table("others", Airport, key=FAA)', "table others is declared but not listed in MIGRATION"),
         ("raise RuntimeError('no')", "RuntimeError: no"),
         ("import sys; sys.exit(0)", "SystemExit: 0"),
+        ("raise GeneratorExit", "GeneratorExit"),
         ("import nothing_of_the_kind", "ModuleNotFoundError"),
         ("1 +", "SyntaxError"),
     ],
@@ -152,3 +157,58 @@ def test_code_of_a_folder_that_would_end_the_process_is_an_error(project: Projec
     with pytest.raises(Error, match="SystemExit"):
         migrations.apply(db, project.build().path)
     assert db.head == head
+
+
+PLACES = ["transform", "remake", "rows", "deleted"]
+
+
+@pytest.mark.parametrize("place", ["checks", *(pytest.param(one, marks=pytest.mark.long) for one in PLACES)])
+def test_a_folder_that_raises_a_base_exception_is_given_up(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Such an exception would otherwise pass through every handler of errors, like an interrupt."""
+    first = project.add("first", files={"bootstrap_airports.csv": "faa,name\nX,a\n"})
+    model = f"{project.app}.migrations.{first.name}.model_pb2"
+    project.add("second", **raising(place, model))
+    folder = project.build().path
+    one, _ = project.load()
+    with Database(tmp_path / "db") as db:
+        migrations.apply(db, folder, to=one.version)
+        row = db.get(one.tables[0], "X")
+        for raised in ("GeneratorExit", "Stop"):
+            monkeypatch.setenv("RAISED", raised)
+            with pytest.raises(Error, match=raised):
+                migrations.apply(db, folder)
+            assert db.schema.version == one.version
+            assert [str(info.state) for info in migrations.status(db, folder)] == ["applied", "pending"]
+            assert db.get(one.tables[0], "X") == row
+        assert list(db.admin.check()) == []
+
+
+def raising(place: str, model: str) -> dict[str, Any]:
+    """Return a folder whose code raises at this place."""
+    head = "import os\n\n\nclass Stop(BaseException):\n    pass\n\n\n"
+    raised = "raise {'Stop': Stop, 'GeneratorExit': GeneratorExit}[os.environ['RAISED']]"
+    beside = f"from . import *\n{head}def {place}(*args):\n"
+    old = f"from {model} import Airport as Before\n{head}"
+    places: dict[str, dict[str, Any]] = {
+        "transform": {
+            "code": f"{old}def up(old):\n    {raised}\n",
+            "drop": ", transforms=[Transform(AIRPORTS, Before, up)]",
+        },
+        "remake": {
+            "code": f"{old}def anew(db):\n    yield AIRPORTS, Airport(faa='Y')\n    {raised}\n",
+            "drop": ", up=Remake([AIRPORTS], rows=anew)",
+        },
+        "rows": {"files": {"bootstrap.py": f"{beside}    yield AIRPORTS, Airport(faa='Y')\n    {raised}\n"}},
+        "deleted": {"files": {"bootstrap.py": f"{beside}    yield AIRPORTS, 'X'\n    {raised}\n"}},
+        "checks": {"files": {"checks.py": f"{beside}    yield from ()\n    {raised}\n"}},
+    }
+    return places[place]
+
+
+def test_an_interrupt_in_a_folders_code_is_not_an_error_of_the_folder(project: Project, db: Database) -> None:
+    rows = "def rows():\n    raise KeyboardInterrupt\n    yield\n"
+    project.add("first", files={"bootstrap.py": rows})
+    with pytest.raises(KeyboardInterrupt):
+        migrations.apply(db, project.build().path)

@@ -257,6 +257,110 @@ def test_the_log_has_no_content_of_files_with_rows_of_sealed_tables(project: Pro
         assert "Wilhelmina" not in said
 
 
+STRAY = {
+    "known.csv": "Wilhelmina-1,w@example.org\n",
+    "sub/deep.json": '["Wilhelmina-2"]',
+    "notes": "ask Wilhelmina-3",
+    "blob.bin": "\0Wilhelmina-4",
+    "large.csv": "Wilhelmina-5,0123456789\n" * 120_000,
+}
+FIELDS = 'Table("fields", Airport, key=FAA)'
+DROP = ', drop=["airports"]'
+
+
+@pytest.mark.parametrize("where", ["with a sealed table", "after a folder that seals a table"])
+def test_the_log_has_no_data_files_of_folders_near_sealed_tables(
+    project: Project, tmp_path: Path, where: str
+) -> None:
+    if where == "with a sealed table":
+        folder = project.add("first", table=SEALED)
+    else:
+        project.add("first", table=SEALED)
+        folder = project.add(
+            "second", table=FIELDS, drop=DROP, files={"bootstrap_fields.csv": "faa,name\nX,a field\n"}
+        )
+    (folder / "sub").mkdir()
+    for name, content in STRAY.items():
+        (folder / name).write_text(content)
+    project.build()
+    found = [one for one in lint(project.path) if one.id.startswith("person/") and "key" not in one.id]
+    assert {one.id for one in found} == {"person/bootstrap"}  # and not unsalted
+    assert {str(Path(one.file).relative_to(folder)) for one in found} == set(STRAY)
+    with EmbeddedDatabase(tmp_path / "db", master_key=MASTER) as db:
+        proposal = Approval(db, project.path).propose(actor="ann")
+        assert proposal is not None
+        assert not STRAY.keys() & set(proposal.sources[folder.name])
+        migrations.apply(db, project.path)
+        for _, framed in db.log.scan(0):
+            assert b"Wilhelmina" not in framed
+            for name in STRAY:
+                plain = hashlib.sha256((folder / name).read_bytes())
+                assert plain.digest() not in framed
+                assert plain.hexdigest().encode() not in framed
+        assert [one for one in db.people.readable() if one.kind == "texts"] == []
+        (folder / "known.csv").write_text("Wilhelmina-6")
+        (said,) = migrations.differences(db, project.path).values()
+        assert "known.csv" in said
+        assert "Wilhelmina" not in said
+        migrations.accept(db, project.path, actor="ann", reason="another one")
+        assert not any(b"Wilhelmina" in framed for _, framed in db.log.scan(0))
+
+
+def test_the_log_keeps_data_files_where_nobody_is_sealed(project: Project, tmp_path: Path) -> None:
+    folder = project.add("first", files={"known.csv": "JFK"})
+    project.add("second", table=SEALED.replace("airports", "people"), drop=DROP)
+    project.build()
+    assert "Salt" not in (folder / "model_pb2.py").read_text()
+    with EmbeddedDatabase(tmp_path / "db", master_key=MASTER) as db:
+        migrations.apply(db, project.path)
+        assert any(b"JFK" in framed for _, framed in db.log.scan(0))
+        assert [one.text for one in db.people.readable() if "known.csv" in one.text]
+
+
+CODE = """
+from . import *
+
+OWNERS = ("ann@example.org",)  # 1
+KNOWN = {"state": "new"}
+
+def checks(db):
+    \"\"\"Check the name.\"\"\"
+    for row in db.scan(AIRPORTS):
+        if row.name == "Wilhelmina":  # 2
+            yield "a name is wrong"
+        if "wilhelm" in row.name.lower() or row.faa != row.name:  # 3
+            yield f"{row.faa} is wrong"
+        if row.name.startswith("Wil"):  # 4
+            yield "a name is wrong"
+        match row.name:
+            case "Ann" | "Bob":  # 5
+                yield "a name is wrong"
+        if row == Airport(name="Ann") or row.name in {"Cecile"}:  # 6
+            yield "a name is wrong"
+        # ask bob@example.org  7
+        if row.name == "unknown":  # everlog: ignore[person/literal] nobody
+            yield "a name is missing"
+"""
+
+
+def test_lint_warns_about_data_of_people_in_code(project: Project) -> None:
+    project.add("first", table=SEALED, files={"checks.py": CODE, "tests/test_it.py": "A = 'c@example.org'\n"})
+    project.add("open", table=FIELDS, drop=DROP, files={"checks.py": CODE})
+    project.build()
+    found = [one for one in lint(project.path) if one.id == "person/literal"]
+    lines = CODE.splitlines()
+    for name in ("first", "open"):  # in one database, so both may have that data
+        mine = [one.line for one in found if f"_{name}/" in one.file]
+        assert [lines[line - 1][-1] for line in mine] == list("1234567")
+
+
+def test_lint_does_not_look_for_people_where_nobody_is_sealed(project: Project) -> None:
+    code = CODE.replace("  # everlog: ignore[person/literal] nobody", "")
+    project.add("first", files={"checks.py": code})
+    project.build()
+    assert [one for one in lint(project.path) if one.id.startswith("person/")] == []
+
+
 def test_a_load_of_a_sealed_table_tells_neither_its_file_nor_its_id(tmp_path: Path) -> None:
     with (
         Database(tmp_path / "db", master_key=MASTER) as db,

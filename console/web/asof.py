@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, NamedTuple
 
 from starlette.responses import Response
@@ -19,6 +20,7 @@ from everlog.store.errors import AccessError, Error
 
 WIDTH, HEIGHT = 720, 36
 MS_NS = 10**6
+AGO = (("1 h ago", 3600), ("1 d ago", 86_400), ("7 d ago", 7 * 86_400), ("30 d ago", 30 * 86_400))  # links
 
 
 class AsOf(NamedTuple):
@@ -75,6 +77,7 @@ def described(known: plots.Known, db: RemoteDatabase, moment: RemoteMoment | Non
         "head": commits.head,
         "head_ns": commits.head_ns,
         "middle_ns": (commits.oldest_ns + commits.head_ns) // 2,
+        "ago": ago(commits.oldest_ns, time.time_ns()),
         "low": commits.oldest_ns // MS_NS,
         "high": commits.head_ns // MS_NS,
         "value": at_ns // MS_NS,
@@ -83,6 +86,11 @@ def described(known: plots.Known, db: RemoteDatabase, moment: RemoteMoment | Non
         "height": HEIGHT,
     }
     return found
+
+
+def ago(oldest_ns: int, now_ns: int) -> list[str]:
+    """Return the times, as people type them, to which a log reaches back."""
+    return [text for text, seconds in AGO if now_ns - seconds * 10**9 >= oldest_ns]
 
 
 def _who(db: RemoteDatabase, seq: int) -> tuple[str, str]:

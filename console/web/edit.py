@@ -2,6 +2,7 @@
 
 /db/{database}/tables/{table}/new                  a new row
 /db/{database}/tables/{table}/row/edit?k=JFK       a form of its fields
+    &from=812                                      with the values that this commit wrote
 /db/{database}/tables/{table}/row/delete?k=JFK     asks for the reason
 
     form {version, the row it began with} ─ POST ─▶ put, if the row still has this version ─▶ its page
@@ -54,6 +55,7 @@ from everlog.store.tx.transaction import new_commit_id
 BYTES_MAX = 2 << 20  # of a row in a form, which carries it up to three times
 SIDE_CHARS = 2000  # of a value beside another
 TRIES = 3
+VERSIONS_MAX = 1000  # that are searched for an earlier one
 CHOICES = ("mine", "theirs")
 CLIENT = "console"
 DAMAGED = "this form is damaged; load the page again"
@@ -209,6 +211,28 @@ class Target(NamedTuple):
             return None
         return versions[1].row if len(versions) == 2 and versions[0].op == "delete" else None
 
+    def earlier(self, now: Message, seq: int) -> tuple[Message, list[str]]:
+        """Return the row as a commit wrote it, and the fields that keep their values of now, because it
+        does not have them, or of another type. Raises NotFoundError."""
+        versions = self.view.db.history(table_of(self.info), self.key, limit=VERSIONS_MAX)
+        was = next((one.row for one in versions if one.seq == seq), None)
+        if was is None:
+            raise NotFoundError(
+                f"no readable version of {'/'.join((self.info.name, *self.words))} is of commit {seq:,};"
+                " choose one in the history of the row"
+            )
+        own, names = descriptor_of(self.info.model), set[str]()
+        for field in was.DESCRIPTOR.fields:
+            if field.name in own.fields_by_name and _alike(field, own.fields_by_name[field.name]):
+                names.add(field.name)
+        found, kept = self.info.model(), self.info.model.FromString(now.SerializePartialToString())
+        found.MergeFromString(was.SerializePartialToString())
+        others = [field.name for field in own.fields if field.name not in names]
+        for field in own.fields:
+            (found if field.name in others else kept).ClearField(field.name)
+        found.MergeFrom(kept)
+        return found, others
+
     def page(self, words: Sequence[str]) -> str:
         """Return the address of the page of a row; without words that of the table."""
         if not words:
@@ -218,6 +242,18 @@ class Target(NamedTuple):
     def done(self, words: Sequence[str], seq: int) -> Response:
         """Return the answer to a form that was saved."""
         return redirect(row_href(self.view, self.info.name, words, saved=seq))
+
+
+def _alike(field: Any, other: Any) -> bool:
+    """Return whether two fields have the same number and type."""
+    nested = (field.message_type or field.enum_type, other.message_type or other.enum_type)
+    named = all(one is None for one in nested) or (
+        all(one is not None for one in nested) and nested[0].full_name == nested[1].full_name
+    )
+    return bool(
+        named
+        and (field.number, field.type, field.is_repeated) == (other.number, other.type, other.is_repeated)
+    )
 
 
 def _target(view: View, *, new: bool = False) -> Target:
@@ -265,12 +301,24 @@ def edit(view: View) -> Page:
             f"expected a row of at most {BYTES_MAX >> 20} MiB for a form, found {size:,} bytes; change it"
             " with a program"
         )
-    form = RowForm(descriptor_of(of.info.model), fields.flat(found.row), base=found.row)
-    return _form(of, form, _begun(found))
+    seq, row, kept = view.whole("from"), found.row, list[str]()
+    if seq:
+        row, kept = of.earlier(row, seq)
+    form = RowForm(descriptor_of(of.info.model), fields.flat(row), base=found.row)
+    return _form(of, form, _begun(found), earlier=seq, kept=kept)
 
 
-def _form(of: Target, form: RowForm, sent: Sent, *, error: str = "", status: int = 200) -> Page:
-    """Return the page of a form."""
+def _form(
+    of: Target,
+    form: RowForm,
+    sent: Sent,
+    *,
+    error: str = "",
+    status: int = 200,
+    earlier: int = 0,
+    kept: Sequence[str] = (),
+) -> Page:
+    """Return the page of a form. `earlier`: the commit whose values it has, except for those of `kept`."""
     hidden = of.hidden() if of.words else []
     form.fix([*of.names, *hidden] if of.words else [])
     values = {
@@ -284,6 +332,8 @@ def _form(of: Target, form: RowForm, sent: Sent, *, error: str = "", status: int
         "nodes": form.nodes,
         "as_json": "j." in form.given,
         "sent": sent,
+        "earlier": earlier,
+        "kept": kept,
         "no_reason": form.errors.get(REASON, ""),
         "fixed": list(zip(of.names, of.words, strict=False)),
         "hidden": hidden,

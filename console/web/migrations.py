@@ -3,7 +3,7 @@
     /db/{database}/migrations                        all, newest first, each with its state
     /db/{database}/migrations/{version}              one: declarations, model, rows, files, events
     /db/{database}/migrations/{version}/events       progress and changes of its state: server-sent events
-    /db/{database}/migrations/{version}/{verb}       forms: complete, cancel
+    /db/{database}/migrations/{version}/{verb}       forms: apply, complete, cancel
     /db/{database}/migrations/{version}/rollback     what rolling back would do and lose, and the form
 
 A change asks for a reason, which the log keeps with the name of the identity. It is made by the same call as
@@ -265,8 +265,11 @@ def actions(
     running = in_progress(info)
     applied = [one.version for one in infos if one.state is not State.PENDING]
     newest = bool(applied) and info.version == max(applied)
-    verbs = []
-    if running:
+    verbs, first = list[str](), list[MigrationInfo]()
+    if info.state is State.PENDING and permits.rules is None and not any(map(in_progress, infos)):
+        verbs.append("apply")
+        first = [one for one in infos if one.state is State.PENDING and one.version < info.version]
+    elif running:
         verbs.append("cancel")
     elif info.held:
         verbs += ["complete", "rollback"]
@@ -274,6 +277,7 @@ def actions(
         verbs.append("rollback")
     return {
         "verbs": verbs,
+        "first": [f"{one.version}_{one.name}" for one in first],
         "permits": {verb: permits.of(verb, proposal) for verb in verbs},
         "named": permits.named,
         "who": permits.name,
@@ -371,6 +375,12 @@ def _act(verb: str, words: str) -> Callable[[View], Page | Response]:
             if not sure and any(one.lost for one in db.migrations.plan_rollback(to=to)):
                 raise RowError("Confirm that you have read what would be lost.")
             calls: dict[str, Callable[[Callable[[], None]], object]] = {
+                "apply": lambda began: db.migrations.apply(
+                    to=version,
+                    actor=by.actor,
+                    reason=by.reason,
+                    progress=lambda at: began() if at.done else None,
+                ),
                 "complete": lambda _: db.migrations.complete(actor=by.actor, reason=by.reason),
                 "cancel": lambda _: db.migrations.cancel(actor=by.actor, reason=by.reason),
                 "rollback": lambda began: db.migrations.rollback(
@@ -562,6 +572,7 @@ ROUTES = [
     *route("/db/{database}/migrations", migrations),
     *route(f"{_ONE}/rollback", rollback_page, "GET"),
     *route(f"{_ONE}/rollback", _act("rollback", "The rollback has begun."), "POST", twin=False),
+    *route(f"{_ONE}/apply", _act("apply", "The migration has begun or is applied."), "POST", twin=False),
     *route(f"{_ONE}/complete", _act("complete", "One version is served."), "POST", twin=False),
     *route(f"{_ONE}/cancel", _act("cancel", "The migration is cancelled."), "POST", twin=False),
     Route(f"{_ONE}/events", events),

@@ -24,6 +24,7 @@ VERBS = {
     "complete": ("migrate", "complete it"),
     "rollback": ("rollback", "roll it back"),
     "propose": ("propose", "propose it again"),
+    "apply": ("migrate", "apply it"),
 }
 _DECIDES = {"approve", "reject", "cancel", "complete", "rollback"}
 _OWN = {"approve", "rollback"}  # not about one's own proposal

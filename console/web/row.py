@@ -60,7 +60,7 @@ def row(view: View) -> Page | Response:
         "history": [_told(one) for one in history] if view.wants_json else [],
         "more": more,
     }
-    shown = {
+    shown: dict[str, Any] = {
         "asof": where.values,
         "lines": [] if found is None else cells.unfold(found),
         "versions": _timeline(view, name, words, history, more=more),
@@ -72,6 +72,9 @@ def row(view: View) -> Page | Response:
         "saved": view.whole("saved"),
         **_buttons(view, name, words, exists=found is not None, now=where.moment is None),
     }
+    for one in shown["versions"] if shown["put_href"] and found is not None else ():
+        if one["version"].row is not None and one["version"].seq != version:
+            one["back_href"] = f"{shown['put_href']}&from={one['version'].seq}"
     return Page("row.html", values, 200, shown)
 
 
@@ -140,6 +143,7 @@ def _timeline(
                 "said": said,
                 "changes": fields,
                 "at_href": row_href(view, table, words, one.seq),
+                "back_href": "",
                 "commit_href": href("db", view.database, "log", one.seq),
             }
         )

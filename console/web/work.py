@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from everlog.store.errors import Error
 
-WAIT_S, JOBS_MAX = 8.0, 200
+WAIT_S, CALLS_MAX = 8.0, 200
 
 
 class Key(NamedTuple):
@@ -26,7 +26,7 @@ class Key(NamedTuple):
     subject: str
 
 
-class Job:
+class Call:
     """One call. `error` is set if it failed."""
 
     def __init__(self, call: Callable[[Callable[[], None]], object]) -> None:
@@ -61,35 +61,35 @@ class Work:
     """All calls of one console. Thread-safe."""
 
     def __init__(self) -> None:
-        self._jobs: dict[Key, Job] = {}
+        self._calls: dict[Key, Call] = {}
         self._lock = threading.Lock()
 
     def start(self, key: Key, call: Callable[[Callable[[], None]], object], wait_s: float = WAIT_S) -> bool:
         """Run a call, and return when it calls its argument (it has begun), when it has ended, or after the
         time. Return whether it has begun or ended. Raises the call's error, if it ended in time."""
-        job = Job(call)
+        begun = Call(call)
         with self._lock:
-            self._jobs.pop(key, None)
-            while len(self._jobs) >= JOBS_MAX:
-                del self._jobs[next(iter(self._jobs))]
-            self._jobs[key] = job
-        told = job.wait(wait_s)
-        if job.error is not None:
+            self._calls.pop(key, None)
+            while len(self._calls) >= CALLS_MAX:
+                del self._calls[next(iter(self._calls))]
+            self._calls[key] = begun
+        told = begun.wait(wait_s)
+        if begun.error is not None:
             with self._lock:
-                if self._jobs.get(key) is job:
-                    del self._jobs[key]
-            raise job.error
+                if self._calls.get(key) is begun:
+                    del self._calls[key]
+            raise begun.error
         return told
 
     def news(self, key: Key) -> str | None:
         """Return what a page has to say about the last call: "" while it has not begun, the text of its
         error once, None: nothing."""
         with self._lock:
-            job = self._jobs.get(key)
-            if job is None:
+            begun = self._calls.get(key)
+            if begun is None:
                 return None
-            if not job.told:
+            if not begun.told:
                 return ""
-            if job.error is not None or not job.running:
-                del self._jobs[key]
-        return str(job.error) if job.error is not None else None
+            if begun.error is not None or not begun.running:
+                del self._calls[key]
+        return str(begun.error) if begun.error is not None else None

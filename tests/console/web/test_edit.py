@@ -12,12 +12,15 @@ from urllib.parse import urlencode
 
 import pytest
 
+from everlog import migrations
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.upkeep.roles import Role, Rule
 from flights.migrations.v20260209154500_airport_time_zones import AIRLINES, AIRPORTS, Airline, Airport
+from tests.console.web.checked import FIRST, written
 from tests.console.web.conftest import TOKENS
 from tests.console.web.test_fields import EVERY
 from tests.console.web.visitor import Answer, Visitor, console_of
+from tests.migrations.project import Project
 from tests.store.documents import DOCUMENTS, Document, open_documents
 
 DB = "/db/flights"
@@ -132,6 +135,38 @@ def test_what_does_not_fit_is_said_at_the_field_and_the_input_is_kept(
         assert inputs(answer) == {**sent, name: value.strip()}
     assert flights.head == head
     assert send(ann, EDIT, answer, f__lat="1.5", f__alt="3", reason="now").status == 303
+
+
+def test_a_row_is_changed_back_to_an_earlier_version(ann: Visitor, flights: EmbeddedDatabase) -> None:
+    first = next(flights.history(AIRPORTS, "ZZZ"))
+    put(flights, name="wrong", alt=9)
+    page = ann.get(ROW)
+    link = f"{EDIT}&from={first.seq}"
+    assert f'href="{html.escape(link)}"' in page.text
+    assert page.words.count("change back to it") == 1, "the newest version is the row as it is"
+    page = ann.get(link)
+    assert f"The fields have the values of commit {first.seq:,}" in page.words
+    assert get(flights).name == "wrong", "nothing is changed yet"
+    assert send(ann, link, page, reason="").status == 400
+    assert send(ann, link, page, reason="a mistake of mine").status == 303
+    assert get(flights) == first.row
+    assert send(ann, link, page, reason="the same, late").status == 409
+    assert ann.get(f"{EDIT}&from={flights.head + 1}").status == 404
+
+
+def test_a_version_before_a_migration_leaves_the_fields_that_it_lacks(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    path = written(project)
+    with EmbeddedDatabase(tmp_path / "airports.db") as db:
+        migrations.apply(db, path, to=FIRST)
+        first = db.head
+        migrations.apply(db, path)
+        table = migrations.load(path)[-1].tables[0]
+        db.put(table, table.model(faa="JFK", name="wrong", city="New York"))
+        with console_of({"airports": db}) as web:
+            page = Visitor(web.url).get(f"/db/airports/tables/airports/row/edit?k=JFK&from={first}")
+    assert "so they keep their values: city" in page.words
+    assert (inputs(page)["f.name"], inputs(page)["f.city"]) == ("<i>Kennedy</i>", "New York")
 
 
 def test_a_row_is_inserted_once_and_deleted(ann: Visitor, flights: EmbeddedDatabase) -> None:

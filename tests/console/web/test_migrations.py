@@ -6,14 +6,16 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from everlog import migrations
 from everlog.console.web.work import Key, Work
+from everlog.rpc.testing import at_version
 from everlog.store.errors import MigrationError
 from tests.console.web.checked import FIRST, SECOND, TOKENS, Waiting, waiting
-from tests.console.web.visitor import Answer, Visitor
+from tests.console.web.visitor import Answer, Visitor, console_of
 from tests.migrations.project import Project
 
 LIST = "/db/airports/migrations"
@@ -150,6 +152,30 @@ def test_the_author_may_reject_but_not_approve(project: Project) -> None:
         assert 'value="approve"' not in page.text
         assert 'value="reject"' in page.text
         assert decide(ann, server.page, "approve", "mine").status == 409
+
+
+def test_a_pending_migration_is_applied_on_a_server_without_approval() -> None:
+    source, version = "flights.migrations", 20260209154500
+    page = f"/db/flights/migrations/{version}"
+    with at_version(20260126083000, source) as db:
+        how: dict[str, Any] = {"tokens": TOKENS, "roles": {"ann": ("owner",), "carl": ("migrator",)}}
+        with console_of({"flights": db}, migrations={"flights": source}, **how) as web:
+            ann = Visitor(web.url)
+            ann.sign_in(TOKENS["ann"])
+            found = ann.get(page)
+            assert "Before it, in order: 20260202110000_" in found.words
+            assert "Apply all 2" in found.words
+            mark = field(found, "mark")
+            assert ann.post(f"{page}/apply", None, reason="", mark=mark).status == 400
+            assert ann.post(f"{page}/apply", None, reason="r", mark="older").status == 409
+            assert db.schema.version == 20260126083000
+            answer = ann.post(f"{page}/apply", None, reason="the names of zones", mark=mark)
+            assert answer.status == 303, answer.words
+            assert "Applied" in ann.get(page).words
+            assert db.schema.version == version
+            (entry,) = db.past.log(after=db.head - 1)
+            assert (entry.actor, entry.reason) == ("ann", "the names of zones")
+            assert ann.post(f"{page}/apply", None, reason="again", mark=mark).status == 409
 
 
 def test_errors_of_a_plan_need_a_confirmation(project: Project) -> None:

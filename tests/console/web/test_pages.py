@@ -16,11 +16,12 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from everlog.console.export import exported
-from everlog.console.web import tables
+from everlog.console.web import asof, tables
 from everlog.migrations.rows import read_csv, read_jsonl
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.testing import at_version
 from everlog.store.schema.reflect import table_of
+from everlog.store.schema.times import time_ns_of
 from flights.migrations.v20260209154500_airport_time_zones import AIRPORTS, FLIGHTS, Airport, Flight
 from tests.console.web.conftest import TOKENS
 from tests.console.web.visitor import Visitor, console_of
@@ -201,6 +202,15 @@ def test_a_value_of_a_row_leads_to_the_rows_that_have_it(visitor: Visitor) -> No
         answer = visitor.get(link)
         assert "aria-invalid" not in answer.text, link
         assert 'aria-label="Row ZZZ"' in answer.text, link
+
+
+def test_the_past_is_one_link_away_as_far_as_the_log_reaches(visitor: Visitor) -> None:
+    now = 10**18
+    assert asof.ago(now - 60 * 10**9, now) == []
+    assert asof.ago(now - 2 * 86_400 * 10**9, now) == ["1 h ago", "1 d ago"]
+    for text, seconds in asof.AGO:
+        assert time_ns_of(text, zone=None, now_ns=now) == now - seconds * 10**9
+    assert "1 h ago" not in visitor.get(f"{DB}/tables/airports").words
 
 
 def test_the_past_of_a_table_is_counted_and_sorted_only_on_request(

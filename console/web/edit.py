@@ -212,7 +212,7 @@ class Target(NamedTuple):
         return versions[1].row if len(versions) == 2 and versions[0].op == "delete" else None
 
     def earlier(self, now: Message, seq: int) -> tuple[Message, list[str]]:
-        """Return the row as a commit wrote it, and the fields that keep their values of now, because it
+        """Return the row as a commit wrote it, and the fields that keep their current values, because it
         does not have them, or of another type. Raises NotFoundError."""
         versions = self.view.db.history(table_of(self.info), self.key, limit=VERSIONS_MAX)
         was = next((one.row for one in versions if one.seq == seq), None)

@@ -73,7 +73,7 @@ def row(view: View) -> Page | Response:
         **_buttons(view, name, words, exists=found is not None, now=where.moment is None),
     }
     for one in shown["versions"] if shown["put_href"] and found is not None else ():
-        if one["version"].row is not None and one["version"].seq != version:
+        if one["version"].row is not None and one["version"].row != found:
             one["back_href"] = f"{shown['put_href']}&from={one['version'].seq}"
     return Page("row.html", values, 200, shown)
 

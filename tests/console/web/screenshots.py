@@ -20,9 +20,11 @@ from unittest import mock
 import everlog
 from everlog.audit.note import Signer
 from everlog.audit.prover import LocalProver, checkpoint
+from everlog.console.web.oidc import Oidc
 from everlog.console.web.setup import Setting, Setup
 from everlog.migrations import Approval, Rules, load, load_testdata
 from everlog.rpc.embedded import EmbeddedDatabase
+from everlog.rpc.server.issuer import Jwt
 from everlog.rpc.server.server import BEAT_S
 from everlog.rpc.testing import at_version
 from everlog.store.database import Database
@@ -34,8 +36,10 @@ from flights.create import create
 from flights.migrations.v20260209154500_airport_time_zones import AIRLINES, AIRPORTS, FLIGHTS
 from tests.console.web.browser import PHONE, THEMES, WIDE, Tab, browser
 from tests.console.web.checked import waiting
+from tests.console.web.provider import CLIENT, SECRET, TestProvider
 from tests.console.web.visitor import console_of
 from tests.migrations.project import Project
+from tests.rpc.issuing import AUDIENCE
 from tests.store.people import PATIENTS, VISITS, open_people, patient, visit
 
 SOURCE = "flights.migrations"
@@ -73,6 +77,7 @@ PAGES = {
     "method": "/api/Store/Scan?database=flights&table=flights&limit=3",
     "edit": ROW.replace("row?", "row/edit?"),
     "conflict": "/db/flights/tables/airports/row/edit?k=LGA",
+    "continue": "/db/flights/tables/airports/row/edit?k=JFK",
     "delete": "/db/flights/tables/airports/row/delete?k=SFO",
     "sign-in": "/sign-in",
 }
@@ -97,6 +102,22 @@ def conflict(tab: Tab) -> None:
     tab.wrong.clear()  # the status 409
 
 
+def send_late(tab: Tab) -> None:
+    """Send a form after its session has ended, and sign in again."""
+    tab.page.fill('[name="f.alt"]', "14")
+    tab.page.fill("#reason", "Altitude of the new survey; ticket 4720")
+    other = tab.context.new_page()
+    other.goto(f"{tab.url}/account")
+    other.click("text=Sign out everywhere")
+    other.wait_for_selector("text=Sign in")
+    other.close()
+    tab.page.click("button.primary")
+    tab.wrong.clear()  # the status 401
+    tab.page.fill("#token", TOKENS["ann"])
+    tab.page.click("button.primary")
+    tab.page.wait_for_selector("text=Send this form again?")
+
+
 def find_person(tab: Tab) -> None:
     """Show what is held of one person."""
     tab.page.fill("#key", "1")
@@ -104,7 +125,11 @@ def find_person(tab: Tab) -> None:
     tab.page.wait_for_selector("text=Forgetting deletes")
 
 
-ACTIONS: dict[str, tuple[Callable[[Tab], None], ...]] = {"conflict": (conflict,), "person": (find_person,)}
+ACTIONS: dict[str, tuple[Callable[[Tab], None], ...]] = {
+    "conflict": (conflict,),
+    "continue": (send_late,),
+    "person": (find_person,),
+}
 
 SETTINGS = (
     Setting("listen", "127.0.0.1:7420", "default", "Address to listen on; port 0 selects a free port."),
@@ -190,7 +215,7 @@ def aged(db: EmbeddedDatabase) -> None:
     held = db.consumers.register("search-index", actor="deploy", reason="the search of the site")
     for minute in range(MINUTES, -1, -1):
         LATE_NS[0] = minute * 60 * 10**9
-        db.load(FLIGHTS, list(islice(db.scan(FLIGHTS), 1500)), source="arrivals", actor="deploy")
+        db.load(FLIGHTS, list(islice(db.scan(FLIGHTS), 2000, 3500)), source="arrivals", actor="deploy")
         db.engine.flush()
         if minute % 4:
             db.consumers.bookmark(held, db.cursor())
@@ -266,6 +291,21 @@ def pending() -> Iterator[tuple[str, dict[str, str]]]:
 
 
 @contextlib.contextmanager
+def at_provider() -> Iterator[tuple[str, dict[str, str]]]:
+    """Serve the example with sign-in at a provider; yield the console's URL and pages."""
+    with TestProvider() as provider, at_version(source=SOURCE) as db:
+        assert isinstance(db, EmbeddedDatabase)
+        provider.url = provider.url.replace("127.0.0.1", "localhost")
+        how: dict[str, Any] = {
+            "tokens": TOKENS,
+            "oidc": Oidc(provider.url, CLIENT, SECRET),
+            "jwt": Jwt(provider.url, AUDIENCE, leeway_s=0.0),
+        }
+        with console_of({"flights": db}, **how) as web:
+            yield web.url, {"sign-in-provider": "/sign-in"}
+
+
+@contextlib.contextmanager
 def running(directory: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Serve a migration that converts rows; yield the console's URL and pages."""
     with waiting(Project(directory), rows=12_000, rate=400) as server:
@@ -338,13 +378,15 @@ def shoot(tab: Tab, out: Path, pages: dict[str, str], suffix: str) -> None:
         print(file, f"overflow {tab.overflow()}" if tab.overflow() else "", flush=True)  # noqa: T201
 
     tab.go("/sign-in")
-    if "sign-in" in pages:
-        picture("sign-in")
+    for name in (name for name, path in pages.items() if path == "/sign-in"):
+        picture(name)
+    if set(pages.values()) == {"/sign-in"}:
+        return
     tab.page.fill("#token", TOKENS["ann"])
     tab.page.click("button.primary")
     tab.page.wait_for_url(f"{tab.url}/")
     for name, path in pages.items():
-        if name != "sign-in":
+        if path != "/sign-in":
             tab.go(path)
             for act in ACTIONS.get(name, ()):
                 act(tab)
@@ -368,6 +410,7 @@ def main() -> None:
         servers: list[Callable[[], Server]] = [
             lambda: example(Path(directory), chosen.flights),
             pending,
+            at_provider,
             lambda: running(Path(directory)),
         ]
         for server in servers:

@@ -12,6 +12,7 @@ import pytest
 
 from everlog import migrations
 from everlog.console.web.work import Key, Work
+from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.testing import at_version
 from everlog.store.errors import MigrationError
 from tests.console.web.checked import FIRST, SECOND, TOKENS, Waiting, waiting
@@ -158,6 +159,7 @@ def test_a_pending_migration_is_applied_on_a_server_without_approval() -> None:
     source, version = "flights.migrations", 20260209154500
     page = f"/db/flights/migrations/{version}"
     with at_version(20260126083000, source) as db:
+        assert isinstance(db, EmbeddedDatabase)
         how: dict[str, Any] = {"tokens": TOKENS, "roles": {"ann": ("owner",), "carl": ("migrator",)}}
         with console_of({"flights": db}, migrations={"flights": source}, **how) as web:
             ann = Visitor(web.url)

@@ -23,6 +23,7 @@ def main() -> None:
 
         commands.main()
     except KeyboardInterrupt:  # during the imports, which take most of a short command's time, or again
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python would restore the default, which kills
         if sys.stderr is not None:
             sys.stderr.write("interrupted\n")
         sys.exit(130)

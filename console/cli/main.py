@@ -248,6 +248,7 @@ def main(args: list[str] | None = None) -> None:
     streams = Streams()
     with streams.installed():
         code = run(args, settings, streams)
+    settings.signals.ignore()  # the exit code is known
     sys.exit(code)
 
 

@@ -23,6 +23,7 @@ from types import FrameType
 
 RETRY_S = 0.01
 LOST_S = 0.25
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 UNSAFE = frozenset({"threading", "contextlib", "importlib", "grpc", "weakref", "_weakrefset"})
 # Functions of these modules that wait, and hold nothing that they do not release when they are interrupted.
 WAITS = {
@@ -45,7 +46,7 @@ class StopSignals:
             signal.signal, signal.SIGALRM, signal.SIG_IGN
         )  # Python restores the default, which kills
         sys.unraisablehook = _unraisable
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in STOPS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._stop)
 
@@ -54,6 +55,12 @@ class StopSignals:
         if self._stopped:
             self._stopped = False
             signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def ignore(self) -> None:
+        """Ignore the signals while the process exits: Python would restore their defaults, which kill it."""
+        self.ended()
+        for number in STOPS:
+            signal.signal(number, signal.SIG_IGN)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.number = signal.Signals(number)

@@ -52,6 +52,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -258,11 +259,12 @@ _lock = Lock()
 class Temporary:
     """A new, empty directory in `parent`, or in the directory for temporary files. Raises DiskError.
 
-    The first one of a process also removes directories with the same prefix that ended processes left
-    behind.
+    It is removed at the latest when the process exits, also after an interrupt. The first one of a process
+    also removes directories with the same prefix that killed processes left behind. `swept`: also those of
+    processes that exited, because files in it may be in use until then.
     """
 
-    def __init__(self, prefix: str, parent: str | Path | None = None) -> None:
+    def __init__(self, prefix: str, parent: str | Path | None = None, *, swept: bool = False) -> None:
         try:
             where = Path(parent or tempfile.gettempdir())
             with _lock:
@@ -277,18 +279,25 @@ class Temporary:
                 outcome="nothing written",
             ) from error
         self._held = Held(descriptor)
-        self._unlock = weakref.finalize(self, self._held.close)
+        end = self._held.close if swept else partial(_discard, self.path, self._held)
+        self._end = weakref.finalize(self, end)
 
     def remove(self) -> None:
         """Remove it with its content; may be called twice. Does nothing in a forked child."""
-        if self._held.fileno() >= 0:
-            shutil.rmtree(self.path, ignore_errors=True)
-            self._unlock()
+        _discard(self.path, self._held)
+        self._end.detach()
+
+
+def _discard(path: Path, held: Held) -> None:
+    """Remove a temporary directory, unless this process inherited it."""
+    if held.fileno() >= 0:
+        shutil.rmtree(path, ignore_errors=True)
+    held.close()
 
 
 def in_memory(prefix: str) -> Temporary:
     """Return a temporary directory in memory, if the system has such a place. Raises DiskError."""
-    return Temporary(prefix, MEMORY if os.access(MEMORY, os.W_OK) else None)
+    return Temporary(prefix, MEMORY if os.access(MEMORY, os.W_OK) else None, swept=True)
 
 
 def sweep(where: Path, prefix: str) -> list[Path]:

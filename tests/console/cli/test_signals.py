@@ -145,3 +145,27 @@ def test_calls_that_are_interrupted_anywhere_leave_nothing_that_waits(tmp_path: 
         words = [sys.executable, "-c", INTERRUPTED, server.url("x"), str(times)]
         done = subprocess.run(words, capture_output=True, text=True, timeout=100, check=False)
     assert (done.stdout, done.stderr) == (f"{times}\n", "")
+
+
+ENDED = """
+import atexit, os, signal
+from everlog.console.cli.signals import StopSignals
+
+class Late:
+    def __del__(self):  # while the interpreter ends, when Python has restored the signals
+        os.kill(os.getpid(), signal.SIGTERM)
+
+late = Late()
+signals = StopSignals()
+signals.install()
+signals.ignore()
+atexit.register(signal.raise_signal, signal.SIGINT)
+raise SystemExit(3)
+"""
+
+
+def test_a_signal_while_the_process_exits_does_not_change_its_exit_code() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ENDED], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 3)

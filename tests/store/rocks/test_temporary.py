@@ -43,15 +43,38 @@ def test_it_is_there_until_it_is_removed(tmp_path: Path) -> None:
 
 
 def test_what_nobody_has_any_more_is_swept_and_nothing_else(tmp_path: Path) -> None:
-    held, forgotten, other = (Temporary(prefix, tmp_path) for prefix in ("x-", "x-", "y-"))
+    held = Temporary("x-", tmp_path)
+    gone, stays = tmp_path / "x-killed", tmp_path / "y-killed"  # unlocked, as after the end of their process
+    for path in (gone, stays):
+        path.mkdir()
     (tmp_path / "x-file").touch()
-    (tmp_path / "x-link").symlink_to(other.path)
-    gone, stays = forgotten.path, other.path
-    del forgotten, other  # releases their locks, like the end of their process
+    (tmp_path / "x-link").symlink_to(stays)
     assert sweep(tmp_path, "x-") == [gone]
     assert held.path.is_dir()
     assert stays.is_dir()
     held.remove()
+
+
+ENDS = """
+import os, sys
+from everlog.store.rocks.files import Temporary
+kept = Temporary("x-", sys.argv[1])
+if os.fork() == 0:
+    kept.remove()
+    sys.exit(0)
+os.wait()
+(kept.path / "file").touch()
+raise KeyboardInterrupt
+"""
+
+
+def test_a_process_that_is_interrupted_leaves_none(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDS, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.stderr.endswith("\nKeyboardInterrupt\n")  # so the child did not remove it
+    assert "FileNotFoundError" not in ended.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_that_is_swept_while_it_is_made_is_made_again(

@@ -1,5 +1,7 @@
 """Fleets: many databases upgraded in unison. Knows no transport."""
 
+from everlog.fleet.coordinator import FleetCoordinator
+from everlog.fleet.ledger import LedgerStore
 from everlog.fleet.protocol import Ledger, Order, Phase, Report, Target, Verb
 
-__all__ = ["Ledger", "Order", "Phase", "Report", "Target", "Verb"]
+__all__ = ["FleetCoordinator", "Ledger", "LedgerStore", "Order", "Phase", "Report", "Target", "Verb"]

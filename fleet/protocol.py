@@ -99,12 +99,16 @@ ENDS = frozenset({Phase.COMMITTED, Phase.ABORTED, Phase.CONTRACTED})
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One member in the frozen plan of a run: a database, and the upgrade that it votes on."""
+    """One member in the frozen plan of a run: a database, and the upgrade that it votes on.
+
+    `hold`: it serves both versions after the switch, until CONTRACT.
+    """
 
     database: bytes
     from_version: int
     to_version: int
     folder_digest: bytes
+    hold: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,11 @@ ORDER = {
         "subscription",
         "feed",
     ),
-    "fleet": ("protocol",),
+    "fleet": (
+        "migrations protocol",
+        "ledger",
+        "coordinator",
+    ),
     "migrations": (
         "digest lock people spill values",
         "folder rows",

@@ -1,0 +1,171 @@
+"""Coordinator: one process that coordinates a fleet: the rules of `protocol`, with a ledger on disk.
+
+    report, or operator ─▶ protocol ─▶ ledger, in one commit ─▶ memory ─▶ orders, for the caller to send
+
+Invariants
+  (1) The ledger is on disk before memory changes and an order is returned.
+  (2) If a commit fails, or its outcome is unknown, memory is dropped, as by a SIGKILL. `take_over` reads the
+      ledger again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from functools import partial
+
+from everlog.fleet import protocol
+from everlog.fleet.ledger import LedgerStore
+from everlog.fleet.protocol import CoordinatorStep, Ledger, Order, Report, Run, Target
+from everlog.store.errors import MigrationError
+
+
+class FleetCoordinator:
+    """Coordinates the fleet of a ledger after `take_over`. Safe to use from many threads.
+
+    Each call returns the orders to send. An order may be lost: send those of `retry` repeatedly.
+    """
+
+    def __init__(self, store: LedgerStore, *, name: str = "coordinator") -> None:
+        """`name`: the actor of commits that no operator requested."""
+        self._store = store
+        self._name = name
+        self._memory = protocol.Coordinator()
+        self._lock = threading.Lock()
+
+    @property
+    def epoch(self) -> int:
+        """Its epoch; 0: it does not coordinate: it has not taken over, was replaced, or a commit failed."""
+        return self._memory.epoch
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """The runs, except those that had ended when it took over, in the order of their start."""
+        return self._memory.runs
+
+    def run(self, decision_id: bytes) -> Run | None:
+        """Return a run of `runs`, or None."""
+        return self._memory.run(decision_id)
+
+    def take_over(self, *, accept: bool = False) -> tuple[Order, ...]:
+        """Begin to coordinate, and continue all runs. Writes.
+
+        `accept`: also with a database that is not the one that a coordinator wrote last. Raises
+        MigrationError if it was restored, forked or replaced; nothing was done then.
+        """
+        with self._lock:
+            self._memory = protocol.Coordinator()
+            ledger = self._store.take_over(actor=self._name, accept=accept)
+            self._memory = protocol.Coordinator(ledger.epoch, ledger.runs)
+        return self.retry()
+
+    def start(
+        self,
+        decision_id: bytes,
+        plan: Iterable[Target],
+        *,
+        deadline_ns: int,
+        actor: str = "",
+        reason: str = "",
+    ) -> tuple[Order, ...]:
+        """Start a run with a new UUID, 16 bytes. Votes that are unknown at `deadline_ns` (Unix time) are
+        refusals. Writes. Raises MigrationError if the plan cannot start now."""
+        plan = tuple(plan)
+        return self._operate(
+            lambda ledger, memory: protocol.start(ledger, memory, decision_id, plan, deadline_ns=deadline_ns),
+            actor,
+            reason or f"start run {decision_id.hex()}",
+        )
+
+    def receive(self, report: Report) -> tuple[Order, ...]:
+        """Record what a member reports. Writes, if it is new. Raises MigrationError if it contradicts the
+        ledger: an operator has to look, and nothing was written."""
+        step = self._do(
+            lambda ledger, memory: protocol.receive(ledger, memory, report),
+            self._name,
+            f"database {report.database.hex()} reports {report.phase.value}"
+            f" in run {report.decision_id.hex()}",
+        )
+        if step.alarm:
+            raise MigrationError(
+                f"{step.alarm} in the ledger: the ledger or the member was restored or edited. Nothing was"
+                " written; compare the two logs (`everlog log`)",
+                database=report.database.hex(),
+                decision_id=report.decision_id.hex(),
+            )
+        return step.orders
+
+    def expire(self, *, now_ns: int) -> tuple[Order, ...]:
+        """Abort the undecided runs whose deadline has passed. Writes, if there are any."""
+        orders: list[Order] = []
+        for run in self.runs:
+            if run.decision is None and now_ns >= run.deadline_ns:
+                passed = datetime.fromtimestamp(run.deadline_ns / 1e9, UTC).isoformat(timespec="seconds")
+                step = self._do(
+                    partial(protocol.expire, decision_id=run.decision_id, now_ns=now_ns),
+                    self._name,
+                    f"the deadline {passed} of run {run.decision_id.hex()} has passed",
+                )
+                orders += step.orders
+        return tuple(orders)
+
+    def abort(self, decision_id: bytes, *, actor: str = "", reason: str = "") -> tuple[Order, ...]:
+        """Abort a run. Writes. Raises MigrationError if it is unknown or decided."""
+        return self._operate(
+            lambda ledger, memory: protocol.abort(ledger, memory, decision_id),
+            actor,
+            reason or f"abort run {decision_id.hex()}",
+        )
+
+    def remove(
+        self, decision_id: bytes, database: bytes, *, actor: str = "", reason: str = ""
+    ) -> tuple[Order, ...]:
+        """Remove a member from a run, which aborts the run there alone. Writes. Raises MigrationError if the
+        run is decided, or has no such member."""
+        return self._operate(
+            lambda ledger, memory: protocol.remove(ledger, memory, decision_id, database),
+            actor,
+            reason or f"remove database {database.hex()} from run {decision_id.hex()}",
+        )
+
+    def contract(self, decision_id: bytes, *, actor: str = "", reason: str = "") -> tuple[Order, ...]:
+        """End the time of two versions at all members of a run. Writes. Raises MigrationError before each has
+        committed."""
+        return self._operate(
+            lambda ledger, memory: protocol.contract(ledger, memory, decision_id),
+            actor,
+            reason or f"contract run {decision_id.hex()}",
+        )
+
+    def retry(self) -> tuple[Order, ...]:
+        """Return the orders that members have not carried out. Read-only."""
+        return protocol.retry(self._memory)
+
+    def _operate(
+        self,
+        event: Callable[[Ledger, protocol.Coordinator], CoordinatorStep],
+        actor: str,
+        reason: str,
+    ) -> tuple[Order, ...]:
+        """Carry out what an operator requests. Raises MigrationError if it was refused."""
+        step = self._do(event, actor or self._name, reason)
+        if step.refusal:
+            raise MigrationError(f"{step.refusal}; nothing was done")
+        return step.orders
+
+    def _do(
+        self,
+        event: Callable[[Ledger, protocol.Coordinator], CoordinatorStep],
+        actor: str,
+        reason: str,
+    ) -> CoordinatorStep:
+        with self._lock:
+            memory = self._memory
+            before = Ledger(memory.epoch, memory.runs)
+            step = event(before, memory)
+            if step.ledger is not before:
+                self._memory = protocol.Coordinator()  # if the commit fails, this remains
+                self._store.save(before, step.ledger, actor=actor, reason=reason)
+            self._memory = step.coordinator
+            return step

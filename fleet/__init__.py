@@ -2,6 +2,17 @@
 
 from everlog.fleet.coordinator import FleetCoordinator
 from everlog.fleet.ledger import LedgerStore
+from everlog.fleet.member import FleetMember
 from everlog.fleet.protocol import Ledger, Order, Phase, Report, Target, Verb
 
-__all__ = ["FleetCoordinator", "Ledger", "LedgerStore", "Order", "Phase", "Report", "Target", "Verb"]
+__all__ = [
+    "FleetCoordinator",
+    "FleetMember",
+    "Ledger",
+    "LedgerStore",
+    "Order",
+    "Phase",
+    "Report",
+    "Target",
+    "Verb",
+]

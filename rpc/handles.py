@@ -514,9 +514,10 @@ class Past(Protocol):
     ) -> Iterator[Entry]:
         """Yield the commits that match all filters, oldest first; `limit` at most. Read-only.
 
-        `actor`, `correlation_id`, `kind`: as recorded. `table`: with a change to this table; `key`: with a
-        change to this row of it. `after` (exclusive) and `until` (inclusive) are seqs; `since` (inclusive)
-        and `before` (exclusive) are times as in `at`.
+        `actor`, `correlation_id`, `kind`: as recorded; the kind `migration` is found without reading the log,
+        and includes archived records. `table`: with a change to this table; `key`: with a change to this row
+        of it. `after` (exclusive) and `until` (inclusive) are seqs; `since` (inclusive) and `before`
+        (exclusive) are times as in `at`.
 
             for entry in db.past.log(table=AIRPORTS, since="2026-01-05"):
                 print(entry.seq, entry.actor, entry.reason)

@@ -40,7 +40,7 @@ ORDER = {
     ),
     "fleet": (
         "migrations protocol",
-        "ledger",
+        "ledger member",
         "coordinator",
     ),
     "migrations": (

@@ -266,9 +266,9 @@ class Past:
 
         `actor`: by this actor. `table`: with a change to this table; a name without a key matches every
         table that ever had it. `key`: with a change to this row of `table`. `correlation_id`: with this id.
-        `kind`: commit, created, base, migration, load or notice. `after` (exclusive) and `until`
-        (inclusive) are seqs; `since` (inclusive) and `before` (exclusive) are times, as in `at`. `limit`:
-        the maximum number of entries.
+        `kind`: commit, created, base, migration, load or notice; migrations are found without reading the
+        log, and include archived ones. `after` (exclusive) and `until` (inclusive) are seqs; `since`
+        (inclusive) and `before` (exclusive) are times, as in `at`. `limit`: the maximum number of entries.
 
             for entry in db.past.log(table=AIRPORTS, since="2026-01-05"):
                 print(entry.seq, entry.actor, entry.reason)

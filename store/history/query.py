@@ -116,7 +116,8 @@ def commits(
     limit = check_filter(wanted, limit)
     head = past.tables.applied
     until = head if wanted.until is None else min(wanted.until, head)
-    after = max(wanted.after, past.records.oldest - 1)
+    looked_up = wanted.kind == "migration" and wanted.key is None
+    after = max(wanted.after, 0 if looked_up else past.records.oldest - 1)
     if wanted.since is not None:
         after = max(after, past.before(wanted.since))
     if wanted.before is not None:
@@ -161,6 +162,9 @@ def _commits(
     if table is not None and key is not None:
         seqs = past.seqs_of(table, key, after)
         records: Any = ((seq, past.records.get(seq)) for seq in seqs if seq <= until)
+    elif wanted.kind == "migration":  # few, and also those that were archived
+        found = past.tables.migrations()
+        records = ((seq, past.records.get(seq)) for seq in found if after < seq <= until)
     else:
         records = past.records.scan(after, until)
     for seq, framed in records:

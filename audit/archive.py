@@ -217,7 +217,7 @@ def _check_there(where: Place, last: int) -> None:
 def _bring_up_to_date(db: Database, progress: OnProgress | None) -> None:
     """Make every projection catch up with the log, durably, before records are removed."""
     db.past.catch_up(progress=progress)
-    Tree(db).catch_up(progress)
+    Tree(db).catch_up(progress, stored=True)
     db.tables.flush()
     db.engine.flush()
     db.log.write_head_file(sync=True)
@@ -227,6 +227,7 @@ def _trim(db: Database, last: int) -> None:
     """Remove the records up to `last`, while commits are blocked. Writes."""
     framed = db.log.get(last)
     end, tree = position_of(framed), Tree(db)
+    tree.catch_up(stored=True)  # it may have been discarded meanwhile
     base = log_pb2.Base(
         database=db.uuid,
         time_ns=end.time_ns,

@@ -68,6 +68,7 @@ class Tree:
         self._over: Tiles = {}  # tiles that are not stored: read-only process, or the disk refuses writes
         self._over_signed: list[tuple[int, int]] = []
         self._over_size = 0
+        self._refused: DiskError | None = None  # why `_over` is not stored
         self._seen = 0  # largest size seen; a smaller size means that the tree was discarded
         self._checked = False
 
@@ -79,8 +80,11 @@ class Tree:
         self._seen = max(self._seen, found)
         return found
 
-    def catch_up(self, progress: OnProgress | None = None) -> int:
-        """Add the durable records of the log, and return the tree's size. Writes the tree alone."""
+    def catch_up(self, progress: OnProgress | None = None, *, stored: bool = False) -> int:
+        """Add the durable records of the log, and return the tree's size. Writes the tree alone.
+
+        If the disk refuses that, the tree is kept in memory, or with `stored` DiskError is raised.
+        """
         with self._lock:
             size, head = self.size, self._db.log.head
             if size != head or not self._checked:
@@ -89,6 +93,8 @@ class Tree:
             if size < head:
                 self._grow(size, head, progress)
             self._seen = head
+            if stored and self._over_size and not self._put(head, {}, []) and self._refused is not None:
+                raise self._refused
             return head
 
     def root(self, size: int) -> bytes:
@@ -274,7 +280,8 @@ class Tree:
                 writes[SIGNED + SEQ.pack(at) + SEQ.pack(seq)] = b""
             writes[SIZE] = SEQ.pack(size)
             target.write(writes)
-        except DiskError:
+        except DiskError as error:
+            self._refused = error
             return False
         self._over, self._over_signed, self._over_size = {}, [], 0
         return True

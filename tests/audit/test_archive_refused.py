@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from everlog.audit import Retention, archive, verify_backup
 from everlog.audit.archived import attach, note
 from everlog.audit.place import place
+from everlog.audit.tree import Tree
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, DiskError, OpenError
 from everlog.store.progress import Progress
 from tests.audit.conftest import Opener
 from tests.audit.test_backup import fill
-from tests.store.models import ITEMS
+from tests.store.models import ITEMS, open_flights
 
 NOBODY = "ftp://127.0.0.1:1/archive"  # a port without a listener
 
@@ -103,3 +107,32 @@ def test_nothing_is_removed_where_somebody_else_writes_to_the_target(
     archive(db, again)
     assert db.admin.rebuild() == db.admin.hashes()
     assert list(verify_backup(again, deep=True)) == []
+
+
+def test_nothing_is_removed_where_the_disk_refused_the_tree(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk has space again after the tree was refused, and before records are removed."""
+    rest, catch_up = small_disk / "rest", Tree.catch_up
+
+    def freed(self: Tree, *args: Any, **options: Any) -> int:
+        try:
+            return catch_up(self, *args, **options)
+        finally:
+            rest.unlink(missing_ok=True)
+            (small_disk / "ballast").unlink(missing_ok=True)
+            while db.log.refusal.since_ns:
+                time.sleep(0.01)
+
+    monkeypatch.setattr(Tree, "catch_up", freed)
+    with open_flights(small_disk / "db", ITEMS) as db:
+        fill(db, 1, 50)
+        with rest.open("wb", buffering=0) as file:
+            while shutil.disk_usage(small_disk).free > 200 << 10:  # too little for another column family
+                file.write(bytes(4096))
+        with pytest.raises(DiskError, match=r"creating tree in .*: the disk is full"):
+            archive(db, tmp_path / "archive")
+        assert db.log.trimmed.base == 0
+        archive(db, tmp_path / "archive")
+        assert db.log.trimmed.base == db.head - 1
+        assert list(verify_backup(tmp_path / "archive", deep=True)) == []

@@ -45,8 +45,8 @@ class FleetCoordinator:
         return self._memory.runs
 
     def run(self, decision_id: bytes) -> Run | None:
-        """Return a run of `runs`, or None."""
-        return self._memory.run(decision_id)
+        """Return a run, also one that has ended; None: there is none. Read-only."""
+        return self._memory.run(decision_id) or self._store.run(decision_id)
 
     def take_over(self, *, accept: bool = False) -> tuple[Order, ...]:
         """Begin to coordinate, and continue all runs. Writes.

@@ -90,19 +90,22 @@ class LedgerStore:
         """
         known = files.read(self._mark, Mark, remedy="remove it, and take over with `accept`")
         if known is not None and not accept:
-            self._check_mark(cursor.parse(known.cursor))
-        if known is None or accept:
-            self._note(self._db.cursor())
+            self._check_mark(known)
 
-        def write(tx: Transaction) -> Ledger:
+        def checked(tx: Transaction) -> int:
             row = tx.get(EPOCHS, ONLY)
             if row is not None and not accept:
                 self._check_row(row, known)
-            ledger = _read(tx, row.epoch if row else 0)
-            ledger = protocol.take_over(ledger).ledger
+            return row.epoch if row else 0
+
+        def write(tx: Transaction) -> Ledger:
+            ledger = protocol.take_over(_read(tx, checked(tx))).ledger
             self._put_epoch(tx, ledger.epoch)
             return ledger
 
+        if known is None or accept:  # first: a takeover that is killed must leave a mark
+            self._db.run(checked)
+            self._note(self._db.cursor())
         return self._commit(write, actor, reason or "takeover")
 
     def save(self, before: Ledger, after: Ledger, *, actor: str = "", reason: str = "") -> None:
@@ -125,6 +128,15 @@ class LedgerStore:
 
         self._commit(write, actor, reason)
 
+    def run(self, decision_id: bytes) -> protocol.Run | None:
+        """Return a run, also one that has ended; None: there is none. Read-only."""
+
+        def read(tx: Transaction) -> protocol.Run | None:
+            row = tx.get(RUNS, decision_id)
+            return row and _run(row, list(tx.scan(SEATS, decision_id)))
+
+        return self._db.run(read)
+
     def _commit(self, write: Callable[[Transaction], R], actor: str, reason: str) -> R:
         last: list[Transaction] = []
 
@@ -144,9 +156,9 @@ class LedgerStore:
     def _put_epoch(self, tx: Transaction, epoch: int) -> None:
         tx.put(EPOCHS, Epoch(fleet=ONLY, epoch=epoch, ledger=self._db.uuid))
 
-    def _check_mark(self, known: log_pb2.Cursor) -> None:
+    def _check_mark(self, known: Mark) -> None:
         try:
-            with self._db.feed(known, bounded=True) as feed:
+            with self._db.feed(cursor.parse(known.cursor), bounded=True) as feed:
                 next(feed.batches(), None)
         except CursorError as error:
             raise self._not_this(str(error)) from error

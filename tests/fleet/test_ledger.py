@@ -97,7 +97,10 @@ def test_each_state_of_a_run_is_read_again_by_a_takeover(
     assert coordinator.retry() == ()
     coordinator = FleetCoordinator(LedgerStore(db, mark))
     coordinator.take_over()
-    assert coordinator.runs == ()  # it has ended, and remains in the tables
+    run = coordinator.run(RUN)
+    assert run is not None
+    assert [seat.end for seat in run.seats] == [Phase.CONTRACTED, Phase.CONTRACTED, Phase.ABORTED]
+    assert (coordinator.runs, coordinator.run(NEXT)) == ((), None)
     assert (db.count(RUNS), db.count(SEATS)) == (1, 3)
     with pytest.raises(MigrationError, match=r"run (01)+ has ended; start the run with a new id"):
         coordinator.start(RUN, PLAN, deadline_ns=DEADLINE_NS)
@@ -204,6 +207,7 @@ REFUSED = "the ledger may lack decisions of its fleet, and nothing was done: "
         ("forked", "the cursor is of database"),
         ("forked, without its mark", "it is a fork: its epoch was written in database"),
         ("without its mark", "it has epoch 2, but there is no mark"),
+        ("with an invalid mark", "expected a cursor as uuid:seq:checksum, or a seq, found 'x'"),
     ],
 )
 def test_a_ledger_that_may_lack_decisions_is_refused(
@@ -218,6 +222,8 @@ def test_a_ledger_that_may_lack_decisions_is_refused(
     restore(tmp_path / "backup", tmp_path / "other", fork=case.startswith("forked"))
     if case.endswith("without its mark"):
         mark.unlink()
+    if case == "with an invalid mark":
+        mark.write_text('{"cursor": "x"}', encoding="utf-8")
     with opened(tmp_path / "other") as other:
         if case == "restored and changed":
             copy = shutil.copy(mark, tmp_path / "other.mark")
@@ -230,8 +236,9 @@ def test_a_ledger_that_may_lack_decisions_is_refused(
             shutil.copy(copy, mark)
         head = other.head
         coordinator = FleetCoordinator(LedgerStore(other, mark))
-        with pytest.raises(MigrationError, match=REFUSED + why):
-            coordinator.take_over()
+        for _ in range(2):
+            with pytest.raises(MigrationError, match=REFUSED + why):
+                coordinator.take_over()
         assert (other.head, coordinator.epoch) == (head, 0)
         coordinator.take_over(accept=True)
         assert coordinator.epoch == epoch + 1

@@ -101,7 +101,8 @@ ENDS = frozenset({Phase.COMMITTED, Phase.ABORTED, Phase.CONTRACTED})
 class Target:
     """One member in the frozen plan of a run: a database, and the upgrade that it votes on.
 
-    `hold`: it serves both versions after the switch, until CONTRACT.
+    `hold`: it serves both versions after the switch, until CONTRACT. Otherwise a database is CONTRACTED by
+    COMMIT.
     """
 
     database: bytes

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -86,6 +88,19 @@ def test_a_member_aborts(joined: Joined) -> None:
     assert joined.db.admin.hashes() == hashes
     assert joined.order(Verb.PREPARE, 3, LATER) == (Phase.PREPARED, "")
     assert joined.order(Verb.ABORT, 3, LATER) == (Phase.ABORTED, "")
+
+
+def test_an_order_to_abort_ends_a_build(joined: Joined) -> None:
+    joined.member = FleetMember(joined.seen, rate=20)
+    with ThreadPoolExecutor(1) as pool:
+        build = pool.submit(joined.member.obey, Order(ID, 2, Verb.PREPARE, joined.target))
+        until = time.monotonic() + 60
+        while joined.member.report().phase is Phase.IDLE:
+            assert time.monotonic() < until
+        assert joined.order(Verb.PREPARE)[0] in {Phase.PREPARING, Phase.PREPARED}  # by the first thread
+        assert joined.order(Verb.ABORT)[0] is Phase.ABORTED
+        assert build.result(60).phase is Phase.ABORTED
+    assert joined.order(Verb.PREPARE)[0] is Phase.ABORTED
 
 
 def test_a_refusal_before_anything_is_built_is_recorded_with_its_reason(joined: Joined) -> None:

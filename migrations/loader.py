@@ -11,9 +11,11 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from everlog.migrations.build import check_built, check_sums, read_sums, rules
@@ -48,6 +50,7 @@ def load(source: Source = SOURCE) -> list[Migration]:
 def import_file(folder: Folder, name: str = "") -> ModuleType:
     """Import a folder, or a module in it. Raises SchemaError with the line that fails."""
     importlib.invalidate_caches()
+    _FINDER.add(folder.package.rpartition(".")[0] or folder.package)
     package = f"{folder.package}.{name}" if name else folder.package
     file = folder.path / f"{name or '__init__'}.py"
     try:
@@ -67,6 +70,43 @@ def import_file(folder: Folder, name: str = "") -> ModuleType:
             file=file,
         )
     return module
+
+
+class _FromSource(SourceFileLoader):
+    """Compiles the file that is there. Cached bytecode may be of another content: Python compares only times
+    in seconds and sizes, and no digest covers it."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
+class _Finder(MetaPathFinder):
+    """Finds the modules of packages of migrations, as Python does, and loads them from their sources."""
+
+    def __init__(self) -> None:
+        self._packages: set[str] = set()
+
+    def add(self, package: str) -> None:
+        """Find the modules of this package from now on."""
+        self._packages.add(package)
+        if self not in sys.meta_path:  # before Python's own, after those of tools such as pytest
+            at = sys.meta_path.index(PathFinder) if PathFinder in sys.meta_path else len(sys.meta_path)
+            sys.meta_path.insert(at, self)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if not any(fullname == one or fullname.startswith(f"{one}.") for one in self._packages):
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and type(spec.loader) is SourceFileLoader:
+            spec.loader = _FromSource(fullname, spec.loader.path)
+        return spec
+
+
+_FINDER = _Finder()
 
 
 def _elsewhere(folder: Folder, file: Path) -> SchemaError:

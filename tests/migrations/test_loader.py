@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import py_compile
 import shutil
 import sys
 from pathlib import Path
@@ -48,6 +50,19 @@ def test_a_mistake_in_the_constants_is_said_with_file_and_line(
         project.load()
     assert said in str(caught.value)
     assert caught.value.where == f"{file}:{line_of(file, code)}"
+
+
+def test_bytecode_of_an_earlier_content_is_not_run(project: Project) -> None:
+    """Python takes it if the time in seconds and the size are the same; the digest is of the file."""
+    file = project.add() / "__init__.py"
+    project.build()
+    py_compile.compile(str(file), doraise=True, invalidation_mode=py_compile.PycInvalidationMode.TIMESTAMP)
+    there = file.stat()
+    file.write_text(file.read_text().replace('"faa", 1', '"faa", 7'))
+    os.utime(file, ns=(there.st_atime_ns, there.st_mtime_ns))
+    project.build()
+    with pytest.raises(SchemaError, match="declared with number 7, but has number 1 in the model"):
+        project.load()
 
 
 @pytest.mark.parametrize(

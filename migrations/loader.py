@@ -12,7 +12,6 @@ import importlib
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -82,7 +81,7 @@ class _FromSource(SourceFileLoader):
         return code
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     """Finds the modules of packages of migrations, as Python does, and loads them from their sources."""
 
     def __init__(self) -> None:

@@ -7,6 +7,7 @@ from tests.docs.session import Session, blocks
 PAGE = Path(__file__).parent.parent.parent / "docs" / "quickstart.md"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_the_quickstart_does_what_it_says(tmp_path: Path) -> None:
     folder = tmp_path / "bookshop"

@@ -38,6 +38,7 @@ def seeded(project: Project) -> Project:
     return project.build()
 
 
+@pytest.mark.long
 def test_a_dry_run_and_the_run_agree_and_a_rebuild_makes_the_same(seeded: Project, db: Database) -> None:
     assert [one.text for one in migrations.lint(seeded.path, db) if str(one.severity) == "error"] == []
     (*_, last) = migrations.plan(db, seeded.path, try_rows=True)[-1].steps

@@ -73,7 +73,8 @@ def whole(path: Path) -> None:
             assert db.get(ITEMS, int(line)) is not None, line
 
 
-@pytest.mark.parametrize("durability", ["os", pytest.param("sync", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("durability", ["os", "sync"])
 def test_children_end_by_themselves_and_may_have_databases_of_their_own(
     tmp_path: Path, durability: str
 ) -> None:

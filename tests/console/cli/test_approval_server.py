@@ -220,9 +220,8 @@ def test_what_cannot_be_is_said(
     assert "://x" not in ended.err
 
 
-@pytest.mark.parametrize(
-    ("ends", "code"), [(signal.SIGKILL, -9), pytest.param(signal.SIGTERM, 0, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("ends", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 0)])
 def test_a_server_that_ends_while_it_applies_is_followed_by_one_that_goes_on(
     everlog: Run, one: Path, project: Path, ends: signal.Signals, code: int
 ) -> None:
@@ -318,9 +317,10 @@ def test_who_may_approve_cancels_a_migration_while_the_server_builds_it(
         assert everlog("-u", f"{served.url}?token=sesame", "check").code == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "wrong",
-    ["syntax", *(pytest.param(one, marks=pytest.mark.long) for one in ("edited", "not built", "gone"))],
+    ["syntax", "edited", "not built", "gone"],
 )
 def test_a_bad_folder_is_reported_and_the_version_that_is_there_is_served(
     everlog: Run, one: Path, project: Path, tmp_path: Path, wrong: str

@@ -51,6 +51,7 @@ def ended(process: subprocess.Popen[str]) -> int:
     return process.wait(30)
 
 
+@pytest.mark.long
 def test_serve_shows_its_console_and_console_that_of_a_server(books: Path) -> None:
     with started("serve", "--listen", "127.0.0.1:0", "--console", "127.0.0.1:0") as process:
         url, web = line(process, "url"), line(process, "console")

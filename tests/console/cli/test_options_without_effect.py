@@ -140,6 +140,7 @@ def test_sighup_has_others_told(everlog: Run, one: Path, here: Path) -> None:
         assert [one.rpartition(" ")[2] for one in after.titles] == ["approval", "rejected"]
 
 
+@pytest.mark.long
 def test_operators_are_told_of_a_certificate_that_ends(everlog: Run, one: Path, here: Path) -> None:
     authority = Authority(here)
     certificate, key = authority.sign("localhost", days=3)

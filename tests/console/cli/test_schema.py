@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from tests.console import shop
 from tests.console.conftest import Run
 from tests.console.served import serving
@@ -85,6 +87,7 @@ def test_squash_leaves_one_folder_and_says_how_to_go_on(everlog: Run, here: Path
     assert everlog("-u", "file:fresh.db", "scan", "books", "--count").out == "1\n"
 
 
+@pytest.mark.long
 def test_squash_asks_the_server_that_is_named_whether_it_has_all_folders(everlog: Run, here: Path) -> None:
     mine = shop.write(here / "served_shop")
     common = ("-d", str(mine))

@@ -245,6 +245,7 @@ def looked_at(tab: Tab, server: Waiting) -> list[str]:
     return wrong
 
 
+@pytest.mark.long
 def test_the_address_of_the_mailbox_is_one_for_apprise() -> None:
     with Mailbox() as mailbox:
         assert len(targets([mailbox.url])) == 1

@@ -100,6 +100,7 @@ def test_a_snapshot_does_not_give_newer_rows_by_an_index_that_they_stand_still_i
         assert len(list(snapshot.scan(FLIGHTS.by_delay, 4))) == len(range(4, ROWS, 7))
 
 
+@pytest.mark.long
 def test_no_moment_is_held_for_a_client_that_has_stopped_reading(
     db: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +129,7 @@ def test_no_moment_is_held_for_a_client_that_has_stopped_reading(
             list(scan)
 
 
+@pytest.mark.long
 def test_a_client_that_vanishes_leaves_no_moment(
     db: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def test_a_scan_that_leaps_over_many_versions_goes_on_where_it_was(db: Database,
     assert found == expected
 
 
+@pytest.mark.long
 def test_no_row_is_wrong_while_others_throw_it_away(db: Database) -> None:
     moment = db.at(seq=filled(db))
     expected = {name: list(read(db, moment)) for name, read in READS.items()}

@@ -43,7 +43,7 @@ serve: $(VENV)/demo.stamp
 # HUNG_S seconds; another process runs the rest.
 HUNG_S = 600
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest --numprocesses 5 -m 'not long' -o faulthandler_timeout=$(HUNG_S) \
+	$(BIN)/python -m pytest --numprocesses 4 -m 'not long' -o faulthandler_timeout=$(HUNG_S) \
 		-o faulthandler_exit_on_timeout=true $(ARGS)
 
 test-all: $(VENV)/dev.stamp

@@ -160,6 +160,7 @@ def test_a_fork_is_another_database_that_says_where_it_is_from(opening: Opener, 
         Subscription(fork, after=db.log.cursor(5, db.uuid))
 
 
+@pytest.mark.long
 def test_a_restore_that_is_killed_leaves_no_database_and_the_next_goes_on(opening: Opener, to: Path) -> None:
     db, copy = opening(), to.with_name("copy")
     fill(db, 1, 1500)

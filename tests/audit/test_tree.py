@@ -210,6 +210,7 @@ def test_a_tree_that_is_thrown_away_while_it_is_read_is_made_anew(tmp_path: Path
             assert read() == expected
 
 
+@pytest.mark.long
 def test_no_proof_is_wrong_while_others_throw_the_tree_away(tmp_path: Path) -> None:
     with Database(tmp_path / "db") as db:
         notes(db, 700)

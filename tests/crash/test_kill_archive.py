@@ -91,6 +91,7 @@ def killed(db: Path, to: Path, point: str, after_s: float, work: str = WORK) -> 
     return [int(line) for line in said if line.endswith("\n")]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(0)
 def test_no_record_is_lost_when_archiving_is_killed(tmp_path: Path) -> None:
     path, to = tmp_path / "db", tmp_path / "archive"

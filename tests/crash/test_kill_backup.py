@@ -61,6 +61,7 @@ def killed(db: Path, to: Path, what: str, after_s: float) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.long
 @pytest.mark.timeout(0)
 def test_a_backup_survives_kills_and_goes_on(tmp_path: Path) -> None:
     path, to = tmp_path / "db", tmp_path / "backup"

@@ -65,6 +65,7 @@ def test_a_dry_run_and_the_run_agree_and_a_rebuild_makes_the_same(seeded: Projec
     assert [*db.schema.tables] == ["others"]
 
 
+@pytest.mark.long
 def test_killed_half_way_it_goes_on_and_nobody_reads_a_part(seeded: Project, tmp_path: Path) -> None:
     path = tmp_path / "killed"
     command = [sys.executable, seed_and_be_killed.__file__, str(path), str(seeded.path)]

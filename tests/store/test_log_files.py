@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
+
 from everlog.store.database import Database
 from everlog.store.log import LARGEST, LEAST, to_merge
 from everlog.store.rocks.engine import LOG_FILE_BYTES
 from tests.store.models import ITEMS, Item, open_flights
 
 
+@pytest.mark.long
 def test_a_database_that_is_opened_for_one_commit_at_a_time_has_few_files(tmp_path: Path) -> None:
     open_flights(tmp_path, ITEMS).close()
     most = 0

@@ -88,6 +88,7 @@ def test_a_dry_run_at_a_server_says_what_would_be_archived(everlog: Run, books: 
         assert everlog(*at, "--dry-run").out.startswith("Nothing to archive: ")
 
 
+@pytest.mark.long
 def test_a_server_is_asked_to_archive_and_says_where_it_does(everlog: Run, books: Path) -> None:
     everlog("testdata")
     with serving("--archive-to", "old") as served:

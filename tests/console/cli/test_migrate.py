@@ -61,6 +61,7 @@ def test_a_wait_ends_with_what_was_wrong(everlog: Run, project: Path) -> None:
     assert "(waited 0.1 s)" in ended.err
 
 
+@pytest.mark.long
 def test_new_and_build_make_a_project_that_up_takes(here: Path) -> None:
     def everlog(*words: str) -> str:
         command = [sys.executable, "-m", "everlog.console", "-u", "file:new.db", *words]

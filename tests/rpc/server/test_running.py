@@ -330,6 +330,10 @@ def test_a_killed_migration_resumes(
     assert [info.state for info in remote.migrations.status()] == [State.APPLIED, State.APPLIED]
 
 
+def completing(db: RemoteDatabase) -> list[RunningCall]:
+    return [one for one in db.admin.calls().calls if one.method == "Migrations/Complete"]
+
+
 def test_a_call_that_waits_for_a_thread_names_those_that_have_it(db: EmbeddedDatabase) -> None:
     with served(db) as server, opened(server, "bob") as bob, grpc.insecure_channel(server.address) as channel:
         stub = migrations_pb2_grpc.MigrationsStub(channel)
@@ -338,6 +342,7 @@ def test_a_call_that_waits_for_a_thread_names_those_that_have_it(db: EmbeddedDat
             asked = migrations_pb2.CompleteRequest(database="x")
             calls = [stub.Complete.future(asked, metadata=metadata) for _ in range(6)]
             wait_for(lambda: server.hosting.pools[3].waiting == 2)
+            wait_for(lambda: sum(one.state == "running" for one in completing(bob)) == 4)
             now = bob.admin.calls()
             complete = [one for one in now.calls if one.method == "Migrations/Complete"]
             running = [one.id for one in complete if one.state == "running"]

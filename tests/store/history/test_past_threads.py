@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 import threading
 
+import pytest
+
 from everlog.store.database import Database
 from tests.store.models import ITEMS, Item
 
 WRITES, READERS, ROWS = 250, 3, 7
 
 
+@pytest.mark.long
 def test_every_moment_is_the_same_to_all_who_ask_while_others_commit(db: Database) -> None:
     first = db.head + 1
     wrong: list[str] = []

@@ -90,6 +90,7 @@ def test_a_script_that_pipes_stops_where_its_command_could_not_print(one: Path) 
     assert (code, out) in {(141, ""), (0, "done\n")}
 
 
+@pytest.mark.long
 def test_streams_that_are_closed_at_the_start_are_no_place_for_a_database(one: Path) -> None:
     closed = f"{EVERLOG} up <&- >&- 2>&-"
     assert shell(closed)[0] == 1

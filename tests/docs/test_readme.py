@@ -30,6 +30,7 @@ def test_the_session_prints_what_the_readme_says(tmp_path: Path) -> None:
     assert run("-c", script, directory=tmp_path) == expected
 
 
+@pytest.mark.long
 @pytest.mark.timeout(200)
 def test_the_type_checker_knows_the_readme_s_calls(tmp_path: Path) -> None:
     (tmp_path / "session.py").write_text(f"{python()}\nreveal_type(airport.name)\nreveal_type(airline)\n")

@@ -201,6 +201,7 @@ def test_a_failure_is_a_sentence(pytester: pytest.Pytester, project: Project) ->
     assert "testing_derived.py" not in said
 
 
+@pytest.mark.long
 def test_without_tests_of_it_everlog_is_not_loaded(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         test_it="""

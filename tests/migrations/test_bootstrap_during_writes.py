@@ -115,6 +115,7 @@ def test_they_replace_the_rows_that_are_there_and_those_that_are_written_meanwhi
     assert db.admin.hashes() == hashes
 
 
+@pytest.mark.long
 def test_a_plan_says_what_it_copies_and_a_rollback_keeps_the_rows(beside: Beside) -> None:
     db = beside.db
     texts = [step.text for step in migrations.plan(db, beside.path, try_rows=True)[-1].steps]

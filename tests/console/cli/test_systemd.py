@@ -123,6 +123,7 @@ def test_a_start_that_fails_is_never_ready(books: Path, manager: Manager) -> Non
                 assert "READY=1" not in manager.next()
 
 
+@pytest.mark.long
 def test_sockets_are_inherited(books: Path, everlog: Run) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as first,

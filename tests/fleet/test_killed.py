@@ -53,10 +53,12 @@ class Base:
                 self.hashes[name] = db.admin.hashes()
 
     def make_unfit(self) -> None:
-        """Write a row into the last that does not fit the second version."""
-        with EmbeddedDatabase(self.path / NAMES[-1]) as db:
+        """Write a row that does not fit the second version into the database that gets its orders last, so
+        that the others have voted before."""
+        last = max(NAMES, key=lambda name: self.plan[name].database)
+        with EmbeddedDatabase(self.path / last) as db:
             db.put(self.airports.old, self.airports.old.model(faa="B", name="Plato"))
-            self.hashes[NAMES[-1]] = db.admin.hashes()
+            self.hashes[last] = db.admin.hashes()
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ class _Sampled(NamedTuple):
 
 
 class Estimates:
-    """Estimates the migrations of a plan, in their order. `counts`: the rows of each table, by its id."""
+    """Estimates the migrations of a plan, in their order. `current`: the schema before the first."""
 
     def __init__(self, db: Database, current: Schema) -> None:
         self._db = db
@@ -111,9 +111,7 @@ class Estimates:
         found.bytes += 2 * data.sizes.total()  # in the tables and in the log
         for name, table in new.tables.items():
             known, rows = was.get(table.proto.id), self._counts[table.proto.id]
-            if name in remade:
-                continue
-            if known is None or not rows:
+            if name in remade or known is None or not rows:
                 continue
             if known.space != table.space and name in migration.transforms:
                 found.twice.append(name)

@@ -155,6 +155,12 @@ def check_undecided(begun: Recorded | None) -> None:
         raise error
 
 
+def check_not_prepared(begun: Recorded | None) -> None:
+    """Raise MigrationError if the migration in progress waits for a decision."""
+    if begun is not None and begun.migration.step == PREPARED:
+        check_undecided(begun)
+
+
 def expect_in_progress(db: Database, begun: Recorded | None) -> Callable[[], None]:
     """Return a precondition (`expect`) for a record: the migration in progress is still that of `begun`."""
 
@@ -218,8 +224,8 @@ def give_up(
     begun = current_migration(db)
     if begun is None:
         raise MigrationError("no migration is in progress, so there is none to give up")
-    if begun.migration.step == PREPARED and order is None:
-        check_undecided(begun)
+    if order is None:
+        check_not_prepared(begun)
     expect = expect_in_progress(db, begun)
     back = begun.migration.back
     record = log_pb2.Migration(
@@ -253,8 +259,7 @@ def cancel(db: Database, *, actor: str = "", reason: str = "", wait_s: float = W
     holder = ask_to_end(db.uuid, by)
     with lock(db.uuid, actor, wait_s=wait_s, reenter=True):
         begun = current_migration(db)
-        if begun is not None and begun.migration.step == PREPARED:
-            check_undecided(begun)
+        check_not_prepared(begun)
         if begun is not None and begun.migration.step == SWITCHED:
             raise MigrationError(
                 f"migration {begun.migration.version}_{begun.migration.name} has served two versions since"

@@ -110,8 +110,9 @@ def plan(
     planned = list(_given_up(db))
     known = load_for(db, source)
     todo = pending(db, known, to, out_of_order=out_of_order)
-    if prepare:
-        check_holdable(only_one(todo), bootstrap(todo[0]))
+    first = bootstrap(only_one(todo)) if prepare else None
+    if first is not None:
+        check_holdable(todo[0], first)
     through = trials(db, todo, progress) if try_rows else []
     late = {migration.version for migration in todo}
     applied = {migration.version for migration in known} - late
@@ -125,7 +126,7 @@ def plan(
         following = after(schema, migration)
         new = Schema(following)
         steps = [*_people_steps(db, schema, following, migration, hold=hold)]
-        data = bootstrap(migration)
+        data = bootstrap(migration) if first is None else first
         online = beside(old, new, migration)
         steps += _steps(old, new, migration, counts, data, online=online)
         steps += [_trial_step(one) for one in through if one.version == migration.version]

@@ -116,6 +116,13 @@ def decision(db: Database, decision_id: bytes) -> Decision | None:
     return found
 
 
+def _recorded(db: Database, order: Order) -> Decision:
+    """Return the decision of an order that was carried out."""
+    found = decision(db, order.decision_id)
+    assert found is not None
+    return found
+
+
 def _decision(record: Recorded) -> Decision:
     one = record.migration
     return Decision(
@@ -182,9 +189,7 @@ def prepare(
             run_one(db, migration, rows, by, hold=hold, rate=rate, progress=progress, order=order)
         finally:
             holder.decision_id = b""
-        done = decision(db, order.decision_id)
-        assert done is not None
-        return done
+        return _recorded(db, order)
 
 
 def commit_prepared(
@@ -237,9 +242,7 @@ def commit_prepared(
         if record.step == FINISHED:
             db.core.code.pop(record.version, None)
             db.reclaim(was)
-        done = decision(db, order.decision_id)
-        assert done is not None
-        return done
+        return _recorded(db, order)
 
 
 def abort_prepared(
@@ -272,9 +275,7 @@ def abort_prepared(
             db.apply_migration(record, actor=by.actor, reason=by.reason)
         else:
             in_progress.give_up(db, by, order=order)
-        done = decision(db, order.decision_id)
-        assert done is not None
-        return done
+        return _recorded(db, order)
 
 
 def order_of(decision_id: bytes, fence: int) -> Order:
@@ -331,9 +332,7 @@ def _raise_fence(db: Database, begun: Recorded, order: Order, by: Metadata) -> D
     record.fence = order.fence
     expect = in_progress.expect_in_progress(db, begun)
     db.apply_migration(record, actor=by.actor, reason=by.reason, expect=expect)
-    done = decision(db, order.decision_id)
-    assert done is not None
-    return done
+    return _recorded(db, order)
 
 
 def _over(found: Decision, what: str) -> MigrationError:

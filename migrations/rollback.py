@@ -27,13 +27,7 @@ import msgspec
 from everlog.migrations import people, reverse
 from everlog.migrations.dry_run import try_remake_between
 from everlog.migrations.folder import Source
-from everlog.migrations.in_progress import (
-    PREPARED,
-    base,
-    check_undecided,
-    current_migration,
-    give_up,
-)
+from everlog.migrations.in_progress import base, check_not_prepared, current_migration, give_up
 from everlog.migrations.lock import WAIT_S, check_going, lock
 from everlog.migrations.migration import Transform
 from everlog.migrations.plan import BESIDE, PlannedStep, check_target, remake_step
@@ -141,9 +135,8 @@ def plan_rollback(
 
 def _reversals(db: Database, count: int | None, to: int | None, folders: Folders) -> Iterator[Reversal]:
     """Yield each migration to roll back, newest first, with the schemas before and after the rollback."""
-    now, begun = db.schema.proto, current_migration(db)
-    if begun is not None and begun.migration.step == PREPARED:
-        check_undecided(begun)
+    now = db.schema.proto
+    check_not_prepared(current_migration(db))
     for logged in _chosen(newest_first(db.migration_records()), count, to):
         if logged.adopted:
             raise MigrationError(

@@ -23,7 +23,6 @@ import importlib
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
-from uuid import UUID
 
 from google.protobuf import descriptor_pb2, text_format
 from google.protobuf.descriptor import FieldDescriptor
@@ -56,7 +55,7 @@ def to_text(schema: Schema, infos: Iterable[MigrationInfo] = ()) -> str:
         if info.state is State.BUILDING:
             remedy = " (`everlog rollback`)"
             if info.decision_id:
-                remedy = f": it waits for decision {UUID(bytes=info.decision_id)}"
+                remedy = f": it waits for decision {info.decision}"
             raise MigrationError(
                 f"migration {info.title} is in progress; dump the schema after it is finished, or given"
                 f" up{remedy}",

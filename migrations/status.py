@@ -33,6 +33,7 @@ import time
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
+from uuid import UUID
 
 import msgspec
 
@@ -199,6 +200,11 @@ class MigrationInfo(msgspec.Struct, frozen=True):
     prepared: bool = False
     decision_id: bytes = b""
     fence: int = 0
+
+    @property
+    def decision(self) -> str:
+        """The decision as text, as in 01980f3e-0000-7000-8000-000000000001; empty: none."""
+        return str(UUID(bytes=self.decision_id)) if self.decision_id else ""
 
     @property
     def title(self) -> str:

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from everlog.audit.archived import attach
 from everlog.rpc import address, traces
@@ -234,7 +233,7 @@ def _check_up_to_date(db: EmbeddedDatabase | RemoteDatabase, migrations: str | o
         waiting = next((one for one in db.migrations.status() if one.decision_id), None)
         wait = f"the migration to it {proposed.says}" if proposed else "apply its migrations (`everlog up`)"
         if waiting is not None:
-            wait = f"migration {waiting.title} waits for decision {UUID(bytes=waiting.decision_id)}"
+            wait = f"migration {waiting.title} waits for decision {waiting.decision}"
         raise MigrationError(
             f"{db.url} is at schema version {db.schema.version}, this program was written for {newest}; "
             + (f"the server cannot apply the migration to it: {problem}" if problem else wait),

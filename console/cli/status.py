@@ -285,12 +285,11 @@ def _notes(info: MigrationInfo) -> Iterator[str]:
 
 
 def _decision(info: MigrationInfo) -> str:
-    decision, since = uuid.UUID(bytes=info.decision_id), output.moment(info.started_ns)
     if info.prepared:
-        return f"prepared, waits for decision {decision}"
+        return f"prepared, waits for decision {info.decision}"
     return (
-        f"being prepared for decision {decision} since {since}, {_progress(info)}; `everlog prepare"
-        f" {decision}` resumes it"
+        f"being prepared for decision {info.decision} since {output.moment(info.started_ns)},"
+        f" {_progress(info)}; `everlog prepare {info.decision}` resumes it"
     )
 
 
@@ -338,7 +337,7 @@ def _migration(info: MigrationInfo) -> dict[str, Any]:
         "held": info.held,
         "rolling_back": info.rolling_back,
         "prepared": info.prepared,
-        "decision_id": str(uuid.UUID(bytes=info.decision_id)) if info.decision_id else "",
+        "decision_id": info.decision,
         "fence": info.fence,
         "seq": info.seq,
         "actor": info.actor,

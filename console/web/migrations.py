@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, NamedTuple
@@ -112,9 +111,7 @@ def shown(info: MigrationInfo, proposals: Sequence[Proposal] = ()) -> Shown:
         word = "Rolling back" if info.rolling_back else "Running"
         return Shown("info", word, _progress_words(info), digest, live=True)
     if info.prepared:
-        return Shown(
-            "waiting", "Prepared", f"It waits for decision {uuid.UUID(bytes=info.decision_id)}.", digest
-        )
+        return Shown("waiting", "Prepared", f"It waits for decision {info.decision}.", digest)
     if info.held:
         return Shown("info", "Two versions", "The previous version is served as well.", digest)
     return Shown(*_APPLIED[info.state], digest)
@@ -209,7 +206,7 @@ def _told(info: MigrationInfo, state: Shown) -> dict[str, Any]:
         "stopped": info.stopped,
         "held": info.held,
         "prepared": info.prepared,
-        "decision_id": str(uuid.UUID(bytes=info.decision_id)) if info.decision_id else "",
+        "decision_id": info.decision,
         "late": info.late,
     }
 

@@ -10,7 +10,6 @@ shown.
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -248,8 +247,7 @@ def _of_migrations(name: str, infos: list[MigrationInfo]) -> Iterator[dict[str, 
             title = f"{name} serves two versions, during {info.title}"
             yield thing("info", "Two versions", title, words, href=where, action="Decide")
         elif info.prepared:
-            decision = uuid.UUID(bytes=info.decision_id)
-            words = f"It is built, and waits for decision {decision}."
+            words = f"It is built, and waits for decision {info.decision}."
             title = f"Migration {info.title} of {name} is prepared"
             yield thing("waiting", "Prepared", title, words, href=where)
         elif info.state is State.BUILDING or info.rolling_back:

@@ -7,6 +7,7 @@ The server uses the folders in its configuration; the client's folders are only 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from everlog.migrations.details import Details
 from everlog.migrations.estimate import Estimate
@@ -184,19 +185,9 @@ class RemoteMigrations:
 
         If the connection breaks meanwhile, the server continues.
         """
-        Metadata(actor, reason).check()
-        order = order_of(decision_id, fence)
+        order = self._order(decision_id, fence, actor, reason)
         check_target(to, rate)
-        request = pb.PrepareRequest(
-            database=self._database,
-            decision_id=order.decision_id,
-            fence=order.fence,
-            to=to or 0,
-            hold=hold,
-            rate=rate or 0,
-            actor=actor,
-            reason=reason,
-        )
+        request = pb.PrepareRequest(**order, to=to or 0, hold=hold, rate=rate or 0)
         done = pb.Decision()
         for answer in self._channel.stream(self._stub.Prepare, request):
             if answer.HasField("decision"):
@@ -211,34 +202,31 @@ class RemoteMigrations:
     ) -> Decision:
         """Put the migration that waits for a decision in force; see `everlog.migrations.commit_prepared`.
         Writes."""
-        Metadata(actor, reason).check()
-        order = order_of(decision_id, fence)
-        request = pb.CommitPreparedRequest(
-            database=self._database,
-            decision_id=order.decision_id,
-            fence=order.fence,
-            actor=actor,
-            reason=reason,
-        )
-        done = self._channel.call(self._stub.CommitPrepared, request, timeout_s=PLAN_S)
-        self._refresh()
-        return _decision(done.decision)
+        request = pb.CommitPreparedRequest(**self._order(decision_id, fence, actor, reason))
+        return self._decide(self._stub.CommitPrepared, request)
 
     def abort_prepared(
         self, decision_id: bytes, *, fence: int = 0, actor: str = "", reason: str = ""
     ) -> Decision:
         """Give up the migration that waits for a decision; see `everlog.migrations.abort_prepared`.
         Writes."""
+        request = pb.AbortPreparedRequest(**self._order(decision_id, fence, actor, reason))
+        return self._decide(self._stub.AbortPrepared, request)
+
+    def _order(self, decision_id: bytes, fence: int, actor: str, reason: str) -> dict[str, Any]:
+        """Return the fields of a request about a decision. Raises MigrationError, RowError."""
         Metadata(actor, reason).check()
         order = order_of(decision_id, fence)
-        request = pb.AbortPreparedRequest(
-            database=self._database,
-            decision_id=order.decision_id,
-            fence=order.fence,
-            actor=actor,
-            reason=reason,
-        )
-        done = self._channel.call(self._stub.AbortPrepared, request, timeout_s=PLAN_S)
+        return {
+            "database": self._database,
+            "decision_id": order.decision_id,
+            "fence": order.fence,
+            "actor": actor,
+            "reason": reason,
+        }
+
+    def _decide(self, method: Any, request: Any) -> Decision:
+        done = self._channel.call(method, request, timeout_s=PLAN_S)
         self._refresh()
         return _decision(done.decision)
 

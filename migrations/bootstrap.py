@@ -35,14 +35,14 @@ from everlog.migrations.migration import Key, Migration, Row
 from everlog.migrations.rows import SUFFIXES, read, read_bytes, read_pieces
 from everlog.migrations.spill import Spilled
 from everlog.proto import log_pb2
-from everlog.store.errors import Error, MigrationError, RowError, quantity
+from everlog.store.errors import MigrationError, RowError, quantity
 from everlog.store.record import RECORD_BYTES_MAX
 from everlog.store.schema.evolve import evolve
 from everlog.store.schema.schema import Schema
 from everlog.store.schema.table import Table
 from everlog.store.tx import write
 from everlog.store.upkeep.personal_data import words_of
-from everlog.store.user_code import MisuseError, is_interrupt, is_users
+from everlog.store.user_code import MisuseError, is_fault
 
 T = TypeVar("T")
 Read = Callable[[Collection[str]], Iterable[Row]]  # yields at least the rows of these tables
@@ -334,9 +334,7 @@ def _called(
         for one in made():
             yield check(migration, one)
     except BaseException as error:
-        if is_interrupt(error):
-            raise
-        if isinstance(error, Error) and not is_users(error):
+        if not is_fault(error):
             raise
         raise fault(migration.folder, path, error, of_rows=True) from None
 

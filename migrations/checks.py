@@ -35,7 +35,7 @@ from everlog.store.schema.schema import Binding, Schema
 from everlog.store.schema.table import Table
 from everlog.store.tx.reader import Reader, Snapshot
 from everlog.store.tx.source import Source
-from everlog.store.user_code import MisuseError, is_interrupt, is_users, literal
+from everlog.store.user_code import MisuseError, is_fault, literal
 
 M = TypeVar("M", bound=Message)
 
@@ -117,9 +117,7 @@ def _problems(
     except passes:
         pass
     except BaseException as error:
-        if is_interrupt(error):
-            raise
-        if isinstance(error, Error) and not is_users(error):
+        if not is_fault(error):
             raise
         raise fault(migration.folder, path, error, of_rows=True) from None
     kept = [literal(one, str(path)) or "a sentence that is not literal text of checks.py" for one in found]

@@ -19,6 +19,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from everlog.store.errors import Error
+
 HIDDEN = "…"  # replaces a value
 
 
@@ -75,6 +77,12 @@ def is_interrupt(error: BaseException) -> bool:
     if isinstance(error, (Exception, SystemExit)):
         return False
     return isinstance(error, KeyboardInterrupt) or not is_users(error)
+
+
+def is_fault(error: BaseException) -> bool:
+    """Whether an exception out of user code is a fault of that code. Others must pass: interrupts, and errors
+    that everlog raised itself while it was called."""
+    return not is_interrupt(error) and (not isinstance(error, Error) or is_users(error))
 
 
 def literal(text: str, file: str, *, raised: bool = False) -> str:

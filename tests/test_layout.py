@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 ORDER = {
     "store": (
         "program_log",
-        "clock errors keys measures progress user_code",
-        "environment process record urls",
+        "clock errors keys measures progress",
+        "environment process record urls user_code",
         "rocks",
         "crypto log",
         "schema",

@@ -32,7 +32,7 @@ from everlog.store.tx.reader import Reader
 from everlog.store.tx.transaction import ANONYMOUS, Transaction
 from everlog.store.tx.validator import claim
 from everlog.store.tx.write import Expect, Write
-from everlog.store.user_code import is_interrupt, is_users, place, private, type_name, words
+from everlog.store.user_code import is_fault, place, private, type_name, words
 
 CHUNK_ROWS = 1024
 CHUNK_BYTES = 512 << 10
@@ -134,18 +134,16 @@ def computed_rows(now: Reader, schema: Schema, make: MakeRows) -> Iterable[Write
             yield write.put(info.bind(table.model), row)
             count += 1
     except BaseException as error:
-        if is_interrupt(error):
+        if is_fault(error):
+            code = getattr(make, "__code__", None)
+            what = words(error, code.co_filename) if code is not None else type_name(error)
+            raise _failed(f"fails: {what}{place(make, error)}", count, private=private(error)) from None
+        if not isinstance(error, Error) or isinstance(error, MigrationError):
             raise
-        if isinstance(error, Error) and not is_users(error):
-            if isinstance(error, MigrationError):
-                raise
-            if isinstance(error, RowError):
-                what = f"yields an invalid row: {error}{place(make)}"
-                raise _failed(what, count, private=error.private, **error.facts) from error
-            raise _failed(f"fails: {error}{place(make, error)}", count, private=error.private) from error
-        code = getattr(make, "__code__", None)
-        what = words(error, code.co_filename) if code is not None else type_name(error)
-        raise _failed(f"fails: {what}{place(make, error)}", count, private=private(error)) from None
+        if isinstance(error, RowError):
+            what = f"yields an invalid row: {error}{place(make)}"
+            raise _failed(what, count, private=error.private, **error.facts) from error
+        raise _failed(f"fails: {error}{place(make, error)}", count, private=error.private) from error
 
 
 def check_computed(now: Reader, schema: Schema, make: MakeRows) -> int:

@@ -131,7 +131,7 @@ def read_file(path: Path, what: str, *, secret: bool = False, pipe: bool = False
                 f" {_KINDS.get(kind, 'another kind of file')}",
                 path=str(path),
             )
-        with open(path, "rb", opener=None if piped else _without_waiting) as file:
+        with open(path, "rb", opener=None if piped else without_waiting) as file:
             found = os.fstat(file.fileno())
             if secret and (said := _open_to_others(path, found, what)):
                 raise OpenError(said, path=str(path))
@@ -163,7 +163,7 @@ def _open_to_others(path: Path, found: os.stat_result, what: str) -> str:
     )
 
 
-def _without_waiting(path: str, flags: int) -> int:
+def without_waiting(path: str, flags: int) -> int:
     """Opener for `open`: a FIFO without a writer opens at once."""
     return os.open(path, flags | os.O_NONBLOCK)
 

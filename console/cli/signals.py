@@ -42,9 +42,8 @@ class StopSignals:
     def install(self) -> None:
         """Handle the signals from now on, except those that are ignored, such as SIGHUP by nohup."""
         signal.signal(signal.SIGALRM, self._again)
-        atexit.register(
-            signal.signal, signal.SIGALRM, signal.SIG_IGN
-        )  # Python restores the default, which kills
+        # Python restores the default at the end, which kills.
+        atexit.register(signal.signal, signal.SIGALRM, signal.SIG_IGN)
         sys.unraisablehook = _unraisable
         for number in STOPS:
             if signal.getsignal(number) is not signal.SIG_IGN:

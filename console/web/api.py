@@ -29,12 +29,12 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from everlog.console.web.fields import box
 from everlog.console.web.format import href
-from everlog.console.web.page import Page, Site, View, fragment, missing, route, status_of
+from everlog.console.web.page import Page, Site, View, event_stream, fragment, missing, route, status_of
 from everlog.console.web.session import refused
 from everlog.migrations.values import dump
 from everlog.rpc.client.api import Api, Running, command, grpcurl, table_of
@@ -430,7 +430,7 @@ async def events(request: Request) -> Response:
         stream = _alone("The connection was interrupted. Send the call again.")
     else:
         stream = _stream(console, call)
-    return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+    return event_stream(stream)
 
 
 async def _alone(words: str) -> AsyncIterator[str]:

@@ -37,7 +37,7 @@ class File:
         self.until_s = time.monotonic() + FILE_S
 
     def visible_to(self, session: Session) -> bool:
-        return self.session is session or self.session.same(session)
+        return self.session.same(session)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[IO[bytes]]:

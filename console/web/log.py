@@ -22,13 +22,13 @@ from uuid import UUID
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from everlog.console import output
 from everlog.console.web import plots
 from everlog.console.web.format import with_query
-from everlog.console.web.page import Page, Site, View, fragment, route
+from everlog.console.web.page import Page, Site, View, fragment, live, route
 from everlog.console.web.tables import encoded_key, plain_key, row_href
 from everlog.proto import log_pb2
 from everlog.rpc.client.database import RemoteDatabase
@@ -295,11 +295,7 @@ async def events(request: Request) -> Response:
                 yield ": nothing new\n\n"
             await asyncio.sleep(POLL_S)
 
-    return StreamingResponse(
-        view.session.live(stream(), lambda: view.console.limited("console_streams")),
-        media_type="text/event-stream",
-        headers={"X-Accel-Buffering": "no"},
-    )
+    return live(view.console, view.session, stream())
 
 
 ROUTES = [

@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from everlog.console import output
 from everlog.console.web import plots, sources
 from everlog.console.web.format import duration, href, number
-from everlog.console.web.page import NotFoundError, Page, Site, View, fragment, route
+from everlog.console.web.page import NotFoundError, Page, Site, View, fragment, live, route
 from everlog.console.web.permits import Permits
 from everlog.console.web.session import Session
 from everlog.console.web.work import Key
@@ -537,11 +537,7 @@ def streamed(console: Site, session: Session, look: Callable[[], Look], shown: s
                 yield ": nothing new\n\n"
             await asyncio.sleep(wait_s)
 
-    return StreamingResponse(
-        session.live(stream(), lambda: console.limited("console_streams")),
-        media_type="text/event-stream",
-        headers={"X-Accel-Buffering": "no"},
-    )
+    return live(console, session, stream())
 
 
 def in_progress(info: MigrationInfo) -> bool:

@@ -17,7 +17,7 @@ Invariants
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -29,7 +29,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from everlog.console.web.format import FILTERS, GLOBALS, with_query
@@ -318,6 +318,16 @@ def dump(values: Any) -> bytes:
 def redirect(url: str) -> Response:
     """Return a redirect after a form, to a page of this console."""
     return RedirectResponse(url, 303)
+
+
+def event_stream(events: AsyncIterator[str]) -> Response:
+    """Return a response of server-sent events, which no proxy collects."""
+    return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+
+def live(console: Site, session: Session, events: AsyncIterator[str]) -> Response:
+    """Return the events of a page that is kept up to date, as one of those of its session."""
+    return event_stream(session.live(events, lambda: console.limited("console_streams")))
 
 
 def local(url: str) -> str:

@@ -715,8 +715,8 @@ class Engine:
             for is_last in self._attempts():
                 try:
                     self._begin_live_write()
-                    self._linked()
                     if not anew:
+                        self._linked()
                         self._db.try_catch_up_with_primary()
                     if anew or self._live_name() != self.data_name:
                         self._open()

@@ -58,6 +58,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from everlog.store.environment import without_waiting
 from everlog.store.errors import DiskError, OpenError
 from everlog.store.process import Held, Lock
 
@@ -180,11 +181,6 @@ def private(path: str, flags: int) -> int:
     return os.open(path, flags, file_mode(Path(path).parent.stat()))
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    """Opener for `open`: a named pipe without a writer opens at once."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
 def real_path(path: Path) -> Path:
     """Return the real path of a file that is reached through a descriptor, for messages."""
     if not str(path).startswith("/proc/self/fd/"):
@@ -208,7 +204,7 @@ def read(path: Path, kind: type[T], remedy: str = "") -> T | None:
     """Return the file's value; None if there is no file. Raises OpenError if it cannot be read and, with
     the `remedy`, if it is invalid."""
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
+        with open(path, "rb", opener=without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise OpenError(f"{real_path(path)} cannot be read: expected a regular file")
             return msgspec.json.decode(file.read(), type=kind)

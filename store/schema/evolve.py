@@ -105,8 +105,7 @@ def online(
         if table.space != mine.space:
             schema.building.append(table)
             continue
-        kept = {index.id for index in mine.indexes}
-        fresh = [index for index in table.indexes if index.id not in kept]
+        fresh = _fresh(mine, table)
         if early:
             will, was = whole = whole or (Schema(after), Schema(before))
             model = _having((*mine.indexes, *fresh), will.model(table.model), was.model(mine.model))
@@ -131,12 +130,17 @@ def to_copy(before: log_pb2.Schema, after: log_pb2.Schema) -> set[str]:
     for table in after.tables:
         mine = known.get(table.space)
         if mine is not None:
-            kept = {index.id for index in mine.indexes}
-            fresh = [index for index in table.indexes if index.id not in kept]
+            fresh = _fresh(mine, table)
             models = was.model(mine.model).DESCRIPTOR, will.model(table.model).DESCRIPTOR
             if not all(_is_same(path.numbers, *models) for index in fresh for path in index.fields):
                 found.add(table.name)
     return found
+
+
+def _fresh(old: log_pb2.TableSchema, new: log_pb2.TableSchema) -> list[log_pb2.IndexSchema]:
+    """Return the indexes of a table that its former schema does not have."""
+    kept = {index.id for index in old.indexes}
+    return [index for index in new.indexes if index.id not in kept]
 
 
 def _is_same(path: Iterable[int], was: Any, will: Any) -> bool:

@@ -3,24 +3,59 @@
     waits for a request  ─ HEAD_S ─▶ the headers are complete     ─┐
     body                 ─ BODY_S ─▶ BODY_BYTES more have arrived  ├─ or the connection is closed
     response             ─ STALL_S ▶ the peer has read some of it ─┘
+    close while it sends ─ LINGER_S ▶ it has read the response and closed, or sent LINGER_BYTES more
 
 uvicorn limits the number of connections and closes idle ones, but waits without end for the rest of a
-request. A few hundred peers that send one byte a minute would take all connections.
+request. A few hundred peers that send one byte a minute would take all connections. And it closes a
+connection at once after a refusal: TCP then answers what still arrives with a reset, and the peer loses the
+response that states its mistake.
 
 Invariants
-  (1) a connection whose peer sends and reads nothing is closed.
+  (1) a connection whose peer sends and reads nothing is closed;
+  (2) a peer that is refused in the middle of its request can read the response (RFC 9112, section 9.6).
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_S, BODY_S, STALL_S = 15.0, 30.0, 60.0
 BODY_BYTES = 32 << 10  # in BODY_S; a large file may take long
+LINGER_S, LINGER_BYTES = 2.0, 1 << 20
+
+
+class LingeringTransport:
+    """A transport that closes its side first, if the peer of `protocol` is still sending."""
+
+    def __init__(self, transport: Any, protocol: TimedProtocol) -> None:
+        self.lingers = False
+        self._transport, self._protocol = transport, protocol
+        self._left = LINGER_BYTES
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self.lingers or bool(self._transport.is_closing())
+
+    def close(self) -> None:
+        if self.is_closing() or not self._protocol.is_receiving() or not self._transport.can_write_eof():
+            self._transport.close()  # TLS waits for the peer by itself
+            return
+        self.lingers = True
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        self._protocol.loop.call_later(LINGER_S, self._transport.close)
+
+    def discard(self, size: int) -> None:
+        """Count received bytes that nobody reads."""
+        self._left -= size
+        if self._left < 0:
+            self._transport.close()
 
 
 class TimedProtocol(H11Protocol):
@@ -32,7 +67,8 @@ class TimedProtocol(H11Protocol):
     _received = 0  # since the time limit began
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
+        self._lingering = LingeringTransport(transport, self)
+        super().connection_made(cast("asyncio.Transport", self._lingering))
         if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
             app: Any = self.config.app
             app.state.console.limited("console_connections")  # its requests are refused
@@ -45,6 +81,9 @@ class TimedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._lingering.lingers:
+            self._lingering.discard(len(data))
+            return
         self._received += len(data)
         super().data_received(data)
 
@@ -66,6 +105,10 @@ class TimedProtocol(H11Protocol):
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
+
+    def is_receiving(self) -> bool:
+        """Return whether the peer has not sent its whole request, or something after it."""
+        return self.conn.their_state in {h11.SEND_BODY, h11.ERROR} or bool(self.conn.trailing_data[0])
 
     def _watch(self) -> None:
         """Begin the time limit of what the peer has to send now."""

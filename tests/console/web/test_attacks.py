@@ -296,6 +296,37 @@ def test_a_request_that_never_ends_is_dropped(
     assert visitor.get("/sign-in").status == 200
 
 
+@pytest.mark.parametrize(
+    ("first", "more"),
+    [
+        (b"GET /log?actor=" + b"x" * 70_000, b"x" * 100_000 + b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"),
+        (b"hello\r\n\r\n", b"and more" * 10_000),
+        (b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: x\r\n\r\n", b"y" * 100_000),
+    ],
+)
+def test_a_peer_reads_its_refusal_although_it_still_sends(
+    visitor: Visitor, first: bytes, more: bytes
+) -> None:
+    with connected(visitor) as connection:
+        connection.sendall(first)
+        text = connection.recv(1 << 16)  # the server has refused it
+        connection.sendall(more)
+        while part := connection.recv(1 << 16):
+            text += part
+    assert text.startswith(b"HTTP/1.1 400")
+    assert text.endswith(b"Invalid HTTP request received.")
+
+
+def test_a_peer_that_sends_without_end_is_dropped(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "LINGER_S", 600.0)
+    sent, most = 0, 100 * listener.LINGER_BYTES
+    with connected(visitor) as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(b"hello\r\n\r\n")
+        while sent < most:
+            sent += connection.send(b"x" * 100_000)
+    assert sent < most
+
+
 def test_bytes_that_trickle_do_not_extend_the_time(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener, "HEAD_S", 0.3)
     with connected(visitor) as connection:

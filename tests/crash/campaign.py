@@ -120,7 +120,7 @@ class Campaign:
         told = Told.read(self.directory / f"journal-{life}")
         assert not told.failed, told.failed[0]
         opened_ns = time.time_ns()
-        with _opened_again(under) as db:
+        with _opened_again(under, lost) as db:
             swept_ns = sweep(db)
             self.model.take(db, told, opened_ns, power=power, turned=way == "clock")
             self.model.agree(db, self.folders, swept_ns)
@@ -252,14 +252,18 @@ class Campaign:
         away.rename(path)
 
 
-def _opened_again(path: Path) -> EmbeddedDatabase:
-    """Open the database, after any child that was forked at the moment of the kill has ended."""
+def _opened_again(path: Path, lost: list[str]) -> EmbeddedDatabase:
+    """Open the database, after any child that was forked at the moment of the kill has ended.
+
+    An error also states what was `lost` with the power.
+    """
     until = time.monotonic() + LIFE_S
     while True:
         try:
             return opened(path)
         except OpenError as error:
             if "owner" not in error.facts or time.monotonic() > until:
+                error.add_note("\n".join(("lost with the power:", *lost)))
                 raise
         time.sleep(0.05)
 

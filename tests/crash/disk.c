@@ -2,6 +2,7 @@
 
    EVERLOG_DISK_UNDER    only files below this directory
    EVERLOG_DISK_JOURNAL  a line for each call, written after it, in their order:
+                           start PID                this library was loaded
                            sync INODE SIZE PATH     also of a directory
                            create PATH              a file or directory that was not there
                            rename NTH FROM<tab>TO   what was TO is SHADOW/NTH now, if there was one
@@ -58,6 +59,11 @@ __attribute__((constructor)) static void start(void) {
   full = getenv("EVERLOG_DISK_FULL");
   const char *path = getenv("EVERLOG_DISK_JOURNAL");
   if (path) journal = real_open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (journal >= 0) {
+    char line[32];
+    int length = snprintf(line, sizeof line, "start %ld\n", (long)getpid());
+    if (real_write(journal, line, (size_t)length) != length) abort();
+  }
   const char *fail = getenv("EVERLOG_DISK_FAIL");
   char what[16];
   long nth, times;

@@ -93,12 +93,19 @@ def _shadow(journal: Path) -> Path:
 
 
 def lose(under: Path, journal: Path, chance: random.Random) -> list[str]:
-    """Remove everything from files and directories that was not synced; return a description."""
+    """Remove everything from files and directories that was not synced; return a description.
+
+    Raises RuntimeError if nothing was recorded: all files would seem to be unsynced.
+    """
     at: dict[str, tuple[int, int]] = {}
     by_inode: dict[int, int] = {}
     names: dict[str, list[tuple[str, str]]] = {}  # by directory, the changes since its last sync
-    for line in journal.read_text().splitlines():
-        what, rest = line.split(" ", 1)
+    lines = [line.split(" ", 1) for line in journal.read_text().splitlines()]
+    if not any(what == "start" for what, _ in lines):
+        raise RuntimeError(f"the process ran without the disk that records its syncs: {journal}")
+    for what, rest in lines:
+        if what == "start":
+            continue
         if what == "sync":
             inode, size, name = rest.split(" ", 2)
             at[name] = int(inode), int(size)

@@ -135,7 +135,8 @@ class IndexInfo:
         expected, encode = self._first
         if type(value) is expected and (partial or len(self.fields) == 1):
             try:
-                return b"\x01" + cast(bytes, encode(value))
+                encoded: bytes = encode(value)
+                return b"\x01" + encoded
             except (struct.error, OverflowError, UnicodeEncodeError):
                 pass  # reported below, with the field's name
         role = f"index {self.table.name}.{self.name}"
@@ -587,7 +588,8 @@ class TableInfo:
         expected, encode = self._single
         if type(value) is expected:
             try:
-                return cast(bytes, encode(value))
+                encoded: bytes = encode(value)
+                return encoded
             except (struct.error, OverflowError, UnicodeEncodeError):
                 pass  # reported below, with the field's name
         return encode_values(value, self.key_fields, f"the primary key of {self.name}", partial=partial)

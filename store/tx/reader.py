@@ -175,8 +175,9 @@ class Reader:
         limits = span(binding.info, index, equals, start=start, end=end, starts_with=starts_with)
         return self._source().count(binding.info, index, limits)
 
-    def _bind(self, table: Table[M, Any]) -> Binding:
-        arguments.table(table)
+    def _bind(self, table: Any) -> Binding:
+        if not isinstance(table, Table):  # checked here, as each read passes it
+            arguments.table(table)
         schema = self._schema()
         return schema.bound.get(table) or schema.bind(table)
 
@@ -188,7 +189,7 @@ class Reader:
 
     def _row(self, binding: Binding, key: bytes, value: bytes) -> Any:
         try:
-            return binding.model.FromString(row_of(value))
+            return binding.model.FromString(row_of(value) if value[0] else value[HEADER_SIZE:])
         except DecodeError as error:
             raise binding.info.unreadable(key, error) from None
 

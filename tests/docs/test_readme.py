@@ -24,6 +24,12 @@ def run(*words: str, directory: Path) -> str:
     return done.stdout
 
 
+def test_the_contents_link_to_every_page() -> None:
+    linked = set(re.findall(r"\]\(docs/([a-z0-9-]+\.md)\)", PAGE.read_text(encoding="utf-8")))
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")}
+    assert pages - linked == {"index.md", "changelog.md", "contributing.md"}  # the last two are in the root
+
+
 def test_the_session_prints_what_the_readme_says(tmp_path: Path) -> None:
     (expected,) = (block.text for block in blocks(PAGE) if block.language == "text")
     script = f"import sys; sys.path.append({str(ROOT / 'examples')!r})\n{python()}"

@@ -4,6 +4,7 @@ from everlog.fleet.coordinator import FleetCoordinator
 from everlog.fleet.ledger import LedgerStore
 from everlog.fleet.member import FleetMember
 from everlog.fleet.protocol import Ledger, Order, Phase, Report, Target, Verb
+from everlog.fleet.survey import Survey, survey
 
 __all__ = [
     "FleetCoordinator",
@@ -13,6 +14,8 @@ __all__ = [
     "Order",
     "Phase",
     "Report",
+    "Survey",
     "Target",
     "Verb",
+    "survey",
 ]

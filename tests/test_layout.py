@@ -41,7 +41,7 @@ ORDER = {
     "fleet": (
         "migrations protocol",
         "ledger member",
-        "coordinator",
+        "coordinator survey",
     ),
     "migrations": (
         "digest lock people spill values",

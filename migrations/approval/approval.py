@@ -49,6 +49,7 @@ from everlog.migrations import digest, in_progress
 from everlog.migrations.bootstrap import bootstrap
 from everlog.migrations.folder import SOURCE, Source, find, withheld_digest
 from everlog.migrations.lint.lint import lint
+from everlog.migrations.lint.rules import Finding
 from everlog.migrations.loader import load
 from everlog.migrations.lock import Stop, check_going, lock
 from everlog.migrations.migration import Migration
@@ -498,7 +499,7 @@ def draft(
                 migration.name,
                 migration.folder.digest.hex(),
                 _digests(db, migration),
-                [_entry(step) for step in planned[migration.version]],
+                [step_entry(step) for step in planned[migration.version]],
             )
             for migration in todo
         ],
@@ -567,7 +568,7 @@ def _of_migration(was: MigrationEntry, now: MigrationEntry) -> Iterator[str]:
             if was.files.get(path) != now.files.get(path)
         ]
         yield f"migration {was.title} was edited: {', '.join(files) or f'it is now {now.title}'}"
-    before, after = _outline(was.steps), _outline(now.steps)
+    before, after = outline(was.steps), outline(now.steps)
     yield from (f"{was.title} no longer does: {text}" for text in before if text not in after)
     yield from (f"{was.title} now does: {after[text]}" for text in after if text not in before)
 
@@ -576,11 +577,12 @@ def _change(was: str | None, now: str | None) -> str:
     return "is new" if was is None else "is missing" if now is None else "has changed"
 
 
-def _entry(step: PlannedStep) -> StepEntry:
+def step_entry(step: PlannedStep) -> StepEntry:
+    """Return a step as a plan has it: without the row that fails."""
     return StepEntry(step.text, step.instant, step.rows, step.problem)
 
 
-def _outline(steps: Iterable[StepEntry]) -> dict[str, str]:
+def outline(steps: Iterable[StepEntry]) -> dict[str, str]:
     """Index steps by their text without row counts, but with whether there are rows and whether the step
     fails.
     """
@@ -593,10 +595,14 @@ def _without_numbers(text: str) -> str:
 
 def _findings(db: Database, source: Source, progress: OnProgress | None) -> list[FindingEntry]:
     """Return the findings of lint about the folders and this database's data."""
-    root = find(source).path
+    return finding_entries(lint(source, db, progress=progress), find(source).path)
+
+
+def finding_entries(found: Iterable[Finding], root: Path) -> list[FindingEntry]:
+    """Return findings of lint as a plan has them. `root`: the directory of the migrations."""
     return [
         FindingEntry(one.id, str(one.severity), _relative(one.file, root), one.line, one.text, one.fix)
-        for one in lint(source, db, progress=progress)
+        for one in found
     ]
 
 

@@ -39,7 +39,7 @@ from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import log_pb2
 from everlog.store.errors import CorruptionError, CursorError, MigrationError, SchemaError
 from everlog.store.upkeep.access import Caller
-from everlog.store.upkeep.status import Status
+from everlog.store.upkeep.status import Status, software
 
 RIGHT = "migrate"  # of the caller, which prepares and ends migrations
 
@@ -170,6 +170,16 @@ def decode_survey(document: bytes) -> Survey:
         return msgspec.json.decode(document, type=Survey)
     except msgspec.MsgspecError as error:
         raise CorruptionError(f"expected the survey of a database as JSON, found: {error}") from None
+
+
+def is_newer(other: str) -> bool:
+    """Whether the `software` of a survey is a newer everlog than this one."""
+
+    def numbers(text: str) -> list[int]:
+        version = text.rpartition(" ")[2]
+        return [int(part) for part in version.split(".") if part.isdecimal()]
+
+    return numbers(other) > numbers(software())
 
 
 def survey(

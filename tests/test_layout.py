@@ -39,9 +39,10 @@ ORDER = {
         "feed",
     ),
     "fleet": (
-        "migrations protocol",
+        "migrations protocol selector",
         "ledger member",
         "coordinator survey",
+        "plan",
     ),
     "migrations": (
         "digest lock people spill values",

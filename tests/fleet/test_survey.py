@@ -11,7 +11,7 @@ import pytest
 from everlog import CorruptionError, migrations
 from everlog.audit.restore import restore
 from everlog.feed import cursor
-from everlog.fleet.survey import decode_survey, survey
+from everlog.fleet.survey import decode_survey, is_newer, survey
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
@@ -143,3 +143,17 @@ def test_a_reader_cannot_be_a_member(seen: Seen) -> None:
 def test_an_invalid_document_is_refused() -> None:
     with pytest.raises(CorruptionError, match="expected the survey of a database as JSON, found: "):
         decode_survey(b'{"name": 1}')
+
+
+@pytest.mark.parametrize(
+    ("other", "newer"),
+    [
+        (software(), False),
+        ("everlog 0.0.9", False),
+        ("everlog 0.10.0", True),
+        ("everlog 99", True),
+        ("everlog", False),
+    ],
+)
+def test_a_newer_everlog_is_recognized(other: str, newer: bool) -> None:
+    assert is_newer(other) is newer

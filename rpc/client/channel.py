@@ -58,8 +58,9 @@ OPTIONS = [
     ("grpc.http2.max_pings_without_data", 0),
     # gRPC's own wait between connections; this module decides which calls are repeated.
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 250),
+    # Despite its name, how long an attempt to connect may take, with the handshake of TLS.
+    ("grpc.min_reconnect_backoff_ms", round(ANSWER_S * 1000)),
     ("grpc.enable_retries", 0),
     # Room for whole batches of the feed, in whole frames.
     ("grpc.http2.lookahead_bytes", 4 << 20),

@@ -306,8 +306,8 @@ class Hosting:
 
     @property
     def long_reads(self) -> set[Work]:
-        """The long reads that run, or wait for a slice."""
-        return self._long_threads.busy
+        """A copy of the long reads that run, or wait for a slice."""
+        return set(self._long_threads.busy)
 
     def check_going(self, at: object = None) -> None:
         """Note the progress, and raise ClosedError once the server stops: for calls that can be repeated."""

@@ -13,12 +13,14 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple, Self
+
+from tests.ports import reserved_port
 
 BLOCK = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FOLDER = re.compile(r"v(\d{14})_(\w+)")
@@ -66,7 +68,8 @@ class Session:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._instead = {PORT: str(_free_port())}
+        self._stack = ExitStack()
+        self._instead = {PORT: str(self._stack.enter_context(reserved_port()))}
         self._beside: list[subprocess.Popen[str]] = []
         programs = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
         self._environment = {**os.environ, "PATH": programs, "CI": "true", "COLUMNS": "100"}
@@ -123,13 +126,7 @@ class Session:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self._beside:
-            process.terminate()
-            process.communicate(timeout=30)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        with self._stack:
+            for process in self._beside:
+                process.terminate()
+                process.communicate(timeout=30)

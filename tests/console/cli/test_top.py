@@ -26,6 +26,7 @@ from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.errors import UnavailableError
 from tests.console.conftest import Run
+from tests.ports import reserved_port
 
 PATIENCE_S = 60.0
 
@@ -162,9 +163,8 @@ def test_top_on_a_terminal_is_drawn_again_until_it_is_quit(server: Server, key: 
 
 
 def test_top_on_a_terminal_survives_its_server(books: Path) -> None:
-    with EmbeddedDatabase(books) as db:
-        with Server({"books": db}) as server:
-            port = server.port
+    with EmbeddedDatabase(books) as db, reserved_port() as port:
+        with Server({"books": db}, f"127.0.0.1:{port}") as server:
             found = Terminal("-u", server.url("books"), "top", "--interval", "0.1s")
             try:
                 found.wait_for("Admin/Calls", times=2)

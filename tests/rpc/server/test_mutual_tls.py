@@ -139,7 +139,7 @@ def test_the_configured_kind_of_name_is_the_actor_and_two_of_a_kind_are_none(
             assert db.log.commit(db.head).actor == expected
         else:
             with pytest.raises(everlog.UnavailableError, match="expected a token, found none"):
-                RemoteDatabase(url(server, authority, *ann), connect_s=2, retry_s=0.0)
+                RemoteDatabase(url(server, authority, *ann), connect_s=60, retry_s=0.0)
             assert db.head == head
     with pytest.raises(everlog.OpenError, match="in cn, uri, dns, email, found 'upn'"):
         Server({"x": db}, tls=tls._replace(client_names=("upn",)))
@@ -165,8 +165,8 @@ def test_a_certificate_that_ends_under_way_ends_its_streams_and_its_connection(
                 with pytest.raises(everlog.UnavailableError):
                     remote.put(AIRPORTS, JFK)
                 assert db.head == head
-                (connection,) = server.connections or [None]
-                assert connection is None or not connection.streams
+                while any(one.streams for one in list(server.connections)):
+                    pass  # the server notices it a little later than the client
                 return
     pytest.fail("the stream did not begin")
 
@@ -212,7 +212,9 @@ def test_certificates_are_loaded_when_they_change_and_broken_ones_are_logged_onc
 
     with caplog.at_level("INFO"), Server({"x": db}, tls=tls) as server:
         tls = server.tls_files or tls
-        Path(tls.certificate).write_text("half of a certifi")
+        half = tmp_path / "half"
+        half.write_text("half of a certifi")
+        half.replace(tls.certificate)  # at once: an empty file would be a change of its own
         while not lines("certificate.unusable"):
             pass
         with RemoteDatabase(url(server, authority, *ann)) as remote:

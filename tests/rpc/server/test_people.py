@@ -18,6 +18,7 @@ from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from everlog.store.errors import AccessError, ClosedError, ConflictError, RowError, SealedError
 from everlog.store.upkeep.people import Forgotten
+from tests.ports import reserved_port
 from tests.store.models import ITEMS, declare
 from tests.store.people import MASTER, PATIENTS, VISITS, patient, visit
 
@@ -153,12 +154,13 @@ with EmbeddedDatabase(Path(path), master_key=MASTER) as db:
 
 
 @contextlib.contextmanager
-def process(path: Path, port: int, dies: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+def process(path: Path, port: int, dies: str) -> Iterator[subprocess.Popen[str]]:
     words = [sys.executable, "-c", DIES, str(path), str(port), dies]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
-            yield int(server.stdout.readline()), server
+            assert server.stdout.readline() == f"{port}\n"
+            yield server
         finally:
             server.kill()
 
@@ -173,7 +175,8 @@ def test_one_whose_answer_was_lost_is_forgotten_once_and_answered(
         db.put(PATIENTS, patient(1, "s-1"))
         head = db.head
     with contextlib.ExitStack() as stack:
-        port, server = stack.enter_context(process(path, 0, "dies"))
+        port = stack.enter_context(reserved_port())
+        server = stack.enter_context(process(path, port, "dies"))
         remote = stack.enter_context(RemoteDatabase(f"everlog+insecure://127.0.0.1:{port}/clinic"))
         done = list[Forgotten]()
         asking = threading.Thread(target=lambda: done.append(remote.people.forget(PATIENTS, **who)))

@@ -22,7 +22,9 @@ Invariants
   (5) within an epoch a bookmark never goes back;
   (6) a name belongs to the identity that first took it, or to the one that was named as its owner; a server
       lets nobody else have it, or change its cap, without the right to remove it;
-  (7) an invalid file is reported as an error, and everything it holds stays; rows do not need it.
+  (7) an invalid file is reported as an error, and everything it holds stays; rows do not need it;
+  (8) a full disk does not stop a known consumer: its new epoch and position stay in memory, and are written
+      when there is space. A higher epoch than the written one is of a holder whose epoch was lost.
 """
 
 from __future__ import annotations
@@ -95,15 +97,21 @@ class Bookmarks:
         return found
 
     def take(self, name: str, seq: int, checksum: int) -> Bookmark:
-        """Give a name to a new holder at a position; the previous holder loses it. Writes. Raises
-        DiskError."""
+        """Give a name to a new holder at a position; the previous holder loses it. Writes, but to memory if
+        the disk is full and the name has a bookmark. Raises DiskError."""
         with self._lock, files.locked(self._path):
-            found = self._read()
-            known = found.get(name)
+            found, known = self._read(), self.all().get(name)
             epoch = max(time.time_ns() // 1000, known.epoch + 1 if known else 0)
-            found[name] = Bookmark(seq, checksum, known.time_ns if known else 0, epoch)
-            self._write(found)
-            return found[name]
+            found[name] = taken = Bookmark(seq, checksum, known.time_ns if known else 0, epoch)
+            try:
+                self._write(found)
+            except DiskError:
+                if known is None:
+                    raise
+                self._moved[name] = taken
+            else:
+                self._moved.pop(name, None)
+            return taken
 
     def move(self, name: str, epoch: int, seq: int, checksum: int) -> None:
         """Record that the consumer has everything up to a seq. Writes once a second at most.
@@ -118,14 +126,14 @@ class Bookmarks:
                     " it again",
                     name=name,
                 )
-            if known.epoch != epoch:
+            if not known.epoch <= epoch <= max(known.epoch, time.time_ns() // 1000):
                 raise CursorError(
                     f"consumer {name!r} was registered again by another process, which now holds the name:"
                     " two processes run under one name; give each its own name, or stop one of them",
                     why="taken",
                     name=name,
                 )
-            if seq > known.seq or (seq == known.seq and not known.time_ns):
+            if epoch > known.epoch or seq > known.seq or (seq == known.seq and not known.time_ns):
                 self._moved[name] = Bookmark(seq, checksum, time.time_ns(), epoch)
             if self._moved and time.monotonic() >= self._due:
                 self._flush()
@@ -162,9 +170,9 @@ class Bookmarks:
 
 
 def _goes_on(found: dict[str, Bookmark], name: str, one: Bookmark) -> bool:
-    """Return whether `one` belongs to the name's holder, and is not behind the known one."""
+    """Return whether `one` belongs to the name's holder, or a later one, and is not behind the known one."""
     known = found.get(name)
-    return known is not None and known.epoch == one.epoch and known.seq <= one.seq
+    return known is not None and (known.epoch, known.seq) <= (one.epoch, one.seq)
 
 
 NAME_BYTES_MAX = 200

@@ -17,7 +17,8 @@ def main() -> None:
             pass  # standard output is closed or full: ignored, as in any other command
         else:
             return
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until the command is known
+    # SIGTERM until it is handled, SIGHUP until the command is known.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGTERM})
     try:
         from everlog.console.cli import main as commands
 

@@ -262,6 +262,7 @@ def run(args: list[str] | None, settings: Settings, streams: Streams | None = No
 def _run(args: list[str] | None, settings: Settings) -> int:
     args = sys.argv[1:] if args is None else args
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         environment.load_files(_env_files(args))  # before click looks for the variables of options
         for sentence in environment.unknown(_variables):
             click.echo(f"warning: {sentence}", err=True)

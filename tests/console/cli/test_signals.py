@@ -105,6 +105,38 @@ def test_what_was_lost_is_raised_again_until_the_command_has_ended() -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("SIGTERM\n", "", 0)
 
 
+EARLY = """
+import importlib.abc, signal, sys
+module, number = sys.argv[1], signal.Signals[sys.argv[2]]
+class Raises(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == module:
+            sys.meta_path.remove(self)
+            signal.raise_signal(number)
+sys.meta_path.insert(0, Raises())
+from everlog.console.__main__ import main
+sys.argv[1:] = ["config"]
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "word", "code"),
+    [
+        ("click", "SIGINT", "interrupted", 130),
+        ("everlog.console.cli", "SIGTERM", "terminated", 143),
+        ("everlog.console.cli.config", "SIGTERM", "terminated", 143),
+        ("click", "SIGHUP", "hung up", 129),
+    ],
+)
+def test_a_signal_during_the_imports_ends_the_command_like_any_other(
+    module: str, name: str, word: str, code: int
+) -> None:
+    words = [sys.executable, "-c", EARLY, module, name]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr.strip(), done.returncode) == ("", word, code)
+
+
 INTERRUPTED = """
 import os, random, signal, sys, threading, time
 from contextlib import closing

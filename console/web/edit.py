@@ -33,8 +33,9 @@ from everlog.console.web import cells, fields
 from everlog.console.web.fields import RowForm
 from everlog.console.web.format import href
 from everlog.console.web.page import NotFoundError, Page, View, redirect, route, status_of
+from everlog.console.web.rows import key_of
 from everlog.console.web.session import refused
-from everlog.console.web.tables import encoded_key, key_of, plain_key, row_href
+from everlog.console.web.tables import encoded_key, plain_key, row_href
 from everlog.store.errors import (
     AccessError,
     ConflictError,

@@ -38,7 +38,7 @@ from everlog.console.web.jobs import Job, StoppedError
 from everlog.console.web.migrations import optional
 from everlog.console.web.page import NotFoundError, Page, View, answered, redirect, route
 from everlog.console.web.permits import Permits
-from everlog.console.web.tables import key_of
+from everlog.console.web.rows import key_of
 from everlog.migrations import load_testdata
 from everlog.migrations.bootstrap import bootstrap_files
 from everlog.migrations.folder import find, folders

@@ -2,13 +2,15 @@
 
     /db/{database}/log               newest first
         ?until=963534                from this commit backwards
+        ?after=963534                the commits after this one, the oldest that match
+        &limit=100                   commits per page
         &actor= &table= &key= &kind= &correlation= &since= &before=
         &follow=1                    new commits appear as they are made
     /db/{database}/log/events        the stream of new commits: server-sent events, one `commit` each
 
 The server reads a log forwards. The newest commits are found by windows that double, backwards from the end,
 until enough commits match or the time of a page is used up; the page then names
-the last commit that it searched.
+the last commit that it searched. The commits after one are searched forwards, in the same windows.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from everlog.store.history.query import KINDS, Entry, RowChange
 from everlog.store.schema.arguments import nanoseconds
 
 COMMITS, LIVE_MAX = 50, 200
+LIMITS = (COMMITS, 100, 200, 500)  # commits per page; the last one is the most
 WINDOW, WINDOW_MAX, SEARCH_S = 8, 4096, 0.15
 LOOKED_MIN, READ_BYTES_MAX = 64, 16 << 20  # commits that are searched in any time, but not if they are large
 CHANGES = 200
@@ -73,10 +76,12 @@ class Query(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Commits, newest first. `looked`: the seq down to which the log was searched."""
+    """Commits, newest first. `looked`: the seq down to which the log was searched; `until`: the seq from
+    which."""
 
     entries: list[Entry]
     looked: int
+    until: int
 
 
 def query_of(view: View) -> Query:
@@ -103,13 +108,11 @@ def newest(
 ) -> Found:
     """Return the newest commits up to a seq that match, as far as they are found in `search_s` seconds.
     Read-only. Raises RowError, SchemaError."""
-    filters = wanted.filters
+    filters = _filters(db, wanted)
     if wanted.key:
-        info = db.refresh_schema().table(wanted.table)
-        filters["key"] = encoded_key(info, wanted.key.split("/"))
         last = deque(map(_light, db.past.log(until=until, **filters)), limit + 1)
         kept = list(last)[-limit:]
-        return Found(kept[::-1], kept[0].seq if len(last) > limit else 0)
+        return Found(kept[::-1], kept[0].seq if len(last) > limit else 0, until)
     found, high, window, stop, read = list[Entry](), until, WINDOW, time.monotonic() + search_s, 0
     while high >= oldest and len(found) < limit:
         low = max(high - window, oldest - 1)
@@ -121,18 +124,50 @@ def newest(
             break
     if len(found) > limit:
         found, high = found[:limit], found[limit - 1].seq - 1
-    return Found(found, high + 1)
+    return Found(found, high + 1, until)
+
+
+def _filters(db: RemoteDatabase, wanted: Query) -> dict[str, Any]:
+    """Return the arguments of `Past.log`. Raises RowError, SchemaError."""
+    filters = wanted.filters
+    if wanted.key:
+        info = db.refresh_schema().table(wanted.table)
+        filters["key"] = encoded_key(info, wanted.key.split("/"))
+    return filters
+
+
+def following(db: RemoteDatabase, wanted: Query, after: int, head: int, limit: int) -> Found:
+    """Return the oldest commits after a seq that match, newest first, as far as they are found in SEARCH_S.
+    Read-only. Raises RowError, SchemaError."""
+    filters = _filters(db, wanted)
+    found, low, window, stop, read = list[Entry](), after, WINDOW, time.monotonic() + SEARCH_S, 0
+    while low < head and len(found) < limit:
+        high = head if wanted.key else min(low + window, head)  # the history of a row has no windows
+        some = list(map(_light, db.past.log(after=low, until=high, limit=limit - len(found), **filters)))
+        found += some
+        read += sum(one.size for one in some)
+        low, window = high, min(window * 2, WINDOW_MAX)
+        if read > READ_BYTES_MAX or (time.monotonic() > stop and low - after >= LOOKED_MIN):
+            break
+    if len(found) == limit:
+        low = found[-1].seq
+    return Found(found[::-1], after + 1, low)
 
 
 def log(view: View) -> Page:
     db, wanted = view.db, query_of(view)
     head = db.head
-    until = min(view.whole("until", head, low=1), head)
-    problem = ""
+    until, after = min(view.whole("until", head, low=1), head), view.whole("after")
+    limit = view.whole("limit", COMMITS, low=1, high=LIMITS[-1])
+    problem, found = "", Found([], until + 1, until)
     try:
-        found = newest(db, wanted, until, COMMITS)
+        if after:
+            found = following(db, wanted, after, head, limit)
+        if not after or found.until >= head:  # the newest, a whole page of them
+            found = newest(db, wanted, until, limit)
     except (RowError, SchemaError, CursorError) as error:
-        found, problem = Found([], until + 1), str(error)
+        problem = str(error)
+    until = found.until
     follow = view.query("follow") == "1" and until == head
     values = {
         "head": head,
@@ -147,9 +182,12 @@ def log(view: View) -> Page:
         "wanted": wanted,
         "kinds": KINDS,
         "follow": follow,
-        "older_href": view.href(until=older, follow=None) if older >= 1 and not problem else "",
-        "newest_href": view.href(until=None, follow=None) if until < head else "",
-        "follow_href": view.href(until=None, follow=None if follow else "1"),
+        "older_href": _turned(view, until=older) if older >= 1 and not problem else "",
+        "newer_href": _turned(view, after=until) if until < head and not problem else "",
+        "newest_href": _turned(view) if until < head else "",
+        "follow_href": view.href(until=None, after=None, follow=None if follow else "1"),
+        "limit": limit,
+        "limits": [(one, view.href(limit=one if one != COMMITS else None)) for one in LIMITS],
         "events_href": with_query(f"/db/{view.database}/log/events", {**filters, "after": head}),
         "filtered": bool(filters),
         "live_max": LIVE_MAX,
@@ -157,6 +195,11 @@ def log(view: View) -> Page:
         "tables_known": sorted(db.schema.tables),
     }
     return Page("log.html", values, 200, shown)
+
+
+def _turned(view: View, *, until: int = 0, after: int = 0) -> str:
+    """Return the address of other commits that match; by default of the newest."""
+    return view.href(until=until or None, after=after or None, follow=None)
 
 
 def _plot(known: plots.Known, db: RemoteDatabase) -> dict[str, Any] | None:

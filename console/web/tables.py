@@ -6,7 +6,8 @@
     &field=month &op=%3D &value=1          one more condition: leads to the filter with it
     &index=by_route &reverse=1             the order
     &at=963534                             as of a commit; with &count=1 also the number of its rows
-    &resume=…                              the rows after those of another page
+    &resume=… or &before=…                 the rows after, or before, those of another page
+    &limit=100                             rows per page
     &k=…&k=…                               a row to show beside the others, one value of its key each
 /db/{database}/tables/{table}/export       the rows of the same filter and order, all of them, as a file
     ?format=csv                            csv, jsonl or parquet
@@ -15,13 +16,10 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import time
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Generator, Sequence
+from typing import Any
 
-from google.protobuf.message import Message
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
@@ -32,16 +30,16 @@ from everlog.console.web import cells, plots
 from everlog.console.web import filter as filters
 from everlog.console.web.format import href, with_query
 from everlog.console.web.page import NotFoundError, Page, View, redirect, route
+from everlog.console.web.rows import ROWS, Rows, order, page, token, untoken, wanted
 from everlog.migrations.values import plain
-from everlog.store.errors import CorruptionError, Error, RowError, SealedError, UnavailableError, quantity
-from everlog.store.schema.codec import BYTES, MESSAGE, kind_of, size_of
+from everlog.store.errors import Error, RowError, UnavailableError
+from everlog.store.schema.codec import BYTES, MESSAGE, kind_of
 from everlog.store.schema.descriptors import descriptor_of, dotted
 from everlog.store.schema.reflect import table_of
 from everlog.store.schema.schema import TableInfo
-from everlog.store.schema.table import Table
 from everlog.store.tx.reader import Reader
 
-ROWS, READ_MAX, READ_S, READ_BYTES_MAX = 50, 20_000, 0.15, 16 << 20
+LIMITS = (ROWS, 100, 200, 500)  # rows per page; the last one is the most
 COLUMNS_MAX = 40
 MEDIA = {
     "csv": "text/csv; charset=utf-8",
@@ -50,7 +48,6 @@ MEDIA = {
 }
 TITLES = {"csv": "CSV", "jsonl": "JSON Lines", "parquet": "Parquet"}
 DAY_S, WIDTH, HEIGHT = 86_400, 720, 72  # of the plot of sizes
-PAST_SORTED_MAX = 10_000  # rows of a table whose past is shown in the order of an index, which sorts all
 
 
 def may(view: View, table: str, op: str) -> bool:
@@ -59,16 +56,6 @@ def may(view: View, table: str, op: str) -> bool:
         return view.db.access.explain("", op, table).allowed
     except Error:
         return False
-
-
-class Rows(NamedTuple):
-    """A page of rows: those that meet the filter, how many were read, where the next page begins (None: there
-    are no more), and what went wrong."""
-
-    found: list[tuple[Any, Message]]
-    read: int
-    resume: bytes | None
-    errors: list[str]
 
 
 def tables(view: View) -> Page:
@@ -141,23 +128,26 @@ def table(view: View) -> Page | Response:
     counted = at is None or view.query("count") == "1"  # a past state has no stored counts: it reads all
     told = _told(info, reader.count(table_of(info)) if counted else None)
     columns, hidden = cells.columns(descriptor_of(info.model), info.key_fields, COLUMNS_MAX)
+    limit = view.whole("limit", ROWS, low=1, high=LIMITS[-1])
     try:
         if view.query("field") or view.query("value") or view.query("op").endswith("unset"):
             return redirect(_with_condition(view, info))
         if "op" in view.request.query_params:  # the form was sent without a condition
             return redirect(view.href(field=None, op=None, value=None))
-        rows = _rows(view, info, reader)
+        after, before = (untoken(view.query(one)) for one in ("resume", "before"))
+        rows = page(wanted(view, info, reader), reader, limit, after=after, before=before)
     except RowError as error:
-        if not any(view.query(one) for one in ("q", "index", "resume", "op")):
+        if not any(view.query(one) for one in ("q", "index", "resume", "before", "op")):
             raise
-        rows, shown["problem"] = Rows([], 0, None, []), str(error)
+        rows, shown["problem"] = Rows([]), str(error)
     keys = [plain_key(key) for key, _ in rows.found]
     values = {
         **told,
         "at": where.values["at"] or None,
         "rows_read": rows.read,
         "found": [output.row_dict(row) for _, row in rows.found] if view.wants_json else [],
-        "next": _token(rows.resume),
+        "next": token(rows.after),
+        "previous": token(rows.before),
         "problem": shown["problem"],
         "errors": rows.errors,
     }
@@ -189,8 +179,11 @@ def table(view: View) -> Page | Response:
         "field_names": [one.name for one in descriptor_of(info.model).fields],
         "search_href": "" if rows.found else _search(view),
         "drawer": _drawer(view, info, reader),
-        "next_href": view.href(resume=_token(rows.resume), k=None) if rows.resume else "",
-        "first_href": view.href(resume=None, k=None) if view.query("resume") else "",
+        "next_href": _turned(view, resume=token(rows.after)) if rows.after else "",
+        "previous_href": _turned(view, before=token(rows.before)) if rows.before else "",
+        "first_href": _turned(view) if view.query("resume") or view.query("before") else "",
+        "limit": limit,
+        "limits": [(one, view.href(limit=one if one != ROWS else None, k=None)) for one in LIMITS],
         "model_text": cells.model_text(descriptor_of(info.model)),
         "words": in_words(told),
         "exports": [] if shown["problem"] else _exports(view, name),
@@ -202,6 +195,11 @@ def table(view: View) -> Page | Response:
     return Page("table.html", values, 200, shown)
 
 
+def _turned(view: View, *, resume: str = "", before: str = "") -> str:
+    """Return the address of another page of the same rows; by default of the first."""
+    return view.href(resume=resume, before=before, k=None)
+
+
 def _sorting(view: View, info: TableInfo, path: cells.Path) -> dict[str, str]:
     """Return the address that orders the rows by a column (empty: no order begins with it), and how they are
     ordered by it now. The key comes before indexes; the column of the current order turns it round."""
@@ -211,138 +209,18 @@ def _sorting(view: View, info: TableInfo, path: cells.Path) -> dict[str, str]:
     chosen, reverse = view.query("index"), view.query("reverse") == "1"
     names = [name for name, fields in orders.items() if dotted(fields[0]) == dotted(path)]
     if chosen in names:
-        turned = view.href(reverse=None if reverse else "1", resume=None, k=None)
+        turned = view.href(reverse=None if reverse else "1", resume=None, before=None, k=None)
         return {"sort_href": turned, "sorted": "descending" if reverse else "ascending"}
-    url = view.href(index=names[0] or None, reverse=None, resume=None, k=None) if names else ""
+    url = view.href(index=names[0] or None, reverse=None, resume=None, before=None, k=None) if names else ""
     return {"sort_href": url, "sorted": ""}
-
-
-class Wanted(NamedTuple):
-    """What a page shows of a table: its filter and order. `what`: the table or index; `equals`: the values of
-    its first fields; `left`: the conditions to check on each row."""
-
-    info: TableInfo
-    index: Any
-    what: Any
-    equals: Any
-    left: list[filters.Condition]
-    reverse: bool
-
-    def scan(self, reader: Reader, **how: Any) -> Any:
-        """Return the rows of the range in order, before the conditions that are left."""
-        return reader.scan(self.what, self.equals, reverse=self.reverse, **how)
-
-    def has(self, row: Message) -> bool:
-        return all(one.holds(row) for one in self.left)
-
-
-def _wanted(view: View, info: TableInfo, reader: Reader) -> Wanted:
-    """Return the filter and order in the query. Raises RowError, SchemaError."""
-    handle: Table[Message, Any] = table_of(info)
-    index = info.index(view.query("index")) if view.query("index") else None
-    fields = _order(view, info)
-    text = view.query("q")
-    conditions = filters.of_order(text, fields)
-    if conditions is None:
-        conditions = filters.parse(text, descriptor_of(info.model))
-    equals, left = filters.selected(conditions, fields)
-    if index is not None and reader is not view.db:
-        _check_sortable(view, info, index.name)
-    hashed = index is not None and index.hashed  # a client has no keys to compute a position in it
-    if index is not None and hashed and (equals is None or len(conditions) - len(left) < len(fields)):
-        raise RowError(
-            f"index {index.name} stores hashes, which have no order: give the values of all of its fields,"
-            f" such as {dotted(fields[0])} = …"
-        )
-    what = handle if index is None else handle.indexes[index.name]
-    return Wanted(info, index, what, equals, left, view.query("reverse") == "1")
-
-
-def _order(view: View, info: TableInfo) -> Sequence[cells.Path]:
-    """Return the fields of the order. Raises SchemaError."""
-    return info.index(view.query("index")).fields if view.query("index") else info.key_fields
 
 
 def _with_condition(view: View, info: TableInfo, *condition: str) -> str:
     """Return the address of the rows that meet one more condition: field, operator and value, by default
     those of the query. Raises RowError, SchemaError."""
     name, op, word = condition or [view.query(one) for one in ("field", "op", "value")]
-    text = filters.extended(view.query("q"), _order(view, info), name, op or "~", word)
-    return view.href(q=text, field=None, op=None, value=None, resume=None, k=None)
-
-
-def _rows(view: View, info: TableInfo, reader: Reader) -> Rows:
-    """Return the rows of a page: as many as fit, or as were found in a limited time. Raises RowError."""
-    wanted = _wanted(view, info, reader)
-    left, index = wanted.left, wanted.index
-    hashed = index is not None and index.hashed
-    scan = wanted.scan(reader, limit=READ_MAX if left else ROWS, resume=_untoken(view.query("resume")))
-    found, errors, read, until = list[tuple[Any, Message]](), list[str](), 0, time.monotonic() + READ_S
-    complete, size = True, 0
-    for row in _readable(scan, errors):
-        read += 1
-        if wanted.has(row):
-            found.append((key_of(info, row), row))
-        size += size_of(row)
-        enough = left and (len(found) >= ROWS or time.monotonic() > until)
-        if not hashed and (enough or size > READ_BYTES_MAX):
-            complete = False
-            break
-    resume = scan.resume if complete else _after(info, index, row)
-    scan.close()
-    return Rows(found, read, resume, errors)
-
-
-def _check_sortable(view: View, info: TableInfo, index: str) -> None:
-    """Raise RowError if the past of a table has too many rows to sort them for a page. Its current rows are
-    the estimate."""
-    now = view.db.schema.tables.get(info.name)
-    rows = view.db.count(table_of(now)) if now is not None else 0
-    if rows > PAST_SORTED_MAX:
-        raise RowError(
-            f"the past has no indexes: the order of {index} would sort all {quantity(rows, 'row')} of"
-            f" {info.name}; choose the order of the key, or run `everlog scan` with --index and --at"
-        )
-
-
-def _readable(scan: Any, errors: list[str]) -> Iterator[Message]:
-    """Yield the rows of a scan; a row that cannot be parsed is an error, and the next row follows."""
-    while True:
-        try:
-            yield next(scan)
-        except StopIteration:
-            return
-        except CorruptionError as error:
-            errors.append(str(error))
-            if len(errors) > ROWS:
-                return
-        except SealedError as error:
-            errors.append(str(error))
-            return
-
-
-def _after(info: TableInfo, index: Any, row: Message) -> bytes:
-    """Return the position after a row, as a scan would return it."""
-    own: Any = info.own
-    values = key_of(info, row)
-    key: bytes = info.encode_key(values[0] if len(values) == 1 else values)
-    if index is None:
-        return info.row_prefix + key
-    at = list(info.indexes.values()).index(index)
-    entry: bytes = own.values(row, row.SerializePartialToString())[at]
-    return entry + key
-
-
-def key_of(info: TableInfo, row: Message) -> tuple[Any, ...]:
-    """Return the key of a row."""
-    return tuple(_at(row, path) for path in info.key_fields)
-
-
-def _at(row: Message, path: cells.Path) -> Any:
-    found: Any = row
-    for step in path:
-        found = getattr(found, step.name)
-    return found
+    text = filters.extended(view.query("q"), order(view, info), name, op or "~", word)
+    return view.href(q=text, field=None, op=None, value=None, resume=None, before=None, k=None)
 
 
 def plain_key(key: Sequence[Any]) -> list[str]:
@@ -386,7 +264,7 @@ def _search(view: View) -> str:
     word = view.query("q").strip()
     if not word or any(sign in word for sign in '=<>~!"'):
         return ""
-    return view.href(q=f"~ {filters.quoted(word)}", index=None, resume=None, k=None)
+    return view.href(q=f"~ {filters.quoted(word)}", index=None, resume=None, before=None, k=None)
 
 
 def _drawer(view: View, info: TableInfo, reader: Reader) -> dict[str, Any] | None:
@@ -447,19 +325,6 @@ def in_words(told: dict[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def _token(resume: bytes | None) -> str:
-    return base64.urlsafe_b64encode(resume).decode() if resume else ""
-
-
-def _untoken(text: str) -> bytes | None:
-    if not text:
-        return None
-    try:
-        return base64.urlsafe_b64decode(text)
-    except (binascii.Error, ValueError):
-        raise RowError("the address of this page of rows is damaged; begin at the first page") from None
-
-
 def export(view: View) -> Response:
     """Send all rows that a page shows part of, as a file."""
     form, name = view.query("format"), view.path("table")
@@ -470,8 +335,8 @@ def export(view: View) -> Response:
     if name not in schema.tables:
         raise NotFoundError(f"there is no table {name!r}")
     info, reader = schema.tables[name], moment or view.db
-    wanted = _wanted(view, info, reader)
-    rows = (row for row in wanted.scan(reader) if wanted.has(row))
+    of = wanted(view, info, reader)
+    rows = (row for row in of.scan(reader) if of.has(row))
     exact = "null" in view.request.query_params
     pieces = exported(rows, form, info.model, null=view.query("null"), exact=exact)
     first = next(pieces, None)  # now, so that an error is a page

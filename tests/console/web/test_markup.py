@@ -116,10 +116,11 @@ def checked(visitor: Visitor, path: str) -> list[str]:
 def crawl(visitor: Visitor, each: int) -> set[str]:
     """Check the pages that links lead to, and return them: `each` of those that differ in numbers and in the
     values of their query alone."""
-    todo, seen, kinds = deque(["/"]), set[str](), Counter[str]()
+    todo, seen, kinds = deque(["/"]), set[str](), Counter[tuple[str, frozenset[str]]]()
     while todo:
         path = todo.popleft()
-        kind = re.sub(r"(?<=/api/).*|\d+|=[^&]*", "*", path)
+        page, _, query = re.sub(r"(?<=/api/).*|\d+|=[^&]*", "*", path).partition("?")
+        kind = page, frozenset(query.split("&"))  # in any order
         kinds[kind] += 1
         if path in seen or kinds[kind] > each:
             continue

@@ -16,7 +16,8 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from everlog.console.export import exported
-from everlog.console.web import asof, tables
+from everlog.console.web import asof
+from everlog.console.web import rows as rows_
 from everlog.migrations.rows import read_csv, read_jsonl
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.testing import at_version
@@ -97,6 +98,44 @@ def test_rows_are_paged_by_key_in_both_directions(visitor: Visitor, flights: Emb
             if not resume:
                 break
         assert found == (every[::-1] if reverse else every)
+
+
+@pytest.mark.parametrize("query", [{}, {"q": "alt > 10"}, {"q": "tzone ~ america/n", "reverse": "1"}])
+def test_the_previous_page_has_the_rows_before_it(
+    visitor: Visitor, flights: EmbeddedDatabase, query: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows_, "READ_S", 60)
+    for where in ({}, {"at": str(flights.head - 1)}):
+        pages, resume, page = list[list[str]](), "", dict[str, Any]()
+        while resume or not pages:
+            page = rows(visitor, "airports", limit=400, resume=resume, **where, **query)
+            assert bool(page["previous"]) == bool(resume)
+            pages.append([row["faa"] for row in page["found"]])
+            resume = page["next"]
+        assert len(pages) > 1
+        for expected in pages[-2::-1]:
+            page = rows(visitor, "airports", limit=400, before=page["previous"], **where, **query)
+            assert [row["faa"] for row in page["found"]] == expected
+        assert page["previous"] == "" or query
+        last = rows(visitor, "airports", limit=400, resume=page["next"], **where, **query)
+        assert [row["faa"] for row in last["found"]] == pages[1]
+
+
+def test_the_first_page_is_full_whatever_page_it_is_reached_from(visitor: Visitor) -> None:
+    first = rows(visitor, "airports", limit=5)
+    second = rows(visitor, "airports", limit=5, resume=first["next"])
+    again = rows(visitor, "airports", limit=50, before=second["previous"])
+    assert again["found"] == rows(visitor, "airports", limit=50)["found"]
+    assert again["previous"] == ""
+    index = rows(visitor, "flights", limit=9, index="by_plane", reverse="1")
+    page = rows(visitor, "flights", limit=9, index="by_plane", reverse="1", resume=index["next"])
+    back = rows(visitor, "flights", limit=9, index="by_plane", reverse="1", before=page["previous"])
+    assert back["found"] == index["found"] != page["found"]
+    words = visitor.get(f"{DB}/tables/flights?limit=7&resume={quote(index['next'])}").words
+    assert "belongs to another scan" in words
+    for limit in ("0", "501", "x", "-1"):
+        assert visitor.get(f"{DB}/tables/airports?limit={limit}").status == 400
+        assert visitor.get(f"{DB}/log?limit={limit}").status == 400
 
 
 def test_columns_that_begin_an_order_lead_to_it_and_turn_it_round(visitor: Visitor) -> None:
@@ -221,7 +260,7 @@ def test_the_past_of_a_table_is_counted_and_sorted_only_on_request(
     assert "Count" in visitor.get(f"{DB}/tables/airports?at={at}").words
     assert rows(visitor, "airports", at=at, count=1)["rows"] == count
     assert len(rows(visitor, "airlines", at=at, index="by_name")["found"]) > 1
-    monkeypatch.setattr(tables, "PAST_SORTED_MAX", 3)
+    monkeypatch.setattr(rows_, "PAST_SORTED_MAX", 3)
     refused = rows(visitor, "airlines", at=at, index="by_name")
     assert refused["found"] == []
     assert "the past has no indexes: the order of by_name would sort all" in str(refused["problem"])
@@ -359,6 +398,30 @@ def test_the_log_is_shown_newest_first_and_filtered(visitor: Visitor, flights: E
         commits = visitor.json(f"{DB}/log?{urlencode(query)}")["commits"]
         assert [one["seq"] for one in commits] == [one.seq for one in entries[::-1] if matches(one)], query
     assert "No commit matches" in visitor.get(f"{DB}/log?actor=nobody").words
+
+
+@pytest.mark.parametrize("query", [{}, {"table": "airports"}, {"key": "airports/ZZZ"}])
+def test_newer_commits_are_one_page_away(
+    visitor: Visitor, flights: EmbeddedDatabase, query: dict[str, str]
+) -> None:
+    for number in range(9):
+        flights.put(AIRPORTS, Airport(faa="ZZZ", name=f"n{number}"), reason="again")
+
+    def page(**position: int) -> tuple[list[int], str, str]:
+        path = f"{DB}/log?{urlencode({'limit': 4, **query, **position})}"
+        text = visitor.get(path).text
+        links = {name: re.search(rf'href="([^"]*)" rel="{name}"', text) for name in ("prev", "next")}
+        newer, older = (html.unescape(link[1]) if link else "" for link in links.values())
+        return [one["seq"] for one in visitor.json(path)["commits"]], newer, older
+
+    newest, none, older = page()
+    second, newer, _ = page(until=int(older.partition("until=")[2]))
+    assert (none, len(newest), len(second)) == ("", 4, 4)
+    assert page(after=int(newer.partition("after=")[2])) == (newest, "", older)
+    first, newer, _ = page(after=second[0] - 8)
+    assert newer
+    assert first == [one.seq for one in flights.past.log(after=second[0] - 8, limit=4)][::-1]
+    assert page(after=10**9)[0] == newest
 
 
 def test_a_commit_is_shown_with_its_rows_before_and_after(

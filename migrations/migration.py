@@ -28,11 +28,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, NoReturn, TypeAlias, TypeVar
 
 from google.protobuf.message import Message
 
 from everlog.migrations.folder import Folder
+from everlog.store.errors import SchemaError
 from everlog.store.schema.table import Table
 from everlog.store.tx import dual_write
 from everlog.store.tx.reader import Reader
@@ -62,12 +63,13 @@ class Transform(Generic[Old, New]):
         up: Callable[[Old], New],
         down: Callable[[New], Old] | None = None,
     ) -> None:
-        self.table = table
-        self.old = old
+        self.where = _caller()
+        self.table: Table[New, Any] = _expected(
+            table, Table, "a Table as first argument of Transform", self.where
+        )
+        self.old: type[Old] = _model(old, "the model of the rows as second argument of Transform", self.where)
         self.up = up
         self.down = down
-        frame = sys._getframe(1)
-        self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
     def directions(self) -> dual_write.Transform:
         """Return the transform in the form that the store applies."""
@@ -91,10 +93,11 @@ class Remake:
     """
 
     def __init__(self, tables: Iterable[Table[Any, Any]], rows: Callable[[Reader], Iterable[Row]]) -> None:
-        self.tables = tuple(tables)
+        self.where = _caller()
+        self.tables: tuple[Table[Any, Any], ...] = _all(
+            tables, Table, "a list of tables as first argument of Remake", self.where
+        )
         self.rows = rows
-        frame = sys._getframe(1)
-        self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -127,16 +130,20 @@ class Migration:
         up: Remake | None = None,
         down: Remake | None = None,
     ) -> None:
-        self.tables = tuple(tables)
-        drop = tuple(drop)
-        self.drop = tuple(name for name in drop if "." not in name)
-        self.dropped_parts = frozenset(name for name in drop if "." in name)
-        self.rename = dict(rename or {})
-        self.transforms = {one.table.name: one for one in transforms}
-        self.up = up
-        self.down = down
-        frame = sys._getframe(1)
-        self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        self.where = where = _caller()
+        self.tables: tuple[Table[Any, Any], ...] = _all(tables, Table, "`tables` as a list of tables", where)
+        names: tuple[str, ...] = _all(drop, str, "`drop` as a list of names", where)
+        self.drop = tuple(name for name in names if "." not in name)
+        self.dropped_parts = frozenset(name for name in names if "." in name)
+        self.rename = dict(_expected(rename or {}, Mapping, "`rename` as a dict of names", where))
+        found: tuple[Transform[Any, Any], ...] = _all(
+            transforms, Transform, "`transforms` as a list of Transform", where
+        )
+        self.transforms = {one.table.name: one for one in found}
+        self.up: Remake | None = None if up is None else _expected(up, Remake, "`up` as a Remake", where)
+        self.down: Remake | None = (
+            None if down is None else _expected(down, Remake, "`down` as a Remake", where)
+        )
 
     @property
     def version(self) -> int:
@@ -160,3 +167,31 @@ class Migration:
     def __repr__(self) -> str:
         folder = f"{self.folder.title}: " if hasattr(self, "folder") else ""
         return f"Migration({folder}{', '.join(table.name for table in self.tables)})"
+
+
+def _caller() -> str:
+    """Return file and line of the call of the caller."""
+    frame = sys._getframe(2)
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _expected(value: Any, kind: type[Any], what: str, where: str) -> Any:
+    """Return `value` if it is of this kind. Raises SchemaError."""
+    return value if isinstance(value, kind) else _refuse(value, what, where)
+
+
+def _model(value: Any, what: str, where: str) -> Any:
+    """Return `value` if it is a class of messages. Raises SchemaError."""
+    return value if isinstance(value, type) and issubclass(value, Message) else _refuse(value, what, where)
+
+
+def _all(values: Any, kind: type[Any], what: str, where: str) -> tuple[Any, ...]:
+    """Return `values` as a tuple if all are of this kind. Raises SchemaError."""
+    if isinstance(values, (str, Mapping)) or not isinstance(values, Iterable):
+        _refuse(values, what, where)
+    return tuple(_expected(one, kind, what, where) for one in values)
+
+
+def _refuse(value: Any, what: str, where: str) -> NoReturn:
+    shown = f"{type(value).__name__} {value!r:.60}" if isinstance(value, (str, int)) else type(value).__name__
+    raise SchemaError(f"{where}: expected {what}, found {shown}", where=where)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import py_compile
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -50,6 +51,33 @@ def test_a_mistake_in_the_constants_is_said_with_file_and_line(
         project.load()
     assert said in str(caught.value)
     assert caught.value.where == f"{file}:{line_of(file, code)}"
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("drop='carriers'", "`drop` as a list of names, found str 'carriers'"),
+        ("drop=[3]", "`drop` as a list of names, found int 3"),
+        ("rename=['airports']", "`rename` as a dict of names, found list"),
+        ("transforms={'airports': None}", "`transforms` as a list of Transform, found dict"),
+        ("transforms=[Transform(AIRPORTS, AIRPORTS, up=str)]", "the model of the rows as second argument"),
+        ("transforms=[Transform(AIRPORTS, None, up=str)]", "second argument of Transform, found NoneType"),
+        ("transforms=[Transform('airports', Airport, up=str)]", "a Table as first argument of Transform"),
+        ("up=3", "`up` as a Remake, found int 3"),
+        ("down=str", "`down` as a Remake, found type"),
+        ("up=Remake('airports', str)", "a list of tables as first argument of Remake, found str 'airports'"),
+    ],
+)
+def test_an_argument_of_another_kind_is_said_with_file_and_line(
+    project: Project, more: str, says: str
+) -> None:
+    folder = project.add(drop=f", {more}")
+    project.build()
+    number = line_of(folder / "__init__.py", "MIGRATION")
+    with pytest.raises(SchemaError, match=re.escape(f"{folder}/__init__.py:{number}: expected ")) as caught:
+        project.load()
+    assert says in str(caught.value)
+    assert str(caught.value).count("__init__.py") == 1
 
 
 def test_bytecode_of_an_earlier_content_is_not_run(project: Project) -> None:

@@ -367,6 +367,8 @@ class Rights:
                 if not need.when or getattr(request, need.when):
                     self._check(need, holder, identity, database, request)
             if call not in self._streams:  # it begins
+                if self.databases[database].schema is not self._schemas[database]:
+                    self._end_renamed()  # this call is not among them
                 tables = needs[0].tables
                 call.before = self._audits.before(path, holder, identity.name, tables, request)
         self._watch(call)

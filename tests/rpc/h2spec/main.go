@@ -20,7 +20,7 @@ func main() {
 			Host:         "127.0.0.1",
 			Port:         port,
 			Path:         "/h2spec.Spec/Answer",
-			Timeout:      time.Second,
+			Timeout:      time.Minute, // for an answer, which every case has
 			MaxHeaderLen: 4000,
 			JUnitReport:  os.Args[2],
 			Strict:       true,

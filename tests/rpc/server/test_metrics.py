@@ -286,7 +286,7 @@ def test_readers_that_do_not_read_are_refused_beyond_a_number(served: tuple[Serv
     port = int(endpoint.url.removesuffix("/metrics").rpartition(":")[2])
     idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(endpoints.REQUESTS_MAX)]
     started = threading.Event()
-    while sum(one.name.startswith("Thread-") for one in threading.enumerate()) < endpoints.REQUESTS_MAX:
+    while sum("process_request_thread" in one.name for one in threading.enumerate()) < endpoints.REQUESTS_MAX:
         started.wait(0.01)
     with socket.create_connection(("127.0.0.1", port)) as one:
         assert one.recv(1) == b""

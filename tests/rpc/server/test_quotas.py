@@ -200,19 +200,24 @@ def fill(db: EmbeddedDatabase, count: int) -> int:
 
 def test_bytes_sent_to_a_name_are_limited_and_nobody_else_waits(db: EmbeddedDatabase) -> None:
     size, rate = fill(db, 100), 600_000
-    with served(db, {"ann": {"bytes_out": rate}}) as server:
-        with opened(server, "ann") as slow, opened(server, "bob") as fast:
-            began = time.monotonic()
-            rows = iter(slow.scan(AIRPORTS, start="L000000", end="M"))
-            next(rows)
-            assert len(list(fast.scan(AIRPORTS, start="L000000", end="M"))) == 100  # while ann waits
-            assert sum(1 for _ in rows) == 99
-            assert time.monotonic() - began >= (size - rate) / rate - 1  # the first second's bytes are free
-        asked = store_pb2.ScanRequest(database="x", table="airports", space=1, end=b"\xff")
-        with RawClient(server.address) as client:
-            for stream in range(1, 21, 2):
-                client.call(stream, "/everlog.v1.Store/Scan", asked.SerializeToString(), **bearer("ann"))
-            assert client.trailers()["grpc-status"] == REFUSED  # others wait for its window
+    with (
+        served(db, {"ann": {"bytes_out": rate}}) as server,
+        opened(server, "ann") as slow,
+        opened(server, "bob") as fast,
+    ):
+        began = time.monotonic()
+        rows = iter(slow.scan(AIRPORTS, start="L000000", end="M"))
+        next(rows)
+        assert len(list(fast.scan(AIRPORTS, start="L000000", end="M"))) == 100  # while ann waits
+        assert sum(1 for _ in rows) == 99
+        assert time.monotonic() - began >= (size - rate) / rate - 1  # the first second's bytes are free
+    asked = store_pb2.ScanRequest(database="x", table="airports", space=1, end=b"\xff")
+    with served(db, {"ann": {"bytes_out": 1000}}) as server, RawClient(server.address) as client:
+        client.call(1, "/everlog.v1.Store/Scan", asked.SerializeToString(), **bearer("ann"))
+        client.next(http2.DATA)  # more than its bytes of a minute
+        for stream in range(3, 23, 2):
+            client.call(stream, "/everlog.v1.Store/Scan", asked.SerializeToString(), **bearer("ann"))
+        assert client.trailers()["grpc-status"] == REFUSED  # others wait for its window
 
 
 def test_bytes_of_an_address_are_limited_and_a_feed_goes_on(db: EmbeddedDatabase) -> None:

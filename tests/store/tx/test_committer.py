@@ -281,12 +281,20 @@ def test_one_who_is_interrupted_while_waiting_holds_nobody_up() -> None:
             signal.pthread_kill(main, signal.SIGINT)
             caught.wait(2)
 
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        queue.enter(waiting)
-    caught.set()
-    thread.join()
+    def once(*_: object) -> None:
+        if not caught.is_set():
+            caught.set()
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, once)
+    try:
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            queue.enter(waiting)
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not queue.waiting
     queue.leave(first)
     assert queue.enter(Ticket())

@@ -8,14 +8,14 @@
 
 Invariants
   (1) `everlog import` reads each exported row back unchanged, or the export stops and names the row, unless
-      the caller accepts that CSV does not tell unset from empty;
+      the caller accepts that CSV does not tell unset from empty, or chooses the columns;
   (2) memory holds one piece, not all rows.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -52,20 +52,28 @@ _ARROW = {
 
 
 def exported(
-    rows: Iterable[Message], form: str, model: type[Message], *, null: str = "", exact: bool = True
+    rows: Iterable[Message],
+    form: str,
+    model: type[Message],
+    *,
+    columns: Sequence[str] = (),
+    null: str = "",
+    exact: bool = True,
 ) -> Generator[bytes, None, None]:
     """Yield rows as the bytes of a file, in pieces of about 64 KiB; of Parquet in groups of rows. Reads
     `rows` as the pieces are taken.
 
-    `null`: the text of an unset field in CSV. `exact`: raise RowError for a row whose set field has that
-    text; without it, both look the same. Raises RowError for a row that would not be read back unchanged,
-    and Error for Parquet without the extra `parquet`.
+    `columns`: the names of the fields to write, in their order; empty: all. `null`: the text of an unset
+    field in CSV. `exact`: raise RowError for a row whose set field has that
+    text; without it, both look the same. Raises RowError for an unknown column and for a row
+    that would not be read back unchanged, and Error for Parquet without the extra `parquet`.
     """
+    fields = fields_of(model, columns)
     if form == "parquet":
-        yield from _parquet(rows, model)
+        yield from _parquet(rows, model, fields)
         return
     waiting, size = list[str](), 0
-    for line in _lines(rows, form, model, null=null, exact=exact):
+    for line in _lines(rows, form, model, fields, null=null, exact=exact):
         waiting.append(line)
         size += len(line)
         if size >= PIECE_CHARS:
@@ -82,14 +90,22 @@ def has_parquet() -> bool:
 
 
 def _lines(
-    rows: Iterable[Message], form: str, model: type[Message], *, null: str, exact: bool
+    rows: Iterable[Message],
+    form: str,
+    model: type[Message],
+    fields: Sequence[FieldDescriptor],
+    *,
+    null: str,
+    exact: bool,
 ) -> Iterator[str]:
     rows = _checked(rows, model)
     if form == "csv":
-        yield from _csv(rows, model, null, exact=exact)
+        yield from _csv(rows, model, fields, null, exact=exact)
         return
+    names = [field.name for field in fields]
     for row in rows:
-        line = output.dump(output.row_dict(row))
+        values = output.row_dict(row)
+        line = output.dump({name: values[name] for name in names if name in values})
         _check_size(line, form, model)
         yield f"{line}\n"
 
@@ -124,13 +140,15 @@ class _Pieces:
         return found
 
 
-def _parquet(rows: Iterable[Message], model: type[Message]) -> Iterator[bytes]:
+def _parquet(
+    rows: Iterable[Message], model: type[Message], fields: Sequence[FieldDescriptor]
+) -> Iterator[bytes]:
     try:
         arrow: Any = import_module("pyarrow")
         parquet: Any = import_module("pyarrow.parquet")
     except ImportError:
         raise Error("writing Parquet needs pyarrow: pip install 'everlog[parquet]'") from None
-    columns = [_column(field, arrow) for field in _fields(model)]
+    columns = [_column(field, arrow) for field in fields]
     schema: Any = arrow.schema([(column.name, column.kind) for column in columns])
     waiting, size = list[Message](), 0
     pieces = _Pieces()
@@ -206,12 +224,24 @@ def _bytes(row: Message) -> bytes:
     return alone.SerializePartialToString(deterministic=True)
 
 
-def _fields(model: type[Message]) -> list[FieldDescriptor]:
-    return list(descriptor_of(model).fields)
+def fields_of(model: type[Message], columns: Sequence[str] = ()) -> list[FieldDescriptor]:
+    """Return the fields of these names, each once; without names all fields. Raises RowError."""
+    known = descriptor_of(model).fields_by_name
+    for name in columns:
+        if name not in known:
+            names = ", ".join(known)
+            raise RowError(f"there is no field {name[:80]!r}; the fields are: {names[:2000]}")
+    return [known[name] for name in dict.fromkeys(columns or known)]
 
 
-def _csv(rows: Iterable[Message], model: type[Message], null: str, *, exact: bool) -> Iterator[str]:
-    fields = _fields(model)
+def _csv(
+    rows: Iterable[Message],
+    model: type[Message],
+    fields: Sequence[FieldDescriptor],
+    null: str,
+    *,
+    exact: bool,
+) -> Iterator[str]:
     cells = [(field.name, field.has_presence, to_text(field)) for field in fields]
     yield csv_line(field.name for field in fields)
     for row in rows:

@@ -184,9 +184,18 @@ def _would_import(settings: Settings, table: str, rows: int) -> None:
 @click.option(
     "--null", default="", metavar="TEXT", help="CSV text of a field that is not set.  [default: empty]"
 )
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="FIELD",
+    help="Field to write; may be repeated.  [default: all]",
+)
 @common
 @pass_settings
-def export(settings: Settings, table: str, file: str, *, form: str | None, null: str) -> None:
+def export(
+    settings: Settings, table: str, file: str, *, form: str | None, null: str, columns: tuple[str, ...]
+) -> None:
     """Write the rows of a table, in key order, from one snapshot.
 
     `everlog import` reads the file back. FILE appears when it is complete; - is standard output, in
@@ -196,6 +205,7 @@ def export(settings: Settings, table: str, file: str, *, form: str | None, null:
     Examples:
       everlog export airports airports.csv
       everlog export airports airports.parquet
+      everlog export airports places.csv --column faa --column name
       everlog export flights | jq .dest | sort | uniq -c
     """
     form = form or ("jsonl" if file == STDIN else format_of(file, None))
@@ -204,7 +214,7 @@ def export(settings: Settings, table: str, file: str, *, form: str | None, null:
     with open_database(settings, read_only=True) as db, show_progress() as progress:
         handle, _ = connect.named(db, table)
         rows = _told(db.scan(handle), f"export {table}", db.count(handle), progress if file != "-" else None)
-        pieces = exported(rows, form, handle.model, null=null)
+        pieces = exported(rows, form, handle.model, columns=columns, null=null)
         if file == STDIN:
             for piece in pieces:
                 sys.stdout.write(piece.decode())

@@ -132,11 +132,12 @@ def _cut(text: str, look: str, chars: int) -> Cell:
     return Cell(text, look) if len(text) <= chars else Cell(f"{text[: chars - 1]}…", look, cut=True)
 
 
-def columns(model: Descriptor, keys: Sequence[Path], most: int) -> tuple[list[Path], int]:
-    """Return the fields to show as columns, those of the key first, and the number of others."""
+def columns(keys: Sequence[Path], fields: Sequence[FieldDescriptor], most: int) -> tuple[list[Path], int]:
+    """Return the fields to show as columns, those of the key first, and the number of others that have no
+    room. `fields`: those to show."""
     found = list(keys)
     firsts = {path[0].number for path in keys if len(path) == 1}
-    found += [(field,) for field in model.fields if field.number not in firsts]
+    found += [(field,) for field in fields if field.number not in firsts]
     return found[:most], max(0, len(found) - most)
 
 

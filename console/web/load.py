@@ -130,7 +130,7 @@ def _shown(view: View, id: str, table: str, null: str, given: Sequence[str]) -> 
             checked = _checked(view, content, found, info, null, columns)
     except LoadError as error:
         problem = str(error)
-    paths, hidden = cells.columns(descriptor_of(info.model), info.key_fields, COLUMNS_MAX)
+    paths, hidden = cells.columns(info.key_fields, descriptor_of(info.model).fields, COLUMNS_MAX)
     versions = _versions(view, info, checked.first)
     values = {
         "file": _told(found),
@@ -366,7 +366,7 @@ def _preview(view: View, table: Table[Any, Any], made: Made) -> dict[str, Any]:
     except SchemaError as error:
         problem, replaced = str(error), [None] * len(rows)
     keys = [resolve(descriptor_of(table.model), field.path) for field in table.key]
-    paths, hidden = cells.columns(descriptor_of(table.model), keys, COLUMNS_MAX)
+    paths, hidden = cells.columns(keys, descriptor_of(table.model).fields, COLUMNS_MAX)
     return {
         "name": table.name,
         "rows": made.counts[table.name],

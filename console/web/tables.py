@@ -8,6 +8,7 @@
     &at=963534                             as of a commit; with &count=1 also the number of its rows
     &resume=… or &before=…                 the rows after, or before, those of another page
     &limit=100                             rows per page
+    &column=…&column=…                     the fields to show beside the key, and to export
     &k=…&k=…                               a row to show beside the others, one value of its key each
 /db/{database}/tables/{table}/export       the rows of the same filter and order, all of them, as a file
     ?format=csv                            csv, jsonl or parquet
@@ -20,11 +21,12 @@ import time
 from collections.abc import AsyncIterator, Generator, Sequence
 from typing import Any
 
+from google.protobuf.message import Message
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
 from everlog.console import output
-from everlog.console.export import FORMATS, exported, has_parquet
+from everlog.console.export import FORMATS, exported, fields_of, has_parquet
 from everlog.console.web import asof as asof_
 from everlog.console.web import cells, plots
 from everlog.console.web import filter as filters
@@ -40,7 +42,7 @@ from everlog.store.schema.schema import TableInfo
 from everlog.store.tx.reader import Reader
 
 LIMITS = (ROWS, 100, 200, 500)  # rows per page; the last one is the most
-COLUMNS_MAX = 40
+COLUMNS_MAX, CHOICES_MAX = 40, 200  # of a page, and of the form that chooses them
 MEDIA = {
     "csv": "text/csv; charset=utf-8",
     "jsonl": "application/x-ndjson",
@@ -127,25 +129,27 @@ def table(view: View) -> Page | Response:
     info = schema.tables[name]
     counted = at is None or view.query("count") == "1"  # a past state has no stored counts: it reads all
     told = _told(info, reader.count(table_of(info)) if counted else None)
-    columns, hidden = cells.columns(descriptor_of(info.model), info.key_fields, COLUMNS_MAX)
+    fields, names = fields_of(info.model), [one.name for one in fields_of(info.model)]
     limit = view.whole("limit", ROWS, low=1, high=LIMITS[-1])
     try:
         if view.query("field") or view.query("value") or view.query("op").endswith("unset"):
             return redirect(_with_condition(view, info))
         if "op" in view.request.query_params:  # the form was sent without a condition
             return redirect(view.href(field=None, op=None, value=None))
+        fields = fields_of(info.model, view.queries("column"))
         after, before = (untoken(view.query(one)) for one in ("resume", "before"))
         rows = page(wanted(view, info, reader), reader, limit, after=after, before=before)
     except RowError as error:
-        if not any(view.query(one) for one in ("q", "index", "resume", "before", "op")):
+        if not any(view.query(one) for one in ("q", "index", "resume", "before", "op", "column")):
             raise
         rows, shown["problem"] = Rows([]), str(error)
+    columns, hidden = cells.columns(info.key_fields, fields, COLUMNS_MAX)
     keys = [plain_key(key) for key, _ in rows.found]
     values = {
         **told,
         "at": where.values["at"] or None,
         "rows_read": rows.read,
-        "found": [output.row_dict(row) for _, row in rows.found] if view.wants_json else [],
+        "found": [_values(row, columns) for _, row in rows.found] if view.wants_json else [],
         "next": token(rows.after),
         "previous": token(rows.before),
         "problem": shown["problem"],
@@ -176,7 +180,9 @@ def table(view: View) -> Page | Response:
         "sizes": _sizes(view, name) if at is None else None,
         "index_names": index_names,
         "operators": filters.CHOICES,
-        "field_names": [one.name for one in descriptor_of(info.model).fields],
+        "field_names": names,
+        "choices": [(one, one in {field.name for field in fields}) for one in names[:CHOICES_MAX]],
+        "chosen": len(fields),
         "search_href": "" if rows.found else _search(view),
         "drawer": _drawer(view, info, reader),
         "next_href": _turned(view, resume=token(rows.after)) if rows.after else "",
@@ -193,6 +199,12 @@ def table(view: View) -> Page | Response:
         else "",
     }
     return Page("table.html", values, 200, shown)
+
+
+def _values(row: Message, columns: Sequence[cells.Path]) -> dict[str, Any]:
+    """Return the fields of a row that are shown, as JSON values."""
+    names = {path[0].name for path in columns}
+    return {name: value for name, value in output.row_dict(row).items() if name in names}
 
 
 def _turned(view: View, *, resume: str = "", before: str = "") -> str:
@@ -248,12 +260,12 @@ def encoded_key(info: TableInfo, words: Sequence[str]) -> Any:
     return output.values(info.key_fields, words, f"the key of {info.name}")
 
 
-def _exports(view: View, table: str) -> list[tuple[str, str]]:
-    """Return the formats in which the rows can be saved, with the address of each file."""
+def _exports(view: View, table: str) -> list[tuple[str, str, str]]:
+    """Return the formats in which the rows can be saved: title, format, and the address of the file."""
     path = f"{href('db', view.database, 'tables', table)}/export"
-    query = {one: view.query(one) for one in ("q", "index", "reverse", "at")}
+    query = {one: view.queries(one) for one in ("q", "index", "reverse", "at", "column")}
     return [
-        (TITLES[form], with_query(path, {"format": form, **query}))
+        (TITLES[form], form, with_query(path, {"format": form, **query}))
         for form in ("csv", "jsonl", "parquet")
         if form != "parquet" or has_parquet()
     ]
@@ -338,7 +350,8 @@ def export(view: View) -> Response:
     of = wanted(view, info, reader)
     rows = (row for row in of.scan(reader) if of.has(row))
     exact = "null" in view.request.query_params
-    pieces = exported(rows, form, info.model, null=view.query("null"), exact=exact)
+    columns, null = view.queries("column"), view.query("null")
+    pieces = exported(rows, form, info.model, columns=columns, null=null, exact=exact)
     first = next(pieces, None)  # now, so that an error is a page
     file = f"{name}-{moment.seq}.{form}" if moment is not None else f"{name}.{form}"
     return StreamingResponse(

@@ -45,6 +45,9 @@ def test_export_to_standard_output_is_json_lines(everlog: Run, books: Path) -> N
     ended = everlog("export", "books")
     assert [row["isbn"] for row in ended.json] == ["978-0"]
     assert ended.err == ""
+    words = ("export", "books", "--format", "csv", "--column", "volume", "--column", "isbn")
+    assert everlog(*words).out == "volume,isbn\n1,978-0\n"
+    assert "there is no field 'x'; the fields are: isbn" in everlog(*words, "--column", "x").err
 
 
 def test_a_cell_that_would_be_read_back_as_another_stops_the_export(

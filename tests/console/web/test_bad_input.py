@@ -40,7 +40,8 @@ ALL = paths()
 OF_DATABASE = [path for path in ALL if path.startswith("/db/")]
 OF_SERVER = {"/db/flights/admin/calls", "/db/flights/admin/settings"}  # they show the server's as well
 WORDS = (
-    "at until after time ms k resume before limit q index field op value versions from range id said count"
+    "at until after time ms k resume before limit column facet q index field op value versions from range id"
+    " said count"
 )
 NAMES = WORDS.split()
 BAD = ("9" * 30, "-1", "\0", "1999-01-01T00:00Z", "\ud7ff<script>", "%2e%2e/", "9" * 18, "x" * 5000)

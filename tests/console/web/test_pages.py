@@ -512,6 +512,21 @@ def test_what_a_page_shows_is_saved_as_a_file(visitor: Visitor, flights: Embedde
     assert visitor.get(f"{DB}/tables/nowhere/export?format=csv").status == 404
 
 
+def test_columns_are_chosen_for_the_page_and_its_files(visitor: Visitor) -> None:
+    query = "q=ZZZ&column=alt&column=name"
+    page = visitor.get(f"{DB}/tables/airports?{query}")
+    assert re.findall(r'<th scope="col"[^>]*>\s*(?:<a[^>]*>)?(\w+)', page.text) == ["faa", "alt", "name"]
+    assert "2 of 8 fields" in page.words
+    assert rows(visitor, "airports", q="ZZZ", column="alt")["found"] == [{"faa": "ZZZ", "alt": -3}]
+    csv, *_ = (html.unescape(one) for one in re.findall(r'<a href="([^"]*)" download', page.text))
+    assert visitor.get(csv).text == "alt,name\n-3,third\n"
+    path = f"{DB}/tables/airports/export?{query}"
+    assert visitor.get(f"{path}&format=jsonl").text == '{"alt":-3,"name":"third"}\n'
+    assert visitor.get(f"{path}&format=parquet").status == 200
+    for bad in (f"{DB}/tables/airports?column=nothing", f"{path}&format=csv&column=nothing"):
+        assert "there is no field 'nothing'; the fields are: faa, " in visitor.get(bad).words
+
+
 def test_a_file_that_cannot_be_completed_breaks_its_connection(
     visitor: Visitor, flights: EmbeddedDatabase
 ) -> None:

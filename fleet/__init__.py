@@ -1,5 +1,6 @@
 """Fleets: many databases upgraded in unison. Knows no transport."""
 
+from everlog.fleet.approvals import PlanApprovals, PlanState, ProposedPlan
 from everlog.fleet.coordinator import FleetCoordinator
 from everlog.fleet.ledger import LedgerStore
 from everlog.fleet.member import FleetMember
@@ -7,17 +8,24 @@ from everlog.fleet.plan import FleetPlan, Refusal, changes, draft, refusals
 from everlog.fleet.protocol import Ledger, Order, Phase, Report, Target, Verb
 from everlog.fleet.selector import Selector
 from everlog.fleet.survey import Survey, survey
+from everlog.fleet.waves import Gate, Rollout, RolloutState, split
 
 __all__ = [
     "FleetCoordinator",
     "FleetMember",
     "FleetPlan",
+    "Gate",
     "Ledger",
     "LedgerStore",
     "Order",
     "Phase",
+    "PlanApprovals",
+    "PlanState",
+    "ProposedPlan",
     "Refusal",
     "Report",
+    "Rollout",
+    "RolloutState",
     "Selector",
     "Survey",
     "Target",
@@ -25,5 +33,6 @@ __all__ = [
     "changes",
     "draft",
     "refusals",
+    "split",
     "survey",
 ]

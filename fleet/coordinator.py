@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
 
-from everlog.fleet import protocol
+from everlog.fleet import approvals, protocol
 from everlog.fleet.ledger import LedgerStore
 from everlog.fleet.protocol import CoordinatorStep, Ledger, Order, Report, Run, Target
 from everlog.store.errors import MigrationError
+from everlog.store.tx.transaction import Transaction
 
 
 class FleetCoordinator:
@@ -27,9 +28,11 @@ class FleetCoordinator:
     Each call returns the orders to send. An order may be lost: send those of `retry` repeatedly.
     """
 
-    def __init__(self, store: LedgerStore, *, name: str = "coordinator") -> None:
-        """`name`: the actor of commits that no operator requested."""
+    def __init__(self, store: LedgerStore, *, name: str = "coordinator", checked: bool = False) -> None:
+        """`name`: the actor of commits that no operator requested. `checked`: a run starts only with a plan
+        that was approved (`fleet.approvals`)."""
         self._store = store
+        self._checked = checked
         self._name = name
         self._memory = protocol.Coordinator()
         self._lock = threading.Lock()
@@ -66,16 +69,19 @@ class FleetCoordinator:
         plan: Iterable[Target],
         *,
         deadline_ns: int,
+        digest: bytes = b"",
         actor: str = "",
         reason: str = "",
     ) -> tuple[Order, ...]:
         """Start a run with a new UUID, 16 bytes. Votes that are unknown at `deadline_ns` (Unix time) are
-        refusals. Writes. Raises MigrationError if the plan cannot start now."""
+        refusals. `digest`: of the proposed plan with these members, which the same commit marks as started.
+        Writes. Raises MigrationError if the plan cannot start now, or is not approved and must be."""
         plan = tuple(plan)
         return self._operate(
             lambda ledger, memory: protocol.start(ledger, memory, decision_id, plan, deadline_ns=deadline_ns),
             actor,
             reason or f"start run {decision_id.hex()}",
+            check=lambda tx: approvals.start(tx, digest, decision_id, plan, checked=self._checked),
         )
 
     def receive(self, report: Report) -> tuple[Order, ...]:
@@ -147,9 +153,11 @@ class FleetCoordinator:
         event: Callable[[Ledger, protocol.Coordinator], CoordinatorStep],
         actor: str,
         reason: str,
+        *,
+        check: Callable[[Transaction], str] | None = None,
     ) -> tuple[Order, ...]:
         """Carry out what an operator requests. Raises MigrationError if it was refused."""
-        step = self._do(event, actor or self._name, reason)
+        step = self._do(event, actor or self._name, reason, check)
         if step.refusal:
             raise MigrationError(f"{step.refusal}; nothing was done")
         return step.orders
@@ -159,6 +167,7 @@ class FleetCoordinator:
         event: Callable[[Ledger, protocol.Coordinator], CoordinatorStep],
         actor: str,
         reason: str,
+        check: Callable[[Transaction], str] | None = None,
     ) -> CoordinatorStep:
         with self._lock:
             memory = self._memory
@@ -166,6 +175,8 @@ class FleetCoordinator:
             step = event(before, memory)
             if step.ledger is not before:
                 self._memory = protocol.Coordinator()  # if the commit fails, this remains
-                self._store.save(before, step.ledger, actor=actor, reason=reason)
+                refusal = self._store.save(before, step.ledger, actor=actor, reason=reason, check=check)
+                if refusal:
+                    step = CoordinatorStep(before, memory, refusal=refusal)
             self._memory = step.coordinator
             return step

@@ -108,25 +108,37 @@ class LedgerStore:
             self._note(self._db.cursor())
         return self._commit(write, actor, reason or "takeover")
 
-    def save(self, before: Ledger, after: Ledger, *, actor: str = "", reason: str = "") -> None:
-        """Write what differs between two ledgers, in one commit.
+    def save(
+        self,
+        before: Ledger,
+        after: Ledger,
+        *,
+        actor: str = "",
+        reason: str = "",
+        check: Callable[[Transaction], str] | None = None,
+    ) -> str:
+        """Write what differs between two ledgers, in one commit. Return why `check` refused it, which is
+        called in the same transaction and may write: nothing was written then; empty: it was written.
 
         Raises MigrationError if the epoch is not that of `before`: this coordinator was replaced, and nothing
         was written. After any other error the outcome is unknown: take over again. Writes.
         """
 
-        def write(tx: Transaction) -> None:
+        def write(tx: Transaction) -> str:
             row = tx.get(EPOCHS, ONLY)
             if row is None or row.epoch != before.epoch:
                 raise _replaced(row, before.epoch)
+            if check is not None and (refusal := check(tx)):
+                return refusal
             if after.epoch != before.epoch:
                 self._put_epoch(tx, after.epoch)
             known = {run.decision_id: run for run in before.runs}
             for run in after.runs:
                 if run is not known.get(run.decision_id):
                     _put_run(tx, run, known.get(run.decision_id), after.epoch)
+            return ""
 
-        self._commit(write, actor, reason)
+        return self._commit(write, actor, reason)
 
     def run(self, decision_id: bytes) -> protocol.Run | None:
         """Return a run, also one that has ended; None: there is none. Read-only."""

@@ -32,7 +32,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self, TypeVar
 
 import msgspec
 
@@ -415,14 +415,26 @@ def _document(record: Recorded) -> bytes:
     )
 
 
-def pick(found: list[Proposal], words: str) -> Proposal:
+class Digested(Protocol):
+    """Something that a digest names, with its state in words."""
+
+    @property
+    def digest(self) -> bytes: ...
+    @property
+    def state(self) -> StrEnum: ...
+
+
+D = TypeVar("D", bound=Digested)
+
+
+def pick(found: Sequence[D], words: str, *, what: str = "a proposal") -> D:
     """Return the proposal whose digest starts with these hexadecimal digits. Raises MigrationError."""
     low = words.lower()
     matching = [one for one in found if one.digest.hex().startswith(low)]
     if len(low) < PREFIX_MIN or len(matching) != 1:
         known = ", ".join(f"{one.digest.hex()[:12]} ({one.state})" for one in found[-5:]) or "none"
         raise MigrationError(
-            f"expected the digest of a proposal, or at least its first {PREFIX_MIN} digits, found"
+            f"expected the digest of {what}, or at least its first {PREFIX_MIN} digits, found"
             f" {words!r}; the newest proposals are: {known}",
             digest=words,
         )
@@ -458,11 +470,14 @@ class Rules:
 
     def check(self, who: str, proposal: Proposal, verb: str) -> None:
         """Raise MigrationError if `who` may not decide about a proposal."""
-        digest = proposal.short
-        self.check_name(who, verb, digest)
-        if verb in _NOT_ONES_OWN and not self.own and who == proposal.proposed.actor:
+        self.check_decision(who, proposal.proposed.actor, proposal.short, verb)
+
+    def check_decision(self, who: str, proposer: str, what: str, verb: str) -> None:
+        """Raise MigrationError if `who` may not decide about what `proposer` proposed."""
+        self.check_name(who, verb, what)
+        if verb in _NOT_ONES_OWN and not self.own and who == proposer:
             raise MigrationError(
-                f"{who} proposed {digest} and may not {_NOT_ONES_OWN[verb]}; somebody else must, or start"
+                f"{who} proposed {what} and may not {_NOT_ONES_OWN[verb]}; somebody else must, or start"
                 " the server with --approve-own",
                 actor=who,
             )

@@ -41,8 +41,10 @@ ORDER = {
     "fleet": (
         "migrations protocol selector",
         "ledger member",
-        "coordinator survey",
-        "plan",
+        "survey",
+        "plan waves",
+        "approvals",
+        "coordinator",
     ),
     "migrations": (
         "digest lock people spill values",

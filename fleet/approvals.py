@@ -1,0 +1,237 @@
+"""Approvals: a plan of the fleet is started after an authorised person approved its digest.
+
+    draft ─▶ propose ─▶ WAITING ─┬─ approve ─▶ APPROVED ─ start ─▶ STARTED
+                                 └─ reject ──▶ REJECTED
+
+They are rows of the table `plans` in the ledger's database, and its log has who decided what, when and why.
+Who may decide, and that nobody approves a proposal of their own, is decided by `Rules`, as for the migrations
+of one database (migrations/proposal.py).
+
+Invariants
+  (1) Only the newest plan can be decided or started. Another proposal supersedes it.
+  (2) An approval binds the bytes that were reviewed, and is refused if the plan is stale.
+  (3) A run starts in the commit that marks its plan as started: a plan starts once, and a decision about it
+      that comes first wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from everlog.fleet.ledger import LedgerDatabase
+from everlog.fleet.migrations.v20261130200000_create_plans import PLANS, Plan
+from everlog.fleet.plan import FleetPlan, changes, decode_plan
+from everlog.fleet.protocol import Target
+from everlog.fleet.survey import Survey
+from everlog.migrations.proposal import Rules, check_reason, pick, plan_digest
+from everlog.store.errors import MigrationError
+from everlog.store.tx.transaction import Metadata, Transaction
+
+ERRORS_SHOWN = 3
+
+
+class PlanState(StrEnum):
+    """The state of a plan."""
+
+    WAITING = "waiting"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    STARTED = "started"
+    SUPERSEDED = "superseded"
+
+
+_STATES = {Plan.State.Value(state.name): state for state in PlanState}
+_OPEN = (Plan.WAITING, Plan.APPROVED)
+
+
+@dataclass(frozen=True)
+class ProposedPlan:
+    """A plan that was proposed. `document`: the bytes that were reviewed. `decision_id`: the run that was
+    started with it; empty: none."""
+
+    digest: bytes
+    document: bytes = field(repr=False)
+    state: PlanState
+    proposed_by: str
+    decided_by: str = ""
+    reason: str = ""
+    despite_errors: bool = False
+    decision_id: bytes = b""
+
+    @property
+    def plan(self) -> FleetPlan:
+        """The plan. Raises CorruptionError if the document is invalid."""
+        return decode_plan(self.document)
+
+    @property
+    def short(self) -> str:
+        """The first 12 digits of the digest."""
+        return self.digest.hex()[:12]
+
+    @property
+    def says(self) -> str:
+        """Its state, as a clause after the plan's digest."""
+        by = f" by {self.decided_by}" if self.decided_by else ""
+        why = f" ({self.reason})" if self.reason else ""
+        match self.state:
+            case PlanState.WAITING:
+                return f"waits for approval since {self.proposed_by or 'an unnamed caller'} proposed it"
+            case PlanState.STARTED:
+                return f"was started as run {self.decision_id.hex()}"
+            case PlanState.SUPERSEDED:
+                return "was superseded by another plan"
+        return f"was {self.state}{by}{why}"
+
+
+def start(
+    tx: Transaction, digest: bytes, decision_id: bytes, targets: Sequence[Target], *, checked: bool
+) -> str:
+    """Mark a plan as started, in the transaction that starts its run. Return why it may not start, or an
+    empty string.
+
+    `targets`: the members that the run gets. `checked`: plans need approval.
+    """
+    if not digest:
+        why = "runs of this fleet need approval, and no plan was named; approve one, and start its digest"
+        return why if checked else ""
+    row = tx.get(PLANS, digest)
+    if row is None:
+        return f"plan {digest.hex()[:12]} was not proposed; propose it" if checked else ""
+    found = _proposed(row)
+    if row.state not in _OPEN or (checked and row.state != Plan.APPROVED):
+        return f"plan {found.short} {found.says}, and cannot be started"
+    if set(found.plan.targets()) != set(targets):
+        return f"the run has other members, versions or folders than plan {found.short}"
+    row.state, row.decision_id = Plan.STARTED, decision_id
+    tx.put(PLANS, row)
+    return ""
+
+
+class PlanApprovals:
+    """The plans in a ledger's database. Safe to use from many threads and processes."""
+
+    def __init__(self, db: LedgerDatabase, rules: Rules | None = None) -> None:
+        self._db = db
+        self.rules = rules or Rules()
+
+    def proposals(self) -> list[ProposedPlan]:
+        """Return all plans, the newest last. Read-only."""
+        return self._db.run(lambda tx: [_proposed(row) for row in _rows(tx)])
+
+    def propose(self, plan: FleetPlan, *, actor: str = "", reason: str = "") -> ProposedPlan:
+        """Propose a plan, which supersedes the newest one, unless that is the same and not decided yet.
+        Return it. Writes one commit or none."""
+        Metadata(actor, reason).check()
+        document = plan.encode()
+        digest = plan_digest(document)
+
+        def write(tx: Transaction) -> ProposedPlan:
+            rows = _rows(tx)
+            newest = rows[-1] if rows else None
+            if newest is not None and newest.state in _OPEN:
+                if newest.digest == digest:
+                    return _proposed(newest)
+                newest.state = Plan.SUPERSEDED
+                tx.put(PLANS, newest)
+            number = newest.number + 1 if newest is not None else 1
+            row = Plan(digest=digest, document=document, number=number, proposed_by=actor)
+            tx.put(PLANS, row)
+            return _proposed(row)
+
+        return self._db.run(write, actor=actor, reason=reason or f"propose plan {digest.hex()[:12]}")
+
+    def approve(
+        self,
+        words: str,
+        surveys: Iterable[Survey],
+        *,
+        actor: str,
+        reason: str,
+        despite_errors: bool = False,
+    ) -> ProposedPlan:
+        """Approve the plan whose digest starts with `words`. Return it. Writes one commit.
+
+        `surveys`: of the selected members, as they are now. A plan with errors of lint needs
+        `despite_errors`, which is recorded. Raises MigrationError if `actor` may not approve, if the plan is
+        decided already, or if it is stale; nothing was approved then.
+        """
+        surveys = list(surveys)
+
+        def check(found: ProposedPlan, row: Plan) -> None:
+            stale = changes(found.plan, surveys)
+            if stale:
+                raise MigrationError(
+                    f"{found.short} is not approved, because it is stale: {'; '.join(stale)}; plan again with"
+                    " `everlog fleet plan`",
+                    digest=found.digest.hex(),
+                    changes=stale,
+                )
+            errors = found.plan.errors
+            if errors and not despite_errors:
+                more = f" … and {len(errors) - ERRORS_SHOWN} more" if len(errors) > ERRORS_SHOWN else ""
+                raise MigrationError(
+                    f"{found.short} has errors of lint: {'; '.join(errors[:ERRORS_SHOWN])}{more}; fix them"
+                    " and plan again, or approve it with --despite-errors and a reason",
+                    digest=found.digest.hex(),
+                    errors=len(errors),
+                )
+            row.despite_errors = bool(errors)
+
+        return self._decide(words, "approve", Plan.APPROVED, actor, reason, check=check)
+
+    def reject(self, words: str, *, actor: str, reason: str) -> ProposedPlan:
+        """Reject a plan that was not started. Return it. Writes one commit. Raises MigrationError."""
+        return self._decide(words, "reject", Plan.REJECTED, actor, reason)
+
+    def _decide(
+        self,
+        words: str,
+        verb: str,
+        state: Plan.State.ValueType,
+        actor: str,
+        reason: str,
+        *,
+        check: Callable[[ProposedPlan, Plan], None] = lambda _, __: None,
+    ) -> ProposedPlan:
+        Metadata(actor, reason).check()
+
+        def write(tx: Transaction) -> ProposedPlan:
+            rows = _rows(tx)
+            found = pick([_proposed(row) for row in rows], words, what="a plan")
+            row = next(row for row in rows if row.digest == found.digest)
+            if row.state not in _OPEN or row.state == state:
+                newest = "" if row is rows[-1] else f"; the newest is {_proposed(rows[-1]).short}"
+                raise MigrationError(
+                    f"plan {found.short} {found.says}, so it cannot be {_STATES[state]}{newest}; plan again"
+                    " with `everlog fleet plan`",
+                    digest=found.digest.hex(),
+                    state=str(found.state),
+                )
+            self.rules.check_decision(actor, found.proposed_by, found.short, verb)
+            check_reason(reason)
+            check(found, row)
+            row.state, row.decided_by, row.reason = state, actor, reason
+            tx.put(PLANS, row)
+            return _proposed(row)
+
+        return self._db.run(write, actor=actor, reason=reason)
+
+
+def _rows(tx: Transaction) -> list[Plan]:
+    """Return all plans, the newest last."""
+    return sorted(tx.scan(PLANS), key=lambda row: row.number)
+
+
+def _proposed(row: Plan) -> ProposedPlan:
+    return ProposedPlan(
+        row.digest,
+        row.document,
+        _STATES[row.state],
+        row.proposed_by,
+        row.decided_by,
+        row.reason,
+        row.despite_errors,
+        row.decision_id,
+    )

@@ -2,8 +2,10 @@
 
 from everlog.fleet.approvals import PlanApprovals, PlanState, ProposedPlan
 from everlog.fleet.coordinator import FleetCoordinator
+from everlog.fleet.drift import Group, drift
 from everlog.fleet.ledger import LedgerStore
 from everlog.fleet.member import FleetMember
+from everlog.fleet.members import MemberSource, read_members, survey_all
 from everlog.fleet.plan import FleetPlan, Refusal, changes, draft, refusals
 from everlog.fleet.protocol import Ledger, Order, Phase, Report, Target, Verb
 from everlog.fleet.selector import Selector
@@ -15,8 +17,10 @@ __all__ = [
     "FleetMember",
     "FleetPlan",
     "Gate",
+    "Group",
     "Ledger",
     "LedgerStore",
+    "MemberSource",
     "Order",
     "Phase",
     "PlanApprovals",
@@ -32,7 +36,10 @@ __all__ = [
     "Verb",
     "changes",
     "draft",
+    "drift",
+    "read_members",
     "refusals",
     "split",
     "survey",
+    "survey_all",
 ]

@@ -42,7 +42,7 @@ ORDER = {
         "migrations protocol selector",
         "ledger member",
         "survey",
-        "plan waves",
+        "drift members plan waves",
         "approvals",
         "coordinator",
     ),

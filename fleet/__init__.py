@@ -8,6 +8,7 @@ from everlog.fleet.member import FleetMember
 from everlog.fleet.members import MemberSource, read_members, survey_all
 from everlog.fleet.plan import FleetPlan, Refusal, changes, draft, refusals
 from everlog.fleet.protocol import Ledger, Order, Phase, Report, Target, Verb
+from everlog.fleet.rollouts import RolloutStore
 from everlog.fleet.selector import Selector
 from everlog.fleet.survey import Survey, survey
 from everlog.fleet.waves import Gate, Rollout, RolloutState, split
@@ -30,6 +31,7 @@ __all__ = [
     "Report",
     "Rollout",
     "RolloutState",
+    "RolloutStore",
     "Selector",
     "Survey",
     "Target",

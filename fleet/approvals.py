@@ -1,7 +1,7 @@
 """Approvals: a plan of the fleet is started after an authorised person approved its digest.
 
     draft ─▶ propose ─▶ WAITING ─┬─ approve ─▶ APPROVED ─ start ─▶ STARTED
-                                 └─ reject ──▶ REJECTED
+                                 └─ reject ──▶ REJECTED       (in waves: by rollouts.py)
 
 They are rows of the table `plans` in the ledger's database, and its log has who decided what, when and why.
 Who may decide, and that nobody approves a proposal of their own, is decided by `Rules`, as for the migrations
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from everlog.fleet import rollouts
 from everlog.fleet.ledger import LedgerDatabase
 from everlog.fleet.migrations.v20261130200000_create_plans import PLANS, Plan
 from everlog.fleet.plan import FleetPlan, changes, decode_plan
@@ -49,7 +50,7 @@ _OPEN = (Plan.WAITING, Plan.APPROVED)
 @dataclass(frozen=True)
 class ProposedPlan:
     """A plan that was proposed. `document`: the bytes that were reviewed. `decision_id`: the run that was
-    started with it; empty: none."""
+    started with it; empty: none, or several, in waves."""
 
     digest: bytes
     document: bytes = field(repr=False)
@@ -79,7 +80,9 @@ class ProposedPlan:
             case PlanState.WAITING:
                 return f"waits for approval since {self.proposed_by or 'an unnamed caller'} proposed it"
             case PlanState.STARTED:
-                return f"was started as run {self.decision_id.hex()}"
+                return (
+                    f"was started{f' as run {self.decision_id.hex()}' if self.decision_id else ' in waves'}"
+                )
             case PlanState.SUPERSEDED:
                 return "was superseded by another plan"
         return f"was {self.state}{by}{why}"
@@ -91,7 +94,8 @@ def start(
     """Mark a plan as started, in the transaction that starts its run. Return why it may not start, or an
     empty string.
 
-    `targets`: the members that the run gets. `checked`: plans need approval.
+    `targets`: the members that the run gets. `checked`: plans need approval. A run of a plan for waves needs
+    that its rollout has begun these members.
     """
     if not digest:
         why = "runs of this fleet need approval, and no plan was named; approve one, and start its digest"
@@ -99,13 +103,22 @@ def start(
     row = tx.get(PLANS, digest)
     if row is None:
         return f"plan {digest.hex()[:12]} was not proposed; propose it" if checked else ""
+    refusal = _start_refusal(tx, row, targets, checked=checked)
+    if not refusal and row.state != Plan.STARTED:
+        row.state, row.decision_id = Plan.STARTED, decision_id
+        tx.put(PLANS, row)
+    return refusal
+
+
+def _start_refusal(tx: Transaction, row: Plan, targets: Sequence[Target], *, checked: bool) -> str:
     found = _proposed(row)
+    plan = found.plan
+    if not plan.unison and row.state in (Plan.STARTED, *_OPEN):
+        return rollouts.check_run(tx, row.digest, targets)
     if row.state not in _OPEN or (checked and row.state != Plan.APPROVED):
         return f"plan {found.short} {found.says}, and cannot be started"
-    if set(found.plan.targets()) != set(targets):
+    if set(plan.targets()) != set(targets):
         return f"the run has other members, versions or folders than plan {found.short}"
-    row.state, row.decision_id = Plan.STARTED, decision_id
-    tx.put(PLANS, row)
     return ""
 
 

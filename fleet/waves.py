@@ -163,8 +163,8 @@ def due(rollout: Rollout) -> tuple[Due, ...]:
     match rollout.state:
         case RolloutState.RUNNING:
             return (Due(Task.UPGRADE, rollout.wave, _open(rollout)),)
-        case RolloutState.STOPPING if begun := tuple(one for one in _open(rollout) if one in rollout.begun):
-            return (Due(Task.UPGRADE, rollout.wave, begun),)
+        case RolloutState.STOPPING:
+            return (Due(Task.UPGRADE, rollout.wave, in_progress(rollout)),)
         case RolloutState.CHECKING:
             return (Due(Task.CHECK, rollout.wave, wave),)
         case RolloutState.WAITING:
@@ -174,6 +174,13 @@ def due(rollout: Rollout) -> tuple[Due, ...]:
                 if members := _returnable(rollout, number):
                     return (Due(Task.ROLL_BACK, number, members),)
     return ()
+
+
+def in_progress(rollout: Rollout) -> tuple[str, ...]:
+    """Return the members whose upgrade has begun, and whose outcome is unknown."""
+    if rollout.state not in UPGRADING:
+        return ()
+    return tuple(one for one in _open(rollout) if one in rollout.begun)
 
 
 def began(rollout: Rollout, members: Iterable[str]) -> Rollout:
@@ -186,7 +193,7 @@ def began(rollout: Rollout, members: Iterable[str]) -> Rollout:
 
 def ended(rollout: Rollout, member: str, *, now_ns: int, failure: str = "") -> Rollout:
     """Record that a member of the wave in progress was upgraded, or why not."""
-    if rollout.state not in UPGRADING or member not in rollout.begun & set(_open(rollout)):
+    if member not in in_progress(rollout):
         return rollout
     if failure:
         rollout = replace(
@@ -198,7 +205,7 @@ def ended(rollout: Rollout, member: str, *, now_ns: int, failure: str = "") -> R
     else:
         rollout = replace(rollout, upgraded=rollout.upgraded | {member})
     if rollout.state is RolloutState.STOPPING:
-        return rollout if due(rollout) else replace(rollout, state=RolloutState.STOPPED)
+        return rollout if in_progress(rollout) else replace(rollout, state=RolloutState.STOPPED)
     if _open(rollout):
         return rollout
     if rollout.wave == len(rollout.waves) - 1:
@@ -238,8 +245,7 @@ def stop(rollout: Rollout, *, reason: str) -> Rollout:
     if rollout.state in (RolloutState.STOPPED, RolloutState.STOPPING):
         return rollout
     if rollout.state in (RolloutState.RUNNING, *GATES):
-        open_ = rollout.state is RolloutState.RUNNING and rollout.begun & set(_open(rollout))
-        state = RolloutState.STOPPING if open_ else RolloutState.STOPPED
+        state = RolloutState.STOPPING if in_progress(rollout) else RolloutState.STOPPED
         return replace(rollout, state=state, reason=reason)
     raise MigrationError(f"the rollout is {rollout.state} and cannot be stopped; nothing was done")
 

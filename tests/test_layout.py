@@ -43,6 +43,7 @@ ORDER = {
         "ledger member",
         "survey",
         "drift members plan waves",
+        "rollouts",
         "approvals",
         "coordinator",
     ),

@@ -1,0 +1,146 @@
+"""Rollouts: plans that are carried out in waves, in the ledger's database.
+
+    plan ─ begin ─▶ Rollout (waves.py) ─ change ─▶ Rollout … each in one commit, with actor and reason
+                        │
+                        └─▶ `check_run`: a run may have only members that the rollout has begun
+
+A coordinator that is killed reads the rollout again, and does what is `due`. Each change is a function of
+waves.py, called on what is stored.
+
+Invariants
+  (1) A plan has one rollout, and only a plan for waves has one. If plans need approval, it is approved.
+  (2) A run of a rollout has only members in progress, so no run evades a gate or a stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from uuid import UUID
+
+import msgspec
+
+from everlog.fleet.ledger import LedgerDatabase
+from everlog.fleet.migrations.v20261130200000_create_plans import PLANS, Plan
+from everlog.fleet.migrations.v20261130210000_create_rollouts import ROLLOUTS, StoredRollout
+from everlog.fleet.plan import SHORT, decode_plan
+from everlog.fleet.protocol import Target
+from everlog.fleet.waves import Gate, Rollout, in_progress
+from everlog.store.errors import CorruptionError, MigrationError
+from everlog.store.tx.transaction import Transaction
+
+OPEN = Gate()  # the next wave begins at once
+
+Change = Callable[[Rollout], Rollout]
+
+
+class RolloutStore:
+    """The rollouts in a ledger's database. Safe to use from many threads and processes.
+
+    `checked`: a plan needs approval before it is begun.
+    """
+
+    def __init__(self, db: LedgerDatabase, *, checked: bool = False) -> None:
+        self._db = db
+        self._checked = checked
+
+    def get(self, digest: bytes) -> Rollout | None:
+        """Return the rollout of a plan; None: it was not begun. Read-only."""
+        return self._db.run(lambda tx: _stored(tx, digest))
+
+    def begin(
+        self,
+        digest: bytes,
+        waves: Iterable[Iterable[str]],
+        *,
+        gate: Gate = OPEN,
+        actor: str = "",
+        reason: str = "",
+    ) -> Rollout:
+        """Begin to carry out the proposed plan with this digest. Writes one commit.
+
+        `waves`: the UUIDs of its members, from `waves.split`. Raises MigrationError if the plan is unknown,
+        in unison, not approved and must be, or begun already, or if the waves have other members.
+        """
+        rollout = Rollout(tuple(tuple(wave) for wave in waves), gate)
+
+        def write(tx: Transaction) -> Rollout:
+            refusal = _begin_refusal(tx, digest, rollout, checked=self._checked)
+            if refusal:
+                raise MigrationError(
+                    f"plan {digest.hex()[:SHORT]} {refusal}; nothing was done", digest=digest.hex()
+                )
+            row = tx.get(PLANS, digest)
+            assert row is not None
+            row.state = Plan.STARTED
+            tx.put(PLANS, row)
+            return _put(tx, digest, rollout)
+
+        return self._db.run(write, actor=actor, reason=reason or f"roll out plan {digest.hex()[:SHORT]}")
+
+    def change(self, digest: bytes, change: Change, *, actor: str = "", reason: str = "") -> Rollout:
+        """Change a rollout, as with `partial(waves.stop, reason=…)`, and return it. Writes one commit, or
+        none if nothing changes. Raises MigrationError if the plan has none, and what `change` raises."""
+
+        def write(tx: Transaction) -> Rollout:
+            before = _stored(tx, digest)
+            if before is None:
+                raise MigrationError(
+                    f"plan {digest.hex()[:SHORT]} is not carried out in waves; nothing was done",
+                    digest=digest.hex(),
+                )
+            after = change(before)
+            return after if after == before else _put(tx, digest, after)
+
+        return self._db.run(write, actor=actor, reason=reason)
+
+
+def check_run(tx: Transaction, digest: bytes, targets: Iterable[Target]) -> str:
+    """Return why the members of a run may not be upgraded now, or an empty string. Read-only."""
+    rollout = _stored(tx, digest)
+    row = tx.get(PLANS, digest)
+    if rollout is None or row is None:
+        return f"plan {digest.hex()[:SHORT]} is for waves; begin its rollout first"
+    targets = list(targets)
+    if not set(targets) <= set(decode_plan(row.document).targets()):
+        return f"the run has other members, versions or folders than plan {digest.hex()[:SHORT]}"
+    others = {str(UUID(bytes=target.database)) for target in targets} - set(in_progress(rollout))
+    if others:
+        return (
+            f"database {min(others)} is not in progress in wave {rollout.wave + 1} of {len(rollout.waves)},"
+            f" and the rollout is {rollout.state}"
+        )
+    return ""
+
+
+def _begin_refusal(tx: Transaction, digest: bytes, rollout: Rollout, *, checked: bool) -> str:
+    row = tx.get(PLANS, digest)
+    if row is None:
+        return "was not proposed; propose it first"
+    if _stored(tx, digest) is not None:
+        return "is begun already"
+    if row.state not in (Plan.APPROVED, *(() if checked else (Plan.WAITING,))):
+        return f"is {Plan.State.Name(row.state).lower()}, and cannot be begun"
+    plan = decode_plan(row.document)
+    if plan.unison:
+        return "is in unison, not for waves; plan again with waves"
+    if {one for wave in rollout.waves for one in wave} != {one.database for one in plan.members}:
+        return "has other members than the waves"
+    return ""
+
+
+def _stored(tx: Transaction, digest: bytes) -> Rollout | None:
+    row = tx.get(ROLLOUTS, digest)
+    if row is None:
+        return None
+    try:
+        return msgspec.json.decode(row.document, type=Rollout)
+    except msgspec.MsgspecError as error:
+        raise CorruptionError(
+            f"expected the rollout of plan {digest.hex()[:SHORT]} as JSON, found: {error}", place="rollouts"
+        ) from None
+
+
+def _put(tx: Transaction, digest: bytes, rollout: Rollout) -> Rollout:
+    document = msgspec.json.encode(rollout, order="deterministic")
+    tx.put(ROLLOUTS, StoredRollout(digest=digest, document=document))
+    return rollout

@@ -90,7 +90,7 @@ def position(mirror: Path) -> int:
 
 def until(holds: object) -> None:
     assert callable(holds)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.02)  # another process does it, so there is no event to wait for

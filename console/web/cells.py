@@ -67,7 +67,7 @@ class Line(NamedTuple):
     cell: Cell
 
 
-UNSET = Cell("unset", "null")
+UNSET, EMPTY = Cell("unset", "null"), Cell('""', "mono")
 
 
 def type_of(field: FieldDescriptor) -> str:
@@ -121,7 +121,7 @@ def _cell(field: FieldDescriptor, message: Any, chars: int) -> Cell:
             else Cell(f"{value[: chars // 2].hex()}… {len(value):,} bytes", "mono", cut=True)
         )
     if kind is STRING:
-        return _cut(value, "", chars) if value else Cell('""', "mono")
+        return _cut(value, "", chars) if value else EMPTY
     text = to_text(field)(message)
     if kind in {MESSAGE, TIMESTAMP, ENUM}:
         return _cut(text, "mono" if kind is MESSAGE else "", chars)

@@ -2,12 +2,13 @@
 
     filter, order ─▶ Wanted ─▶ page(after=P)      the rows after a position, or the first ones
                             ─▶ page(before=P)     the rows before it: read backwards, shown in the order
+                            ─▶ facet(field)       the most frequent values of a field in the first rows
 
 A position is the `resume` of a scan up to a row, as text in an address.
 
 Invariants
   (1) a page holds at most READ_BYTES_MAX of rows and one more. With conditions to check on each row, it reads
-      at most READ_MAX of them, for READ_S and until the next row;
+      at most READ_MAX of them, for READ_S and until the next row; so does a facet;
   (2) the pages before and after a position share no row, and leave none out.
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 import base64
 import binascii
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -34,6 +36,7 @@ from everlog.store.tx.reader import Reader
 
 ROWS, READ_MAX, READ_S, READ_BYTES_MAX = 50, 20_000, 0.15, 16 << 20
 ERRORS_MAX = 50
+FACET_CHARS = 400  # of a value that is counted: longer ones are equal if their beginnings are
 PAST_SORTED_MAX = 10_000  # rows of a table whose past is shown in the order of an index, which sorts all
 
 
@@ -159,6 +162,37 @@ def _read(of: Wanted, reader: Reader, limit: int, resume: bytes | None) -> Rows:
     after = after or scan.resume
     scan.close()
     return Rows(found, read, None if first is None or of.hashed else of.position(first), after, errors)
+
+
+class Facet(NamedTuple):
+    """The most frequent values of a field, as cells, in a sample: the first rows in the order that match.
+    `rows`: how many they are; `read`: how many were read for it; `whole`: whether these are all; `distinct`:
+    the number of values in the sample."""
+
+    values: list[tuple[cells.Cell, int]]
+    rows: int
+    read: int
+    distinct: int
+    whole: bool
+    errors: Sequence[str]
+
+
+def facet(of: Wanted, reader: Reader, field: cells.FieldDescriptor, most: int) -> Facet:
+    """Return at most `most` values of a field, each with the number of its rows. Reads rows for READ_S, at
+    most READ_MAX of them and READ_BYTES_MAX."""
+    scan = of.scan(reader, limit=READ_MAX)
+    counts, errors, read, size, until = Counter[cells.Cell](), list[str](), 0, 0, time.monotonic() + READ_S
+    whole = True
+    for row in readable(scan, errors):
+        if read and (size > READ_BYTES_MAX or time.monotonic() > until):
+            whole = False
+            break
+        read, size = read + 1, size + size_of(row)
+        if of.has(row):
+            counts[cells.cell(row, (field,), chars=FACET_CHARS)] += 1
+    whole = whole and scan.resume is None and not errors
+    scan.close()
+    return Facet(counts.most_common(most), counts.total(), read, len(counts), whole, errors)
 
 
 def readable(scan: Any, errors: list[str]) -> Iterator[Message]:

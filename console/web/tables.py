@@ -4,6 +4,7 @@
 /db/{database}/tables/{table}              its schema, and rows in the order of the key or an index
     ?q=origin = "JFK" and month = 1        conditions on fields (filter.py)
     &field=month &op=%3D &value=1          one more condition: leads to the filter with it
+    &facet=carrier                         the most frequent values of a field; &facet=1: of `field`
     &index=by_route &reverse=1             the order
     &at=963534                             as of a commit; with &count=1 also the number of its rows
     &resume=… or &before=…                 the rows after, or before, those of another page
@@ -32,7 +33,7 @@ from everlog.console.web import cells, plots
 from everlog.console.web import filter as filters
 from everlog.console.web.format import href, with_query
 from everlog.console.web.page import NotFoundError, Page, View, redirect, route
-from everlog.console.web.rows import ROWS, Rows, order, page, token, untoken, wanted
+from everlog.console.web.rows import ROWS, Rows, Wanted, facet, order, page, token, untoken, wanted
 from everlog.migrations.values import plain
 from everlog.store.errors import Error, RowError, UnavailableError
 from everlog.store.schema.codec import BYTES, MESSAGE, kind_of
@@ -42,6 +43,7 @@ from everlog.store.schema.schema import TableInfo
 from everlog.store.tx.reader import Reader
 
 LIMITS = (ROWS, 100, 200, 500)  # rows per page; the last one is the most
+FACET_VALUES = 20
 COLUMNS_MAX, CHOICES_MAX = 40, 200  # of a page, and of the form that chooses them
 MEDIA = {
     "csv": "text/csv; charset=utf-8",
@@ -132,17 +134,21 @@ def table(view: View) -> Page | Response:
     fields, names = fields_of(info.model), [one.name for one in fields_of(info.model)]
     limit = view.whole("limit", ROWS, low=1, high=LIMITS[-1])
     try:
+        if view.query("facet") == "1":  # of the form of a condition
+            return redirect(_count_of(view))
         if view.query("field") or view.query("value") or view.query("op").endswith("unset"):
             return redirect(_with_condition(view, info))
         if "op" in view.request.query_params:  # the form was sent without a condition
             return redirect(view.href(field=None, op=None, value=None))
         fields = fields_of(info.model, view.queries("column"))
         after, before = (untoken(view.query(one)) for one in ("resume", "before"))
-        rows = page(wanted(view, info, reader), reader, limit, after=after, before=before)
+        of = wanted(view, info, reader)
+        rows = page(of, reader, limit, after=after, before=before)
+        counted_values = _facet(view, of, reader)
     except RowError as error:
-        if not any(view.query(one) for one in ("q", "index", "resume", "before", "op", "column")):
+        if not any(view.query(one) for one in ("q", "index", "resume", "before", "op", "column", "facet")):
             raise
-        rows, shown["problem"] = Rows([]), str(error)
+        rows, shown["problem"], counted_values = Rows([]), str(error), None
     columns, hidden = cells.columns(info.key_fields, fields, COLUMNS_MAX)
     keys = [plain_key(key) for key, _ in rows.found]
     values = {
@@ -154,6 +160,7 @@ def table(view: View) -> Page | Response:
         "previous": token(rows.before),
         "problem": shown["problem"],
         "errors": rows.errors,
+        "facet": counted_values,
     }
     index_names = [index.name for index in info.indexes.values() if not index.building]
     shown |= {
@@ -199,6 +206,47 @@ def table(view: View) -> Page | Response:
         else "",
     }
     return Page("table.html", values, 200, shown)
+
+
+def _count_of(view: View) -> str:
+    """Return the address that counts the values of the field in the form of a condition. Raises RowError."""
+    if not view.query("field"):
+        raise RowError("choose the field whose values are counted")
+    return view.href(facet=view.query("field"), field=None, op=None, value=None, k=None)
+
+
+def _facet(view: View, of: Wanted, reader: Reader) -> dict[str, Any] | None:
+    """Return the most frequent values of the field in the query, each with the address of its rows; None:
+    the query has none. Raises RowError."""
+    name = view.query("facet")
+    if not name:
+        return None
+    (field,) = fields_of(of.info.model, [name])
+    if not _is_comparable(field):
+        raise RowError(f"expected a field with one value, found {name}, which is a list, message or bytes")
+    found = facet(of, reader, field, FACET_VALUES)
+    most = max((count for _, count in found.values), default=1)
+    return {
+        "field": name,
+        "rows": found.rows,
+        "read": found.read,
+        "whole": found.whole,
+        "distinct": found.distinct,
+        "values": [
+            {
+                "value": None if one.look == "null" else one.text,
+                "count": count,
+                "share": round(count * 100 / most),
+                "href": _same(view, of.info, name, one),
+            }
+            for one, count in found.values
+        ],
+    }
+
+
+def _is_comparable(field: cells.FieldDescriptor) -> bool:
+    """Return whether a filter can compare a field with a value that it shows."""
+    return not field.is_repeated and kind_of(field) not in {MESSAGE, BYTES}
 
 
 def _values(row: Message, columns: Sequence[cells.Path]) -> dict[str, Any]:
@@ -302,19 +350,19 @@ def _drawer(view: View, info: TableInfo, reader: Reader) -> dict[str, Any] | Non
         "error": "",
         "lines": lines,
         "version": version,
-        "same": {one.name: _same(view, info, one) for one in lines if one.depth == 0},
+        "same": {one.name: _same(view, info, one.name, one.cell) for one in lines if one.depth == 0},
     }
 
 
-def _same(view: View, info: TableInfo, line: cells.Line) -> str:
+def _same(view: View, info: TableInfo, name: str, cell: cells.Cell) -> str:
     """Return the address of the rows with the value of a field; empty: a filter cannot compare it."""
-    field = descriptor_of(info.model).fields_by_name.get(line.name)
-    if field is None or field.is_repeated or kind_of(field) in {MESSAGE, BYTES} or line.cell.cut:
+    field = descriptor_of(info.model).fields_by_name.get(name)
+    if field is None or not _is_comparable(field) or cell.cut:
         return ""
-    if line.cell.look == "null":
-        condition = (line.name, "= unset", "")
+    if cell.look == "null":
+        condition = (name, "= unset", "")
     else:
-        condition = (line.name, "=", "" if line.cell.text == '""' else line.cell.text)
+        condition = (name, "=", "" if cell == cells.EMPTY else cell.text)
     try:
         return _with_condition(view, info, *condition)
     except RowError:

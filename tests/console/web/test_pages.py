@@ -8,6 +8,7 @@ import http.client
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -241,6 +242,33 @@ def test_a_value_of_a_row_leads_to_the_rows_that_have_it(visitor: Visitor) -> No
         answer = visitor.get(link)
         assert "aria-invalid" not in answer.text, link
         assert 'aria-label="Row ZZZ"' in answer.text, link
+
+
+def test_the_most_frequent_values_of_a_field_lead_to_their_rows(
+    visitor: Visitor, flights: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows_, "READ_S", 60)
+    every: list[Any] = list(flights.scan(FLIGHTS))
+    for name, query in (("carrier", ""), ("dep_time", ""), ("dest", "origin = JFK"), ("tailnum", "")):
+        counted = [one for one in every if not query or one.origin == "JFK"]
+        expected = Counter(
+            getattr(one, name) if name in {"carrier", "dest"} or one.HasField(name) else None
+            for one in counted
+        )
+        found = rows(visitor, "flights", facet=name, q=query)["facet"]
+        assert (found["rows"], found["read"], found["whole"]) == (len(counted), len(every), True)
+        assert found["distinct"] == len(expected)
+        numbers = [one["count"] for one in found["values"]]
+        assert numbers == sorted(expected.values(), reverse=True)[:20]
+        for one in found["values"][:5]:
+            page = visitor.json(one["href"])
+            assert expected[page["found"][0].get(name)] == one["count"], one
+    form = visitor.get(f"{DB}/tables/flights?field=carrier&op=%3D&value=x&facet=1", follow=False)
+    assert form.headers["location"] == f"{DB}/tables/flights?facet=carrier"
+    monkeypatch.setattr(rows_, "READ_MAX", 30)
+    assert "Values of carrier of the first 30 rows" in visitor.get(form.headers["location"]).words
+    for bad, words in (("1&field=", "choose the field whose values"), ("x", "there is no field 'x'")):
+        assert words in visitor.get(f"{DB}/tables/flights?facet={bad}").words
 
 
 def test_the_past_is_one_link_away_as_far_as_the_log_reaches(visitor: Visitor) -> None:

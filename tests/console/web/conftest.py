@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from everlog.console.web import commit, load, rows
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.testing import at_version
 from tests.console.web.visitor import Visitor, console_of
@@ -11,6 +12,13 @@ from tests.console.web.visitor import Visitor, console_of
 SOURCE = "flights.migrations"
 TOKENS = {"ann": "token-of-ann", "bob": "token-of-bob", "carl": "token-of-carl"}
 ROLES = {"ann": ("owner",), "bob": ("reader",)}
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pages read for a minute: what they read in a short time is less on a slow machine."""
+    for module, name in ((commit, "READ_S"), (rows, "READ_S"), (load, "CHECK_S")):
+        monkeypatch.setattr(module, name, 60.0)
 
 
 @pytest.fixture

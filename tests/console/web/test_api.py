@@ -224,10 +224,14 @@ def test_without_scripts_the_first_responses_of_a_stream_are_shown_and_a_button_
 def test_a_stream_without_an_end_is_shown_as_far_as_it_came(
     ann: Visitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "FIRST_S", 0.5)
-    answer = send(ann, "/api/Weather/Observe", wait_ms="1h")
-    assert len(shown(answer)) == 1
-    assert "Shown is what came within 0.5 s." in answer.words
+    came = 0
+    for seconds in (0.5, 5.0, 30.0):  # a slow machine needs more for the first one
+        monkeypatch.setattr(pages, "FIRST_S", seconds)
+        answer = send(ann, "/api/Weather/Observe", wait_ms="1h")
+        assert f"Shown is what came within {seconds:g} s." in answer.words
+        if came := len(shown(answer)):
+            break
+    assert came == 1
 
 
 def test_requests_of_a_stream_are_lines(ann: Visitor) -> None:

@@ -13,7 +13,6 @@ from urllib.parse import urlencode
 
 import pytest
 
-from everlog.console.web import load
 from everlog.console.web.jobs import Job
 from everlog.console.web.setup import Setup
 from everlog.rpc.embedded import EmbeddedDatabase
@@ -68,7 +67,6 @@ def ended(visitor: Visitor, answer: Answer) -> Any:
     return job
 
 
-@pytest.mark.usefixtures("patient")
 def test_a_csv_is_looked_at_mapped_and_loaded_once(visitor: Visitor, flights: EmbeddedDatabase) -> None:
     url = looked_at(visitor, "lines.csv", AIRLINE_CSV.encode())
     assert [one["field"] for one in visitor.json(url)["columns"]] == ["carrier", "", ""]
@@ -98,7 +96,6 @@ def test_a_csv_is_looked_at_mapped_and_loaded_once(visitor: Visitor, flights: Em
     assert f'href="{LOAD}"' in visitor.get("/db/flights/tables").text
 
 
-@pytest.mark.usefixtures("patient")
 def test_what_does_not_fit_is_named_by_line(visitor: Visitor, flights: EmbeddedDatabase) -> None:
     lines = ("faa,name,lat,alt", "A,1,1.5,3", "B,2,north,3", ",3,1,1", "C,4,1,<b>", "D,5,1", "E,6,1,2", "")
     content = "\n".join(lines).encode()
@@ -193,13 +190,6 @@ def test_test_data_needs_the_name_of_the_database_and_none_in_production(
     assert (refused.status, "is in production, and refuses test data" in refused.words) == (400, True)
 
 
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Previews are not bounded in time."""
-    monkeypatch.setattr(load, "CHECK_S", 60.0)
-
-
-@pytest.mark.usefixtures("patient")
 def test_the_data_of_each_version_is_shown_as_it_would_be(visitor: Visitor) -> None:
     found = {one["version"]: one for one in visitor.json(LOAD)["versions"]}
     assert list(found) == sorted(found, reverse=True)
@@ -221,7 +211,6 @@ def test_the_data_of_each_version_is_shown_as_it_would_be(visitor: Visitor) -> N
     assert visitor.get(f"{LOAD}/version/7").status == 404
 
 
-@pytest.mark.usefixtures("patient")
 def test_test_data_of_an_older_version_is_loaded_where_it_fits(
     visitor: Visitor, flights: EmbeddedDatabase
 ) -> None:
@@ -239,7 +228,6 @@ def test_test_data_of_an_older_version_is_loaded_where_it_fits(
     assert "replaces T00000" in page.words
 
 
-@pytest.mark.usefixtures("patient")
 def test_test_data_of_a_pending_version_is_shown_and_not_loaded() -> None:
     with at_version(PLANES, SOURCE) as db:
         assert isinstance(db, EmbeddedDatabase)

@@ -278,7 +278,7 @@ def test_streams_go_in_and_come_out_one_by_one(server: Server) -> None:
 
         with pytest.raises(RowError, match="line 2 is wrong"):
             list(api.call(add, broken()))
-    for _ in range(200):  # a closed stream ends at the server as well
+    for _ in range(1200):  # a closed stream ends at the server as well
         if not server.activity.running:
             break
         threading.Event().wait(0.05)

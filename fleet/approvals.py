@@ -25,7 +25,7 @@ from everlog.fleet.ledger import LedgerDatabase
 from everlog.fleet.migrations.v20261130200000_create_plans import PLANS, Plan
 from everlog.fleet.plan import FleetPlan, changes, decode_plan
 from everlog.fleet.protocol import Target
-from everlog.fleet.survey import Survey
+from everlog.fleet.survey import SHORT, Survey, listed
 from everlog.migrations.proposal import Rules, check_reason, pick, plan_digest
 from everlog.store.errors import MigrationError
 from everlog.store.tx.transaction import Metadata, Transaction
@@ -68,8 +68,8 @@ class ProposedPlan:
 
     @property
     def short(self) -> str:
-        """The first 12 digits of the digest."""
-        return self.digest.hex()[:12]
+        """The first digits of the digest."""
+        return self.digest.hex()[:SHORT]
 
     @property
     def says(self) -> str:
@@ -102,7 +102,7 @@ def start(
         return why if checked else ""
     row = tx.get(PLANS, digest)
     if row is None:
-        return f"plan {digest.hex()[:12]} was not proposed; propose it" if checked else ""
+        return f"plan {digest.hex()[:SHORT]} was not proposed; propose it" if checked else ""
     refusal = _start_refusal(tx, row, targets, checked=checked)
     if not refusal and row.state != Plan.STARTED:
         row.state, row.decision_id = Plan.STARTED, decision_id
@@ -153,7 +153,7 @@ class PlanApprovals:
             tx.put(PLANS, row)
             return _proposed(row)
 
-        return self._db.run(write, actor=actor, reason=reason or f"propose plan {digest.hex()[:12]}")
+        return self._db.run(write, actor=actor, reason=reason or f"propose plan {digest.hex()[:SHORT]}")
 
     def approve(
         self,
@@ -176,16 +176,15 @@ class PlanApprovals:
             stale = changes(found.plan, surveys)
             if stale:
                 raise MigrationError(
-                    f"{found.short} is not approved, because it is stale: {'; '.join(stale)}; plan again with"
+                    f"{found.short} is not approved, because it is stale: {listed(stale)}; plan again with"
                     " `everlog fleet plan`",
                     digest=found.digest.hex(),
                     changes=stale,
                 )
             errors = found.plan.errors
             if errors and not despite_errors:
-                more = f" … and {len(errors) - ERRORS_SHOWN} more" if len(errors) > ERRORS_SHOWN else ""
                 raise MigrationError(
-                    f"{found.short} has errors of lint: {'; '.join(errors[:ERRORS_SHOWN])}{more}; fix them"
+                    f"{found.short} has errors of lint: {listed(errors, ERRORS_SHOWN)}; fix them"
                     " and plan again, or approve it with --despite-errors and a reason",
                     digest=found.digest.hex(),
                     errors=len(errors),

@@ -12,10 +12,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from everlog.fleet.survey import Survey, SurveyedMigration
+from everlog.fleet.survey import SHORT, Survey, SurveyedMigration
 from everlog.migrations.status import State
-
-SHORT = 12  # digits of a digest in a sentence
 
 _DAMAGE = {
     State.EDITED: "was edited after it was applied; restore its folder (`everlog restore-folders`)",

@@ -4,8 +4,12 @@
     url = "everlog://db1.example.com:7420/shop?token-file=/run/secrets/fleet"
     labels = { region = "eu", tenant = 1 }
 
-It is TOML. `url` is what `everlog.open` takes, `labels` are for selectors (fleet/selector.py). A file with a
-token or a password in a URL must not be readable by others.
+    [members.shop-2]
+    url = "file:/var/lib/shop-2"
+    migrations = "shop.migrations"
+
+It is TOML. `url` and `migrations` are what `everlog.open` takes; a server has its own folders. `labels` are
+for selectors (fleet/selector.py). A file with a token or a password in a URL must not be readable by others.
 
 Invariants
   (1) A file with a mistake gives no member, and an error that names all mistakes.
@@ -22,28 +26,31 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from everlog.fleet.plan import Refusal
 from everlog.fleet.selector import Selector, check_labels, check_name
-from everlog.fleet.survey import Survey, SurveyedDatabase, survey
+from everlog.fleet.survey import Survey, SurveyedDatabase, listed, survey
 from everlog.store import urls
 from everlog.store.environment import read_file
 from everlog.store.errors import Error, MigrationError, OpenError, RowError, quantity
 
-KEYS = ("url", "labels")
+KEYS = ("url", "labels", "migrations")
 ALL = Selector()
 WORKERS = 16  # members surveyed at a time
-PROBLEMS_SHOWN = 10
 
 _SECRET = re.compile(r"[?&]token=|://[^/\s]*:[^/\s]*@")
 
-Opened = Callable[[str], AbstractContextManager[SurveyedDatabase]]
-
 
 class MemberSource(NamedTuple):
-    """A member in the file: its name, the URL of its database, and its labels."""
+    """A member in the file: its name, the URL of its database, its labels, and the package or directory of
+    its migrations (None: those of its server, or the default)."""
 
     name: str
     url: str
     labels: Mapping[str, str] = {}
+    migrations: str | None = None
+
+
+Opened = Callable[[MemberSource], AbstractContextManager[SurveyedDatabase]]
 
 
 def read_members(path: str | Path) -> list[MemberSource]:
@@ -83,7 +90,7 @@ def read_members(path: str | Path) -> list[MemberSource]:
             problems.append(f"members.{name}.url: {place} is also that of {other}; remove one of the two")
         members.append(member)
     if problems:
-        raise OpenError(f"{path}: {_shown(problems)}", problems=problems)
+        raise OpenError(f"{path}: {listed(problems)}", problems=problems)
     return members
 
 
@@ -95,34 +102,26 @@ def _member(name: str, table: Any) -> MemberSource:
         raise OpenError(f"{where}: expected a table with a url, found {table!r}")
     unknown = [key for key in table if key not in KEYS]
     if unknown:
-        raise OpenError(f"{where}: expected the keys {' and '.join(KEYS)}, found {unknown[0]}")
-    url, labels = table.get("url"), table.get("labels", {})
+        raise OpenError(f"{where}: expected the keys {', '.join(KEYS)}, found {unknown[0]}")
+    url, labels, migrations = table.get("url"), table.get("labels", {}), table.get("migrations")
     if not isinstance(url, str) or not url.strip():
         found = "none" if url is None else repr(url)
         raise OpenError(f"{where}.url: expected the URL of a database, found {found}")
+    if migrations is not None and not isinstance(migrations, str):
+        raise OpenError(f"{where}.migrations: expected a package or a directory, found {migrations!r}")
     if not isinstance(labels, dict):
         raise OpenError(f'{where}.labels: expected a table, as {{ region = "eu" }}, found {labels!r}')
     try:
-        return MemberSource(name, url, check_labels(labels, name))
+        return MemberSource(name, url, check_labels(labels, name), migrations)
     except RowError as error:
         raise OpenError(f"{where}.labels: {error}") from None
-
-
-class Problem(NamedTuple):
-    """Why a member could not be surveyed."""
-
-    name: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
 
 
 class Surveyed(NamedTuple):
     """The surveys of members, and of which there is none, in the order of the members."""
 
     surveys: list[Survey]
-    problems: list[Problem]
+    problems: list[Refusal]
 
     def check(self) -> list[Survey]:
         """Return the surveys. Raises MigrationError if one is missing, with all reasons."""
@@ -130,7 +129,7 @@ class Surveyed(NamedTuple):
             total = len(self.surveys) + len(self.problems)
             raise MigrationError(
                 f"{quantity(len(self.problems), 'member')} of {total:,} could not be surveyed, and nothing"
-                f" was done: {_shown(map(str, self.problems))}",
+                f" was done: {listed(self.problems)}",
                 problems=self.problems,
             )
         return self.surveys
@@ -145,17 +144,17 @@ def survey_all(
 ) -> Surveyed:
     """Survey the selected members, several at a time. Read-only.
 
-    `opened` opens a URL, such as `everlog.open`. A member that cannot be opened or read is a problem: it is
-    unreachable, the token or the role is wrong, or its format is newer. `selector` sees the version of those
-    that were surveyed.
+    `opened` opens the database of a member, such as with `everlog.open`, and applies no migration. A member
+    that cannot be opened or read is a problem: it is unreachable, the token or the role is wrong, or its
+    format is newer. `selector` sees the version of those that were surveyed.
     """
 
-    def one(member: MemberSource) -> Survey | Problem:
+    def one(member: MemberSource) -> Survey | Refusal:
         try:
-            with opened(member.url) as db:
+            with opened(member) as db:
                 return survey(db, name=member.name, labels=member.labels, hold=hold)
         except Error as error:
-            return Problem(member.name, str(error))
+            return Refusal("", member.name, str(error))
 
     by_version = any(condition.label == "version" for condition in selector.conditions)
     chosen = [one for one in members if by_version or selector.matches(one.name, one.labels)]
@@ -166,10 +165,4 @@ def survey_all(
         for one in found
         if isinstance(one, Survey) and selector.matches(one.name, one.labels, one.version)
     ]
-    return Surveyed(surveys, [one for one in found if isinstance(one, Problem)])
-
-
-def _shown(problems: Iterable[str]) -> str:
-    found = list(problems)
-    more = len(found) - PROBLEMS_SHOWN
-    return "; ".join(found[:PROBLEMS_SHOWN]) + (f"; and {more:,} more" if more > 0 else "")
+    return Surveyed(surveys, [one for one in found if isinstance(one, Refusal)])

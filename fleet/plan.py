@@ -31,14 +31,11 @@ import msgspec
 
 from everlog.feed import cursor
 from everlog.fleet.protocol import Target
-from everlog.fleet.survey import Intended, Survey, is_newer
+from everlog.fleet.survey import SHORT, Intended, Survey, is_newer, listed
 from everlog.migrations.approval.approval import outline
 from everlog.migrations.proposal import FindingEntry, plan_digest
 from everlog.store.errors import CorruptionError, MigrationError, quantity
 from everlog.store.upkeep.status import software
-
-REFUSALS_SHOWN = 10
-SHORT = 12  # digits of a digest in a sentence
 
 
 class FolderEntry(msgspec.Struct, frozen=True):
@@ -144,7 +141,7 @@ def decode_plan(document: bytes) -> FleetPlan:
 
 
 class Refusal(NamedTuple):
-    """A member that a plan cannot contain, and the reason. `database`: its UUID as text."""
+    """A member that a plan cannot contain, and the reason. `database`: its UUID as text; empty: unknown."""
 
     database: str
     name: str
@@ -235,18 +232,17 @@ def draft(
     """Return the plan that upgrades these members to a version.
 
     `to`: None: the oldest version that is pending anywhere. `hold`: both versions are served after the
-    switch. Members that have the version are left out. Raises MigrationError if none lacks it, and with all
-    reasons (`refusals`) if a member cannot be upgraded.
+    switch; survey with the same `hold`. Members that have the version are left out. Raises MigrationError if
+    none lacks it, and with all reasons (`refusals`) if a member cannot be upgraded.
     """
     surveys = sorted(surveys, key=lambda one: one.database)
     to = to or target_of(surveys)
     refused = refusals(surveys, to, unison=unison)
     if refused:
-        more = len(refused) - REFUSALS_SHOWN
         raise MigrationError(
             f"{quantity(len(refused), 'member')} of {len(surveys):,} cannot be upgraded"
             f"{' in unison' if unison else ''} to {to}, so there is no plan:"
-            f" {'; '.join(map(str, refused[:REFUSALS_SHOWN]))}{f'; and {more:,} more' if more > 0 else ''}",
+            f" {listed(refused)}",
             refusals=refused,
         )
     chosen = [one for one in surveys if one.version < to]

@@ -5,7 +5,8 @@
                         └─▶ `check_run`: a run may have only members that the rollout has begun
 
 A coordinator that is killed reads the rollout again, and does what is `due`. Each change is a function of
-waves.py, called on what is stored.
+waves.py, called on what is stored. A commit contains the whole rollout, about 100 bytes a member: record the
+outcomes of many members in one change.
 
 Invariants
   (1) A plan has one rollout, and only a plan for waves has one. If plans need approval, it is approved.
@@ -22,8 +23,9 @@ import msgspec
 from everlog.fleet.ledger import LedgerDatabase
 from everlog.fleet.migrations.v20261130200000_create_plans import PLANS, Plan
 from everlog.fleet.migrations.v20261130210000_create_rollouts import ROLLOUTS, StoredRollout
-from everlog.fleet.plan import SHORT, decode_plan
+from everlog.fleet.plan import decode_plan
 from everlog.fleet.protocol import Target
+from everlog.fleet.survey import SHORT
 from everlog.fleet.waves import Gate, Rollout, in_progress
 from everlog.store.errors import CorruptionError, MigrationError
 from everlog.store.tx.transaction import Transaction

@@ -20,7 +20,7 @@ Invariants
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Protocol
 
@@ -42,6 +42,8 @@ from everlog.store.upkeep.access import Caller
 from everlog.store.upkeep.status import Status, software
 
 RIGHT = "migrate"  # of the caller, which prepares and ends migrations
+SHORT = 12  # digits of a digest in a sentence
+SHOWN = 10  # reasons in one message
 
 
 class SurveyedMigrations(Protocol):
@@ -172,6 +174,13 @@ def decode_survey(document: bytes) -> Survey:
         raise CorruptionError(f"expected the survey of a database as JSON, found: {error}") from None
 
 
+def listed(reasons: Iterable[object], shown: int = SHOWN) -> str:
+    """Return the first reasons as one text, and how many more there are."""
+    found = list(map(str, reasons))
+    more = len(found) - shown
+    return "; ".join(found[:shown]) + (f"; and {more:,} more" if more > 0 else "")
+
+
 def is_newer(other: str) -> bool:
     """Whether the `software` of a survey is a newer everlog than this one."""
 
@@ -201,7 +210,7 @@ def survey(
     infos: Sequence[MigrationInfo] = ()
     try:
         infos = db.migrations.status()
-        problem = problem or _damaged(infos)
+        problem = problem or _unfinished(infos)
     except SchemaError as error:
         problem = problem or str(error)
     pending = [info for info in infos if info.state is State.PENDING]
@@ -258,8 +267,8 @@ def _another_history(db: SurveyedDatabase, since: str) -> str:
     return ""
 
 
-def _damaged(infos: Sequence[MigrationInfo]) -> str:
-    """Return why no migration can start: one was edited, is missing, or has not ended."""
+def _unfinished(infos: Sequence[MigrationInfo]) -> str:
+    """Return which migration has not ended, so that no other can start, or an empty string."""
     for one in infos:
         if one.decision_id:
             return f"migration {one.title} waits for decision {one.decision}"

@@ -35,10 +35,11 @@ def test_a_file_has_names_urls_and_labels(tmp_path: Path) -> None:
     labels = { tenant = 1, region = "eu" }
     [members."shop.2"]
     url = "file:/var/lib/shop-2"
+    migrations = "shop.migrations"
     """
     assert read_members(written(tmp_path, text)) == [
         MemberSource("shop-1", "everlog://db1:7420/shop?token=secret", {"region": "eu", "tenant": "1"}),
-        MemberSource("shop.2", "file:/var/lib/shop-2", {}),
+        MemberSource("shop.2", "file:/var/lib/shop-2", {}, "shop.migrations"),
     ]
     with pytest.raises(OpenError, match="the secret in a URL of this file"):
         read_members(written(tmp_path, text, 0o644))
@@ -54,7 +55,8 @@ def test_a_file_has_names_urls_and_labels(tmp_path: Path) -> None:
         ("[members]\nshop = 'x'", "members.shop: expected a table with a url, found 'x'"),
         ("[members.shop]", "members.shop.url: expected the URL of a database, found none"),
         ("[members.shop]\nurl = 3", "members.shop.url: expected the URL of a database, found 3"),
-        ("[members.shop]\nurl = 'a'\ntoken = 'b'", "expected the keys url and labels, found token"),
+        ("[members.shop]\nurl = 'a'\ntoken = 'b'", "expected the keys url, labels, migrations, found token"),
+        ("[members.shop]\nurl = 'a'\nmigrations = 1", "members.shop.migrations: expected a package or a dir"),
         ("[members.shop]\nurl = 'a'\nlabels = 'b'", "members.shop.labels: expected a table"),
         ("[members.shop]\nurl = 'a'\nlabels = {name = 'b'}", "found name, which every member has"),
         ("[members.'a b']\nurl = 'a'", "expected the name of a member"),
@@ -97,8 +99,8 @@ def test_members_on_servers_are_surveyed_and_the_others_are_named(project: Proje
             MemberSource("nowhere", f"file:{tmp_path / 'none'}"),
         ]
 
-        def opened(url: str) -> everlog.RemoteDatabase | EmbeddedDatabase:
-            return everlog.open(url, create=False)
+        def opened(member: MemberSource) -> everlog.RemoteDatabase | EmbeddedDatabase:
+            return everlog.open(member.url, migrations=member.migrations, migrate=False, create=False)
 
         found = survey_all(members, opened)
         assert [one.name for one in found.surveys] == ["shop-1", "same", "reader"]

@@ -19,6 +19,7 @@ import importlib.util
 import socket
 import ssl
 import threading
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 PORT = 7421
 NEEDED = ("jinja2", "pygments", "python_multipart", "starlette", "uvicorn")
-CONNECTIONS_MAX = 1000
 STOP_S = 2.0
 
 
@@ -171,8 +171,9 @@ class WebServer:
     def _run(self) -> None:
         import uvicorn
 
-        from everlog.console.web.listener import TimedProtocol
+        from everlog.console.web.listener import Places, TimedProtocol
 
+        places = Places(self.console.proxies, self.console.limited)
         config = uvicorn.Config(
             self.console.app,
             log_config=None,
@@ -180,10 +181,9 @@ class WebServer:
             access_log=False,
             lifespan="off",
             ws="none",
-            http=TimedProtocol,
+            http=partial(TimedProtocol, places=places),  # type: ignore[arg-type]
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=CONNECTIONS_MAX,
             timeout_graceful_shutdown=int(STOP_S),
         )
         config.load()

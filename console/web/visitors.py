@@ -56,14 +56,15 @@ class Proxies:
         X-Forwarded-For, to which each proxy adds the address that it sees."""
         hops = [hop.strip() for value in forwarded for hop in value.split(",")][-HOPS_MAX:]
         found = peer
-        while self._is_proxy(found) and hops:
+        while self.has(found) and hops:
             hop = _host(hops.pop())
             if network_of(hop) is None:  # a proxy does not write this
                 break
             found = hop
         return machine_of(found)
 
-    def _is_proxy(self, host: str) -> bool:
+    def has(self, host: str) -> bool:
+        """Return whether a host is one of the proxies."""
         mine = network_of(host)
         return mine is not None and any(
             mine.version == one.version and mine.subnet_of(one)  # type: ignore[arg-type]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
-import threading
+import time
 
 import pytest
 
+from everlog.console.web import listener
 from everlog.console.web.setup import Setup
 from everlog.console.web.visitors import (
     FAILURES,
@@ -206,13 +207,54 @@ def test_a_form_of_another_browser_is_not_shown(console: Visitor) -> None:
     assert "secret" in console.get(back[1]).text
 
 
-def test_connections_that_are_refused_are_counted(
-    flights: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch
+def read(connection: socket.socket) -> bytes:
+    """Return what a peer reads until the end."""
+    found = b""
+    while part := connection.recv(1 << 16):
+        found += part
+    return found
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+def test_an_address_does_not_hold_all_connections_but_a_named_proxy_may(
+    flights: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch, proxied: bool
 ) -> None:
-    monkeypatch.setattr("everlog.console.web.server.CONNECTIONS_MAX", 3)
-    reached = threading.Event()
-    setup = Setup(on_limit=lambda limit: reached.set() if limit == "console_connections" else None)
-    with console_of({"flights": flights}, setup=setup) as web, contextlib.ExitStack() as stack:
+    monkeypatch.setattr(listener, "CONNECTIONS_EACH", 3)
+    monkeypatch.setattr(listener, "CONNECTIONS_MAX", 5)
+    limits = list[str]()
+    setup = Setup(on_limit=limits.append, proxies=("127.0.0.1",) if proxied else ())
+    with console_of({"flights": flights}, tokens=TOKENS, roles=ROLES, setup=setup) as web:
+        with contextlib.ExitStack() as stack:
+
+            def connected(host: str = "127.0.0.1") -> socket.socket:
+                made = socket.create_connection(("127.0.0.1", web.port), timeout=30, source_address=(host, 0))
+                return stack.enter_context(made)
+
+            held = [connected() for _ in range(5 if proxied else 3)][-1]
+            refused = connected()
+            refused.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            answer = read(refused)
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"\r\nConnection: close\r\n" in answer
+            assert b"\r\n\r\ntoo many connections" in answer
+            assert limits == ["console_connections"]
+            for one in (held, *(connected("127.0.0.2") for _ in range(0 if proxied else 2))):
+                one.sendall(b"GET /sign-in HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+                assert read(one).startswith(b"HTTP/1.1 200 ")
+        until = time.monotonic() + 60
+        while Visitor(web.url).get("/sign-in").status != 200:  # until the server knows that they have left
+            assert time.monotonic() < until
+
+
+def test_refused_connections_are_few(flights: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, most in (("CONNECTIONS_MAX", 0), ("REFUSED_MAX", 2), ("LINGER_S", 600.0)):
+        monkeypatch.setattr(listener, name, most)
+    with console_of({"flights": flights}) as web, contextlib.ExitStack() as stack:
+        ends = list[bytes]()
         for _ in range(4):
-            stack.enter_context(socket.create_connection(("127.0.0.1", web.port), timeout=30))
-        assert reached.wait(30)
+            one = stack.enter_context(socket.create_connection(("127.0.0.1", web.port), timeout=30))
+            try:
+                ends.append(read(one)[:12])
+            except ConnectionError:
+                ends.append(b"")
+        assert ends == [b"HTTP/1.1 503", b"HTTP/1.1 503", b"", b""]

@@ -184,6 +184,8 @@ def _sentence(code: grpc.StatusCode, details: str, url: str) -> str:
             remedy = "its certificate is not trusted; pass its authority as ?ca=FILE or EVERLOG_CA"
         elif "WRONG_VERSION_NUMBER" in details:
             remedy = "it does not speak TLS; on this machine, use everlog+insecure:// instead of everlog://"
+        elif "expected TLS" in details:
+            remedy = "it requires TLS; use everlog:// instead of everlog+insecure://"
         elif "Socket closed" in details and url.startswith("everlog://"):
             remedy = (
                 f"{details}; check that it runs, that the URL is correct, and whether it requires a client"

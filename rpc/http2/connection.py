@@ -68,6 +68,8 @@ class Connection(asyncio.Protocol):
         self._buffer = bytearray()
         self._busy = False  # `turns` has it
         self._greeted = self._settled = False  # the preface, and the first SETTINGS, were received
+        self._refusal = ""  # of a peer that negotiated another protocol
+        self._discarded = 0  # bytes received after the connection has failed
         self._failed = False
         self._calls = 0  # that began in this slice
         self._headers = HeaderBlocks()
@@ -100,12 +102,10 @@ class Connection(asyncio.Protocol):
         self.inflow = Inflow(self.out)
         self._limits = PeerLimits(self._loop, self.out, self.abort)
         if ssl is not None and ssl.selected_alpn_protocol() != "h2":
-            transport.abort()
-            return
-        if ssl is not None:
+            self._refusal = "expected HTTP/2, negotiated by ALPN: this is a gRPC server"
+        elif ssl is not None:
             self._certify(ssl.getpeercert())
         self._all.add(self)
-        self.out.write(_SETTINGS)
         self.on_made(self)
 
     def _certify(self, certificate: Mapping[str, Any] | None) -> None:
@@ -124,6 +124,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._failed:
+            self._discard(len(data))
             return
         self.bytes_received += len(data)
         if self.received is not None:
@@ -151,9 +152,12 @@ class Connection(asyncio.Protocol):
     def _read_slice(self) -> bool:
         buffer, time, left = self._buffer, self._loop.time, limits.SLICE_FRAMES
         if not self._greeted:
+            if self._refusal:
+                raise ProtocolError(self._refusal)
             self._greeted = frames.greeted(buffer)
             if not self._greeted:
                 return False
+            self.out.write(_SETTINGS)
         end = time() + limits.SLICE_S
         self._calls = limits.SLICE_CALLS
         more, received = False, frames.frames(buffer)
@@ -225,6 +229,8 @@ class Connection(asyncio.Protocol):
         if self._failed:
             return
         self._draining = True
+        if not self._greeted:
+            self.out.write(_SETTINGS)
         self.out.write(frames.goaway(self._last, Code.NO_ERROR, why))
         if not self.streams:
             self._close()
@@ -266,13 +272,22 @@ class Connection(asyncio.Protocol):
             return
         self._failed = True
         self.on_failed(self, error)
-        self.out.write(frames.goaway(self._last, error.code, str(error)))
+        if self._greeted:
+            self.out.write(frames.goaway(self._last, error.code, str(error)))
+        else:
+            self.out.write(frames.refusal(self._buffer, str(error)))
         self.out.end()
         self._end_streams()
         self._buffer = bytearray()
         # Not at once: the peer would receive a reset instead of the reason, for what it has sent meanwhile.
-        self._transport.pause_reading()
+        self._transport.resume_reading()
         self._loop.call_later(limits.LINGER_S, self.abort)
+
+    def _discard(self, size: int) -> None:
+        """Count bytes that nobody reads; receive no more if they are too many."""
+        self._discarded += size
+        if self._discarded > limits.LINGER_BYTES:
+            self._transport.pause_reading()
 
     # in
 

@@ -9,6 +9,7 @@ of a connection.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Generator
 from enum import IntEnum
@@ -36,6 +37,8 @@ _SIZES = {PRIORITY: PRIORITY_SIZE, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}  # 
 _OF_STREAMS = frozenset((DATA, HEADERS, PRIORITY, RST_STREAM, CONTINUATION))
 _OF_CONNECTIONS = frozenset((SETTINGS, PING, GOAWAY))
 _GOAWAY_SIZE_MIN = 8
+
+_HTTP1 = re.compile(rb"[A-Z]{3,10} ")
 
 _FRAME = struct.Struct(">HBBBI")
 _U32 = struct.Struct(">I")
@@ -84,6 +87,18 @@ def greeted(buffer: bytearray) -> bool:
         return False
     del buffer[: len(PREFACE)]
     return True
+
+
+def refusal(received: bytes | bytearray, why: str) -> bytes:
+    """Return the response to a peer that does not begin with the preface, such that it can read why: of
+    HTTP/1, if it speaks that."""
+    if not _HTTP1.match(received) or PREFACE.startswith(received[: len(PREFACE)]):
+        return frame(SETTINGS, 0, 0) + goaway(0, Code.PROTOCOL_ERROR, why)
+    body = f"{why}\n".encode()
+    return (
+        b"HTTP/1.1 505 HTTP Version Not Supported\r\nConnection: close\r\n"
+        b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    )
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:

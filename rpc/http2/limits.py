@@ -36,7 +36,7 @@ from everlog.rpc.http2.frames import Code, ProtocolError
 
 CHECK_S = 10.0  # for the preface, for a frame, and for the answer to a ping
 PATIENCE = 2  # checks that found silence, before a ping
-LINGER_S = 1.0  # for the last frames of a connection
+LINGER_S, LINGER_BYTES = 1.0, 1 << 20  # for the last frames of a connection, and what it sends meanwhile
 
 BUCKET, PER_S = 4000.0, 2000.0  # units in a burst, and per second
 EARNED_MAX = 200_000  # units that useful work can save

@@ -15,6 +15,7 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import resource
@@ -27,6 +28,7 @@ from functools import partial
 from typing import Any
 
 from everlog.rpc.address import host_port
+from everlog.rpc.http2 import frames, limits
 from everlog.store.errors import OpenError
 from everlog.store.program_log import about
 
@@ -35,6 +37,8 @@ PAUSE_S = 0.1
 SAY_EVERY_S = 60.0
 HANDSHAKE_BUFFER_BYTES, TLS_BUFFER_BYTES = 512, 64 << 10
 RECORD_HEADER_BYTES, RECORD_BYTES_MAX = 5, 17 << 10
+HANDSHAKE = b"\x16"  # type of the first record
+PLAIN = "expected TLS: this server accepts no connections without it"
 HANDSHAKES_MAX, GIVES_WAY_S = 400, 1.0  # OpenSSL keeps 44 KiB for each
 FILES_MAX = 65_536  # highest limit that is requested
 RESERVED = 1024  # descriptors for databases (each opens up to 512 files), logs and own clients
@@ -119,6 +123,8 @@ class Listener:
                     transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, peer)
                     await shaken
                     protocol.grow()
+        except _PlainError:
+            await self._refuse(peer)
         except (OSError, ssl.SSLError, TimeoutError):
             _close(peer, transport)  # a port scanner, or a client that does not trust the certificate
         except asyncio.CancelledError:  # the server stops, or another handshake waits
@@ -160,9 +166,23 @@ class Listener:
             finally:
                 self._loop.remove_reader(peer)
             head = peer.recv(RECORD_HEADER_BYTES, socket.MSG_PEEK)
+            if head[:1] not in (b"", HANDSHAKE):
+                raise _PlainError
             if len(head) == RECORD_HEADER_BYTES:
                 whole += int.from_bytes(head[3:]) if wanted == RECORD_HEADER_BYTES else 0
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+    async def _refuse(self, peer: socket.socket) -> None:
+        """Let a peer without TLS read that it is expected here, and close."""
+        with peer, contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(limits.LINGER_S):
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+                left, part = limits.LINGER_BYTES, await self._loop.sock_recv(peer, RECORD_BYTES_MAX)
+                await self._loop.sock_sendall(peer, frames.refusal(part, PLAIN))
+                peer.shutdown(socket.SHUT_WR)
+                while part and left > 0:
+                    part = await self._loop.sock_recv(peer, RECORD_BYTES_MAX)
+                    left -= len(part)
 
     def _pause(self, listening: socket.socket, why: str) -> None:
         self._on_full()
@@ -176,6 +196,10 @@ class Listener:
                 resource.getrlimit(resource.RLIMIT_NOFILE)[0],
                 extra=about("connections.full", connections=len(self._connections)),
             )
+
+
+class _PlainError(Exception):
+    """Raised when a peer does not begin with TLS."""
 
 
 class _Tls(SSLProtocol):

@@ -12,13 +12,14 @@ Invariants
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import threading
 import time
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socket import AF_INET, AF_INET6
+from socket import AF_INET, AF_INET6, MSG_PEEK, SHUT_WR
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote, urlsplit
@@ -35,7 +36,13 @@ if TYPE_CHECKING:
 CACHED_S = 1.0
 REQUESTS_MAX = 16  # answered at once
 TIMEOUT_S = 10.0
+LINGER_S, LINGER_BYTES = 1.0, 1 << 20  # for a client that still sends after its response
 TEXT = "text/plain; charset=utf-8"
+BUSY = (
+    b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n"
+    b"too many requests are being answered; try again later\n"
+)
+HANDSHAKE = b"\x16"  # how TLS begins
 
 
 class Endpoint:
@@ -193,9 +200,27 @@ class _Http(ThreadingHTTPServer):
         """Answer in a thread; refuse a connection beyond REQUESTS_MAX."""
         if not self._free.acquire(blocking=False):
             self.endpoint.on_limit("http")
-            self.shutdown_request(request)
+            request.setblocking(False)
+            with contextlib.suppress(OSError):
+                request.send(BUSY)
+                request.shutdown(SHUT_WR)
+                request.recv(LINGER_BYTES)  # otherwise closing resets the connection
+            self.close_request(request)
             return
         super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection when its client has read the response, and closed: what it still sends would
+        reset the connection (RFC 9112, section 9.6)."""
+        with contextlib.suppress(OSError):
+            request.shutdown(SHUT_WR)
+            until, left = time.monotonic() + LINGER_S, LINGER_BYTES
+            while left > 0 and (left_s := until - time.monotonic()) > 0:
+                request.settimeout(left_s)
+                if not (part := request.recv(1 << 16)):
+                    break
+                left -= len(part)
+        self.close_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
@@ -212,6 +237,14 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "everlog", ""
     timeout = TIMEOUT_S
     server: _Http
+
+    def handle_one_request(self) -> None:
+        """Answer a request, and TLS at once: its client does not send the end of a line."""
+        if self.connection.recv(1, MSG_PEEK) == HANDSHAKE:
+            self.requestline, self.request_version, self.command = "", self.protocol_version, ""
+            self.send_error(HTTPStatus.BAD_REQUEST, "expected HTTP without TLS")
+        else:
+            super().handle_one_request()
 
     def do_HEAD(self) -> None:
         self.do_GET()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,6 +14,7 @@ from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.http2 import frames as http2
 from everlog.rpc.http2.frames import Code
 from everlog.rpc.http2.headers import header_block
+from everlog.rpc.http2.limits import LINGER_BYTES
 from everlog.rpc.server.server import Server
 from tests.rpc.raw_client import RawClient
 
@@ -115,5 +118,35 @@ def test_a_peer_that_sends_on_after_its_call_was_refused_is_dropped(server: Serv
 
 def test_what_is_no_http2_is_told_what_this_is(server: Server) -> None:
     with RawClient(server.address, greet=False) as client:
-        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.send(b"SSH-2.0-OpenSSH_9.2\r\n")
         assert client.goaway() == (Code.PROTOCOL_ERROR, "expected HTTP/2: this is a gRPC server")
+
+
+def test_a_client_of_http1_reads_what_this_is_although_it_still_sends(server: Server) -> None:
+    for body in (b"", bytes(600_000)):
+        host, _, port = server.address.rpartition(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=60)
+        with contextlib.closing(connection):
+            connection.request("POST", "/everlog.v1.Store/Get", body)
+            answer = connection.getresponse()
+            assert (answer.status, answer.read()) == (505, b"expected HTTP/2: this is a gRPC server\n")
+
+
+def test_a_peer_reads_why_it_is_dropped_although_it_still_sends(server: Server) -> None:
+    with RawClient(server.address) as client:
+        client.send(http2.frame(http2.DATA, 0, 5, b"x"))
+        payload = client.next(http2.GOAWAY)[3]
+        for _ in range(30):  # it has not read it yet
+            client.send(http2.frame(http2.DATA, 0, 5, bytes(16_000)))
+        while client.socket.recv(1 << 16):
+            pass
+    assert payload[8:] == b"data on stream 5, which was never opened"
+
+
+def test_a_peer_that_sends_without_end_is_not_read_without_end(server: Server) -> None:
+    sent = 0
+    with RawClient(server.address) as client, contextlib.suppress(ConnectionError):
+        client.send(http2.frame(http2.DATA, 0, 5, b"x"))
+        while sent < 100 * LINGER_BYTES:
+            sent += client.socket.send(bytes(1 << 16))
+    assert sent < 100 * LINGER_BYTES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import http.client
 import socket
 import ssl
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 
 from everlog.rpc import security
 from everlog.rpc.http2 import frames as http2
-from everlog.rpc.http2 import listener
+from everlog.rpc.http2 import limits, listener
 from tests.rpc.conftest import TLS
 from tests.rpc.http2.plain_server import ECHO, PlainServer
 from tests.rpc.raw_client import RawClient
@@ -61,14 +62,46 @@ def rss_mb() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
-def test_what_is_no_tls_is_dropped_at_once(server: PlainServer) -> None:
-    for sent in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff", http2.PREFACE):
+def test_what_is_no_tls_is_told_so_at_once(server: PlainServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LINGER_S", 600.0)
+    for sent, says in (
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 505 "),
+        (http2.PREFACE + http2.settings({}), http2.frame(http2.SETTINGS, 0, 0)),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", http2.frame(http2.SETTINGS, 0, 0)),
+    ):
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as one:
             one.sendall(sent)
-            one.shutdown(socket.SHUT_WR)
-            while one.recv(1000):
-                pass
+            answer = one.recv(1 << 16)
+            one.sendall(bytes(500_000))  # before it has read the answer
+            while part := one.recv(1 << 16):
+                answer += part
+        assert answer.startswith(says)
+        assert answer.rstrip().endswith(b"expected TLS: this server accepts no connections without it")
     echoes(server)
+
+
+def test_a_record_that_is_no_handshake_is_dropped_at_once(server: PlainServer) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as one:
+        one.sendall(b"\x16\x03\x01\xff\xff")
+        one.shutdown(socket.SHUT_WR)
+        while one.recv(1000):
+            pass
+    echoes(server)
+
+
+@pytest.mark.parametrize("protocols", [[], ["http/1.1"]])
+def test_a_client_without_alpn_of_http2_reads_what_this_is(server: PlainServer, protocols: list[str]) -> None:
+    context = ssl.create_default_context(cafile=TLS.certificate)
+    if protocols:
+        context.set_alpn_protocols(protocols)
+    connection = http.client.HTTPSConnection("localhost", server.port, timeout=60, context=context)
+    with contextlib.closing(connection):
+        connection.sock = context.wrap_socket(
+            socket.create_connection(("127.0.0.1", server.port), timeout=60), server_hostname="localhost"
+        )
+        connection.request("GET", "/")
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()[:15]) == (505, b"expected HTTP/2")
 
 
 def test_a_hello_in_pieces_is_answered(server: PlainServer) -> None:

@@ -6,6 +6,7 @@ import http.client
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -289,7 +290,7 @@ def test_readers_that_do_not_read_are_refused_beyond_a_number(served: tuple[Serv
     while sum("process_request_thread" in one.name for one in threading.enumerate()) < endpoints.REQUESTS_MAX:
         started.wait(0.01)
     with socket.create_connection(("127.0.0.1", port)) as one:
-        assert one.recv(1) == b""
+        assert one.recv(20) == b"HTTP/1.0 503 Service"
     for each in idle:
         each.close()
     while get_or_none(endpoint) != 200:
@@ -301,6 +302,31 @@ def get_or_none(endpoint: Endpoint) -> int | None:
         return get(endpoint)[0]
     except (OSError, http.client.HTTPException):
         return None
+
+
+def test_a_client_reads_its_response_although_it_still_sends(served: tuple[Server, Endpoint]) -> None:
+    host, _, port = served[1].address.rpartition(":")
+    for request, status in ((b"POST /metrics", b"501"), (b"GET /other", b"404"), (b"GET /healthz", b"200")):
+        with socket.create_connection((host, int(port)), timeout=60) as one:
+            one.sendall(request + b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 600000\r\n\r\n")
+            answer = one.recv(1 << 16)
+            one.sendall(bytes(600_000))  # before it has read all
+            while part := one.recv(1 << 16):
+                answer += part
+        assert answer.startswith(b"HTTP/1.0 " + status)
+        assert len(answer.partition(b"\r\n\r\n")[2]) > 5
+
+
+def test_a_client_that_begins_tls_is_answered_at_once(
+    served: tuple[Server, Endpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoints._Handler, "timeout", None)  # noqa: SLF001  it would wait without end
+    host, _, port = served[1].address.rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=60) as one,
+        pytest.raises(ssl.SSLError, match="WRONG_VERSION_NUMBER"),
+    ):
+        ssl.create_default_context().wrap_socket(one, server_hostname="localhost")
 
 
 def test_names_have_a_prefix_and_a_unit_and_help() -> None:

@@ -59,6 +59,11 @@ def test_a_client_shows_the_certificate_of_its_url_or_of_the_environment(
     assert (newest.actor, newest.proof) == ("ann", Proof.CERTIFICATE)
 
 
+def test_a_client_without_tls_reads_that_the_server_requires_it(server: Server) -> None:
+    with pytest.raises(everlog.UnavailableError, match=r"it requires TLS; use everlog:// instead of"):
+        RemoteDatabase(f"everlog+insecure://127.0.0.1:{server.port}/x", connect_s=0.2)
+
+
 def test_whoever_shows_none_or_one_of_another_authority_is_refused(
     server: Server, authority: Authority, db: EmbeddedDatabase, tmp_path: Path
 ) -> None:

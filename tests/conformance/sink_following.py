@@ -85,10 +85,10 @@ class FollowingConformance(SinkCase):
             thread.start()
             log.write(log.put("items", name="late"))
             log.write(log.put("items", name="later"))
-            assert arrived.wait(20)
+            assert arrived.wait(60)
             state = sink.open()
             stop.set()
-            thread.join(20)
+            thread.join(60)
         assert state is not None
         assert state.position == log.cursor(4)
 

@@ -118,7 +118,7 @@ def test_the_count_is_told_when_the_time_is_over_without_another_line(logger: lo
                 written.set()
             return len(text)
 
-    handler = LogHandler(Out(), repeat_s=0.05)
+    handler = LogHandler(Out(), repeat_s=2.0)
     logger.addHandler(handler)
     for _ in range(4):
         logger.warning("again", extra=about("x"))

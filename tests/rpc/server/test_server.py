@@ -279,7 +279,7 @@ def test_a_signal_drains_the_server(tmp_path: Path, number: int) -> None:
             process.send_signal(number)
             with pytest.raises(everlog.Error, match=r"stopping|cannot be reached"):
                 next(feed)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert process.stdout.read() == "closed\n"
     finally:
         process.kill()

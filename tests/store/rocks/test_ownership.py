@@ -464,7 +464,7 @@ def test_a_database_that_is_not_closed_is_free_once_nothing_refers_to_it(path: P
     ]
     del db
     for one in threads:  # the threads that maintain it
-        one.join(10)
+        one.join(60)
     gc.collect()
     with Database(path) as again:
         assert again.get(ITEMS, 1) is not None

@@ -127,7 +127,7 @@ def test_what_is_with_the_operating_system_is_on_disk_soon_and_told(opening: Ope
     db.log.on_advance(told.set)
     result = db.put(ITEMS, Item(id=1))
     assert db.get(ITEMS, 1) == Item(id=1)
-    assert told.wait(10)
+    assert told.wait(60)
     db.log.off_advance(told.set)
     assert db.head == result.seq
 
@@ -191,7 +191,7 @@ def test_a_background_flush_that_fails_is_raised_by_the_next_commit(
 
     monkeypatch.setattr(db.engine, "sync_beside", fail)
     db.put(ITEMS, Item(id=1))
-    assert failed.wait(10)
+    assert failed.wait(60)
     with pytest.raises(DiskError):
         put_for_ever(db)  # until the flusher's thread has reported it
     monkeypatch.undo()

@@ -404,7 +404,7 @@ def test_writers_do_not_make_it_see_things(db: Database) -> None:
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        assert started.wait(10)
+        assert started.wait(60)
         for _ in range(40):
             assert list(db.admin.check()) == []
     finally:

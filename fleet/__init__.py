@@ -8,7 +8,7 @@ from everlog.fleet.member import FleetMember
 from everlog.fleet.members import MemberSource, read_members, survey_all
 from everlog.fleet.plan import FleetPlan, Refusal, changes, draft, refusals
 from everlog.fleet.protocol import Ledger, Order, Phase, Report, Target, Verb
-from everlog.fleet.rollouts import RolloutStore
+from everlog.fleet.rollouts import RolloutStore, settle
 from everlog.fleet.selector import Selector
 from everlog.fleet.survey import Survey, survey
 from everlog.fleet.waves import Gate, Rollout, RolloutState, split
@@ -41,6 +41,7 @@ __all__ = [
     "drift",
     "read_members",
     "refusals",
+    "settle",
     "split",
     "survey",
     "survey_all",

@@ -2,7 +2,8 @@
 
     plan ─ begin ─▶ Rollout (waves.py) ─ change ─▶ Rollout … each in one commit, with actor and reason
                         │
-                        └─▶ `check_run`: a run may have only members that the rollout has begun
+                        ├─▶ `check_run`: a run may have only members that the rollout has begun
+                        └◀─ `settle`: the outcomes of a run
 
 A coordinator that is killed reads the rollout again, and does what is `due`. Each change is a function of
 waves.py, called on what is stored. A commit contains the whole rollout, about 100 bytes a member: record the
@@ -16,17 +17,17 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from uuid import UUID
 
 import msgspec
 
+from everlog.feed import cursor
 from everlog.fleet.ledger import LedgerDatabase
 from everlog.fleet.migrations.v20261130200000_create_plans import PLANS, Plan
 from everlog.fleet.migrations.v20261130210000_create_rollouts import ROLLOUTS, StoredRollout
 from everlog.fleet.plan import decode_plan
-from everlog.fleet.protocol import Target
+from everlog.fleet.protocol import Phase, Run, Target
 from everlog.fleet.survey import SHORT
-from everlog.fleet.waves import Gate, Rollout, in_progress
+from everlog.fleet.waves import Gate, Rollout, ended, in_progress
 from everlog.store.errors import CorruptionError, MigrationError
 from everlog.store.tx.transaction import Transaction
 
@@ -96,6 +97,26 @@ class RolloutStore:
         return self._db.run(write, actor=actor, reason=reason)
 
 
+def settle(rollout: Rollout, run: Run, *, now_ns: int) -> Rollout:
+    """Return the rollout with the outcome of each member whose end in a run is known; for `change`.
+
+    store.change(digest, partial(settle, run=coordinator.run(decision_id), now_ns=time.time_ns()))
+    """
+    refused = next(
+        (seat.reason for seat in run.seats if seat.reason), f"run {run.decision_id.hex()} was aborted"
+    )
+    for seat in run.seats:
+        if seat.end is not None:
+            failure = (seat.reason or refused) if seat.end is Phase.ABORTED else ""
+            rollout = ended(rollout, _name(seat.target), now_ns=now_ns, failure=failure)
+    return rollout
+
+
+def _name(target: Target) -> str:
+    """Return the UUID of a target as plans and waves have it."""
+    return cursor.name(target.database)
+
+
 def check_run(tx: Transaction, digest: bytes, targets: Iterable[Target]) -> str:
     """Return why the members of a run may not be upgraded now, or an empty string. Read-only."""
     rollout = _stored(tx, digest)
@@ -105,7 +126,7 @@ def check_run(tx: Transaction, digest: bytes, targets: Iterable[Target]) -> str:
     targets = list(targets)
     if not set(targets) <= set(decode_plan(row.document).targets()):
         return f"the run has other members, versions or folders than plan {digest.hex()[:SHORT]}"
-    others = {str(UUID(bytes=target.database)) for target in targets} - set(in_progress(rollout))
+    others = {_name(target) for target in targets} - set(in_progress(rollout))
     if others:
         return (
             f"database {min(others)} is not in progress in wave {rollout.wave + 1} of {len(rollout.waves)},"

@@ -14,7 +14,8 @@ from everlog.fleet.coordinator import FleetCoordinator
 from everlog.fleet.ledger import LedgerStore
 from everlog.fleet.migrations.v20261130210000_create_rollouts import ROLLOUTS, StoredRollout
 from everlog.fleet.plan import draft
-from everlog.fleet.rollouts import RolloutStore
+from everlog.fleet.protocol import Phase, Run, Seat, Vote
+from everlog.fleet.rollouts import RolloutStore, settle
 from everlog.fleet.waves import Gate, Rollout, RolloutState, split
 from everlog.rpc.embedded import EmbeddedDatabase
 from tests.fleet.test_ledger import DEADLINE_NS, RUN, db, mark
@@ -89,6 +90,31 @@ def test_a_run_has_only_members_in_progress(db: EmbeddedDatabase, mark: Path, ro
     with pytest.raises(MigrationError, match="other members, versions or folders than plan"):
         coordinator.start(RUN, [other], deadline_ns=DEADLINE_NS, digest=PLAN.digest)
     assert start(1) == 1
+
+
+def test_the_outcomes_of_a_run_are_recorded_together() -> None:
+    first, second, third = PLAN.targets()
+    rollout = waves.began(Rollout(((FIRST, SECOND, THIRD),)), [FIRST, SECOND, THIRD])
+    undecided = Run(RUN, (Seat(first), Seat(second), Seat(third)), 0)
+    assert settle(rollout, undecided, now_ns=1) == rollout
+    done = tuple(Seat(target, end=Phase.COMMITTED) for target in (first, second, third))
+    assert settle(rollout, Run(RUN, done, 0), now_ns=1).state is RolloutState.FINISHED
+    aborted = Run(
+        RUN,
+        (
+            Seat(first, end=Phase.ABORTED),
+            Seat(second, Vote.REFUSED, "row 3 does not fit", end=Phase.ABORTED),
+            Seat(third),
+        ),
+        0,
+    )
+    after = settle(rollout, aborted, now_ns=1)
+    assert (after.state, after.failed) == (
+        RolloutState.STOPPING,
+        ((FIRST, "row 3 does not fit"), (SECOND, "row 3 does not fit")),
+    )
+    last = Run(RUN, (*aborted.seats[:2], Seat(third, end=Phase.ABORTED)), 0)
+    assert settle(after, last, now_ns=1).state is RolloutState.STOPPED
 
 
 def test_what_cannot_be_begun_is_refused(db: EmbeddedDatabase, approvals: PlanApprovals) -> None:

@@ -126,6 +126,15 @@ def test_a_restored_and_a_forked_database_are_found_by_an_earlier_position(tmp_p
         assert survey(db, name="shop-1", since=at).problem.startswith("the cursor is of another history")
 
 
+def test_an_earlier_position_may_be_archived(tmp_path: Path) -> None:
+    with EmbeddedDatabase(tmp_path / "db") as db:
+        at = cursor.show(db.cursor())
+        for on in (True, False, True):
+            db.admin.set_production(on)
+        db.archive.move(str(tmp_path / "archive"))
+        assert survey(db, name="shop-1", since=at).problem == ""
+
+
 def test_a_reader_cannot_be_a_member(seen: Seen) -> None:
     if isinstance(seen.seen, EmbeddedDatabase):
         with EmbeddedDatabase(seen.db.path, read_only=True) as reader:

@@ -18,7 +18,7 @@ from everlog.fleet.ledger import LedgerStore
 from everlog.fleet.member import FleetMember
 from everlog.fleet.plan import changes, draft
 from everlog.fleet.protocol import Order, Phase
-from everlog.fleet.rollouts import RolloutStore
+from everlog.fleet.rollouts import RolloutStore, settle
 from everlog.fleet.survey import Survey, survey
 from everlog.fleet.waves import Gate, RolloutState, Task, due, split
 from everlog.rpc.embedded import EmbeddedDatabase
@@ -117,7 +117,9 @@ def test_waves_stop_and_those_done_are_rolled_back(shops: Shops) -> None:
     change(partial(waves.began, members=task.members))
     orders = shops.coordinator.start(RUN, [canary], deadline_ns=DEADLINE_NS, digest=plan.digest)
     assert shops.deliver(orders) == {Phase.COMMITTED}
-    rollout = change(partial(waves.ended, member=task.members[0], now_ns=0))
+    run = shops.coordinator.run(RUN)
+    assert run is not None
+    rollout = change(partial(settle, run=run, now_ns=0))
     assert (rollout.state, [one.task for one in due(rollout)]) == (RolloutState.WAITING, [Task.APPROVE])
     change(partial(waves.stop, reason="too slow"))
     assert sorted(shops.versions()) == [START, START, END]

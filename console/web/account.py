@@ -38,7 +38,7 @@ def _visitor(view: View) -> Visitor:
 def sign_in_page(view: View) -> Page | Response:
     """Show the form; a code of `Sessions.once` signs in at once, and a visitor with a session continues."""
     if code := view.query("once"):
-        return _begin(view, lambda: view.console.sessions.sign_in_once(code, _visitor(view)))
+        return _begin(view, lambda: view.console.sessions.sign_in_once(code))
     if view.query("next") and view.console.sessions.of(view.console.visitor(view.request)) is not None:
         return redirect(local(view.query("next")))
     words = "Your session has ended. Sign in again." if view.query("ended") else ""
@@ -134,8 +134,9 @@ def callback(view: View) -> Page | Response:
             sessions.failed(visitor)
             raise
         try:
-            return sessions.sign_in(grant.token, visitor, Renewing(provider, grant))
+            return sessions.begin(grant.token, Renewing(provider, grant))
         except SignInError as error:
+            sessions.failed(visitor)
             if "server refuses" not in str(error):
                 raise
             raise SignInError(

@@ -11,7 +11,8 @@ A session is kept in this process only, by the SHA-256 of its id. A token is nev
 Invariants
   (1) a call of the console has the credentials of its session and no others: a right that the identity does
       not have is refused by the server;
-  (2) sign-in attempts that failed are limited (visitors.py).
+  (2) sign-in attempts that failed are limited (visitors.py), except those with what cannot be guessed:
+      tokens of `everlog token create`, and links.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from everlog.rpc.client.admin import databases
 from everlog.rpc.client.channel import Channel
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.store.errors import AccessError, Error, UnavailableError
+from everlog.store.upkeep.access import is_created
 
 IDLE_S, LIFE_S, ONCE_S = 8 * 3600.0, 24 * 3600.0, 600.0
 SESSIONS_MAX, SESSIONS_EACH = 200, 20  # of all, and of one identity
@@ -221,6 +223,7 @@ class Sessions:
         self.anonymous = Session(server, "")
         self._clock = clock
         self._failures = Failures(clock)
+        self._failures_at_provider = Failures(clock)
         self._sessions: dict[bytes, Session] = {}
         self._ended: OrderedDict[bytes, str] = OrderedDict()  # whose the sessions were that have ended
         self._once: dict[bytes, tuple[float, str]] = {}
@@ -228,20 +231,30 @@ class Sessions:
         self._lock = threading.Lock()
 
     def check(self, visitor: Visitor) -> None:
-        """Raise LimitError if too many sign-ins failed."""
-        self._failures.check(visitor)
+        """Raise LimitError if too many sign-ins through the provider failed."""
+        self._failures_at_provider.check(visitor)
 
     def failed(self, visitor: Visitor) -> None:
-        """Count a failed sign-in."""
-        self._failures.note(visitor)
+        """Count a failed sign-in through the provider."""
+        self._failures_at_provider.note(visitor)
 
-    def sign_in(self, token: str, visitor: Visitor, renewal: Renewal | None = None) -> Session:
+    def sign_in(self, token: str, visitor: Visitor) -> Session:
         """Return a new session, after the server has accepted the token. Raises SignInError, LimitError, and
         UnavailableError if the server cannot be asked."""
-        self._failures.check(visitor)
         token = token.strip()
+        guessed = not is_created(token)
+        if guessed:
+            self._failures.check(visitor)
+        try:
+            return self.begin(token)
+        except SignInError:
+            if guessed:
+                self._failures.note(visitor)
+            raise
+
+    def begin(self, token: str, renewal: Renewal | None = None) -> Session:
+        """Like `sign_in`, with a token that is not a guess. Raises SignInError, and UnavailableError."""
         if not token or len(token) > TOKEN_CHARS_MAX or not all("!" <= letter <= "~" for letter in token):
-            self._failures.note(visitor)
             raise SignInError("expected a token of visible ASCII characters, found none or others")
         session = Session(
             self.server, token, id=secrets.token_urlsafe(32), now=self._clock(), renewal=renewal
@@ -256,10 +269,6 @@ class Sessions:
             session.reach = tuple(sorted(names))
             with suppress(AccessError):
                 session.name = session.database(names[0]).access.whoami().name
-        except SignInError:
-            session.close()
-            self._failures.note(visitor)
-            raise
         except BaseException:
             session.close()
             raise
@@ -302,17 +311,15 @@ class Sessions:
             self._once[_digest(code)] = (self._clock() + ONCE_S, token)
         return code
 
-    def sign_in_once(self, code: str, visitor: Visitor) -> Session:
+    def sign_in_once(self, code: str) -> Session:
         """Return a new session for a code of `once`. Raises SignInError."""
-        self._failures.check(visitor)
         with self._lock:
             until, token = self._once.pop(_digest(code), (0.0, ""))
         if not token or until < self._clock():
-            self._failures.note(visitor)
             raise SignInError(
                 "this link was used already, or is older than ten minutes; sign in with a token"
             )
-        return self.sign_in(token, visitor)
+        return self.begin(token)
 
     def sign_out(self, session: Session, *, everywhere: bool = False) -> int:
         """End a session, and with `everywhere` all of the same token or name. Return their number."""

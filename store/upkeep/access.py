@@ -31,6 +31,7 @@ Invariants
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -72,6 +73,7 @@ from everlog.store.upkeep.roles import (
 
 PREFIX = "evl_"  # of tokens, by which scanners of secrets find them
 SECRET_BYTES, ID_BYTES = 32, 6
+_CREATED = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")  # SECRET_BYTES in base64
 _KINDS = {
     kinds.ROLE: "role",
     kinds.ROLE_REMOVED: "role.removed",
@@ -144,6 +146,12 @@ class NewToken(NamedTuple):
 def hash_of(text: str | bytes) -> bytes:
     """Return the SHA-256 of a token's text."""
     return hashlib.sha256(text if isinstance(text, bytes) else text.encode()).digest()
+
+
+def is_created(text: str) -> bool:
+    """Return whether a text has the form of a token that `new_token` returns: such a token cannot be
+    guessed."""
+    return _CREATED.fullmatch(text) is not None
 
 
 def new_token(

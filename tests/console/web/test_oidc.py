@@ -14,7 +14,6 @@ import pytest
 from everlog.console.web import oidc
 from everlog.console.web.oidc import CALLBACK, Oidc
 from everlog.console.web.session import SignInError
-from everlog.console.web.visitors import Visitor as Caller
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.issuer import Jwt
 from everlog.store.errors import OpenError
@@ -221,7 +220,7 @@ def test_open_databases_present_the_renewed_token(flights: EmbeddedDatabase, pro
         flights.access.grant(name, "reader")
     with console_of({"flights": flights}, jwt=Jwt(provider.url, AUDIENCE)) as web:
         renewal = Once(provider.token("bob"))
-        session = web.console.sessions.sign_in(provider.token("ann"), Caller(""), renewal)
+        session = web.console.sessions.begin(provider.token("ann"), renewal)
         opened = session.database("flights")
         assert opened.access.whoami().name == "ann"
         session.renew()

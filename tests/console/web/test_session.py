@@ -17,7 +17,7 @@ from everlog.rpc.certificates import create
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.security import Tls
 from everlog.rpc.server.server import Server
-from everlog.store.errors import OpenError
+from everlog.store.errors import LimitError, OpenError
 from tests.console.web.conftest import ROLES, TOKENS
 from tests.console.web.visitor import Visitor, console_of
 
@@ -101,6 +101,29 @@ def test_too_many_failures_are_refused_also_with_the_right_token(console: Visito
     assert "Too many sign-ins" in answer.words
 
 
+def test_what_cannot_be_guessed_signs_in_whatever_failed_at_its_address(flights: EmbeddedDatabase) -> None:
+    created = flights.access.create_token("eve", roles=("reader",)).text
+    other = "evl_" + "x" * 43
+    with Server({"flights": flights}, tokens=TOKENS, roles=ROLES) as server:
+        sessions = Sessions(Address(server.host, server.port, "", secure=False), lambda: 0.0)
+        visitor = Caller("peer")
+        for _ in range(FAILURES):
+            with pytest.raises(SignInError):
+                sessions.sign_in("a guess", visitor)
+        for _ in range(3):
+            with pytest.raises(SignInError):
+                sessions.sign_in(other, visitor)
+            with pytest.raises(SignInError):
+                sessions.sign_in_once("another link")
+            for guess in (TOKENS["ann"], f"{other}y", other[:-1]):
+                with pytest.raises(LimitError, match="try again in 60 s"):
+                    sessions.sign_in(guess, visitor)
+        sessions.check(visitor)  # a sign-in at a provider
+        assert sessions.sign_in(f" {created} ", visitor).name == "eve"
+        assert sessions.sign_in_once(sessions.once(TOKENS["bob"])).name == "bob"
+        sessions.close()
+
+
 def test_a_form_needs_the_token_of_its_visitor_and_an_origin_of_the_console(console: Visitor) -> None:
     console.sign_in(TOKENS["ann"])
     console.get("/account")
@@ -148,13 +171,13 @@ def test_idle_and_old_sessions_end(flights: EmbeddedDatabase) -> None:
         now[0] += 1.0
         assert sessions.of(second.id) is None
         code = sessions.once(TOKENS["bob"])
-        assert sessions.sign_in_once(code, Caller("peer")).name == "bob"
+        assert sessions.sign_in_once(code).name == "bob"
         with pytest.raises(SignInError, match="used already"):
-            sessions.sign_in_once(code, Caller("peer"))
+            sessions.sign_in_once(code)
         late = sessions.once(TOKENS["bob"])
         now[0] += 601.0
         with pytest.raises(SignInError, match="older than ten minutes"):
-            sessions.sign_in_once(late, Caller("peer"))
+            sessions.sign_in_once(late)
         sessions.close()
 
 

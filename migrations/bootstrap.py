@@ -20,6 +20,7 @@ Invariants
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -50,6 +51,9 @@ Read = Callable[[Collection[str]], Iterable[Row]]  # yields at least the rows of
 CODE = "bootstrap.py"
 WORD_MIN, WORDS_MAX = 6, 1000  # texts of people's rows to search for in other files of the folder
 _ROW_OVERHEAD = 128  # bytes in a record in addition to the row, mostly its key and its seal
+
+
+KNOWN_MAX, KNOWN_BYTES_MAX = 64, 1 << 20  # of folders, and of the keys that one deletes
 
 
 class Bootstrap:
@@ -115,6 +119,12 @@ class Bootstrap:
         rest.deleted, rest.deleted_bytes, rest.withheld = self.deleted, self.deleted_bytes, self.withheld
         return rest
 
+    def read_by(self, read: Read) -> Bootstrap:
+        """Return the same data without rows in memory: `read` yields them."""
+        found = copy.copy(self)
+        found._held, found._read = None, read  # noqa: SLF001  its own
+        return found
+
 
 def _hash(digests: dict[str, Any], table: Table[Any, Any], row: Message) -> bytes:
     raw = row.SerializeToString(deterministic=True)
@@ -132,11 +142,7 @@ def bootstrap(migration: Migration, *, twice: bool = False) -> Bootstrap:
     `twice` allows two rows with the same key. Runs the folder's code; writes nothing. Raises SchemaError with
     the line of `bootstrap.py`, LoadError with line and column of a file.
     """
-
-    def read(names: Collection[str]) -> Iterator[Row]:
-        return ((table, row) for _, table, row in _rows(migration, names))
-
-    rows = Bootstrap(read, migration.title)
+    rows = Bootstrap(_reader(migration), migration.title)
     schema = Schema(evolve(log_pb2.Schema(), migration.version, migration.tables))
     seen = None if twice else Spilled()
     sealed, words = set[Path](), set[str]()
@@ -157,7 +163,25 @@ def bootstrap(migration: Migration, *, twice: bool = False) -> Bootstrap:
                 version=migration.version,
             )
     rows.withheld = withheld_paths(migration, sealed, words)
+    if not twice and rows.deleted_bytes <= KNOWN_BYTES_MAX:
+        while len(_known) >= KNOWN_MAX:
+            _known.pop(next(iter(_known)), None)
+        _known[migration.folder.digest] = rows.read_by(lambda _: ())
     return rows
+
+
+def _reader(migration: Migration) -> Read:
+    return lambda names: ((table, row) for _, table, row in _rows(migration, names))
+
+
+_known: dict[bytes, Bootstrap] = {}  # of the newest folders, by digest
+
+
+def known_bootstrap(migration: Migration) -> Bootstrap:
+    """Return the rows of a migration as `bootstrap` does, but read them only once for each digest of its
+    folder. For plans and pages: whoever applies the migration checks its rows again."""
+    found = _known.get(migration.folder.digest)
+    return bootstrap(migration) if found is None else found.read_by(_reader(migration))
 
 
 def _key_size(schema: Schema, table: Table[Any, Any], key: Any) -> int:

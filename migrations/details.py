@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from everlog.migrations import digest as digests
-from everlog.migrations.bootstrap import bootstrap
+from everlog.migrations.bootstrap import known_bootstrap
 from everlog.migrations.folder import SOURCE, Folder, Source, find, folders
 from everlog.migrations.loader import load
 from everlog.migrations.migration import Migration
@@ -227,7 +227,7 @@ def _withheld(folder: Folder, migration: Migration | None) -> Collection[str]:
         return ()
     if migration is not None:
         try:
-            return bootstrap(migration).withheld
+            return known_bootstrap(migration).withheld
         except (Error, OSError):
             pass
     return {file.path for file in folder.sources}
@@ -306,7 +306,8 @@ def _table(table: Table[Any, Any], migration: Migration) -> ShownTable:
 
 def _rows(migration: Migration) -> list[ShownRows]:
     """Return the first bootstrap rows of each table."""
-    data, sealed = bootstrap(migration), {one.name for one in migration.tables if one.person is not None}
+    data = known_bootstrap(migration)
+    sealed = {one.name for one in migration.tables if one.person is not None}
     return [
         ShownRows(
             name,

@@ -34,7 +34,7 @@ import msgspec
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from everlog.migrations import people
-from everlog.migrations.bootstrap import Bootstrap, bootstrap, loaded
+from everlog.migrations.bootstrap import Bootstrap, bootstrap, known_bootstrap, loaded
 from everlog.migrations.checks import has_checks, try_checks
 from everlog.migrations.dry_run import RemakeTrial, Trial, trials, try_remake
 from everlog.migrations.estimate import REWRITTEN_PER_S, Estimate, Estimates, beside
@@ -126,7 +126,7 @@ def plan(
         following = after(schema, migration)
         new = Schema(following)
         steps = [*_people_steps(db, schema, following, migration, hold=hold)]
-        data = bootstrap(migration) if first is None else first
+        data = first if first is not None else (bootstrap if try_rows else known_bootstrap)(migration)
         online = beside(old, new, migration)
         steps += _steps(old, new, migration, counts, data, online=online)
         steps += [_trial_step(one) for one in through if one.version == migration.version]

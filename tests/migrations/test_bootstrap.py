@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from everlog import Error, LoadError, MigrationError, SchemaError, migrations
+from everlog.migrations.details import show
 from everlog.store.database import Database
 from everlog.store.record import RECORD_BYTES_MAX
 from tests.migrations.project import Project
@@ -161,3 +162,37 @@ def test_a_checkout_with_other_line_ends_has_the_same_rows(project: Project, db:
     migrations.apply(db, project.build().path)
     table = project.load()[0].tables[0]
     assert [row.name for row in db.scan(table)] == ["one\r\nline", "two\nlines"]
+
+
+def test_a_plan_reads_the_rows_of_a_folder_once_and_an_apply_reads_them_again(
+    project: Project, db: Database
+) -> None:
+    read = project.path.parent / "read.txt"
+    code = f"""
+        from pathlib import Path
+
+        from . import AIRPORTS, Airport
+
+        def rows():
+            with Path({str(read)!r}).open("a") as file:
+                file.write("x")
+            yield AIRPORTS, Airport(faa="JFK", name="from code")
+        """
+    project.add("one", files={"bootstrap.py": code})
+    path = project.build().path
+
+    def reads() -> int:
+        found = len(read.read_text())
+        read.write_text("")
+        return found
+
+    for _ in range(3):
+        (planned,) = migrations.plan(db, path)
+        assert show(db, planned.version, path).bootstrap[0].rows == 1
+    assert reads() == 2  # all of them, and the first ones to show
+    migrations.plan(db, path, try_rows=True)
+    assert reads() >= 1
+    migrations.apply(db, path)
+    assert reads() >= 1
+    migrations.plan(db, path)
+    assert reads() == 0

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -31,6 +32,7 @@ from everlog.console.web.permits import Permits
 from everlog.console.web.session import Session
 from everlog.console.web.work import Key
 from everlog.migrations.details import Details
+from everlog.migrations.plan import PlannedMigration
 from everlog.migrations.proposal import Proposal, ProposalState
 from everlog.migrations.rollback import PlannedRollback
 from everlog.migrations.status import MigrationInfo, State
@@ -61,6 +63,7 @@ SAYS = {
     "rolled_back": "rolled it back or cancelled it",
     "accepted": "accepted its edited folder",
 }
+PLANNED_S, PLANNED_MAX = 60.0, 64
 POLL_S, IDLE_S, PING_S, SAMPLES = 1.0, 2.0, 15.0, 60
 WIDTH, HEIGHT = 720, 72
 BEFORE_S, NOW_S, LATENCIES = 600, 60, 200  # the times whose latencies are compared, and samples
@@ -220,9 +223,13 @@ def migration(view: View) -> Page:
     permits = Permits(view, db)
     details = optional(lambda: db.migrations.show(version)) if permits.sees_folders else None
     older = before(db, infos, version) if details is not None else None
+    marked = mark(info, proposals)
+    does = actions(view, infos, info, newest, permits)
+    plan = _plan_of(view, info, marked) if "apply" in does["verbs"] and does["permits"]["apply"] else {}
     values = {
         **_told(info, state),
         "database": view.database,
+        **({"plan": msgspec.to_builtins([one for one, _ in plan["steps"]])} if plan else {}),
         "digest": (info.digest or info.folder_digest).hex(),
         **({"details": output.details_dict(details)} if details is not None else {}),
     }
@@ -234,12 +241,43 @@ def migration(view: View) -> Page:
         "events": details.events[::-1] if details is not None else [],
         "says": SAYS,
         "why_no_folder": "" if details is not None else no_folder(permits),
-        "mark": mark(info, proposals),
+        "mark": marked,
+        **(plan or {"steps": [], "costs": [], "cannot": ""}),
         "progress": progress(info, writers=writers(db, info) if in_progress(info) else None),
         "news": view.console.work.news(key_of(view, version)) or "",
-        **actions(view, infos, info, newest, permits),
+        **does,
     }
     return Page("migration.html", values, 200, more)
+
+
+_planned: dict[tuple[bytes, int, str, str], tuple[float, list[PlannedMigration]]] = {}
+
+
+def planned(view: View, to: int, state: str) -> list[PlannedMigration]:
+    """Return what applying up to a version would do, as of the last minute; empty without the right to it.
+    `state`: a text that changes with what is planned. Raises as `plan` does."""
+    db, now = view.db, time.monotonic()
+    key = db.uuid, to, state, view.session.name
+    at, found = _planned.get(key, (-PLANNED_S, []))
+    if now - at >= PLANNED_S:
+        found = optional(lambda: db.migrations.plan(to=to)) or []
+        _planned[key] = time.monotonic(), found
+        while len(_planned) > PLANNED_MAX:
+            _planned.pop(next(iter(_planned)), None)
+    return found
+
+
+def _plan_of(view: View, info: MigrationInfo, state: str) -> dict[str, Any]:
+    """Return the plan of a pending migration and those before it, and why it cannot be applied."""
+    try:
+        found, problem = planned(view, info.version, state), ""
+    except Error as error:
+        found, problem = [], str(error)
+    return {
+        "steps": [(one, one.steps) for one in found],
+        "costs": [(one, one.estimate) for one in found if one.estimate is not None],
+        "cannot": problem,
+    }
 
 
 def no_folder(permits: Permits) -> str:

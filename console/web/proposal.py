@@ -12,7 +12,6 @@ that of the moment. If two people decide at once, the second one gets the first 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -43,7 +42,6 @@ from everlog.rpc.client.database import RemoteDatabase
 from everlog.store.errors import AccessError, Error, MigrationError, RowError, UnavailableError, quantity
 
 _AGAIN = (ProposalState.REJECTED, ProposalState.FAILED, ProposalState.ROLLED_BACK)
-COSTS_S, COSTS_MAX = 60.0, 64
 TRIED = ("was tried", "FAILS")  # in the texts of steps that report the dry run
 
 
@@ -150,31 +148,14 @@ def _details(db: RemoteDatabase, entry: MigrationEntry) -> Details | None:
     return found
 
 
-Costs = list[tuple[MigrationEntry, Estimate]]
-_known: dict[tuple[bytes, bytes, str], tuple[float, Costs]] = {}  # by database, proposal and identity
-
-
-def _costs(view: View, one: Proposal) -> Costs:
-    """Return what the migrations of a proposal cost, estimated within the last minute. An estimate reads all
-    bootstrap rows."""
-    key, now = (view.db.uuid, one.digest, view.session.name), time.monotonic()
-    at, found = _known.get(key, (-COSTS_S, []))
-    if now - at >= COSTS_S:
-        found = _estimated(view.db, one.plan)
-        _known[key] = time.monotonic(), found
-        while len(_known) > COSTS_MAX:
-            _known.pop(next(iter(_known)), None)
-    return found
-
-
-def _estimated(db: RemoteDatabase, plan: Plan) -> Costs:
-    """Return what the migrations of a plan cost now, as far as it is known."""
+def _costs(view: View, one: Proposal) -> list[tuple[MigrationEntry, Estimate]]:
+    """Return what the migrations of a proposal cost, estimated within the last minute."""
     try:
-        planned = optional(lambda: db.migrations.plan(to=plan.to_version)) or []
+        planned = migrations.planned(view, one.plan.to_version, one.short)
     except Error:  # a folder has changed: the page says it elsewhere
         return []
-    found = {one.version: one.estimate for one in planned if one.estimate is not None}
-    return [(entry, found[entry.version]) for entry in plan.migrations if entry.version in found]
+    found = {entry.version: entry.estimate for entry in planned if entry.estimate is not None}
+    return [(entry, found[entry.version]) for entry in one.plan.migrations if entry.version in found]
 
 
 def _tried(text: str) -> bool:

@@ -167,6 +167,10 @@ def test_a_pending_migration_is_applied_on_a_server_without_approval() -> None:
             found = ann.get(page)
             assert "Before it, in order: 20260202110000_" in found.words
             assert "Apply all 2" in found.words
+            assert found.text.index("What it costs") < found.text.index("Apply all 2")
+            plan = ann.json(page)["plan"]
+            assert [one["version"] for one in plan] == [20260202110000, version]
+            assert all(step["text"].split("`")[0] in found.words for one in plan for step in one["steps"])
             mark = field(found, "mark")
             assert ann.post(f"{page}/apply", None, reason="", mark=mark).status == 400
             assert ann.post(f"{page}/apply", None, reason="r", mark="older").status == 409

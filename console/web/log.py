@@ -43,7 +43,7 @@ LIMITS = (COMMITS, 100, 200, 500)  # commits per page; the last one is the most
 WINDOW, WINDOW_MAX, SEARCH_S = 8, 4096, 0.15
 LOOKED_MIN, READ_BYTES_MAX = 64, 16 << 20  # commits that are searched in any time, but not if they are large
 CHANGES = 200
-POLL_S, PING_S = 1.0, 15.0
+POLL_S, SHARED_S, PING_S = 1.0, 0.9, 15.0
 PLOT_S, WIDTH, HEIGHT = 900, 720, 44
 
 
@@ -309,16 +309,21 @@ async def events(request: Request) -> Response:
         after = int(last) if last.isascii() and last.isdecimal() and len(last) < 20 else after
 
     def more(seq: int) -> tuple[list[Entry], int]:
-        """Return the commits after a seq, at most LIVE_MAX, oldest first, and where to continue."""
-        head = db.head
+        """Return the commits after a seq, at most LIVE_MAX, oldest first, and where to continue. The pages of
+        a session share what they read."""
+        head = view.session.polled((view.database, "head"), lambda: db.head, SHARED_S)
         start = max(seq, head - 5 * LIVE_MAX)
         if head <= start:
             return [], max(seq, head)
-        if wanted.key:
-            found = [one for one in newest(db, wanted, head, LIVE_MAX).entries if one.seq > start][::-1]
-        else:
-            found = list(db.past.log(after=start, until=head, limit=LIVE_MAX, **wanted.filters))
+        key = view.database, wanted, start, head
+        found = view.session.polled(key, lambda: between(start, head), SHARED_S)
         return found, found[-1].seq if len(found) == LIVE_MAX else head
+
+    def between(start: int, head: int) -> list[Entry]:
+        if wanted.key:
+            return [one for one in newest(db, wanted, head, LIVE_MAX).entries if one.seq > start][::-1]
+        found = db.past.log(after=start, until=head, limit=LIVE_MAX, **wanted.filters)
+        return list(map(_light, found))
 
     async def stream() -> AsyncIterator[str]:
         seq, quiet = after, 0.0

@@ -64,7 +64,7 @@ SAYS = {
     "accepted": "accepted its edited folder",
 }
 PLANNED_S, PLANNED_MAX = 60.0, 64
-POLL_S, IDLE_S, PING_S, SAMPLES = 1.0, 2.0, 15.0, 60
+POLL_S, SHARED_S, IDLE_S, PING_S, SAMPLES = 1.0, 0.9, 2.0, 15.0, 60
 WIDTH, HEIGHT = 720, 72
 BEFORE_S, NOW_S, LATENCIES = 600, 60, 200  # the times whose latencies are compared, and samples
 WAITS = "It takes longer than expected. This page shows the outcome."
@@ -546,16 +546,16 @@ class Look(NamedTuple):
     writers: Writers | None = None
 
 
-def streamed(console: Site, session: Session, look: Callable[[], Look], shown: str) -> Response:
+def streamed(console: Site, session: Session, look: Callable[[], Look], shown: str, subject: str) -> Response:
     """Return server-sent events: `progress` while a migration runs, `changed` when its mark is not the one
-    that the page shows any more."""
+    that the page shows any more. `subject`: what `look` looks at; the pages of a session share it."""
 
     async def stream() -> AsyncIterator[str]:
         rates, last, quiet, seen = deque[float](maxlen=SAMPLES), (0, 0.0), 0.0, shown
         yield "retry: 1000\n\n"
         while not console.stopping:
             try:
-                found = await run_in_threadpool(look)
+                found = await run_in_threadpool(session.polled, subject, look, SHARED_S)
             except Error:
                 return  # the page connects again, and learns why if it cannot
             if found.mark != seen:
@@ -595,7 +595,7 @@ async def events(request: Request) -> Response:
         shown = mark(info, proposals)
         return Look(shown, info, writers(db, info)) if in_progress(info) else Look(shown, None)
 
-    return streamed(console, view.session, look, view.query("mark"))
+    return streamed(console, view.session, look, view.query("mark"), f"{view.database}/{version}")
 
 
 _ONE = "/db/{database}/migrations/{version}"

@@ -264,7 +264,7 @@ async def events(request: Request) -> Response:
         shown = _mark(now, infos)
         return Look(shown, about, migrations.writers(db, about)) if busy and about else Look(shown, None)
 
-    return streamed(console, view.session, look, view.query("mark"))
+    return streamed(console, view.session, look, view.query("mark"), one.digest.hex())
 
 
 ROUTES = [

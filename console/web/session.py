@@ -23,9 +23,9 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from everlog.console.web.visitors import ENDED_MAX, Clock, Failures, Visitor
 from everlog.rpc.address import Address
@@ -41,6 +41,8 @@ STREAMS_EACH = 32  # pages of one session that are kept up to date
 RETRY_S, TIMEOUT_S = 1.0, 10.0
 TOKEN_CHARS_MAX = 16 << 10
 LEFT_MAX = 200  # words for next pages, of a session
+POLLS_MAX = 64  # calls whose results the live pages of a session share
+T = TypeVar("T")
 
 
 class SignInError(AccessError):
@@ -68,6 +70,15 @@ class Renewal(Protocol):
         ...
 
 
+class Poll:
+    """A call that is repeated, and its newest result."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.began: float | None = None
+        self.found: Any = None
+
+
 class Session:
     """One sign-in, or all callers without one. Thread-safe."""
 
@@ -92,6 +103,7 @@ class Session:
         self._channel: Channel | None = None
         self._left: dict[str, str] = {}
         self._closed, self._streams = False, 0
+        self._polls = OrderedDict[Hashable, Poll]()
 
     @property
     def signed_in(self) -> bool:
@@ -125,6 +137,22 @@ class Session:
         finally:
             with self._lock:
                 self._streams -= 1
+
+    def polled(self, key: Hashable, call: Callable[[], T], age_s: float) -> T:
+        """Return what a call returns, or returned to another live page of this session in the last `age_s`
+        seconds. `key`: what is called. Raises as the call does."""
+        with self._lock:
+            poll = self._polls.pop(key, None) or Poll()
+            self._polls[key] = poll
+            while len(self._polls) > POLLS_MAX:
+                self._polls.popitem(last=False)
+        with poll.lock:
+            now = time.monotonic()
+            if poll.began is None or now - poll.began >= age_s:
+                poll.found = call()
+                poll.began = now
+            found: T = poll.found
+            return found
 
     def databases(self) -> list[str]:
         """Return the names of the databases that the identity may see. Raises SignInError if its token is not

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from everlog.console.web.server import WebServer, own_server
-from everlog.console.web.session import Sessions, SignInError
+from everlog.console.web.session import POLLS_MAX, Session, Sessions, SignInError
 from everlog.console.web.visitors import FAILURES
 from everlog.console.web.visitors import Visitor as Caller
 from everlog.rpc.address import Address
@@ -262,3 +263,27 @@ def test_a_form_that_was_sent_after_the_session_ended_is_not_lost(
     assert 'href="/api/Store/Get?database=flights"' in page.text
     assert "<b>" not in page.text
     assert console.post("/api/Store/Get", None, database="flights", table="airports").status != 403
+
+
+def test_live_pages_of_a_session_share_a_call() -> None:
+    session, calls = Session(Address("127.0.0.1", 1, "", secure=False), ""), list[str]()
+
+    def call(name: str) -> str:
+        calls.append(name)
+        if name == "bad":
+            raise OpenError("no")
+        return name
+
+    with ThreadPoolExecutor(8) as threads:
+        found = threads.map(lambda _: session.polled("a", lambda: call("a"), 60), range(50))
+        assert set(found) == {"a"}
+    assert calls == ["a"]
+    assert session.polled("b", lambda: call("b"), 60) == "b"
+    assert session.polled("b", lambda: call("c"), 0) == "c"
+    for _ in range(2):
+        with pytest.raises(OpenError):
+            session.polled("bad", lambda: call("bad"), 60)
+    assert calls == ["a", "b", "c", "bad", "bad"]
+    for number in range(POLLS_MAX + 1):
+        session.polled(number, lambda: call("x"), 60)
+    assert session.polled("a", lambda: call("again"), 60) == "again"

@@ -291,6 +291,21 @@ def pending() -> Iterator[tuple[str, dict[str, str]]]:
 
 
 @contextlib.contextmanager
+def pending_without_approval() -> Iterator[tuple[str, dict[str, str]]]:
+    """Serve the example with two pending migrations, which need no approval; yield the console's URL and
+    pages."""
+    with at_version(20260126083000, SOURCE, testdata=True) as db:
+        assert isinstance(db, EmbeddedDatabase)
+        how: dict[str, Any] = {
+            "tokens": TOKENS,
+            "roles": {"ann": ("owner",)},
+            "migrations": {"flights": SOURCE},
+        }
+        with console_of({"flights": db}, **how) as web:
+            yield web.url, {"apply": f"{LIST}/20260209154500"}
+
+
+@contextlib.contextmanager
 def at_provider() -> Iterator[tuple[str, dict[str, str]]]:
     """Serve the example with sign-in at a provider; yield the console's URL and pages."""
     with TestProvider() as provider, at_version(source=SOURCE) as db:
@@ -410,6 +425,7 @@ def main() -> None:
         servers: list[Callable[[], Server]] = [
             lambda: example(Path(directory), chosen.flights),
             pending,
+            pending_without_approval,
             at_provider,
             lambda: running(Path(directory)),
         ]

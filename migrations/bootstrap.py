@@ -179,7 +179,7 @@ _known: dict[bytes, Bootstrap] = {}  # of the newest folders, by digest
 
 def known_bootstrap(migration: Migration) -> Bootstrap:
     """Return the rows of a migration as `bootstrap` does, but read them only once for each digest of its
-    folder. For plans and pages: whoever applies the migration checks its rows again."""
+    folder. For plans and pages: a run checks the rows again."""
     found = _known.get(migration.folder.digest)
     return bootstrap(migration) if found is None else found.read_by(_reader(migration))
 

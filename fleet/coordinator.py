@@ -174,8 +174,11 @@ class FleetCoordinator:
             before = Ledger(memory.epoch, memory.runs)
             step = event(before, memory)
             if step.ledger is not before:
-                self._memory = protocol.Coordinator()  # if the commit fails, this remains
-                refusal = self._store.save(before, step.ledger, actor=actor, reason=reason, check=check)
+                try:
+                    refusal = self._store.save(before, step.ledger, actor=actor, reason=reason, check=check)
+                except BaseException:
+                    self._memory = protocol.Coordinator()
+                    raise
                 if refusal:
                     step = CoordinatorStep(before, memory, refusal=refusal)
             self._memory = step.coordinator

@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
+from everlog.feed.feed import Feed
 from everlog.fleet import protocol
 from everlog.fleet.protocol import HELD, Holding, Member, Order, Phase, Report, Verb
 from everlog.migrations.prepared import Decision
@@ -30,6 +31,7 @@ from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import log_pb2
 from everlog.store.errors import ClosedError, DiskError, Error, UnavailableError
 from everlog.store.history.query import Entry
+from everlog.store.progress import OnProgress
 
 ACTOR = "fleet"  # of a member's commits
 
@@ -61,6 +63,7 @@ class MemberMigrations(Protocol):
         rate: float | None = None,
         actor: str = "",
         reason: str = "",
+        progress: OnProgress | None = None,
     ) -> Decision: ...
     def commit_prepared(
         self, decision_id: bytes, *, fence: int = 0, actor: str = "", reason: str = ""
@@ -86,6 +89,17 @@ class MemberDatabase(Protocol):
     def migrations(self) -> MemberMigrations: ...
     @property
     def past(self) -> MemberPast: ...
+
+
+class JoinedDatabase(MemberDatabase, Protocol):
+    """The part of an embedded database that is a member."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def head(self) -> int: ...
+    def cursor(self) -> log_pb2.Cursor: ...
+    def feed(self, after: log_pb2.Cursor, /, *, bounded: bool = False) -> Feed: ...
 
 
 class Recorded(NamedTuple):
@@ -132,11 +146,16 @@ def folder_digest(infos: Iterable[MigrationInfo]) -> bytes:
 class FleetMember:
     """A database as a member of a fleet. Safe to use from many threads.
 
-    `rate`: the maximum of rows a second that it builds.
+    `rate`: the maximum of rows a second that it builds. `progress`: called while it builds.
     """
 
-    def __init__(self, db: MemberDatabase, *, rate: float | None = None) -> None:
+    def __init__(
+        self, db: MemberDatabase, *, rate: float | None = None, progress: OnProgress | None = None
+    ) -> None:
         self._db = db
+        self._progress = progress
+        self.migrations: Sequence[MigrationInfo] = ()  # as of the last `holding`
+        self.held: Holding | None = None  # the last `holding`
         self._rate = rate
         self._member = Member(db.uuid)
         self._recorded = Recorded()
@@ -146,11 +165,11 @@ class FleetMember:
     def holding(self) -> Holding:
         """Return what the database holds: its log, and the folders of its code. Read-only. Raises SchemaError
         for an invalid folder."""
-        infos = self._db.migrations.status()
+        infos = self.migrations = self._db.migrations.status()
         with self._memory:
             known = self._recorded
             known = self._recorded = known.read(self._db.past.log(kind="migration", after=known.seq))
-        return Holding(
+        found = self.held = Holding(
             version_of(infos),
             folder_digest(infos),
             known.phase,
@@ -158,6 +177,7 @@ class FleetMember:
             known.fence,
             known.reason,
         )
+        return found
 
     def report(self) -> Report:
         """Return its phase, to send when it is opened, when it connects, and repeatedly while in doubt.
@@ -196,6 +216,7 @@ class FleetMember:
                 rate=self._rate,
                 actor=ACTOR,
                 reason=_reason(order),
+                progress=self._progress,
             )
         except INTERRUPTIONS:
             raise

@@ -91,6 +91,8 @@ class _RightEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Right.ValueType
     """Define roles, grant them, and manage tokens. A caller with it can obtain every other right."""
     AUDIT: _Right.ValueType  # 27
     """See roles, grants and tokens, and why a call of anybody is allowed or denied."""
+    JOIN: _Right.ValueType  # 28
+    """Be a member of the fleet whose ledger the database is: report, and receive orders."""
 
 class Right(_Right, metaclass=_RightEnumTypeWrapper):
     """What a role may allow. Those marked * cannot be undone: their calls need a reason."""
@@ -149,6 +151,8 @@ GRANT: Right.ValueType  # 26
 """Define roles, grant them, and manage tokens. A caller with it can obtain every other right."""
 AUDIT: Right.ValueType  # 27
 """See roles, grants and tokens, and why a call of anybody is allowed or denied."""
+JOIN: Right.ValueType  # 28
+"""Be a member of the fleet whose ledger the database is: report, and receive orders."""
 Global___Right: _TypeAlias = Right  # noqa: Y015
 
 class _Comparison:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,9 @@ def open(  # noqa: A001  the public name is everlog.open
     master_key: MasterKey | None = None,
     progress: OnProgress | None = None,
     timeout: float | None = None,
+    fleet: str | None = None,
+    fleet_name: str | None = None,
+    fleet_labels: Mapping[str, str] | None = None,
 ) -> EmbeddedDatabase | RemoteDatabase:
     """Open a database. Use it in a `with` block, or close it.
 
@@ -66,7 +69,10 @@ def open(  # noqa: A001  the public name is everlog.open
     commits, "sync" (on disk on return) or "os" (on disk about 20 ms later). `idempotency_s`: for how many
     seconds archiving leaves commits with a `commit_id` in the log. `master_key`: for sealed rows, its 32
     bytes, the path of its file, or a `Master`; None: that of the environment. `progress`: called while the
-    tables catch up and migrations are applied.
+    tables catch up and migrations are applied. `fleet`: the URL of the ledger of a fleet that the database
+    joins until it is closed; None: EVERLOG_FLEET, "": none. Its migrations then wait for the fleet, unless
+    the database is empty. `fleet_name`: its name, unique in the fleet (None: EVERLOG_FLEET_NAME, or the names
+    of machine and directory). `fleet_labels`: labels for selections (None: EVERLOG_FLEET_LABELS).
 
     Writes, if it creates, migrates, or completes interrupted work. Raises OpenError, UnavailableError,
     MigrationError, CorruptionError.
@@ -79,13 +85,19 @@ def open(  # noqa: A001  the public name is everlog.open
     arguments.seconds(timeout or 0, "`timeout`", error=OpenError)
     arguments.seconds(idempotency_s, "`idempotency_s`", error=OpenError)
     if address.is_url(where):
+        if fleet:
+            raise OpenError(
+                f"expected an embedded database to join a fleet, found {address.without_secrets(where)}; its"
+                " server joins with `everlog serve --join`"
+            )
         return _remote(where, migrations, migrate=migrate, read_only=read_only, timeout_s=timeout)
+    joins = _fleet(fleet, read_only=read_only)
     made = _path(where) if create and not read_only and where != MEMORY else None
     with removed_if_failed(made) if made is not None else nullcontext():
-        return _embedded(
+        db = _embedded(
             where,
             migrations,
-            migrate=migrate,
+            migrate=migrate and not joins,
             create=create,
             read_only=read_only,
             timeout=timeout,
@@ -94,6 +106,53 @@ def open(  # noqa: A001  the public name is everlog.open
             master_key=master_key,
             progress=progress,
         )
+        if joins:
+            _join(db, joins, fleet_name, fleet_labels, progress if migrate else None, migrate=migrate)
+        return db
+
+
+def _fleet(given: str | None, *, read_only: bool) -> str:
+    """Return the URL of the fleet to join; empty: none. Raises OpenError for a database that is read-only."""
+    if given and read_only:
+        raise OpenError("expected a database that is open for writing to join a fleet, found read_only")
+    if given is not None:
+        return given
+    return "" if read_only else environment.variable("EVERLOG_FLEET") or ""
+
+
+def _join(
+    db: EmbeddedDatabase,
+    url: str,
+    name: str | None,
+    labels: Mapping[str, str] | None,
+    progress: OnProgress | None,
+    *,
+    migrate: bool,
+) -> None:
+    """Make a database a member of a fleet. Its migrations wait for the fleet, unless it has no schema yet."""
+    from everlog.rpc.client import join
+
+    try:
+        if labels is None:
+            labels = join.labels_of(environment.variable("EVERLOG_FLEET_LABELS") or "")
+        if migrate and db.folders is not None:
+            _prepared_code(db, progress)
+        name = name or environment.variable("EVERLOG_FLEET_NAME") or join.default_name(db.path)
+        db.leave_fleet = join.join(url, db, name=name, labels=labels)
+    except BaseException:
+        db.close()
+        raise
+
+
+def _prepared_code(db: EmbeddedDatabase, progress: OnProgress | None) -> None:
+    """Apply the migrations of an empty database; give others the code of a migration in progress."""
+    from everlog import migrations as room
+    from everlog.migrations.in_progress import attach as attach_code
+
+    if not db.schema.version:
+        _apply(db, progress)
+    elif db.folders is not None:
+        attach_code(db, room.load(db.folders))
 
 
 def _embedded(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from everlog.feed.feed import Feed, feed
@@ -22,6 +22,7 @@ class EmbeddedDatabase(Database):
     """The database that `everlog.open` returns for `file:` and `memory:`."""
 
     scratch: Temporary | None = None  # its directory, if that is removed when it is closed
+    leave_fleet: Callable[[], None] | None = None  # ends its membership, before it is closed
     folders: Source | None = None  # package or directory of its migrations; None: the default directory
 
     @property
@@ -52,6 +53,9 @@ class EmbeddedDatabase(Database):
 
     def close(self) -> None:
         """Write everything to files and release the directory. May be called twice."""
+        leave, self.leave_fleet = self.leave_fleet, None
+        if leave is not None:
+            leave()
         super().close()
         if self.scratch is not None:
             self.scratch.remove()

@@ -40,13 +40,15 @@ ORDER = {
     ),
     "fleet": (
         "migrations protocol selector",
-        "ledger member",
+        "status",
+        "ledger member registry",
         "survey",
         "drift plan waves",
         "members",
         "rollouts",
         "approvals",
         "coordinator",
+        "hub",
     ),
     "migrations": (
         "digest lock people spill values",
@@ -72,7 +74,7 @@ ORDER = {
         "retention",
     ),
     "rpc": (
-        "address calls certificates errors traces wire",
+        "address calls certificates errors fleet traces wire",
         "security",
         "handles",
         "client embedded http2",
@@ -93,7 +95,7 @@ ORDER = {
     ),
 }
 
-MODULES_MAX = 254  # of store, rpc, migrations and console together
+MODULES_MAX = 259  # of store, rpc, migrations and console together
 SMALL_LINES = 80
 
 # Small modules with one importer, and with a name that a reader looks for.

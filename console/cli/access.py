@@ -50,7 +50,8 @@ tables_option = click.option(
 def access(settings: Settings) -> None:
     """Show and change roles, and the identities that have them. The log records each change.
 
-    Ready-made roles: reader, writer, follower, migrator, approver, auditor, operator, owner.
+    Ready-made roles: reader, writer, follower, migrator, approver, auditor, operator, member,
+    owner.
 
     \b
     Examples:

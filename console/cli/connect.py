@@ -70,6 +70,7 @@ def open_database(
         "master_key": master_key,
         "migrations": settings.migrations_or_none,
         "migrate": False,
+        "fleet": "",  # a command is no member
         "progress": progress,
     }
     if not settings.wait:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -53,17 +53,17 @@ from everlog.console.cli.options import (
 )
 from everlog.console.cli.proofs import signer_in
 from everlog.console.cli.serve_config import Configured, Reloading, config_option, token_of
+from everlog.console.cli.serve_fleet import check_fleet, fleet_options, in_fleet, sources_of
 from everlog.console.cli.serve_http import http, http_options
 from everlog.console.cli.serve_jwt import jwt_of, jwt_options
 from everlog.console.cli.serve_limits import PARAMETERS as LIMITS
 from everlog.console.cli.serve_limits import limit_options, quota_of
 from everlog.console.cli.serve_migrate import migrated, migrating_options
 from everlog.console.cli.systemd import ServiceManager, inherited_sockets
-from everlog.migrations.folder import Root, find
 from everlog.rpc import traces
 from everlog.rpc.address import PORT
 from everlog.store.crypto.master_key import NEXT_VARIABLE, master_of
-from everlog.store.errors import OpenError, SchemaError
+from everlog.store.errors import OpenError
 from everlog.store.process import Closing
 from everlog.store.program_log import FORMATS, LEVELS, writing
 from everlog.store.progress import Progress
@@ -85,65 +85,6 @@ packages_option = click.option(
     metavar="[NAME=]PACKAGE",
     help="Migrations of all databases, or of one; may be repeated.  [default: --migrations-dir]",
 )
-
-
-def packages_of(
-    settings: Settings, words: Sequence[str], databases: Iterable[str], *, needed: bool
-) -> dict[str, str]:
-    """Return the package of each database that has one. `needed`: each must have one.
-
-    Raises OpenError for an unknown name, and for two packages with the same import name.
-    """
-    names, found, common = list(databases), dict[str, str](), ""
-    for word in words:
-        name, equals, package = word.partition("=")
-        if not equals:
-            name, package = "", word
-        if (name in found) if name else bool(common):
-            raise OpenError(
-                f"expected one package of migrations for {name or 'all databases'}, found two; leave one out"
-            )
-        if name and name not in names:
-            raise OpenError(
-                f"--migrations {word}: this server has no database {name!r}; it has: {', '.join(names)}"
-            )
-        if not package:
-            raise OpenError(f"--migrations {word}: expected NAME=PACKAGE or PACKAGE, found no package")
-        if name:
-            found[name] = package
-        else:
-            common = package
-    if not words:
-        here = len(names) == 1 and Path(settings.migrations).is_dir()  # ambiguous for several databases
-        common = settings.migrations_or_none or (settings.migrations if needed or here else "")
-    for name in names:
-        if name not in found and common:
-            found[name] = common
-        elif name not in found and needed:
-            raise OpenError(
-                f"{name} has no migrations: expected --migrations {name}=PACKAGE, or --migrations PACKAGE"
-                " for all databases, found neither; serve a database without migrations by another server"
-            )
-    _check_apart(found)
-    return found
-
-
-def _check_apart(found: dict[str, str]) -> None:
-    """Raise OpenError for two directories with the same import name."""
-    if len(set(found.values())) < 2:
-        return
-    roots = dict[str, Root]()
-    for name, package in found.items():
-        with suppress(SchemaError):  # loading reports a missing one
-            roots[name] = find(package)
-    for name, root in roots.items():
-        for other, there in roots.items():
-            if root.package == there.package and root.path != there.path:
-                raise OpenError(
-                    f"the migrations of {name} ({root.path}) and of {other} ({there.path}) have the same"
-                    f" package name, {root.package}; put them into packages with different names, such as"
-                    f" {name}.migrations and {other}.migrations (add an __init__.py to the directory above)"
-                )
 
 
 CONSOLE_ONLY = ("console_oidc_client", "console_upload_mb", "console_proxies")
@@ -357,6 +298,7 @@ _OPTIONS = [
 @archiving_options
 @packages_option
 @migrating_options
+@fleet_options
 @console_options
 @shared_options
 @writes
@@ -433,6 +375,7 @@ def serve(
         migrate=how["migrate"],
         console=console_at is not None,
         metrics=how["metrics_listen"] is not None,
+        fleet=how,
     )
     tls = _tls_of(tls_cert, tls_key, tls_client_ca, tls_client_crl, client_names)
     check_address(listen, "--listen")
@@ -441,7 +384,7 @@ def serve(
     jwt, quota = jwt_of(_taken(how, "jwt_")), quota_of({name: how.pop(name) for name in LIMITS})
     tells = tls is not None or how["migrate"] is not None
     how["notify"] = how["notify"] if tells else ()  # otherwise the variable has no effect
-    master, readiness = master_of(None, next_master), Readiness()
+    master, readiness, fleet = master_of(None, next_master), Readiness(), _taken(how, "fleet", "join")
     oidc = oidc_of(_taken(how, "console_oidc_"), jwt)
     web = web_of(console_at, how.pop("console_url"), tls, oidc, implied=how["migrate"] == "checked")
     readiness.on_change = manager.show
@@ -459,7 +402,7 @@ def serve(
             for name, url in _named(settings, databases).items()
         }
         log.names.update({str(db.path): name for name, db in named.items()})  # type: ignore[attr-defined]
-        sources = packages_of(settings, packages, named, needed=bool(how["migrate"]))
+        sources = sources_of(settings, packages, named, fleet["fleet"], needed=bool(how["migrate"]))
         readiness.starting(HealthState.MIGRATING if how["migrate"] == "auto" else HealthState.OPENING)
         certificates = ServerEvents(next(iter(named.values())), listen)  # type: ignore[arg-type]
         approvals, notifier, problems = stack.enter_context(
@@ -472,8 +415,8 @@ def serve(
                 **how,
             )
         )
-        archives = targets(archive_to, named)
-        retained(named, archives, keep_days, keep_records, stack)  # type: ignore[arg-type]
+        hubs = stack.enter_context(in_fleet(named, sources, **fleet))  # type: ignore[arg-type]
+        retained(named, archives := targets(archive_to, named), keep_days, keep_records, stack)  # type: ignore[arg-type]
         named_tokens = read_tokens(tokens_file, token) if tokens_file else TokensFile({}, {})
         server = Server(
             named,  # type: ignore[arg-type]  # embedded, as _named ensures
@@ -497,6 +440,7 @@ def serve(
             quota=quota,
             readiness=readiness,
             sockets=sockets,
+            fleets=hubs,
         )
         server.on_beat = manager.beat
 
@@ -546,8 +490,10 @@ def _refuse_idle(
     migrate: str | None,
     console: bool,
     metrics: bool,
+    fleet: Mapping[str, Any],
 ) -> None:
     """Raise UsageError for an option that has no effect in the chosen mode."""
+    check_fleet(fleet)
     if sockets:
         refuse_idle("listen", when="beside the sockets of LISTEN_FDS", variables=True)
     if migrate != "checked":

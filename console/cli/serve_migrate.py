@@ -9,15 +9,17 @@ checked    proposes them, serves the current version, and applies them after app
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 from everlog.console.cli.options import Identity, Settings, add_options
 from everlog.console.output import show_progress
-from everlog.store.errors import Error, MigrationError
+from everlog.migrations.folder import Root, find
+from everlog.store.errors import Error, MigrationError, OpenError, SchemaError
 from everlog.store.program_log import about
 
 if TYPE_CHECKING:
@@ -43,6 +45,65 @@ class Migrated(NamedTuple):
 def migrating_options(command: F) -> F:
     """Add the options for pending migrations to `serve`."""
     return add_options(command, _OPTIONS)
+
+
+def packages_of(
+    settings: Settings, words: Sequence[str], databases: Iterable[str], *, needed: bool
+) -> dict[str, str]:
+    """Return the package of each database that has one. `needed`: each must have one.
+
+    Raises OpenError for an unknown name, and for two packages with the same import name.
+    """
+    names, found, common = list(databases), dict[str, str](), ""
+    for word in words:
+        name, equals, package = word.partition("=")
+        if not equals:
+            name, package = "", word
+        if (name in found) if name else bool(common):
+            raise OpenError(
+                f"expected one package of migrations for {name or 'all databases'}, found two; leave one out"
+            )
+        if name and name not in names:
+            raise OpenError(
+                f"--migrations {word}: this server has no database {name!r}; it has: {', '.join(names)}"
+            )
+        if not package:
+            raise OpenError(f"--migrations {word}: expected NAME=PACKAGE or PACKAGE, found no package")
+        if name:
+            found[name] = package
+        else:
+            common = package
+    if not words:
+        here = len(names) == 1 and Path(settings.migrations).is_dir()  # ambiguous for several databases
+        common = settings.migrations_or_none or (settings.migrations if needed or here else "")
+    for name in names:
+        if name not in found and common:
+            found[name] = common
+        elif name not in found and needed:
+            raise OpenError(
+                f"{name} has no migrations: expected --migrations {name}=PACKAGE, or --migrations PACKAGE"
+                " for all databases, found neither; serve a database without migrations by another server"
+            )
+    _check_apart(found)
+    return found
+
+
+def _check_apart(found: dict[str, str]) -> None:
+    """Raise OpenError for two directories with the same import name."""
+    if len(set(found.values())) < 2:
+        return
+    roots = dict[str, Root]()
+    for name, package in found.items():
+        with suppress(SchemaError):  # loading reports a missing one
+            roots[name] = find(package)
+    for name, root in roots.items():
+        for other, there in roots.items():
+            if root.package == there.package and root.path != there.path:
+                raise OpenError(
+                    f"the migrations of {name} ({root.path}) and of {other} ({there.path}) have the same"
+                    f" package name, {root.package}; put them into packages with different names, such as"
+                    f" {name}.migrations and {other}.migrations (add an __init__.py to the directory above)"
+                )
 
 
 @contextmanager

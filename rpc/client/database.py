@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from everlog.audit.prover import Prover
     from everlog.rpc import handles
     from everlog.rpc.client.api import Api
+    from everlog.rpc.client.fleet import RemoteFleet
 
 K = TypeVar("K")
 
@@ -131,6 +132,13 @@ class RemoteDatabase(Writer):
         from everlog.rpc.client.audit import RemoteArchive
 
         return RemoteArchive(self._channel, self)
+
+    @property
+    def fleet(self) -> RemoteFleet:
+        """The fleet whose ledger this database is; see `everlog.rpc.client.fleet.RemoteFleet`."""
+        from everlog.rpc.client.fleet import RemoteFleet
+
+        return RemoteFleet(self._channel)
 
     @property
     def api(self) -> Api:

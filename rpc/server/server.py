@@ -30,6 +30,7 @@ from typing import Any, Self
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
 from everlog.audit.note import Signer
+from everlog.fleet.hub import Hub
 from everlog.migrations.approval.approval import Approval
 from everlog.proto import (
     access_pb2,
@@ -41,6 +42,8 @@ from everlog.proto import (
     consumers_pb2,
     consumers_pb2_grpc,
     feed_pb2,
+    fleet_pb2,
+    fleet_pb2_grpc,
     history_pb2,
     history_pb2_grpc,
     migrations_pb2,
@@ -64,6 +67,7 @@ from everlog.rpc.server.activity import SLOW_MS, Activity
 from everlog.rpc.server.admin import AdminService, ArchiveService, ConsumersService, ProofsService
 from everlog.rpc.server.auth import Auth, check_tokens
 from everlog.rpc.server.feed import PATH, FeedService
+from everlog.rpc.server.fleet import FleetService
 from everlog.rpc.server.health import HealthService, Readiness
 from everlog.rpc.server.history import HistoryService
 from everlog.rpc.server.host import Hosting
@@ -94,6 +98,7 @@ DESCRIPTORS = tuple(
         (consumers_pb2, "Consumers"),
         (proofs_pb2, "Proofs"),
         (access_pb2, "Access"),
+        (fleet_pb2, "Fleet"),
     )
 )
 SERVICES = tuple(service.full_name for service in DESCRIPTORS)
@@ -112,9 +117,10 @@ def register(
     problems: Problems,
     readiness: Readiness,
     running: RunningCalls,
-) -> FeedService:
-    """Register every service with `calls`, through the interface that generated code expects; return the feed
-    service, whose responses do not end by themselves."""
+    fleets: Mapping[str, Hub],
+) -> tuple[FeedService, FleetService]:
+    """Register every service with `calls`, through the interface that generated code expects; return those
+    whose responses do not end by themselves."""
     feed = FeedService(hosting)
     calls.add_raw(PATH, feed.subscribe, feed_pb2.SubscribeRequest.FromString)
     access_pb2_grpc.add_AccessServicer_to_server(AccessService(hosting), calls)
@@ -129,7 +135,9 @@ def register(
     proofs_pb2_grpc.add_ProofsServicer_to_server(ProofsService(hosting, signer), calls)
     migrating = MigrationsService(hosting, migrations, approvals, starting, problems)
     migrations_pb2_grpc.add_MigrationsServicer_to_server(migrating, calls)
-    return feed
+    fleet = FleetService(hosting, fleets)
+    fleet_pb2_grpc.add_FleetServicer_to_server(fleet, calls)
+    return feed, fleet
 
 
 GRACE_S = 5.0
@@ -154,7 +162,8 @@ class Server:
     `rotate_key`; None: that of the environment. `archives` maps a database to the target of its archive.
     `slow_ms`: calls that take longer are logged, 0: none. `quota`: how much callers may have. `readiness`
     tells its health; see health.py. `sockets`: TCP sockets that listen already, and take the place of
-    `address`. `services`: those of a program, in addition.
+    `address`. `services`: those of a program, in addition. `fleets`: coordinators, by the databases that are
+    their ledgers.
 
     Raises OpenError for an invalid address, and for a server that other machines could reach without TLS and
     a token.
@@ -185,6 +194,7 @@ class Server:
         readiness: Readiness | None = None,
         sockets: Iterable[socket.socket] = (),
         services: Sequence[reflection.Service] = (),
+        fleets: Mapping[str, Hub] | None = None,
     ) -> None:
         self.readiness = readiness or Readiness()
         self.activity = Activity(frozenset(databases), slow_ms=slow_ms)
@@ -213,6 +223,7 @@ class Server:
         self._tls = security.ServerTls(tls) if tls else None
         self._acting, self._keys_for = tuple(acting), tuple(keys_for)
         self._services = tuple(services)
+        self._fleets = dict(fleets or {})
         self._signer = signer
         self._next_master_key = next_master_key
         self._archives = dict(archives or {})
@@ -390,7 +401,7 @@ class Server:
         quotas = self._quotas = Quotas(self.quota, self.activity.limited)
         calls: Any = Calls(self.activity, self.rights, quotas)  # a server, as generated code expects it
         starting = {name: self.hosting.begin(start) for name, start in self._starts.items()}
-        feed = register(
+        endless = register(
             calls,
             self.hosting,
             signer=self._signer,
@@ -404,6 +415,7 @@ class Server:
             running=RunningCalls(
                 self.activity, self.hosting, self.connections, lambda: self._connections_max
             ),
+            fleets=self._fleets,
         )
         checker = HealthService(self.rights.knows)
         health_pb2_grpc.add_HealthServicer_to_server(checker, calls)
@@ -449,7 +461,8 @@ class Server:
         self.hosting.stop()
         listener.close()
         checker.drain()
-        feed.drain()
+        for one in endless:
+            one.drain()
         for connection in list(connections):
             connection.drain()
         with contextlib.suppress(TimeoutError):

@@ -199,6 +199,7 @@ READY = {
         _ready("approver", "approve", "status"),
         _ready("auditor", *_READER, "check", "prove", "audit"),
         _ready("operator", *_OPERATOR),
+        _ready("member", "join"),
         _ready("owner", *RIGHTS),
     )
 }

@@ -35,13 +35,13 @@ READING = (
     " History/Log History/Positions Admin/Status Admin/Health Admin/Samples Migrations/List"
     " Migrations/Status"
     " Migrations/Plan Migrations/Proposals Migrations/PlanRollback Archive/Holds Archive/Removable"
-    " Consumers/List Access/Explain"
+    " Consumers/List Access/Explain Fleet/Status Fleet/Watch"
 )
 SEEING = (
     "Store/Describe History/Positions Admin/Status Admin/Health Admin/Samples Migrations/List"
     " Migrations/Status"
     " Migrations/Plan Migrations/Proposals Migrations/PlanRollback Archive/Holds Archive/Removable"
-    " Consumers/List Access/Explain"
+    " Consumers/List Access/Explain Fleet/Status Fleet/Watch"
 )
 PROVING = "Proofs/Head Proofs/Kept Proofs/ProveFrom Proofs/Entries"
 # Answer, or end, what the caller may see, which is little or nothing.
@@ -53,7 +53,8 @@ MAY = {
     "follower": f"{SEEING} Feed/Subscribe Consumers/Register Consumers/Bookmark People/Keys",
     "migrator": f"{SEEING} Migrations/Apply Migrations/Propose Migrations/Complete Migrations/Cancel"
     " Migrations/Prepare Migrations/CommitPrepared Migrations/AbortPrepared"
-    " Migrations/Load Migrations/Baseline Migrations/Accept Migrations/Folders Migrations/Show",
+    " Migrations/Load Migrations/Baseline Migrations/Accept Migrations/Folders Migrations/Show"
+    " Fleet/Start Fleet/Abort Fleet/Remove Fleet/Contract",
     "approver": f"{SEEING} Migrations/Approve Migrations/Reject Migrations/Show",
     "auditor": f"{READING} {PROVING} Proofs/Prove Admin/Check Access/Show Access/Reads"
     " People/Readable Migrations/Folders Migrations/Show",
@@ -61,6 +62,7 @@ MAY = {
     " Admin/SetProduction Archive/Archive Archive/Hold Consumers/Register Consumers/Bookmark"
     " Feed/Subscribe Proofs/Checkpoint Proofs/Keep People/RotateKey Access/Show Access/Reads People/Readable"
     " Migrations/Folders Migrations/Show",
+    "member": "Store/Describe Access/Explain Fleet/Join",
 }
 METHODS: dict[str, MethodDescriptor] = {
     f"{service.name}/{method.name}": method for service in DESCRIPTORS for method in service.methods

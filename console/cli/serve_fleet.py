@@ -1,0 +1,143 @@
+"""Serve fleet: the options of serve for a fleet: as its coordinator, and as a process with members.
+
+--fleet DATABASE    this database of the server is the ledger; its migrations are everlog's own
+--join URL          all other databases are members of the fleet whose ledger URL names
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from everlog.console.cli.options import Settings, add_options, refuse_idle
+from everlog.console.cli.serve_migrate import packages_of
+from everlog.store.errors import OpenError
+
+if TYPE_CHECKING:
+    from everlog.fleet.hub import Hub
+    from everlog.rpc.embedded import EmbeddedDatabase
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def fleet_options(command: F) -> F:
+    """Add the options for fleets to `serve`."""
+    return add_options(command, _OPTIONS)
+
+
+def check_fleet(how: Mapping[str, Any]) -> None:
+    """Raise UsageError for options that have no effect, or exclude each other."""
+    if how["fleet"] is None:
+        refuse_idle("fleet_accept", when="without --fleet")
+    if how["join"] is None:
+        refuse_idle("join_name", "join_labels", "join_rate", when="without --join")
+    elif how["migrate"] is not None:
+        raise click.UsageError(
+            "expected --join without --migrate: the coordinator of the fleet decides about migrations"
+        )
+
+
+@contextmanager
+def in_fleet(
+    databases: Mapping[str, EmbeddedDatabase],
+    sources: dict[str, str],
+    *,
+    fleet: str | None,
+    fleet_accept: bool,
+    join: str | None,
+    join_name: str,
+    join_labels: str,
+    join_rate: float | None,
+) -> Iterator[dict[str, Hub]]:
+    """Coordinate the fleet of the ledger, and make the other databases members, in the block. Yield the
+    coordinators by database. `sources`: the migrations by database. Raises MigrationError for a ledger that
+    was restored, forked or replaced."""
+    with ExitStack() as stack:
+        hubs = {}
+        if fleet is not None:
+            hubs[fleet] = _coordinated(databases, fleet, accept=fleet_accept)
+            stack.callback(hubs[fleet].close)
+        if join is not None:
+            from everlog.rpc.client.join import default_name, labels_of
+            from everlog.rpc.client.join import join as join_fleet
+
+            labels = labels_of(join_labels)
+            for name, db in databases.items():
+                if name == fleet:
+                    continue
+                db.folders = sources.get(name, db.folders)
+                named = f"{join_name}/{name}" if join_name else default_name(name)
+                stack.callback(join_fleet(join, db, name=named, labels=labels, rate=join_rate))
+        yield hubs
+
+
+def sources_of(
+    settings: Settings,
+    packages: tuple[str, ...],
+    named: Mapping[str, Any],
+    fleet: str | None,
+    *,
+    needed: bool,
+) -> dict[str, str]:
+    """Return the package of each database that has one. That of the ledger is everlog's own. Raises OpenError
+    as `packages_of`, and for an unknown ledger."""
+    from everlog.fleet.ledger import SOURCE
+
+    if fleet is not None and fleet not in named:
+        raise OpenError(f"--fleet {fleet}: this server has no database {fleet!r}; it has: {', '.join(named)}")
+    found = packages_of(settings, packages, [name for name in named if name != fleet], needed=needed)
+    return found if fleet is None else found | {fleet: SOURCE}
+
+
+def _coordinated(databases: Mapping[str, EmbeddedDatabase], name: str, *, accept: bool) -> Hub:
+    from everlog import migrations
+    from everlog.fleet.hub import Hub
+    from everlog.fleet.ledger import SOURCE
+
+    db = databases[name]
+    if db.scratch is not None:
+        raise OpenError(f"--fleet {name}: expected a database on disk, found memory:; it keeps decisions")
+    migrations.apply(db, SOURCE)
+    made = Hub(db, db.path.with_name(f"{db.path.name}.mark"))
+    made.start(accept=accept)
+    return made
+
+
+_OPTIONS = [
+    click.option(
+        "--fleet",
+        metavar="DATABASE",
+        help="Coordinate a fleet; DATABASE of this server is its ledger (`everlog fleet`).",
+    ),
+    click.option(
+        "--fleet-accept",
+        is_flag=True,
+        help="Coordinate also if the ledger was restored or moved, and may lack decisions.",
+    ),
+    click.option(
+        "--join",
+        metavar="URL",
+        help="Make the databases members of the fleet with this ledger.  [env: EVERLOG_FLEET]",
+    ),
+    click.option(
+        "--join-name",
+        default="",
+        metavar="NAME",
+        help="Members are named NAME/DATABASE.  [default: this machine; env: EVERLOG_FLEET_NAME]",
+    ),
+    click.option(
+        "--join-labels",
+        default="",
+        metavar="LABELS",
+        help="Labels of the members, as region=eu,tenant=42.  [env: EVERLOG_FLEET_LABELS]",
+    ),
+    click.option(
+        "--join-rate",
+        type=click.FloatRange(1),
+        metavar="ROWS",
+        help="Build at most N rows per second in a member.  [default: no limit]",
+    ),
+]

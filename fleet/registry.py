@@ -1,0 +1,144 @@
+"""Registry: the members that a coordinator knows, in the table `members` of its ledger.
+
+    report ─▶ refusal ─▶ why the coordinator does not accept the database as a member
+           ─▶ contradiction ─▶ why it is not the database that was known: it was restored or forked
+
+The table says where each member was: it is written when something else than the position of a member has
+changed, and once a minute. The live state is in memory (hub.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypeVar
+
+from everlog.feed import cursor
+from everlog.fleet.migrations.v20261130220000_create_members import MEMBERS, Label, Member
+from everlog.fleet.protocol import Phase
+from everlog.fleet.status import MemberReport, MemberStatus
+from everlog.store.tx.transaction import DEADLINE_S, Transaction
+
+MEMBERS_MAX = 20_000
+NAME_MAX, LABELS_MAX = 200, 64  # characters of a name, of a label and of its value; labels of a member
+
+R = TypeVar("R")
+
+
+class RegistryDatabase(Protocol):
+    """The part of a database that a registry needs."""
+
+    def run(
+        self,
+        fn: Callable[[Transaction], R],
+        *,
+        retries: int | None = None,
+        deadline_s: float = DEADLINE_S,
+        **metadata: Any,
+    ) -> R: ...
+
+
+class Registry:
+    """The table `members` of a ledger."""
+
+    def __init__(self, db: RegistryDatabase, *, actor: str) -> None:
+        self._db = db
+        self._actor = actor
+
+    def load(self) -> list[MemberStatus]:
+        """Return all members as they were seen last, not connected. Read-only."""
+        return self._db.run(lambda tx: [_status(row) for row in tx.scan(MEMBERS)])
+
+    def save(self, changed: Iterable[MemberStatus]) -> None:
+        """Write these members in one commit. Writes, if there are any."""
+        rows = list(changed)
+        if not rows:
+            return
+
+        def write(tx: Transaction) -> None:
+            for one in rows:
+                known = tx.get(MEMBERS, one.report.database)
+                tx.put(MEMBERS, _row(one, known.first_seen_ns if known else one.last_seen_ns))
+
+        named = ", ".join(sorted(one.report.name for one in rows)[:3])
+        more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
+        self._db.run(write, actor=self._actor, reason=f"seen: {named}{more}", durability="os")
+
+    def forget(self, database: bytes, *, actor: str, reason: str) -> None:
+        """Delete a member. Writes."""
+        self._db.run(lambda tx: tx.delete(MEMBERS, database), actor=actor, reason=reason, durability="sync")
+
+
+def refusal(report: MemberReport, holder: MemberReport | None, count: int) -> str:
+    """Return why a database is not accepted as a member; empty: it is. `holder`: the member that has its
+    name. `count`: of the other members, if it is new."""
+    if not report.name or len(report.name) > NAME_MAX:
+        return f"expected the name of a member of 1 to {NAME_MAX} characters, found {len(report.name)}"
+    if len(report.labels) > LABELS_MAX or any(
+        not key or len(key) > NAME_MAX or len(value) > NAME_MAX for key, value in report.labels.items()
+    ):
+        return f"expected at most {LABELS_MAX} labels of at most {NAME_MAX} characters for {report.name}"
+    if holder is not None and holder.database != report.database:
+        return (
+            f"member {report.name} is database {cursor.name(holder.database)}, this is"
+            f" {cursor.name(report.database)}: give it another name (EVERLOG_FLEET_NAME, `fleet_name=`), or"
+            " forget the former (`everlog fleet remove --forget`)"
+        )
+    if count >= MEMBERS_MAX:
+        return f"the fleet has {MEMBERS_MAX:,} members, which is the limit; forget some"
+    return ""
+
+
+def contradiction(known: MemberReport, report: MemberReport) -> str:
+    """Return why a report is not of the database that was known under this UUID; empty: it may be."""
+    if report.diverged:
+        why = report.diverged
+    elif report.seq < known.seq:
+        why = f"its newest record is {report.seq}, it was {known.seq} before"
+    elif report.seq == known.seq and report.checksum != known.checksum:
+        why = f"its record {known.seq} has checksum {report.checksum:08x}, it had {known.checksum:08x} before"
+    else:
+        return ""
+    return (
+        f"{why}: the database was restored or forked. Bring back the one that was known, or accept this one"
+        " (`everlog fleet remove --forget`); until then it receives no orders"
+    )
+
+
+def _status(row: Member) -> MemberStatus:
+    report = MemberReport(
+        row.name,
+        row.database,
+        {one.name: one.value for one in row.labels},
+        row.seq,
+        row.checksum,
+        row.version,
+        row.newest,
+        row.pending,
+        row.folder_digest,
+        Phase(row.phase),
+        row.decision_id,
+        release=row.release,
+    )
+    return MemberStatus(report, last_seen_ns=row.last_seen_ns, alarm=row.alarm)
+
+
+def _row(status: MemberStatus, first_seen_ns: int) -> Member:
+    one = status.report
+    return Member(
+        database=one.database,
+        name=one.name,
+        labels=[Label(name=name, value=value) for name, value in sorted(one.labels.items())],
+        version=one.version,
+        newest=one.newest,
+        pending=one.pending,
+        folder_digest=one.folder_digest,
+        seq=one.seq,
+        checksum=one.checksum,
+        decision_id=one.decision_id,
+        phase=one.phase.value,
+        connected=status.connected,
+        alarm=status.alarm,
+        release=one.release,
+        first_seen_ns=first_seen_ns,
+        last_seen_ns=status.last_seen_ns,
+    )

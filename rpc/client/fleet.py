@@ -1,0 +1,189 @@
+"""Fleet: `db.fleet` of a fleet's ledger at a server: its members and runs, and the calls of operators."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+import grpc
+
+from everlog.fleet.protocol import Run, Target
+from everlog.fleet.status import FleetStatus, MemberStatus, stragglers_first
+from everlog.proto import fleet_pb2 as pb
+from everlog.proto import fleet_pb2_grpc
+from everlog.rpc import errors
+from everlog.rpc.client.channel import COMMIT_S, Channel
+from everlog.rpc.fleet import member_of, message_of_target, run_of, status_of
+from everlog.store.errors import MigrationError
+
+DEADLINE_S = 3600.0
+
+
+class RemoteFleet:
+    """The fleet whose ledger is a database of a server. Thread-safe."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._database = channel.address.database
+        self._stub = fleet_pb2_grpc.FleetStub(channel.grpc)
+
+    def status(self) -> FleetStatus:
+        """Return the members, stragglers first, and the runs. Read-only. Raises MigrationError if the
+        database is not the ledger of a fleet."""
+        request = pb.FleetStatusRequest(database=self._database)
+        return status_of(self._channel.call(self._stub.Status, request))
+
+    def watch(self, *, interval_s: float = 0.5) -> Iterator[FleetStatus]:
+        """Yield the status, and again after each change, at most once in `interval_s` seconds. Read-only.
+        Continues while the server is unavailable for a short time."""
+        members: dict[bytes, MemberStatus] = {}
+        runs: dict[bytes, Run] = {}
+        patience = self._channel.patience()
+        request = pb.WatchRequest(database=self._database, interval_ms=int(interval_s * 1e3))
+        while True:
+            self._channel.check_open()
+            call = self._channel.started(lambda: self._stub.Watch(request, metadata=self._channel.metadata))
+            first = True
+            try:
+                for response in call:
+                    patience.succeeded()
+                    if first:
+                        members, runs, first = {}, {}, False
+                    for one in response.forgotten:
+                        members.pop(one, None)
+                    members.update({one.report.at.database: member_of(one) for one in response.members})
+                    runs.update({one.decision_id: run_of(one) for one in response.runs})
+                    found = list(runs.values())
+                    yield FleetStatus(
+                        response.epoch, response.problem, stragglers_first(members.values(), found), found
+                    )
+                return
+            except grpc.RpcError as error:
+                patience.after(errors.translate(error, self._channel.url))
+            finally:
+                call.cancel()
+
+    def start(
+        self,
+        plan: Iterable[Target],
+        *,
+        decision_id: bytes | None = None,
+        deadline_s: float = DEADLINE_S,
+        actor: str = "",
+        reason: str = "",
+    ) -> Run:
+        """Start a run: the members of `plan` prepare, and are switched if all have voted within `deadline_s`
+        seconds, else none is. Returns at once; see `watch`.
+
+        `decision_id`: UUID of the run, 16 bytes; None: a new one. Writes. Raises MigrationError, without an
+        effect, while another run is undecided, and if a member has not ended an earlier one.
+        """
+        made = decision_id or uuid.uuid4().bytes
+        request = pb.StartRequest(
+            database=self._database,
+            decision_id=made,
+            plan=[message_of_target(one) for one in plan],
+            deadline_s=deadline_s,
+            actor=actor,
+            reason=reason,
+        )
+        try:
+            response = self._call(self._stub.Start, request)
+        except MigrationError:  # the call may have been repeated after a lost response
+            if decision_id is None and (run := self._run(made)) is not None:
+                return run
+            raise
+        return run_of(response.run)
+
+    def abort(self, decision_id: bytes, *, actor: str = "", reason: str = "") -> Run:
+        """Abort a run at all its members. Writes. Raises MigrationError if it is unknown or decided."""
+        request = pb.AbortRequest(
+            database=self._database, decision_id=decision_id, actor=actor, reason=reason
+        )
+        return run_of(self._call(self._stub.Abort, request).run)
+
+    def remove(
+        self, member: bytes, *, decision_id: bytes | None = None, actor: str = "", reason: str = ""
+    ) -> Run | None:
+        """Remove a member, the UUID of its database, from a run, which aborts it there alone, and return the
+        run. Without a run, forget the member.
+
+        Writes. Raises MigrationError if the run is decided or has no such member; and for a member to forget
+        that is connected, or that a run waits for.
+        """
+        request = pb.RemoveMemberRequest(
+            database=self._database,
+            member=member,
+            decision_id=decision_id or b"",
+            actor=actor,
+            reason=reason,
+        )
+        response = self._call(self._stub.Remove, request)
+        return run_of(response.run) if response.HasField("run") else None
+
+    def contract(self, decision_id: bytes, *, actor: str = "", reason: str = "") -> Run:
+        """End the time of two versions at all members of a run. Writes. Raises MigrationError before each has
+        committed."""
+        request = pb.ContractRequest(
+            database=self._database, decision_id=decision_id, actor=actor, reason=reason
+        )
+        return run_of(self._call(self._stub.Contract, request).run)
+
+    def _run(self, decision_id: bytes) -> Run | None:
+        return next((run for run in self.status().runs if run.decision_id == decision_id), None)
+
+    def _call(self, method: Callable[..., Any], request: Any) -> Any:
+        return self._channel.call(method, request, timeout_s=COMMIT_S)
+
+
+def targets(
+    status: FleetStatus,
+    *,
+    names: Collection[str] = (),
+    labels: Mapping[str, str] | None = None,
+    to: int | None = None,
+    hold: bool = False,
+) -> list[Target]:
+    """Return the plan of a run of these members, by default of all that have a pending migration. `to`: the
+    version; None: the newest of the folders of each.
+
+    Raises MigrationError for an unknown name, and if a selected member cannot vote now: it is not connected,
+    has an alarm, or has more than one pending migration.
+    """
+    known = {one.report.name: one for one in status.members}
+    for name in names:
+        if name not in known:
+            raise MigrationError(f"the fleet has no member {name}; `everlog fleet status` lists them")
+    wanted = (labels or {}).items()
+    chosen = [
+        one
+        for name, one in sorted(known.items())
+        if (not names or name in names) and wanted <= one.report.labels.items()
+    ]
+    plan = []
+    for one in chosen:
+        report = one.report
+        version = report.newest if to is None else to
+        if report.version == version and not names:
+            continue
+        why = one.alarm or _cannot_vote(one, version)
+        if why:
+            raise MigrationError(f"member {report.name} cannot be upgraded: {why}; nothing was done")
+        plan.append(Target(report.database, report.version, version, report.folder_digest, hold))
+    if not plan:
+        raise MigrationError("no member has a pending migration; nothing was done")
+    return plan
+
+
+def _cannot_vote(one: MemberStatus, version: int) -> str:
+    report = one.report
+    if not one.connected:
+        return "it is not connected"
+    if not report.version < version <= report.newest:
+        return f"it is at version {report.version}, its folders end at {report.newest}, not {version}"
+    if report.pending > 1 and version == report.newest:
+        return (
+            f"it has {report.pending} pending migrations, and a run has one: upgrade to each (--to-version)"
+        )
+    return ""

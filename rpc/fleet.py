@@ -1,0 +1,158 @@
+"""Fleet: the messages of the Fleet service, to and from the values of `everlog.fleet`."""
+
+from __future__ import annotations
+
+from everlog.fleet.protocol import Decision, Order, Phase, Run, Seat, Target, Verb, Vote
+from everlog.fleet.status import FleetStatus, MemberReport, MemberStatus
+from everlog.proto import fleet_pb2 as pb
+from everlog.proto import log_pb2
+
+_Phases = pb.MemberReport.Phase
+
+
+def message_of_report(one: MemberReport) -> pb.MemberReport:
+    return pb.MemberReport(
+        name=one.name,
+        labels=one.labels,
+        at=log_pb2.Cursor(database=one.database, seq=one.seq, checksum=one.checksum),
+        version=one.version,
+        newest=one.newest,
+        pending=one.pending,
+        folder_digest=one.folder_digest,
+        phase=_Phases.Value(one.phase.value),
+        decision_id=one.decision_id,
+        fence=one.fence,
+        refusal=one.refusal,
+        rows=one.rows,
+        total=one.total,
+        rate=one.rate,
+        waits_for=one.waits_for,
+        error=one.error,
+        diverged=one.diverged,
+        release=one.release,
+        compared=one.compared,
+    )
+
+
+def report_of(one: pb.MemberReport) -> MemberReport:
+    return MemberReport(
+        one.name,
+        one.at.database,
+        dict(one.labels),
+        one.at.seq,
+        one.at.checksum,
+        one.version,
+        one.newest,
+        one.pending,
+        one.folder_digest,
+        Phase(_Phases.Name(one.phase)),
+        one.decision_id,
+        one.fence,
+        one.refusal,
+        one.rows,
+        one.total,
+        one.rate,
+        one.waits_for,
+        one.error,
+        one.diverged,
+        one.release,
+        one.compared,
+    )
+
+
+def message_of_order(order: Order) -> pb.FleetOrder:
+    return pb.FleetOrder(
+        decision_id=order.decision_id,
+        fence=order.fence,
+        verb=pb.FleetOrder.Verb.Value(order.verb.value),
+        target=message_of_target(order.target),
+    )
+
+
+def order_of(one: pb.FleetOrder) -> Order:
+    verb = Verb(pb.FleetOrder.Verb.Name(one.verb))
+    return Order(one.decision_id, one.fence, verb, target_of(one.target))
+
+
+def message_of_target(one: Target) -> pb.FleetTarget:
+    return pb.FleetTarget(
+        member=one.database,
+        from_version=one.from_version,
+        to_version=one.to_version,
+        folder_digest=one.folder_digest,
+        hold=one.hold,
+    )
+
+
+def target_of(one: pb.FleetTarget) -> Target:
+    return Target(one.member, one.from_version, one.to_version, one.folder_digest, one.hold)
+
+
+def message_of_member(one: MemberStatus) -> pb.FleetMember:
+    return pb.FleetMember(
+        report=message_of_report(one.report),
+        connected=one.connected,
+        last_seen_ns=one.last_seen_ns,
+        peer=one.peer,
+        alarm=one.alarm,
+    )
+
+
+def member_of(one: pb.FleetMember) -> MemberStatus:
+    return MemberStatus(report_of(one.report), one.connected, one.last_seen_ns, one.peer, one.alarm)
+
+
+def message_of_run(run: Run) -> pb.FleetRun:
+    return pb.FleetRun(
+        decision_id=run.decision_id,
+        decision=pb.FleetRun.Decision.Value(run.decision.value) if run.decision else pb.FleetRun.UNDECIDED,
+        deadline_ns=run.deadline_ns,
+        contract=run.contract,
+        seats=[
+            pb.FleetSeat(
+                target=message_of_target(seat.target),
+                vote=pb.FleetSeat.Vote.Value(seat.vote.value) if seat.vote else pb.FleetSeat.UNKNOWN,
+                reason=seat.reason,
+                removed=seat.removed,
+                end=_Phases.Value((seat.end or Phase.IDLE).value),
+            )
+            for seat in run.seats
+        ],
+    )
+
+
+def run_of(one: pb.FleetRun) -> Run:
+    return Run(
+        one.decision_id,
+        tuple(
+            Seat(
+                target_of(seat.target),
+                Vote(pb.FleetSeat.Vote.Name(seat.vote)) if seat.vote else None,
+                seat.reason,
+                seat.removed,
+                Phase(_Phases.Name(seat.end)) if seat.end else None,
+            )
+            for seat in one.seats
+        ),
+        one.deadline_ns,
+        Decision(pb.FleetRun.Decision.Name(one.decision)) if one.decision else None,
+        one.contract,
+    )
+
+
+def message_of_status(one: FleetStatus) -> pb.FleetStatusResponse:
+    return pb.FleetStatusResponse(
+        epoch=one.epoch,
+        problem=one.problem,
+        members=[message_of_member(member) for member in one.members],
+        runs=[message_of_run(run) for run in one.runs],
+    )
+
+
+def status_of(one: pb.FleetStatusResponse) -> FleetStatus:
+    return FleetStatus(
+        one.epoch,
+        one.problem,
+        [member_of(member) for member in one.members],
+        [run_of(run) for run in one.runs],
+    )

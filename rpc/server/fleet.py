@@ -1,0 +1,238 @@
+"""Fleet: the Fleet service: streams of processes with members, and the calls of operators.
+
+    process ═ Join ═▶ ServedLink ─ reports, in a thread that may write ─▶ Hub
+                           ◀─ a queue ─ orders, from any thread ─────────┘
+
+Invariants
+  (1) a stream that is silent for SILENT_S is ended: its members are not connected;
+  (2) what is queued for a process is bounded: orders are repeated, so those that do not fit are dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+from everlog.fleet.hub import Hub
+from everlog.fleet.protocol import Order, Run
+from everlog.proto import fleet_pb2 as pb
+from everlog.proto import fleet_pb2_grpc, log_pb2
+from everlog.rpc.fleet import (
+    message_of_order,
+    message_of_run,
+    message_of_status,
+    report_of,
+    target_of,
+)
+from everlog.rpc.server.host import Hosting
+from everlog.store.errors import ClosedError, MigrationError, RowError
+
+SILENT_S = 30.0
+QUEUED_MAX = 256  # messages for one process
+INTERVAL_S, INTERVAL_MIN_S = 0.5, 0.1  # between two messages of Watch
+DEADLINE_MAX_S = 366 * 86400.0
+
+
+class ServedLink:
+    """The stream of a process, as the hub uses it. Made in the event loop."""
+
+    def __init__(self, process: bytes, peer: str) -> None:
+        self.process = process
+        self.peer = peer
+        self.left = False
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[pb.JoinResponse] = asyncio.Queue(QUEUED_MAX)
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+
+    def send(
+        self,
+        *,
+        orders: Sequence[Order] = (),
+        known: Sequence[log_pb2.Cursor] = (),
+        refused: Sequence[tuple[bytes, str]] = (),
+    ) -> None:
+        """Queue a message; for any thread."""
+        if orders or known or refused:
+            message = pb.JoinResponse(
+                orders=[message_of_order(one) for one in orders],
+                known=known,
+                refused=[pb.MemberRefusal(member=member, why=why) for member, why in refused],
+            )
+            self._call(lambda: self._put(message))
+
+    def end(self, why: str) -> None:
+        """End the stream; for any thread."""
+        self.fail(ClosedError(why))
+
+    def fail(self, error: BaseException) -> None:
+        """End the stream with an error; for any thread."""
+        self._call(lambda: None if self._ended.done() else self._ended.set_exception(error))
+
+    def _call(self, fn: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the server has stopped
+            self._loop.call_soon_threadsafe(fn)
+
+    def _put(self, message: pb.JoinResponse) -> None:
+        with contextlib.suppress(asyncio.QueueFull):  # it is repeated
+            self._queue.put_nowait(message)
+
+    async def next(self) -> pb.JoinResponse:
+        """Return the next message. Raises the error with which the stream ends."""
+        getting = asyncio.ensure_future(self._queue.get())
+        try:
+            await asyncio.wait((getting, self._ended), return_when=asyncio.FIRST_COMPLETED)
+            if self._ended.done():
+                self._ended.result()
+            return getting.result()
+        finally:
+            getting.cancel()
+
+
+class FleetService(fleet_pb2_grpc.FleetServicer):
+    """See proto/fleet.proto. `hubs`: of the databases that are the ledger of a fleet, by name."""
+
+    def __init__(self, hosting: Hosting, hubs: Mapping[str, Hub]) -> None:
+        self._hosting = hosting
+        self._hubs = dict(hubs)
+        self._links: set[ServedLink] = set()
+
+    def drain(self) -> None:
+        """End all streams of processes, which connect again later."""
+        for link in self._links:
+            link.end("the server is stopping; connect again later")
+
+    async def Join(
+        self, requests: AsyncIterator[pb.JoinRequest], context: Any
+    ) -> AsyncIterator[pb.JoinResponse]:
+        first = await anext(requests, None)
+        if first is None:
+            raise RowError("expected the reports of a process, found an empty stream")
+        hub = self._hub(first.database)
+        if not first.process:
+            raise RowError("expected the bytes that identify the process, found none")
+        link = ServedLink(first.process, context.peer)
+        self._links.add(link)
+        reading = asyncio.ensure_future(self._read(hub, link, first, requests))
+        try:
+            while True:
+                yield await link.next()
+        finally:
+            self._links.discard(link)
+            reading.cancel()
+            hub.leave(link)
+
+    async def _read(
+        self, hub: Hub, link: ServedLink, first: pb.JoinRequest, requests: AsyncIterator[pb.JoinRequest]
+    ) -> None:
+        """Give the hub what a process reports, until its stream ends."""
+        request: pb.JoinRequest | None = first
+        try:
+            while request is not None:
+                if request.reports or request.left or request is first:
+                    reports = [report_of(one) for one in request.reports]
+                    await self._hosting.write(hub.receive, link, reports, list(request.left))
+                async with asyncio.timeout(SILENT_S):
+                    request = await anext(requests, None)
+            link.end("the process has left")
+        except TimeoutError:
+            link.end(f"the process has sent nothing for {SILENT_S:g} s; connect again")
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001  it ends the call
+            link.fail(error)
+
+    async def Status(self, request: pb.FleetStatusRequest, context: Any) -> pb.FleetStatusResponse:
+        hub = self._hub(request.database)
+        return await self._hosting.read(lambda: message_of_status(hub.status()))
+
+    async def Watch(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.WatchResponse]:
+        hub = self._hub(request.database)
+        interval_s = max(INTERVAL_MIN_S, request.interval_ms / 1e3 if request.interval_ms else INTERVAL_S)
+        members: dict[bytes, pb.FleetMember] = {}
+        runs: dict[bytes, pb.FleetRun] = {}
+        said: tuple[int, str] | None = None
+        changes = -1
+        while True:
+            self._hosting.check_going()
+            if hub.changes != changes:
+                changes = hub.changes
+                now = await self._hosting.read(lambda: message_of_status(hub.status()))
+                found = {one.report.at.database: one for one in now.members}
+                found_runs = {one.decision_id: one for one in now.runs}
+                response = pb.WatchResponse(
+                    epoch=now.epoch,
+                    problem=now.problem,
+                    members=[one for key, one in found.items() if members.get(key) != one],
+                    forgotten=[key for key in members if key not in found],
+                    runs=[one for key, one in found_runs.items() if runs.get(key) != one],
+                )
+                if (
+                    response.members
+                    or response.forgotten
+                    or response.runs
+                    or said != (now.epoch, now.problem)
+                ):
+                    yield response
+                members, runs, said = found, found_runs, (now.epoch, now.problem)
+            await asyncio.sleep(interval_s)
+
+    async def Start(self, request: pb.StartRequest, context: Any) -> pb.StartResponse:
+        hub = self._hub(request.database)
+        _check_id(request.decision_id)
+        if not 0 < request.deadline_s <= DEADLINE_MAX_S:
+            raise RowError(
+                f"expected a deadline of up to {DEADLINE_MAX_S:,.0f} s from now, found {request.deadline_s:g}"
+            )
+        plan = [target_of(one) for one in request.plan]
+        actor = self._actor(request, context)
+        run = await self._hosting.write(
+            hub.begin,
+            request.decision_id,
+            plan,
+            deadline_s=request.deadline_s,
+            actor=actor,
+            reason=request.reason,
+        )
+        return pb.StartResponse(run=message_of_run(run))
+
+    async def Abort(self, request: pb.AbortRequest, context: Any) -> pb.AbortResponse:
+        run = await self._operate(self._hub(request.database).abort, request, context)
+        return pb.AbortResponse(run=message_of_run(run))
+
+    async def Remove(self, request: pb.RemoveMemberRequest, context: Any) -> pb.RemoveMemberResponse:
+        hub, actor = self._hub(request.database), self._actor(request, context)
+        how = {"actor": actor, "reason": request.reason}
+        if not request.decision_id:
+            await self._hosting.write(hub.forget, request.member, **how)
+            return pb.RemoveMemberResponse()
+        run = await self._hosting.write(hub.remove, request.decision_id, request.member, **how)
+        return pb.RemoveMemberResponse(run=message_of_run(run))
+
+    async def Contract(self, request: pb.ContractRequest, context: Any) -> pb.ContractResponse:
+        run = await self._operate(self._hub(request.database).contract, request, context)
+        return pb.ContractResponse(run=message_of_run(run))
+
+    async def _operate(self, fn: Callable[..., Run], request: Any, context: Any) -> Run:
+        actor = self._actor(request, context)
+        return await self._hosting.write(fn, request.decision_id, actor=actor, reason=request.reason)
+
+    def _hub(self, database: str) -> Hub:
+        self._hosting.database(database)
+        hub = self._hubs.get(database)
+        if hub is None:
+            known = ", ".join(sorted(self._hubs)) or "none"
+            raise MigrationError(
+                f"database {database} is not the ledger of a fleet; ledgers of this server: {known}. To make"
+                f" it one, start the server with --fleet {database}"
+            )
+        return hub
+
+    def _actor(self, request: Any, context: Any) -> str:
+        return self._hosting.auth.who(context, request.actor)
+
+
+def _check_id(decision_id: bytes) -> None:
+    if len(decision_id) != 16:
+        raise RowError(f"expected the UUID of a run, 16 bytes, found {len(decision_id)}")

@@ -15,11 +15,12 @@ from typing import Any, Protocol, TypeVar
 from everlog.feed import cursor
 from everlog.fleet.migrations.v20261130220000_create_members import MEMBERS, Label, Member
 from everlog.fleet.protocol import Phase
+from everlog.fleet.selector import check_labels, check_name
 from everlog.fleet.status import MemberReport, MemberStatus
+from everlog.store.errors import RowError
 from everlog.store.tx.transaction import DEADLINE_S, Transaction
 
 MEMBERS_MAX = 20_000
-NAME_MAX, LABELS_MAX = 200, 64  # characters of a name, of a label and of its value; labels of a member
 
 R = TypeVar("R")
 
@@ -71,12 +72,11 @@ class Registry:
 def refusal(report: MemberReport, holder: MemberReport | None, count: int) -> str:
     """Return why a database is not accepted as a member; empty: it is. `holder`: the member that has its
     name. `count`: of the other members, if it is new."""
-    if not report.name or len(report.name) > NAME_MAX:
-        return f"expected the name of a member of 1 to {NAME_MAX} characters, found {len(report.name)}"
-    if len(report.labels) > LABELS_MAX or any(
-        not key or len(key) > NAME_MAX or len(value) > NAME_MAX for key, value in report.labels.items()
-    ):
-        return f"expected at most {LABELS_MAX} labels of at most {NAME_MAX} characters for {report.name}"
+    try:
+        check_name(report.name)
+        check_labels(report.labels)
+    except RowError as error:
+        return str(error)
     if holder is not None and holder.database != report.database:
         return (
             f"member {report.name} is database {cursor.name(holder.database)}, this is"

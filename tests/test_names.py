@@ -23,6 +23,7 @@ from everlog.proto import (
     archive_pb2,
     consumers_pb2,
     feed_pb2,
+    fleet_pb2,
     history_pb2,
     migrations_pb2,
     people_pb2,
@@ -31,13 +32,18 @@ from everlog.proto import (
 )
 from everlog.rpc import handles
 from everlog.rpc.client.database import RemoteDatabase
+from everlog.rpc.client.fleet import RemoteFleet
 from everlog.rpc.embedded import EmbeddedDatabase
 
 PROTOS = (
     *(admin_pb2, archive_pb2, consumers_pb2, feed_pb2, history_pb2),
-    *(migrations_pb2, people_pb2, proofs_pb2, store_pb2, access_pb2),
+    *(migrations_pb2, people_pb2, proofs_pb2, store_pb2, access_pb2, fleet_pb2),
 )
-PROTOCOLS = {**{name.lower(): getattr(handles, name) for name in handles.__all__}, "proofs": Prover}
+PROTOCOLS = {
+    **{name.lower(): getattr(handles, name) for name in handles.__all__},
+    "proofs": Prover,
+    "fleet": RemoteFleet,
+}
 # Services that are not named as a handle, and where their calls are: "" is the database itself.
 HOMES = {"Store": "", "Feed": "", "History": "past"}
 FACES = ("audit", "consumers", "migrations")
@@ -125,6 +131,9 @@ ROWS = [
     Row("migrations.load_testdata", "", "testdata", "the verb loads nothing else"),
     Row("migrations.restore_folders", "Migrations.Folders", "restore-folders", WIRE),
     *(Row(f"migrations.{name}", "", name, HERE) for name in ("new", "build", "squash")),
+    # fleet
+    Row("fleet.start", "Fleet.Start", "fleet upgrade", "the verb also plans, and waits for the end"),
+    Row("", "Fleet.Join", "serve --join", OPTION),
     # people
     Row("people.stream", "People.Export", "people export", f"{WIRE}; `export` in pieces"),
     Row("", "People.Keys", "", "the keys of a remote `opener`"),

@@ -95,6 +95,7 @@ COMMANDS = {
     "migrations": "approve",
     "follow": "follow",
     "consumers": "follow",
+    "fleet": "fleet",
     "access": "access",
     "token": "access",
     "api": "api",

@@ -120,7 +120,7 @@ def check_server(settings: Settings, verb: str) -> None:
 
 def _live(db: Any, title: str, interval_s: float, *, connections: bool) -> None:
     """Draw the screen until the user quits."""
-    with _screen():
+    with screen():
         while True:
             try:
                 now = db.admin.calls()
@@ -130,12 +130,12 @@ def _live(db: Any, title: str, interval_s: float, *, connections: bool) -> None:
                 lines = [f"everlog top · {title}", "", str(error)]
             sys.stdout.write(HOME + "".join(f"{line}{CLEAR_LINE}\r\n" for line in lines) + CLEAR_REST)
             sys.stdout.flush()
-            if _quits(interval_s):
+            if quits(interval_s):
                 return
 
 
 @contextmanager
-def _screen() -> Iterator[None]:
+def screen() -> Iterator[None]:
     """Use the terminal's second screen, and read single keys from it; restore both at the end."""
     import termios
     import tty
@@ -154,7 +154,7 @@ def _screen() -> Iterator[None]:
         sys.stdout.flush()
 
 
-def _quits(seconds: float) -> bool:
+def quits(seconds: float) -> bool:
     """Wait; return whether the user has pressed a key that quits."""
     until = time.monotonic() + seconds
     if not sys.stdin.isatty():
@@ -199,10 +199,10 @@ def page(now: Now, title: str, width: int, *, connections: bool = False) -> list
             f"  {output.size(one.bytes_in)} in  {output.size(one.bytes_out)} out"
             for one in now.peers
         ]
-    return [_plain(line)[:width].rstrip() for line in lines]
+    return [plain(line)[:width].rstrip() for line in lines]
 
 
-def _plain(line: str) -> str:
+def plain(line: str) -> str:
     """Return a line without control characters: names in requests may have some."""
     return line if line.isprintable() else "".join(one if one.isprintable() else "\ufffd" for one in line)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import grpc
 
 from everlog.fleet.protocol import Run, Target
+from everlog.fleet.selector import Selector
 from everlog.fleet.status import FleetStatus, MemberStatus, stragglers_first
 from everlog.proto import fleet_pb2 as pb
 from everlog.proto import fleet_pb2_grpc
@@ -18,6 +19,7 @@ from everlog.rpc.fleet import member_of, message_of_target, run_of, status_of
 from everlog.store.errors import MigrationError
 
 DEADLINE_S = 3600.0
+ALL = Selector()
 
 
 class RemoteFleet:
@@ -138,41 +140,33 @@ class RemoteFleet:
 
 
 def targets(
-    status: FleetStatus,
-    *,
-    names: Collection[str] = (),
-    labels: Mapping[str, str] | None = None,
-    to: int | None = None,
-    hold: bool = False,
+    status: FleetStatus, selector: Selector = ALL, *, to: int | None = None, hold: bool = False
 ) -> list[Target]:
-    """Return the plan of a run of these members, by default of all that have a pending migration. `to`: the
-    version; None: the newest of the folders of each.
+    """Return the plan of a run of the selected members that are not at the version `to` yet; None: the newest
+    of the folders of each. `hold`: two versions are served after the switch.
 
-    Raises MigrationError for an unknown name, and if a selected member cannot vote now: it is not connected,
-    has an alarm, or has more than one pending migration.
+    Raises MigrationError if no member is selected, or one of them cannot vote now: it is not connected, has
+    an alarm, or has more than one pending migration.
     """
-    known = {one.report.name: one for one in status.members}
-    for name in names:
-        if name not in known:
-            raise MigrationError(f"the fleet has no member {name}; `everlog fleet status` lists them")
-    wanted = (labels or {}).items()
     chosen = [
         one
-        for name, one in sorted(known.items())
-        if (not names or name in names) and wanted <= one.report.labels.items()
+        for one in status.members
+        if selector.matches(one.report.name, one.report.labels, one.report.version)
     ]
+    if not chosen:
+        raise MigrationError(f"no member is selected by {str(selector)!r}; `everlog fleet status` lists them")
     plan = []
-    for one in chosen:
+    for one in sorted(chosen, key=lambda one: one.report.name):
         report = one.report
         version = report.newest if to is None else to
-        if report.version == version and not names:
+        if report.version == version:
             continue
         why = one.alarm or _cannot_vote(one, version)
         if why:
             raise MigrationError(f"member {report.name} cannot be upgraded: {why}; nothing was done")
         plan.append(Target(report.database, report.version, version, report.folder_digest, hold))
     if not plan:
-        raise MigrationError("no member has a pending migration; nothing was done")
+        raise MigrationError("no selected member has a pending migration; nothing was done")
     return plan
 
 

@@ -18,10 +18,12 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import grpc
@@ -29,6 +31,7 @@ import msgspec
 
 from everlog.fleet.member import FleetMember, JoinedDatabase
 from everlog.fleet.protocol import Order, Report, Verb
+from everlog.fleet.selector import check_labels, check_name, parse_labels
 from everlog.fleet.status import MemberReport
 from everlog.proto import fleet_pb2 as pb
 from everlog.proto import fleet_pb2_grpc, log_pb2
@@ -419,8 +422,9 @@ def join(
 
     `name`: unique in the fleet. `labels`: for selections. `rate`: the most rows a second that it builds.
     Returns at once: the connection is made by a thread. Raises OpenError for an invalid URL, and for a copy
-    of another member in this process.
+    of another member in this process, and RowError for an invalid name or label.
     """
+    name, labels = check_name(name), check_labels(labels)
     with _memberships.lock:
         found = _memberships.known.get(url)
         if found is None:
@@ -441,15 +445,10 @@ def _end(membership: Membership) -> None:
 
 def default_name(path: os.PathLike[str] | str) -> str:
     """Return the name of a member that was given none: the name of this machine, and of the directory."""
-    return f"{socket.gethostname()}/{os.path.basename(os.fspath(path).rstrip('/'))}"  # noqa: PTH119
+    words = f"{socket.gethostname()}/{Path(path).name}"
+    return re.sub(r"[^\w./:@+-]", "-", words, flags=re.ASCII)
 
 
 def labels_of(text: str) -> dict[str, str]:
-    """Return the labels in a text such as `region=eu,tenant=42`. Raises OpenError."""
-    found = {}
-    for word in filter(None, (one.strip() for one in text.split(","))):
-        key, equals, value = word.partition("=")
-        if not equals or not key.strip():
-            raise OpenError(f"expected labels as region=eu,tenant=42, found {word!r}")
-        found[key.strip()] = value.strip()
-    return found
+    """Return the labels in a text such as `region=eu,tenant=42`. Raises RowError."""
+    return parse_labels(filter(None, (one.strip() for one in text.split(","))))

@@ -18,6 +18,7 @@ from everlog.fleet.hub import Hub
 from everlog.fleet.ledger import SOURCE
 from everlog.fleet.migrations.v20261130220000_create_members import MEMBERS
 from everlog.fleet.protocol import Decision, Phase
+from everlog.fleet.selector import Selector
 from everlog.fleet.status import FleetStatus, MemberStatus
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.client.fleet import targets
@@ -131,8 +132,8 @@ def test_two_members_are_upgraded_in_unison(
         assert (report.database, report.labels) == (opened[0].uuid, {"region": "north"})
         assert (report.version, report.newest, report.pending) == (START, END, 1)
         assert report.seq == opened[0].head
-        with pytest.raises(MigrationError, match="no member nowhere"):
-            targets(found, names=["nowhere"])
+        with pytest.raises(MigrationError, match="no member is selected by 'name=nowhere'"):
+            targets(found, Selector.parse("name=nowhere"))
         run = fleet.start(targets(found), reason="release 2")
         found = when(fleet, lambda found: found.runs and not found.runs[0].open_seats())
         assert found.runs[0].decision is Decision.COMMIT
@@ -181,7 +182,7 @@ def test_a_member_that_was_away_receives_the_decision_when_it_is_back(
     south = joined(coordinator, airports, tmp_path / "south")
     plan = targets(when(fleet, connected("south")))
     with joined(coordinator, airports, tmp_path / "north") as north:
-        plan += targets(when(fleet, connected("north")), names=["north"])
+        plan += targets(when(fleet, connected("north")), Selector.parse("name=north"))
         north_uuid, south_uuid = north.uuid, south.uuid
     when(fleet, lambda found: not connected("north")(found))
     run = fleet.start(plan)

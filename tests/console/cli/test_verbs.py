@@ -99,6 +99,10 @@ VERBS = {
     ),
     "access grant": Verb("access grant ann reader", "access grant ann nobody"),
     "access revoke": Verb("access revoke ann reader", "access revoke ann nobody", "access grant ann reader"),
+    **{
+        f"fleet {words.partition(' ')[0]}": Verb("", f"{NOBODY} fleet {words}")
+        for words in ("status", "watch", "upgrade", "abort", "remove shop", "contract")
+    },
     "token create": Verb("token create --name ann --role reader", "token create --name ann --role nobody"),
     "token list": Verb("token list", f"{NOWHERE} token list", "token create --name ann --role reader"),
     "token rotate": Verb("token rotate ann", "token rotate nobody", "token create --name ann --role reader"),
@@ -252,6 +256,7 @@ MEANINGS = {
     "--console-oidc-token": None,
     "--console-proxy": "ADDRESS",
     "--console-upload-mb": "MIB",
+    "--column": None,  # of a file to read, or to write
     "--console-url": "URL",
     "--deep": "",
     "--dry-run": "",
@@ -259,6 +264,7 @@ MEANINGS = {
     "--format": None,  # of findings, or of a file
     "--from": "URL",
     "--hold": "",
+    "--interval": "DURATION",
     "--keep-days": "DAYS",
     "--keep-records": "N",
     "--listen": "HOST:PORT",

@@ -1,0 +1,463 @@
+"""Fleet: the command fleet: the members and runs of a fleet, whose ledger the URL names.
+
+    everlog -u everlog://fleet.example.com/ledger fleet status
+    everlog -u everlog://fleet.example.com/ledger fleet upgrade --select region=eu
+
+Stragglers come first everywhere. `watch` draws a screen on a terminal, and prints lines elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from everlog.console import output
+from everlog.console.cli.connect import open_database
+from everlog.console.cli.options import Duration, Settings, common, pass_settings, to_version, writes
+from everlog.console.cli.top import CLEAR_LINE, CLEAR_REST, HOME, plain, quits, screen
+from everlog.feed import cursor
+from everlog.rpc.address import is_url, without_secrets
+from everlog.store.errors import MigrationError, OpenError, UnavailableError, quantity
+from everlog.store.schema.arguments import time_text
+
+if TYPE_CHECKING:
+    from everlog.fleet.protocol import Run
+    from everlog.fleet.status import FleetStatus, MemberStatus
+
+INTERVAL_MIN_S = 0.1
+WIDTH = 160  # of lines that are not on a terminal
+HEADER = ("MEMBER", "STATE", "VERSION", "ROWS", "RATE", "LEFT", "")
+RIGHT = ("VERSION", "ROWS", "RATE", "LEFT")
+
+run_argument = click.argument("run", default="", required=False)
+
+
+@click.group()
+@common
+@pass_settings
+def fleet(settings: Settings) -> None:
+    """Upgrade many databases in unison, all or none. --url names the ledger of the fleet, at the server that
+    coordinates it (`everlog serve --fleet`).
+
+    \b
+    Examples:
+      everlog -u everlog://fleet.example.com/ledger fleet status
+      everlog -u everlog://fleet.example.com/ledger fleet upgrade --reason "release 7"
+    """
+
+
+@fleet.command()
+@common
+@pass_settings
+def status(settings: Settings) -> None:
+    """Show the members, stragglers first, and the runs.
+
+    \b
+    Examples:
+      everlog -u everlog://fleet.example.com/ledger fleet status
+      everlog -u everlog://fleet.example.com/ledger fleet status --json | jq '.members[0]'
+    """
+    with _ledger(settings) as db:
+        found = db.fleet.status()
+    if settings.json:
+        output.echo(told(found))
+        return
+    for line in page(found, WIDTH):
+        click.echo(line)
+
+
+@fleet.command()
+@click.option(
+    "--interval",
+    type=Duration(),
+    default="1s",
+    show_default=True,
+    metavar="DURATION",
+    help="Shortest time between two screens or lines, at least 0.1 s.",
+)
+@click.option("--until-ended", is_flag=True, help="Stop when no run waits for a member.")
+@common
+@pass_settings
+def watch(settings: Settings, *, interval: float, until_ended: bool) -> None:
+    """Show the members and runs, and each change. On a terminal, q quits; elsewhere it prints a line for each
+    change, or an object with --json.
+
+    \b
+    Examples:
+      everlog -u everlog://fleet.example.com/ledger fleet watch
+      everlog -u everlog://fleet.example.com/ledger fleet watch --until-ended > run.log
+    """
+    interval = max(INTERVAL_MIN_S, interval)
+    with _ledger(settings) as db:
+        if sys.stdout.isatty() and not (settings.json or os.environ.get("CI")):
+            _live(db, interval, until_ended=until_ended)
+            return
+        _follow(settings, db, interval, run=None, until_ended=until_ended)
+
+
+@fleet.command()
+@click.option(
+    "--select",
+    default="",
+    metavar="SELECTOR",
+    help="Only these members, as region=eu,!canary or name=shop-7.",
+)
+@to_version("Version to upgrade to.  [default: the newest of each member's folders]")
+@click.option("--hold", is_flag=True, help="Also serve the previous version, until `fleet contract`.")
+@click.option(
+    "--deadline",
+    type=Duration(),
+    default="1h",
+    show_default=True,
+    metavar="DURATION",
+    help="Abort unless all members have voted by then.",
+)
+@click.option("--detach", is_flag=True, help="Return as soon as the run has started.")
+@writes
+@common
+@pass_settings
+def upgrade(
+    settings: Settings,
+    *,
+    select: str,
+    to: int | None,
+    hold: bool,
+    deadline: float,
+    detach: bool,
+    actor: str,
+    reason: str,
+) -> None:
+    """Upgrade members in unison: each builds its new tables beside the live ones and votes; then all of them
+    are switched, or none. By default all members that have a pending migration.
+
+    \b
+    Examples:
+      everlog -u everlog://fleet.example.com/ledger fleet upgrade --reason "release 7"
+      everlog -u everlog://fleet.example.com/ledger fleet upgrade --select region=eu --hold
+    """
+    from everlog.fleet.selector import Selector
+    from everlog.rpc.client.fleet import targets
+
+    with _ledger(settings) as db:
+        plan = targets(db.fleet.status(), Selector.parse(select), to=to, hold=hold)
+        run = db.fleet.start(plan, deadline_s=deadline, actor=actor, reason=reason)
+        if not settings.json:
+            click.echo(f"Started: run {cursor.name(run.decision_id)} of {quantity(len(plan), 'member')}")
+        if detach:
+            _show_run(settings, run)
+            return
+        settings.resume = (
+            f"run {cursor.name(run.decision_id)} continues; `everlog fleet watch` shows it, `everlog fleet"
+            " abort` ends it"
+        )
+        ended = _follow(settings, db, INTERVAL_MIN_S, run=run.decision_id, until_ended=True)
+    assert ended is not None
+    _check_committed(ended)
+
+
+@fleet.command()
+@run_argument
+@writes
+@common
+@pass_settings
+def abort(settings: Settings, *, run: str, actor: str, reason: str) -> None:
+    """Abort a RUN at all its members, by default the undecided one. Refused after its decision.
+
+    \b
+    Examples:
+      everlog -u everlog://fleet.example.com/ledger fleet abort --reason "not on a Friday"
+    """
+    with _ledger(settings) as db:
+        found = _run(db.fleet.status(), run, "undecided", lambda one: one.decision is None)
+        done = db.fleet.abort(found, actor=actor, reason=reason)
+    if not settings.json:
+        click.echo(f"Aborted: run {cursor.name(done.decision_id)}")
+    _show_run(settings, done)
+
+
+@fleet.command()
+@click.argument("member")
+@click.option("--forget", is_flag=True, help="Forget the member: its name is free, and its alarm ends.")
+@writes
+@common
+@pass_settings
+def remove(settings: Settings, *, member: str, forget: bool, actor: str, reason: str) -> None:
+    """Remove a MEMBER, by name, from the undecided run, which aborts it there alone. With --forget, forget a
+    member that is gone, or accept its database after an alarm.
+
+    \b
+    Examples:
+      everlog -u everlog://fleet.example.com/ledger fleet remove shop-7 --reason "unreachable"
+      everlog -u everlog://fleet.example.com/ledger fleet remove shop-7 --forget
+    """
+    with _ledger(settings) as db:
+        found = db.fleet.status()
+        known = next((one for one in found.members if one.report.name == member), None)
+        if known is None:
+            raise MigrationError(f"the fleet has no member {member}; `everlog fleet status` lists them")
+        decision_id = None
+        if not forget:
+            decision_id = _run(found, "", "undecided", lambda one: one.decision is None)
+        run = db.fleet.remove(known.report.database, decision_id=decision_id, actor=actor, reason=reason)
+    if not settings.json:
+        where = f" from run {cursor.name(run.decision_id)}" if run else ""
+        click.echo(f"{'Removed' if run else 'Forgot'}: member {member}{where}")
+    if run is not None:
+        _show_run(settings, run)
+
+
+@fleet.command()
+@run_argument
+@writes
+@common
+@pass_settings
+def contract(settings: Settings, *, run: str, actor: str, reason: str) -> None:
+    """End the time of two versions at all members of a RUN, by default the newest that was committed.
+
+    \b
+    Examples:
+      everlog -u everlog://fleet.example.com/ledger fleet contract --reason "all clients are new"
+    """
+    from everlog.fleet.status import outcome
+
+    with _ledger(settings) as db:
+        found = _run(db.fleet.status(), run, "committed", lambda one: outcome(one) == "committed")
+        done = db.fleet.contract(found, actor=actor, reason=reason)
+    if not settings.json:
+        click.echo(f"Contracting: run {cursor.name(done.decision_id)}")
+    _show_run(settings, done)
+
+
+def _ledger(settings: Settings) -> Any:
+    """Return the open ledger. Raises OpenError for a database that is not at a server."""
+    if not is_url(settings.url):
+        raise OpenError(
+            "expected the ledger of a fleet at its server, everlog://HOST:PORT/DATABASE, found"
+            f" {without_secrets(settings.url)}"
+        )
+    return open_database(settings)
+
+
+def _run(found: FleetStatus, given: str, word: str, fits: Any) -> bytes:
+    """Return the id of a run: the given one, or the newest that fits. Raises MigrationError."""
+    if given:
+        try:
+            return uuid.UUID(given).bytes
+        except ValueError:
+            raise MigrationError(f"expected the UUID of a run, found {given!r}") from None
+    run = next((one for one in reversed(found.runs) if fits(one)), None)
+    if run is None:
+        raise MigrationError(f"the fleet has no run that is {word}; nothing was done")
+    return run.decision_id
+
+
+def _show_run(settings: Settings, run: Run) -> None:
+    if settings.json:
+        output.echo(told_run(run))
+
+
+def _check_committed(run: Run) -> None:
+    """Raise MigrationError if a run was aborted, with the reasons."""
+    from everlog.fleet.protocol import Decision
+
+    if run.decision is Decision.COMMIT:
+        return
+    reasons = [
+        f"database {cursor.name(seat.target.database)}: {seat.reason}" for seat in run.seats if seat.reason
+    ]
+    why = "; ".join(reasons[:3]) or "its deadline has passed, or an operator aborted it"
+    raise MigrationError(
+        f"run {cursor.name(run.decision_id)} was aborted, and no member was upgraded: {why}",
+        decision_id=run.decision_id.hex(),
+    )
+
+
+def _live(db: Any, interval_s: float, *, until_ended: bool) -> None:
+    """Draw the screen until the user quits."""
+    with screen():
+        while True:
+            ended = False
+            try:
+                found = db.fleet.status()
+                size = shutil.get_terminal_size()
+                lines = page(found, size.columns)[: size.lines - 1]
+                ended = until_ended and not any(_is_open(run) for run in found.runs)
+            except UnavailableError as error:
+                lines = [str(error)]
+            sys.stdout.write(HOME + "".join(f"{line}{CLEAR_LINE}\r\n" for line in lines) + CLEAR_REST)
+            sys.stdout.flush()
+            if ended or quits(interval_s):
+                return
+
+
+def _follow(
+    settings: Settings, db: Any, interval_s: float, *, run: bytes | None, until_ended: bool
+) -> Run | None:
+    """Print each change, of one run and its members or of all, until the user stops, or `until_ended`. Return
+    the run."""
+    before: dict[str, str] = {}
+    for found in db.fleet.watch(interval_s=interval_s):
+        runs = [one for one in found.runs if run is None or one.decision_id == run]
+        if run is not None and not runs:
+            continue
+        if settings.json:
+            output.echo(told(found))
+        else:
+            chosen = {seat.target.database for one in runs for seat in one.seats}
+            members = [one for one in found.members if run is None or one.report.database in chosen]
+            now = _lines_by_name(found.problem, runs, members)
+            for name, line in now.items():
+                if before.get(name) != line:
+                    click.echo(line)
+            before = now
+        if until_ended and not any(_is_open(one) for one in runs):
+            return runs[-1] if runs else None
+    return None
+
+
+def _lines_by_name(problem: str, runs: list[Run], members: list[MemberStatus]) -> dict[str, str]:
+    found = {"": f"not coordinated: {problem}"} if problem else {}
+    for one in members:
+        row = [word for word in _row(one)[1:] if word]
+        found[one.report.name] = plain(f"{one.report.name}: {', '.join(row)}")
+    for run in runs:
+        found[run.decision_id.hex()] = _line(run)
+    return found
+
+
+def _is_open(run: Run) -> bool:
+    from everlog.fleet.status import waits_for
+
+    return run.decision is None or any(waits_for(run, seat) for seat in run.seats)
+
+
+def page(found: FleetStatus, width: int) -> list[str]:
+    """Return the lines of one screen."""
+    up = sum(one.connected for one in found.members)
+    lines = [f"{quantity(len(found.members), 'member')}, {up:,} connected"]
+    if found.problem:
+        lines.append(f"not coordinated: {found.problem}")
+    lines += [_line(run) for run in reversed(found.runs)]
+    if found.members:
+        rows = [HEADER, *(_row(one) for one in found.members)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines.append("")
+        lines += [
+            "  ".join(
+                word.rjust(size) if name in RIGHT else word.ljust(size)
+                for name, word, size in zip(HEADER, row, widths, strict=True)
+            )
+            for row in rows
+        ]
+    return [plain(line)[:width].rstrip() for line in lines]
+
+
+def _line(run: Run) -> str:
+    """Return a run in a line."""
+    from everlog.fleet.status import outcome
+
+    name, word = cursor.name(run.decision_id), outcome(run)
+    seats = [seat for seat in run.seats if not seat.removed]
+    voted, ended = sum(seat.vote is not None for seat in seats), sum(seat.end is not None for seat in seats)
+    if run.decision is None:
+        until = time_text(run.deadline_ns)
+        return f"run {name}: {word}, {voted} of {quantity(len(seats), 'member')} voted, until {until}"
+    return f"run {name}: {word}, {ended} of {quantity(len(seats), 'member')}"
+
+
+def _row(one: MemberStatus) -> tuple[str, ...]:
+    report = one.report
+    building = report.phase.value == "PREPARING" and report.total
+    return (
+        report.name,
+        _state(one),
+        str(report.version or "-"),
+        f"{report.rows:,} of {report.total:,}" if building else "",
+        f"{report.rate:,.0f}/s" if building and report.rate else "",
+        output.span(one.left_s) if building and one.left_s else "",
+        one.alarm or report.error or report.waits_for or report.refusal,
+    )
+
+
+def _state(one: MemberStatus) -> str:
+    """Return the state of a member in words."""
+    phase = one.report.phase.value.lower()
+    held = phase in {"preparing", "prepared"}
+    if one.alarm:
+        return "alarm"
+    if not one.connected:
+        return f"away, {phase}" if held else "away"
+    if held or phase == "committed":
+        return phase
+    return f"{one.report.pending} pending" if one.report.pending else "current"
+
+
+def told(found: FleetStatus) -> dict[str, Any]:
+    """Return the status in the form of --json."""
+    return {
+        "epoch": found.epoch,
+        "problem": found.problem,
+        "members": [_told_member(one) for one in found.members],
+        "runs": [told_run(run) for run in found.runs],
+    }
+
+
+def _told_member(one: MemberStatus) -> dict[str, Any]:
+    report = one.report
+    return {
+        "name": report.name,
+        "labels": report.labels,
+        "database": cursor.name(report.database),
+        "state": _state(one),
+        "connected": one.connected,
+        "peer": one.peer,
+        "last_seen_ns": one.last_seen_ns,
+        "alarm": one.alarm,
+        "version": report.version,
+        "newest": report.newest,
+        "pending": report.pending,
+        "folder_digest": report.folder_digest.hex(),
+        "seq": report.seq,
+        "phase": report.phase.value,
+        "run": cursor.name(report.decision_id) if report.decision_id else None,
+        "refusal": report.refusal,
+        "rows": report.rows,
+        "total": report.total,
+        "rate": report.rate,
+        "left_s": one.left_s,
+        "waits_for": report.waits_for,
+        "error": report.error,
+        "release": report.release,
+    }
+
+
+def told_run(run: Run) -> dict[str, Any]:
+    """Return a run in the form of --json."""
+    from everlog.fleet.status import outcome
+
+    return {
+        "run": cursor.name(run.decision_id),
+        "state": outcome(run),
+        "decision": run.decision.value if run.decision else None,
+        "deadline_ns": run.deadline_ns,
+        "contract": run.contract,
+        "seats": [
+            {
+                "database": cursor.name(seat.target.database),
+                "from_version": seat.target.from_version,
+                "to_version": seat.target.to_version,
+                "folder_digest": seat.target.folder_digest.hex(),
+                "hold": seat.target.hold,
+                "vote": seat.vote.value if seat.vote else None,
+                "reason": seat.reason,
+                "removed": seat.removed,
+                "end": seat.end.value if seat.end else None,
+            }
+            for seat in run.seats
+        ],
+    }

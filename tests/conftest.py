@@ -15,8 +15,10 @@ settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
-# A process that a shell starts in the background ignores interrupts, and so do its children.
+# A process that a shell starts in the background ignores interrupts, one under `nohup` hang-ups, and so do
+# its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -159,7 +159,9 @@ MISTAKES = {
         swap("= Migration(", "= dict("), "expected `MIGRATION = Migration(tables=[…])`, found {'tables'"
     ),
     "an unknown argument": Mistake(swap("tables=", "tabels="), "argument 'tabels'", near="tabels"),
-    "a table by its name": Mistake(swap("tables=[AIRPORTS]", 'tables=["a"]'), "to be Tables, found 'a'"),
+    "a table by its name": Mistake(
+        swap("tables=[AIRPORTS]", 'tables=["a"]'), "a list of tables, found str 'a'"
+    ),
     "a table to drop that is not": Mistake(
         swap("tables=[AIRPORTS]", 'tables=[AIRPORTS], drop=["x"]'), "drops table 'x'", near="drop="
     ),

@@ -64,6 +64,7 @@ def go(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.timeout(600)  # Go compiles its standard library first, once for each user
 def test_all_cases_of_h2spec_pass(h2spec: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.xml"
     with PlainServer() as server:

@@ -130,7 +130,7 @@ def test_checks_a_load_an_erasure_and_histories_do_not_delay_light_calls(clinic:
                 remote.put(PATIENTS, patient(number, f"s-{number}", name="changed"))
                 assert remote.count(PATIENTS, start=1, end=11) == 10
             assert db.head >= head + 10
-            running = [one.method for one in clinic.activity.running.values()]
+            running = [one.method for one in [*clinic.activity.running.values()]]
             assert running.count("Admin/Check") >= 10
             assert running.count("Store/Load") == 1
             assert not loading.done()

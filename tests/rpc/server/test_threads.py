@@ -203,7 +203,7 @@ def test_checks_of_one_client_do_not_delay_calls_of_another(served: Server) -> N
             assert remote.count(AIRPORTS, start="A000010", end="A000500") == 490
             remote.put(AIRPORTS, Airport(faa="A000002", name="changed"))
             assert remote.count(AIRPORTS, start="A000010") == ENOUGH - 10  # a long one
-            running = [one.method for one in served.activity.running.values()]
+            running = [one.method for one in [*served.activity.running.values()]]
             assert running.count("Admin/Check") == 20
             long_reads = [one.key for one in served.hosting.long_reads]
             assert all(long_reads.count(key) <= 4 for key in long_reads)

@@ -14,13 +14,15 @@ Invariants
   (1) The state of a migration is checked while holding the lock, or checked again by a precondition of
       the record that depends on it.
   (2) A holder that was asked to end writes nothing more of its migration (`check_going`).
+  (3) A call of a server that was ended while it waited does nothing: its caller may have lost the right
+      (`guarded`).
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -52,6 +54,24 @@ class Holder:
 
 
 _holders: dict[bytes, Holder] = {}  # by the UUID of the database
+
+
+class _Thread(threading.local):
+    check: Callable[[], None] | None = None
+
+
+_thread = _Thread()
+
+
+@contextmanager
+def guarded(check: Callable[[], None]) -> Iterator[None]:
+    """Call `check` whenever this thread has waited for a lock in the block. If it raises, the lock is
+    released."""
+    before, _thread.check = _thread.check, check
+    try:
+        yield
+    finally:
+        _thread.check = before
 
 
 @contextmanager
@@ -87,6 +107,8 @@ def lock(
             )
     assert known is not None
     try:
+        if not nested and _thread.check is not None:
+            _thread.check()
         yield known
     finally:
         if not nested:

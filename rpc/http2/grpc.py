@@ -73,6 +73,7 @@ class Call:
         "accounts",
         "before",
         "began",
+        "ended_as",
         "ends_with",
         "id",
         "identity",
@@ -98,6 +99,7 @@ class Call:
         self.rows_max = float("inf")
         self.accounts: tuple[Any, ...] = ()  # that a limiter counts it in
         self.ends_with: Error | None = None  # why somebody ends it
+        self.ended_as = ""  # the sentence with which it was ended from outside
         self.work: Any = None  # what a thread does for it
         self.waits: Any = None  # what else it waits for
         self.progress: Any = None  # of long work
@@ -460,6 +462,7 @@ def _parser(deserialize: Callable[[bytes], Any], path: str) -> Callable[[bytes],
 def end(call: Call, code: grpc.StatusCode, error: Exception | str) -> None:
     """End a running call with a status, from outside of it; an Error of everlog is sent with its facts."""
     stream, metadata = call.stream, tuple[tuple[str, bytes], ...]()
+    call.ended_as = str(error)
     if isinstance(error, Error):
         call.ends_with = error
         metadata = errors.trailing(error)

@@ -33,6 +33,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
+from everlog.migrations.lock import guarded
 from everlog.rpc.http2.grpc import running
 from everlog.rpc.server.auth import Auth
 from everlog.rpc.server.rights import Rights, Tokens, unknown_database
@@ -240,7 +241,13 @@ class Hosting:
     async def long_write(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run a call that writes, and may take long. Once it has begun, it continues if its client
         disconnects."""
-        found: T = await self._run(self._workers, functools.partial(fn, *args, **kwargs))
+
+        def run() -> T:
+            with guarded(functools.partial(_check_allowed, work)):
+                return fn(*args, **kwargs)
+
+        work = _work(run)
+        found: T = await asyncio.wrap_future(self._workers.submit(work))
         return found
 
     async def chunked_write(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -281,7 +288,8 @@ class Hosting:
 
         def run() -> None:
             try:
-                fn(responses)
+                with guarded(functools.partial(_check_allowed, work)):
+                    fn(responses)
             finally:
                 responses.end()
 
@@ -350,6 +358,12 @@ def _following(before: Callable[[], Any], fn: Callable[[], Any]) -> Callable[[],
 def _killed(work: Work) -> Error | None:
     """Return the error with which somebody has ended the call of some work."""
     return None if work.call is None else work.call.ends_with
+
+
+def _check_allowed(work: Work) -> None:
+    """Raise ClosedError if the call of some work was ended meanwhile, such as by a revoked right."""
+    if work.call is not None and work.call.ended_as:
+        raise ClosedError(f"the call was ended while it waited, and nothing was done: {work.call.ended_as}")
 
 
 def _why(work: Work) -> Error:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,10 +11,12 @@ import pytest
 import everlog
 from everlog import MigrationError, migrations
 from everlog.migrations import Approval, MigrationInfo, Rules
+from everlog.migrations.lock import lock
 from everlog.migrations.proposal import ProposalState
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
+from tests.migrations.approval.test_deciding_races import LONG_S, after_a_call
 from tests.migrations.project import Project
 
 INDEXED = 'Table("airports", Airport, key=FAA, indexes=(Index("by_name", NAME),))'
@@ -183,3 +187,22 @@ def test_a_server_says_who_may_decide_and_shows_a_migration_as_its_database_does
     with Server({"x": embedded}) as other, RemoteDatabase(other.url("x")) as plain:
         assert plain.migrations.rules() is None
         assert "started without the migrations" in plain.migrations.show(project.load()[0].version).problem
+
+
+@pytest.mark.parametrize("verb", ["approve", "reject"])
+def test_a_decision_that_waited_until_its_caller_lost_its_token_is_not_made(
+    server: Server, approval: Approval, verb: str
+) -> None:
+    """The migration of another caller has the lock meanwhile."""
+    digest, waits, ended = approval.proposals()[0].short, threading.Event(), threading.Event()
+    after_a_call(approval, "_check_decidable", waits)
+    after_a_call(approval, {"approve": "approve_and_run"}.get(verb, verb), ended)
+    with RemoteDatabase(f"{server.url('x')}?token=sesame") as ann, ThreadPoolExecutor(1) as pool:
+        with lock(approval.db.uuid, "somebody else"):
+            decides = pool.submit(getattr(ann.migrations, verb), digest, reason="yes")
+            assert waits.wait(LONG_S)
+            server.reload(tokens={"bob": TOKENS["bob"]}, roles={"bob": ("owner",)})
+            assert isinstance(decides.exception(LONG_S), everlog.Error)
+        assert ended.wait(LONG_S)
+    (found,) = approval.proposals()
+    assert found.state is ProposalState.WAITING

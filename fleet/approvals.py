@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from everlog.fleet import rollouts
-from everlog.fleet.ledger import LedgerDatabase
+from everlog.fleet.ledger import LedgerStore
 from everlog.fleet.migrations.v20261130200000_create_plans import PLANS, Plan
 from everlog.fleet.plan import FleetPlan, changes, decode_plan
 from everlog.fleet.protocol import Target
@@ -123,15 +123,15 @@ def _start_refusal(tx: Transaction, row: Plan, targets: Sequence[Target], *, che
 
 
 class PlanApprovals:
-    """The plans in a ledger's database. Safe to use from many threads and processes."""
+    """The plans in a ledger. Safe to use from many threads and processes."""
 
-    def __init__(self, db: LedgerDatabase, rules: Rules | None = None) -> None:
-        self._db = db
+    def __init__(self, store: LedgerStore, rules: Rules | None = None) -> None:
+        self._store = store
         self.rules = rules or Rules()
 
     def proposals(self) -> list[ProposedPlan]:
         """Return all plans, the newest last. Read-only."""
-        return self._db.run(lambda tx: [_proposed(row) for row in _rows(tx)])
+        return self._store.read(lambda tx: [_proposed(row) for row in _rows(tx)])
 
     def propose(self, plan: FleetPlan, *, actor: str = "", reason: str = "") -> ProposedPlan:
         """Propose a plan, which supersedes the newest one, unless that is the same and not decided yet.
@@ -153,7 +153,7 @@ class PlanApprovals:
             tx.put(PLANS, row)
             return _proposed(row)
 
-        return self._db.run(write, actor=actor, reason=reason or f"propose plan {digest.hex()[:SHORT]}")
+        return self._store.commit(write, actor, reason or f"propose plan {digest.hex()[:SHORT]}")
 
     def approve(
         self,
@@ -228,7 +228,7 @@ class PlanApprovals:
             tx.put(PLANS, row)
             return _proposed(row)
 
-        return self._db.run(write, actor=actor, reason=reason)
+        return self._store.commit(write, actor, reason)
 
 
 def _rows(tx: Transaction) -> list[Plan]:

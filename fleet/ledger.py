@@ -3,6 +3,7 @@
     epochs   one row: the epoch, and the UUID of the database that it was written in
     runs     a row for each run       ─┐ the values of `protocol.Ledger`
     seats    a row for each member    ─┘ of a run
+    plans    of fleet/approvals.py, and `rollouts` of fleet/rollouts.py
     mark     a file beside the database: the cursor of the newest commit of a coordinator
 
     event ─▶ protocol ─▶ `LedgerStore.save`: one commit that reads the epoch ─▶ mark ─▶ orders are sent
@@ -21,6 +22,7 @@ Invariants
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from operator import itemgetter
 from pathlib import Path
@@ -81,6 +83,8 @@ class LedgerStore:
     def __init__(self, db: LedgerDatabase, mark: Path) -> None:
         self._db = db
         self._mark = mark
+        self._marking = threading.Lock()
+        self._marked: int | None = None  # the seq of the newest mark; None: before a takeover
 
     def take_over(self, *, actor: str = "", reason: str = "", accept: bool = False) -> Ledger:
         """Raise the epoch and return the ledger, in one commit. Runs that have ended are left out.
@@ -147,9 +151,19 @@ class LedgerStore:
             row = tx.get(RUNS, decision_id)
             return row and _run(row, list(tx.scan(SEATS, decision_id)))
 
-        return self._db.run(read)
+        return self.read(read)
 
-    def _commit(self, write: Callable[[Transaction], R], actor: str, reason: str) -> R:
+    def read(self, fn: Callable[[Transaction], R]) -> R:
+        """Return what a function reads in the database of the ledger. Read-only."""
+        return self._db.run(fn)
+
+    def commit(self, write: Callable[[Transaction], R], actor: str, reason: str) -> R:
+        """Run a function in a transaction, and return its result when the commit is on disk, and so is the
+        mark, after a takeover. Before, the mark stays: the database may have been restored. Writes one
+        commit, or none."""
+        return self._commit(write, actor, reason, mark=self._marked is not None)
+
+    def _commit(self, write: Callable[[Transaction], R], actor: str, reason: str, *, mark: bool = True) -> R:
         last: list[Transaction] = []
 
         def noted(tx: Transaction) -> R:
@@ -158,12 +172,15 @@ class LedgerStore:
 
         made = self._db.run(noted, actor=actor, reason=reason, durability="sync")
         result = last[0].result
-        if result is not None and result.seq:
+        if mark and result is not None and result.seq:
             self._note(log_pb2.Cursor(database=self._db.uuid, seq=result.seq, checksum=result.checksum))
         return made
 
     def _note(self, at: log_pb2.Cursor) -> None:
-        files.write(self._mark, Mark(cursor.show(at)), sync=True)
+        with self._marking:
+            if at.seq >= (self._marked or 0):  # a commit of another thread may have been faster
+                files.write(self._mark, Mark(cursor.show(at)), sync=True)
+                self._marked = at.seq
 
     def _put_epoch(self, tx: Transaction, epoch: int) -> None:
         tx.put(EPOCHS, Epoch(fleet=ONLY, epoch=epoch, ledger=self._db.uuid))

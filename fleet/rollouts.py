@@ -1,4 +1,4 @@
-"""Rollouts: plans that are carried out in waves, in the ledger's database.
+"""Rollouts: plans that are carried out in waves, in the ledger.
 
     plan ─ begin ─▶ Rollout (waves.py) ─ change ─▶ Rollout … each in one commit, with actor and reason
                         │
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from everlog.feed import cursor
-from everlog.fleet.ledger import LedgerDatabase
+from everlog.fleet.ledger import LedgerStore
 from everlog.fleet.migrations.v20261130200000_create_plans import PLANS, Plan
 from everlog.fleet.migrations.v20261130210000_create_rollouts import ROLLOUTS, StoredRollout
 from everlog.fleet.plan import decode_plan
@@ -37,18 +37,18 @@ Change = Callable[[Rollout], Rollout]
 
 
 class RolloutStore:
-    """The rollouts in a ledger's database. Safe to use from many threads and processes.
+    """The rollouts in a ledger. Safe to use from many threads and processes.
 
     `checked`: a plan needs approval before it is begun.
     """
 
-    def __init__(self, db: LedgerDatabase, *, checked: bool = False) -> None:
-        self._db = db
+    def __init__(self, store: LedgerStore, *, checked: bool = False) -> None:
+        self._store = store
         self._checked = checked
 
     def get(self, digest: bytes) -> Rollout | None:
         """Return the rollout of a plan; None: it was not begun. Read-only."""
-        return self._db.run(lambda tx: _stored(tx, digest))
+        return self._store.read(lambda tx: _stored(tx, digest))
 
     def begin(
         self,
@@ -78,7 +78,7 @@ class RolloutStore:
             tx.put(PLANS, row)
             return _put(tx, digest, rollout)
 
-        return self._db.run(write, actor=actor, reason=reason or f"roll out plan {digest.hex()[:SHORT]}")
+        return self._store.commit(write, actor, reason or f"roll out plan {digest.hex()[:SHORT]}")
 
     def change(self, digest: bytes, change: Change, *, actor: str = "", reason: str = "") -> Rollout:
         """Change a rollout, as with `partial(waves.stop, reason=…)`, and return it. Writes one commit, or
@@ -94,7 +94,7 @@ class RolloutStore:
             after = change(before)
             return after if after == before else _put(tx, digest, after)
 
-        return self._db.run(write, actor=actor, reason=reason)
+        return self._store.commit(write, actor, reason)
 
 
 def settle(rollout: Rollout, run: Run, *, now_ns: int) -> Rollout:

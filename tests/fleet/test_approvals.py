@@ -9,13 +9,16 @@ import msgspec
 import pytest
 
 from everlog import MigrationError
+from everlog.fleet import approvals as approvals_of
+from everlog.fleet import protocol
 from everlog.fleet.approvals import PlanApprovals, PlanState
 from everlog.fleet.coordinator import FleetCoordinator
 from everlog.fleet.ledger import LedgerStore
 from everlog.fleet.plan import draft
-from everlog.fleet.protocol import Phase, Report, Verb
+from everlog.fleet.protocol import Coordinator, Ledger, Phase, Report, Verb
 from everlog.migrations.proposal import FindingEntry, Rules
 from everlog.rpc.embedded import EmbeddedDatabase
+from everlog.store.tx.transaction import Transaction
 from tests.fleet.test_ledger import DEADLINE_NS, NEXT, RUN, db, mark
 from tests.fleet.test_plan import fleet, surveyed
 
@@ -26,13 +29,18 @@ BY: dict[str, Any] = {"actor": "bob", "reason": "reviewed"}
 
 
 @pytest.fixture
-def approvals(db: EmbeddedDatabase) -> PlanApprovals:
-    return PlanApprovals(db, Rules(frozenset({"ann", "bob"})))
+def store(db: EmbeddedDatabase, mark: Path) -> LedgerStore:
+    return LedgerStore(db, mark)
 
 
 @pytest.fixture
-def coordinator(db: EmbeddedDatabase, mark: Path) -> FleetCoordinator:
-    coordinator = FleetCoordinator(LedgerStore(db, mark), checked=True)
+def approvals(store: LedgerStore) -> PlanApprovals:
+    return PlanApprovals(store, Rules(frozenset({"ann", "bob"})))
+
+
+@pytest.fixture
+def coordinator(store: LedgerStore) -> FleetCoordinator:
+    coordinator = FleetCoordinator(store, checked=True)
     coordinator.take_over()
     return coordinator
 
@@ -149,12 +157,35 @@ def test_another_plan_supersedes_the_newest(approvals: PlanApprovals, coordinato
 
 
 def test_without_checks_a_run_needs_no_plan_but_respects_one(
-    db: EmbeddedDatabase, mark: Path, approvals: PlanApprovals
+    store: LedgerStore, approvals: PlanApprovals
 ) -> None:
-    coordinator = FleetCoordinator(LedgerStore(db, mark))
+    coordinator = FleetCoordinator(store)
     coordinator.take_over()
     approvals.propose(PLAN, actor="ann")
     approvals.reject(PLAN.digest.hex(), actor="bob", reason="no")
     with pytest.raises(MigrationError, match="was rejected by bob"):
         start(coordinator)
     assert start(coordinator, digest=b"") == [Verb.PREPARE] * 3
+
+
+def test_a_rejection_that_comes_first_wins(
+    db: EmbeddedDatabase, store: LedgerStore, approvals: PlanApprovals, coordinator: FleetCoordinator
+) -> None:
+    approvals.propose(PLAN, actor="ann")
+    approvals.approve(PLAN.digest.hex(), fleet(), **BY)
+    found = list[str]()
+
+    def check(tx: Transaction) -> str:
+        found.append(approvals_of.start(tx, PLAN.digest, RUN, PLAN.targets(), checked=True))
+        if len(found) == 1:
+            approvals.reject(PLAN.digest.hex(), actor="bob", reason="a holiday")  # before this one commits
+        return found[-1]
+
+    before = Ledger(coordinator.epoch, coordinator.runs)
+    memory = Coordinator(coordinator.epoch, coordinator.runs)
+    step = protocol.start(before, memory, RUN, PLAN.targets(), deadline_ns=DEADLINE_NS)
+    assert step.ledger is not before
+    refusal = store.save(before, step.ledger, check=check)
+    assert "was rejected by bob (a holiday), and cannot be started" in refusal
+    assert (found[0], len(found), coordinator.run(RUN)) == ("", 2, None)
+    assert approvals.proposals()[0].state is PlanState.REJECTED

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from everlog import CorruptionError, MigrationError
+from everlog.audit.restore import restore
 from everlog.fleet import waves
 from everlog.fleet.approvals import PlanApprovals, PlanState
 from everlog.fleet.coordinator import FleetCoordinator
@@ -18,7 +19,7 @@ from everlog.fleet.protocol import Phase, Run, Seat, Vote
 from everlog.fleet.rollouts import RolloutStore, settle
 from everlog.fleet.waves import Gate, Rollout, RolloutState, split
 from everlog.rpc.embedded import EmbeddedDatabase
-from tests.fleet.test_ledger import DEADLINE_NS, RUN, db, mark
+from tests.fleet.test_ledger import DEADLINE_NS, RUN, db, mark, opened
 from tests.fleet.test_plan import database, fleet
 
 __all__ = ["db", "mark"]
@@ -29,23 +30,30 @@ FIRST, SECOND, THIRD = (database(number) for number in (1, 2, 3))
 
 
 @pytest.fixture
-def approvals(db: EmbeddedDatabase) -> PlanApprovals:
-    approvals = PlanApprovals(db)
+def store(db: EmbeddedDatabase, mark: Path) -> LedgerStore:
+    return LedgerStore(db, mark)
+
+
+@pytest.fixture
+def approvals(store: LedgerStore) -> PlanApprovals:
+    approvals = PlanApprovals(store)
     approvals.propose(PLAN, actor="ann")
     return approvals
 
 
 @pytest.fixture
-def rollouts(db: EmbeddedDatabase, approvals: PlanApprovals) -> RolloutStore:
+def rollouts(store: LedgerStore, approvals: PlanApprovals) -> RolloutStore:
     approvals.approve(PLAN.digest.hex(), fleet(), actor="bob", reason="reviewed")
-    return RolloutStore(db, checked=True)
+    return RolloutStore(store, checked=True)
 
 
-def test_a_rollout_is_read_again_as_it_was(db: EmbeddedDatabase, rollouts: RolloutStore) -> None:
+def test_a_rollout_is_read_again_as_it_was(
+    db: EmbeddedDatabase, store: LedgerStore, rollouts: RolloutStore
+) -> None:
     assert rollouts.get(PLAN.digest) is None
     begun = rollouts.begin(PLAN.digest, WAVES, gate=Gate(5, check=True, approval=True), actor="ann")
-    assert begun == RolloutStore(db).get(PLAN.digest) == Rollout(WAVES, Gate(5, check=True, approval=True))
-    (plan,) = PlanApprovals(db).proposals()
+    assert begun == RolloutStore(store).get(PLAN.digest) == Rollout(WAVES, Gate(5, check=True, approval=True))
+    (plan,) = PlanApprovals(store).proposals()
     assert (plan.state, plan.says) == (PlanState.STARTED, "was started in waves")
     after = begun
     for change in (
@@ -61,7 +69,7 @@ def test_a_rollout_is_read_again_as_it_was(db: EmbeddedDatabase, rollouts: Rollo
         partial(waves.returned, member=THIRD, failure="down"),
     ):
         after = rollouts.change(PLAN.digest, change, actor="ann", reason="because")
-        assert RolloutStore(db).get(PLAN.digest) == after
+        assert RolloutStore(store).get(PLAN.digest) == after
     assert (after.state, after.upgraded) == (RolloutState.RETURNING, frozenset({FIRST, THIRD}))
     head = db.head
     assert rollouts.change(PLAN.digest, partial(waves.tick, now_ns=99)) == after
@@ -69,8 +77,8 @@ def test_a_rollout_is_read_again_as_it_was(db: EmbeddedDatabase, rollouts: Rollo
     assert [entry.reason for entry in db.past.log(kind="commit")][-2:] == ["because", "because"]
 
 
-def test_a_run_has_only_members_in_progress(db: EmbeddedDatabase, mark: Path, rollouts: RolloutStore) -> None:
-    coordinator = FleetCoordinator(LedgerStore(db, mark), checked=True)
+def test_a_run_has_only_members_in_progress(store: LedgerStore, rollouts: RolloutStore) -> None:
+    coordinator = FleetCoordinator(store, checked=True)
     coordinator.take_over()
     targets = PLAN.targets()
 
@@ -117,8 +125,10 @@ def test_the_outcomes_of_a_run_are_recorded_together() -> None:
     assert settle(after, last, now_ns=1).state is RolloutState.STOPPED
 
 
-def test_what_cannot_be_begun_is_refused(db: EmbeddedDatabase, approvals: PlanApprovals) -> None:
-    rollouts = RolloutStore(db, checked=True)
+def test_what_cannot_be_begun_is_refused(
+    db: EmbeddedDatabase, store: LedgerStore, approvals: PlanApprovals
+) -> None:
+    rollouts = RolloutStore(store, checked=True)
     with pytest.raises(MigrationError, match="is waiting, and cannot be begun; nothing was done"):
         rollouts.begin(PLAN.digest, WAVES)
     with pytest.raises(MigrationError, match="was not proposed; propose it first; nothing was done"):
@@ -126,13 +136,29 @@ def test_what_cannot_be_begun_is_refused(db: EmbeddedDatabase, approvals: PlanAp
     with pytest.raises(MigrationError, match="is not carried out in waves; nothing was done"):
         rollouts.change(PLAN.digest, waves.roll_back)
     with pytest.raises(MigrationError, match="has other members than the waves; nothing was done"):
-        RolloutStore(db).begin(PLAN.digest, WAVES[:1])
-    RolloutStore(db).begin(PLAN.digest, WAVES)
+        RolloutStore(store).begin(PLAN.digest, WAVES[:1])
+    RolloutStore(store).begin(PLAN.digest, WAVES)
     with pytest.raises(MigrationError, match="is begun already; nothing was done"):
-        RolloutStore(db).begin(PLAN.digest, WAVES)
+        RolloutStore(store).begin(PLAN.digest, WAVES)
     unison = approvals.propose(draft(fleet()), actor="ann")
     with pytest.raises(MigrationError, match="is in unison, not for waves; plan again with waves"):
-        RolloutStore(db).begin(unison.digest, WAVES)
+        RolloutStore(store).begin(unison.digest, WAVES)
     db.put(ROLLOUTS, StoredRollout(digest=b"\1", document=b"{}"))
     with pytest.raises(CorruptionError, match="expected the rollout of plan 01 as JSON, found: "):
         rollouts.get(b"\1")
+
+
+def test_a_restored_ledger_that_lacks_a_stop_is_refused(
+    db: EmbeddedDatabase, store: LedgerStore, mark: Path, rollouts: RolloutStore, tmp_path: Path
+) -> None:
+    FleetCoordinator(store).take_over()
+    rollouts.begin(PLAN.digest, WAVES)
+    db.archive.backup(str(tmp_path / "backup"))
+    rollouts.change(PLAN.digest, partial(waves.stop, reason="too slow"), actor="ann")
+    restore(tmp_path / "backup", tmp_path / "other")
+    with opened(tmp_path / "other") as other:
+        restored = LedgerStore(other, mark)
+        for why in ("ahead of the log", "of another history"):
+            with pytest.raises(MigrationError, match=f"the cursor is {why}"):
+                FleetCoordinator(restored).take_over()
+            PlanApprovals(restored).propose(draft(fleet(2)), actor="ann")

@@ -39,8 +39,9 @@ class Shops:
         self, shops: list[EmbeddedDatabase], airports: Airports, ledger: EmbeddedDatabase, mark: Path
     ):
         self.shops, self.airports = shops, airports
-        self.approvals, self.rollouts = PlanApprovals(ledger), RolloutStore(ledger, checked=True)
-        self.coordinator = FleetCoordinator(LedgerStore(ledger, mark), checked=True)
+        store = LedgerStore(ledger, mark)
+        self.approvals, self.rollouts = PlanApprovals(store), RolloutStore(store, checked=True)
+        self.coordinator = FleetCoordinator(store, checked=True)
         self.coordinator.take_over()
         self.members = {shop.uuid: FleetMember(shop) for shop in shops}
 

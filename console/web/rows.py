@@ -35,7 +35,7 @@ from everlog.store.schema.table import Table
 from everlog.store.tx.reader import Reader
 
 ROWS, READ_MAX, READ_S, READ_BYTES_MAX = 50, 20_000, 0.15, 16 << 20
-ERRORS_MAX = 50
+ERRORS_MAX, FACET_S = 50, 0.04
 FACET_CHARS = 400  # of a value that is counted: longer ones are equal if their beginnings are
 PAST_SORTED_MAX = 10_000  # rows of a table whose past is shown in the order of an index, which sorts all
 
@@ -177,12 +177,13 @@ class Facet(NamedTuple):
     errors: Sequence[str]
 
 
-def facet(of: Wanted, reader: Reader, field: cells.FieldDescriptor, most: int) -> Facet:
-    """Return at most `most` values of a field, each with the number of its rows. Reads rows for READ_S, at
-    most READ_MAX of them and READ_BYTES_MAX."""
+def facet(of: Wanted, reader: Reader, field: cells.FieldDescriptor, most: int, used_s: float = 0.0) -> Facet:
+    """Return at most `most` values of a field, each with the number of its rows. Reads rows for READ_S less
+    `used_s`, which the rows of the page took, and at least FACET_S; at most READ_MAX of them and
+    READ_BYTES_MAX."""
     scan = of.scan(reader, limit=READ_MAX)
-    counts, errors, read, size, until = Counter[cells.Cell](), list[str](), 0, 0, time.monotonic() + READ_S
-    whole = True
+    counts, errors, read, size = Counter[cells.Cell](), list[str](), 0, 0
+    whole, until = True, time.monotonic() + max(READ_S - used_s, FACET_S)
     for row in readable(scan, errors):
         if read and (size > READ_BYTES_MAX or time.monotonic() > until):
             whole = False

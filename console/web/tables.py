@@ -142,9 +142,9 @@ def table(view: View) -> Page | Response:
             return redirect(view.href(field=None, op=None, value=None))
         fields = fields_of(info.model, view.queries("column"))
         after, before = (untoken(view.query(one)) for one in ("resume", "before"))
-        of = wanted(view, info, reader)
+        of, began = wanted(view, info, reader), time.monotonic()
         rows = page(of, reader, limit, after=after, before=before)
-        counted_values = _facet(view, of, reader)
+        counted_values = _facet(view, of, reader, time.monotonic() - began)
     except RowError as error:
         if not any(view.query(one) for one in ("q", "index", "resume", "before", "op", "column", "facet")):
             raise
@@ -215,16 +215,16 @@ def _count_of(view: View) -> str:
     return view.href(facet=view.query("field"), field=None, op=None, value=None, k=None)
 
 
-def _facet(view: View, of: Wanted, reader: Reader) -> dict[str, Any] | None:
+def _facet(view: View, of: Wanted, reader: Reader, used_s: float) -> dict[str, Any] | None:
     """Return the most frequent values of the field in the query, each with the address of its rows; None:
-    the query has none. Raises RowError."""
+    the query has none. `used_s`: the time of the page so far. Raises RowError."""
     name = view.query("facet")
     if not name:
         return None
     (field,) = fields_of(of.info.model, [name])
     if not _is_comparable(field):
         raise RowError(f"expected a field with one value, found {name}, which is a list, message or bytes")
-    found = facet(of, reader, field, FACET_VALUES)
+    found = facet(of, reader, field, FACET_VALUES, used_s)
     most = max((count for _, count in found.values), default=1)
     return {
         "field": name,

@@ -3,8 +3,8 @@
 console        the server time of each page, one line a page, over one connection. The database has `run.n`
                commits of one row and about as many rows; the first row has a thousand versions.
 console_live   the duration of a commit with 50 pages open that show each commit as it is made (server-sent
-               events), 20 commits a second; `console_alone`: without pages. The difference in memory is that
-               of the pages.
+               events), of two sessions, 20 commits a second; `console_alone`: without pages. The difference
+               in memory is that of the pages.
 
 Server, console and writer are one process, as in `everlog serve --console`; the visitors are another one.
 """
@@ -16,9 +16,10 @@ import http.client
 import selectors
 import socket
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from benchmarks.helper import Helper, Starter
 from benchmarks.history import OF_ONE
@@ -28,6 +29,7 @@ from benchmarks.served import DATABASE, obey
 
 ASKED = 20
 LIVE, RATE, ROUNDS = 50, 20, 6
+TOKENS = {"ann": "token-of-ann", "bob": "token-of-bob"}  # a session has at most 32 live pages
 TIMEOUT_S = 60
 
 _OF, _ITEMS = f"/db/{DATABASE}", f"/db/{DATABASE}/tables/items"
@@ -40,6 +42,8 @@ PAGES = {
     "table_index": f"{_ITEMS}?index=by_name",
     "table_found": f"{_ITEMS}?q=name+%3D+{{name}}&index=by_name",
     "table_search": f"{_ITEMS}?q=kind+%3D+nothing",
+    "table_facet": f"{_ITEMS}?facet=kind",
+    "table_500": f"{_ITEMS}?limit=500",
     "table_past": f"{_ITEMS}?at={{middle}}",
     "row": f"{_ITEMS}/row?k={{middle}}",
     "row_versions": f"{_ITEMS}/row?k=1",
@@ -90,13 +94,15 @@ def facts(n: int) -> dict[str, Any]:
     return {"middle": middle, "name": name(middle)}
 
 
-def serve(starter: Starter, folder: str) -> None:
-    """Serve a database and its console; write on request, as `served.everlog` does."""
+def serve(starter: Starter, folder: str, tokens: Mapping[str, str] | None = None) -> None:
+    """Serve a database and its console; write on request, as `served.everlog` does. `tokens`: by the name of
+    the owner."""
     from benchmarks.items import ITEMS, message, open_items
     from everlog.console.web.server import WebServer, own_server
     from everlog.rpc.server.server import Server
 
-    with open_items(Path(folder), durability="sync") as db, Server({DATABASE: db}) as server:
+    how: dict[str, Any] = {"tokens": tokens, "roles": dict.fromkeys(tokens, ("owner",))} if tokens else {}
+    with open_items(Path(folder), durability="sync") as db, Server({DATABASE: db}, **how) as server:
         web = WebServer("127.0.0.1:0")
         web.server = own_server(server.host, server.port, None)
         with web:
@@ -128,17 +134,48 @@ def _ask(visitor: http.client.HTTPConnection, address: str) -> int:
     return took
 
 
-class LivePages:
-    """Connections that receive the commits of the log as pages do, while entered."""
+def _signed_in(url: str, token: str) -> str:
+    """Return the cookies of a new session."""
+    cookies = dict[str, str]()
 
-    def __init__(self, url: str, count: int) -> None:
+    def text() -> str:
+        return "; ".join(f"{name}={value}" for name, value in cookies.items())
+
+    def ask(method: str, **form: str) -> tuple[int, str]:
+        sent = {
+            "Cookie": text(),
+            "Content-Type": "application/x-www-form-urlencoded",
+            "Origin": url,
+        }
+        with contextlib.closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT_S)) as one:
+            one.request(method, "/sign-in", urlencode(form), sent)
+            answer = one.getresponse()
+            for cookie in answer.headers.get_all("Set-Cookie") or []:
+                name, _, value = cookie.partition(";")[0].partition("=")
+                cookies[name] = value
+            return answer.status, answer.read().decode()
+
+    _, page = ask("GET")
+    csrf = page.partition('name="csrf" value="')[2].partition('"')[0]
+    status, _ = ask("POST", token=token, csrf=csrf)
+    assert status == 303, f"expected status 303 after the sign-in, found {status}"
+    return text()
+
+
+class LivePages:
+    """Connections that receive the commits of the log as pages do, while entered. `cookies`: those of the
+    sessions, which have equally many of them."""
+
+    def __init__(self, url: str, count: int, cookies: Sequence[str]) -> None:
         where = urlsplit(url)
         assert where.hostname is not None
         assert where.port is not None
         self._selector = selectors.DefaultSelector()
         self._sockets = [socket.create_connection((where.hostname, where.port)) for _ in range(count)]
         for number, one in enumerate(self._sockets):
-            one.sendall(f"GET {_OF}/log/events HTTP/1.1\r\nHost: {where.netloc}\r\n\r\n".encode())
+            cookie = cookies[number % len(cookies)]
+            head = f"GET {_OF}/log/events HTTP/1.1\r\nHost: {where.netloc}\r\nCookie: {cookie}\r\n\r\n"
+            one.sendall(head.encode())
             self._selector.register(one, selectors.EVENT_READ, number)
         self._left = [b""] * count
         self.counts = [0] * count
@@ -173,13 +210,14 @@ def live(run: Run) -> list[Measure]:
     count, part = min(LIVE, run.n), max(run.n // ROUNDS, 1)
     took: dict[str, list[int]] = {"console_alone": [], "console_live": []}
     rss_mb = dict[str, float]()
-    with Helper("benchmarks.console:serve", folder=str(run.folder)) as server:
+    with Helper("benchmarks.console:serve", folder=str(run.folder), tokens=TOKENS) as server:
         url = server.hear()["url"]
+        cookies = [_signed_in(url, token) for token in TOKENS.values()]
         order = {"write": part, "rate": RATE}
         server.ask(order)
         for _ in range(ROUNDS):
             alone = server.ask(order)
-            with LivePages(url, count) as open_pages:
+            with LivePages(url, count, cookies) as open_pages:
                 open_pages.read(open_pages.heard)
                 server.say(order)
                 open_pages.read(lambda: min(open_pages.counts) >= part)

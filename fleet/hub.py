@@ -82,13 +82,17 @@ class Live:
 class Hub:
     """Coordinates the fleet of a ledger between `start` and `close`. Safe to use from many threads.
 
-    `db` has the schema of `ledger.SOURCE`. `mark`: see LedgerStore.
+    `db` has the schema of `ledger.SOURCE`. `mark`: see LedgerStore. `checked`: a run starts only with a plan
+    that was approved.
     """
 
-    def __init__(self, db: LedgerDatabase, mark: Path, *, name: str = "coordinator") -> None:
-        self._coordinator = FleetCoordinator(LedgerStore(db, mark), name=name)
+    def __init__(
+        self, db: LedgerDatabase, mark: Path, *, name: str = "coordinator", checked: bool = False
+    ) -> None:
+        self._coordinator = FleetCoordinator(LedgerStore(db, mark), name=name, checked=checked)
         self._registry = Registry(db, actor=name)
         self._lock = threading.Lock()
+        self._writing = threading.Lock()  # of the table of the members
         self._live: dict[bytes, Live] = {}
         self._names: dict[str, bytes] = {}
         self._links: dict[bytes, Link] = {}  # by process
@@ -282,14 +286,15 @@ class Hub:
         plan: Iterable[Target],
         *,
         deadline_s: float,
+        digest: bytes = b"",
         actor: str = "",
         reason: str = "",
     ) -> Run:
-        """Start a run whose votes are expected within `deadline_s`. Writes. Raises MigrationError if it is
-        refused: nothing was done."""
+        """Start a run whose votes are expected within `deadline_s`. `digest`: see FleetCoordinator.start.
+        Writes. Raises MigrationError if it is refused: nothing was done."""
         deadline_ns = time.time_ns() + int(deadline_s * 1e9)
         orders = self._coordinator.start(
-            decision_id, plan, deadline_ns=deadline_ns, actor=actor, reason=reason
+            decision_id, plan, deadline_ns=deadline_ns, digest=digest, actor=actor, reason=reason
         )
         return self._ordered(decision_id, orders)
 
@@ -328,11 +333,12 @@ class Hub:
                         f"member {name} has not ended run {cursor.name(run.decision_id)}, which waits for it;"
                         " nothing was done"
                     )
-        self._registry.forget(database, actor=actor, reason=reason or f"forget member {name}")
-        with self._lock:
-            self._live.pop(database, None)
-            self._names.pop(name, None)
-            self.changes += 1
+        with self._writing:
+            self._registry.forget(database, actor=actor, reason=reason or f"forget member {name}")
+            with self._lock:
+                self._live.pop(database, None)
+                self._names.pop(name, None)
+                self.changes += 1
         if live.link is not None:
             live.link.end(f"member {name} was forgotten; connect again")
 
@@ -383,6 +389,10 @@ class Hub:
 
     def _write(self) -> None:
         """Write the members that have changed."""
+        with self._writing:
+            self._write_changed()
+
+    def _write_changed(self) -> None:
         now, changed = time.monotonic(), []
         if now < self._write_s:
             return

@@ -614,6 +614,7 @@ class StartRequest(_message.Message):
     DEADLINE_S_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     decision_id: _builtins.bytes
     """UUID of the run."""
@@ -621,6 +622,8 @@ class StartRequest(_message.Message):
     """The time for the votes of all members."""
     actor: _builtins.str
     reason: _builtins.str
+    digest: _builtins.bytes
+    """Of the proposed plan with these members, which is then marked as started; empty: none."""
     @_builtins.property
     def plan(self) -> _containers.RepeatedCompositeFieldContainer[Global___FleetTarget]: ...
     def __init__(
@@ -632,10 +635,11 @@ class StartRequest(_message.Message):
         deadline_s: _builtins.float = ...,
         actor: _builtins.str = ...,
         reason: _builtins.str = ...,
+        digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "database", b"database", "deadline_s", b"deadline_s", "decision_id", b"decision_id", "plan", b"plan", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "database", b"database", "deadline_s", b"deadline_s", "decision_id", b"decision_id", "digest", b"digest", "plan", b"plan", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

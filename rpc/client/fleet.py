@@ -72,14 +72,16 @@ class RemoteFleet:
         *,
         decision_id: bytes | None = None,
         deadline_s: float = DEADLINE_S,
+        digest: bytes = b"",
         actor: str = "",
         reason: str = "",
     ) -> Run:
         """Start a run: the members of `plan` prepare, and are switched if all have voted within `deadline_s`
         seconds, else none is. Returns at once; see `watch`.
 
-        `decision_id`: UUID of the run, 16 bytes; None: a new one. Writes. Raises MigrationError, without an
-        effect, while another run is undecided, and if a member has not ended an earlier one.
+        `decision_id`: UUID of the run, 16 bytes; None: a new one. `digest`: of the proposed plan with these
+        members (`everlog.fleet.PlanApprovals`), which is marked as started. Writes. Raises MigrationError,
+        without an effect, while another run is undecided, and if a member has not ended an earlier one.
         """
         made = decision_id or uuid.uuid4().bytes
         request = pb.StartRequest(
@@ -87,6 +89,7 @@ class RemoteFleet:
             decision_id=made,
             plan=[message_of_target(one) for one in plan],
             deadline_s=deadline_s,
+            digest=digest,
             actor=actor,
             reason=reason,
         )

@@ -199,11 +199,6 @@ class Membership:
         for thread in self._threads:
             thread.start()
 
-    @property
-    def problem(self) -> str:
-        """Why there is no connection to the coordinator; empty: there is one, or it is just being made."""
-        return self._problem
-
     def add(
         self, db: JoinedDatabase, name: str, labels: Mapping[str, str], *, rate: float | None = None
     ) -> Callable[[], None]:

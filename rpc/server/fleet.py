@@ -192,6 +192,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
             request.decision_id,
             plan,
             deadline_s=request.deadline_s,
+            digest=request.digest,
             actor=actor,
             reason=request.reason,
         )

@@ -17,7 +17,7 @@ from everlog import MigrationError, OpenError, migrations
 from everlog.fleet.hub import Hub
 from everlog.fleet.ledger import SOURCE
 from everlog.fleet.migrations.v20261130220000_create_members import MEMBERS
-from everlog.fleet.protocol import Decision, Phase
+from everlog.fleet.protocol import Decision, Phase, Target
 from everlog.fleet.selector import Selector
 from everlog.fleet.status import FleetStatus, MemberStatus
 from everlog.rpc.client.database import RemoteDatabase
@@ -28,6 +28,7 @@ from everlog.rpc.server.server import Server
 from tests.migrations.conftest import project
 from tests.migrations.project import Project
 from tests.migrations.test_online import Airports
+from tests.ports import reserved_port
 
 __all__ = ["project"]
 
@@ -38,8 +39,8 @@ WAIT_S = 60.0
 class Coordinator:
     """A server whose database `ledger` coordinates a fleet. It can be started again at the same port."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.port = path, 0
+    def __init__(self, path: Path, port: int) -> None:
+        self.path, self.port = path, port
         self._stack = ExitStack()
         self.start()
 
@@ -51,7 +52,6 @@ class Coordinator:
         self._stack.callback(self.hub.close)
         server = Server({"ledger": db, "other": db}, f"127.0.0.1:{self.port}", fleets={"ledger": self.hub})
         self._stack.enter_context(server)
-        self.port = server.port
         self.db, self.url, self.other = db, server.url("ledger"), server.url("other")
 
     def stop(self) -> None:
@@ -60,9 +60,10 @@ class Coordinator:
 
 @pytest.fixture
 def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
-    one = Coordinator(tmp_path / "ledger")
-    yield one
-    one.stop()
+    with reserved_port() as port:
+        one = Coordinator(tmp_path / "ledger", port)
+        yield one
+        one.stop()
 
 
 @pytest.fixture
@@ -148,6 +149,20 @@ def test_two_members_are_upgraded_in_unison(
             fleet.abort(run.decision_id)
     found = when(fleet, lambda found: not any(one.connected for one in found.members))
     assert len(found.members) == 2
+
+
+def test_a_checked_fleet_starts_only_a_plan_that_was_approved(tmp_path: Path) -> None:
+    with EmbeddedDatabase(tmp_path / "ledger") as db:
+        migrations.apply(db, SOURCE)
+        with closing(Hub(db, tmp_path / "ledger.mark", checked=True)) as hub:
+            hub.start()
+            for digest, why in ((b"", "need approval"), (bytes(32), "was not proposed")):
+                with (
+                    Server({"ledger": db}, fleets={"ledger": hub}) as server,
+                    RemoteDatabase(server.url("ledger")) as ledger,
+                    pytest.raises(MigrationError, match=why),
+                ):
+                    ledger.fleet.start([Target(bytes(16), START, END, b"")], digest=digest)
 
 
 def test_a_refusal_aborts_the_run_everywhere(

@@ -22,6 +22,7 @@ from everlog.rpc.embedded import EmbeddedDatabase
 from tests.migrations.conftest import project
 from tests.migrations.project import Project
 from tests.migrations.test_online import Airports
+from tests.ports import reserved_port
 
 __all__ = ["project"]
 
@@ -41,9 +42,9 @@ with everlog.open(path, migrations=source, fleet=url, fleet_name=name):
 class Processes:
     """A coordinator and its members, each a process that can be killed and started again."""
 
-    def __init__(self, airports: Airports, path: Path) -> None:
+    def __init__(self, airports: Airports, path: Path, port: int) -> None:
         self.airports, self.path = airports, path
-        self.address, self.url = "127.0.0.1:0", ""
+        self.address, self.url = f"127.0.0.1:{port}", ""
         self._running: dict[str, subprocess.Popen[str]] = {}
         with EmbeddedDatabase(path / "ledger"):
             pass
@@ -72,7 +73,6 @@ class Processes:
         assert said, f"{name} did not start"
         if name == "ledger":
             self.url = said.split('"')[3]
-            self.address = self.url.split("/")[2]
 
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> None:
         process = self._running.pop(name)
@@ -88,9 +88,10 @@ class Processes:
 def processes(project: Project, tmp_path: Path) -> Iterator[Processes]:
     with EmbeddedDatabase(tmp_path / "first") as db:
         airports = Airports(project, db, ROWS)
-    found = Processes(airports, tmp_path)
-    yield found
-    found.stop()
+    with reserved_port() as port:
+        found = Processes(airports, tmp_path, port)
+        yield found
+        found.stop()
 
 
 def when(fleet: Any, what: Callable[[FleetStatus], Any]) -> FleetStatus:

@@ -1,0 +1,89 @@
+"""Fleet: the members and runs of a fleet, as lines and as JSON, and the commands that control them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+import everlog as program
+from everlog import migrations
+from everlog.console.cli.fleet import page
+from everlog.fleet.hub import Hub
+from everlog.fleet.ledger import SOURCE
+from everlog.fleet.protocol import Phase, Run, Seat, Target, Vote
+from everlog.fleet.status import FleetStatus, MemberReport, MemberStatus
+from everlog.rpc.embedded import EmbeddedDatabase
+from everlog.rpc.server.server import Server
+from tests.console.conftest import Run as Command
+
+PATIENCE_S = 60.0
+A, B, C = (bytes([number]) * 16 for number in (1, 2, 3))
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    with EmbeddedDatabase(tmp_path / "ledger") as db:
+        migrations.apply(db, SOURCE)
+        hub = Hub(db, tmp_path / "ledger.mark")
+        hub.start()
+        with Server({"ledger": db}, fleets={"ledger": hub}) as server:
+            yield server.url("ledger")
+        hub.close()
+
+
+def test_the_commands_of_a_fleet_say_what_they_did(everlog: Command, url: str, tmp_path: Path) -> None:
+    done = everlog("-u", url, "fleet", "status")
+    assert (done.code, done.out) == (0, "0 members, 0 connected\n")
+    with program.open(tmp_path / "shop", fleet=url, fleet_name="shop", fleet_labels={"region": "eu"}):
+        until = time.monotonic() + PATIENCE_S
+        while not (found := json.loads(everlog("-u", url, "fleet", "status", "--json").out))["members"]:
+            assert time.monotonic() < until
+        (one,) = found["members"]
+        assert (one["name"], one["labels"], one["state"]) == ("shop", {"region": "eu"}, "current")
+        assert found["runs"] == []
+        for words, said in (
+            (["upgrade"], "no selected member has a pending migration"),
+            (["upgrade", "--select", "region=us"], "no member is selected by 'region=us'"),
+            (["abort"], "the fleet has no run that is undecided"),
+            (["abort", "1"], "expected the UUID of a run, found '1'"),
+            (["contract"], "the fleet has no run that is committed"),
+            (["remove", "nobody"], "the fleet has no member nobody"),
+            (["remove", "shop"], "the fleet has no run that is undecided"),
+            (["remove", "shop", "--forget"], "member shop is connected: end its process first"),
+        ):
+            done = everlog("-u", url, "fleet", *words)
+            assert (done.code, done.out) == (1, "")
+            assert said in done.err
+        done = everlog("-u", url, "fleet", "watch", "--until-ended")
+        assert done.code == 0
+        assert done.out.startswith("shop: current")
+    done = everlog("-u", f"file:{tmp_path / 'ledger'}", "fleet", "status")
+    assert "expected the ledger of a fleet at its server" in done.err
+
+
+def test_a_screen_shows_stragglers_with_what_they_wait_for() -> None:
+    plan = [Target(one, 1, 2, b"") for one in (A, B, C)]
+    run = Run(C, (Seat(plan[0]), Seat(plan[1], Vote.PREPARED), Seat(plan[2])), 1_767_225_600_000_000_000)
+    building = MemberReport(
+        "a", A, version=1, phase=Phase.PREPARING, decision_id=C, rows=500, total=2000, rate=150.0
+    )
+    members = [
+        MemberStatus(MemberReport("c", C, version=1), connected=False),
+        MemberStatus(building, connected=True),
+        MemberStatus(MemberReport("b", B, version=1, phase=Phase.PREPARED, decision_id=C), connected=True),
+    ]
+    lines = page(FleetStatus(7, "", members, [run]), 200)
+    assert lines == [
+        "3 members, 2 connected",
+        f"run {UUID(bytes=C)}: preparing, 1 of 3 members voted, until 2026-01-01T00:00:00Z",
+        "",
+        "MEMBER  STATE      VERSION          ROWS   RATE  LEFT",
+        "c       away             1",
+        "a       preparing        1  500 of 2,000  150/s  10 s",
+        "b       prepared         1",
+    ]

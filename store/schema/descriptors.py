@@ -71,6 +71,8 @@ def encode_values(
         if one is None and optional:
             parts.append(b"\x00")
             continue
+        if isinstance(one, Message) and not isinstance(one, kind.types):
+            one = _as_own(one, kind)  # noqa: PLW2901
         if not isinstance(one, kind.types) or (isinstance(one, bool) and bool not in kind.types):
             raise RowError(
                 f"expected `{kind.types[0].__name__}` for {dotted(path)} in {role},"
@@ -79,6 +81,15 @@ def encode_values(
             )
         parts.append(b"\x01" + _encode(kind, one, path, role) if optional else _encode(kind, one, path, role))
     return b"".join(parts)
+
+
+def _as_own(value: Message, kind: Kind[Any]) -> Any:
+    """Return a message as one of the kind's own class, if it has the same type: the models of a log have
+    classes of their own also for `google.protobuf.Timestamp`."""
+    for own in kind.types:
+        if issubclass(own, Message) and own.DESCRIPTOR.full_name == value.DESCRIPTOR.full_name:
+            return own.FromString(value.SerializeToString())
+    return value
 
 
 def _encode(kind: Kind[Any], value: Any, path: Path, role: str) -> bytes:

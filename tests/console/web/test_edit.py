@@ -11,11 +11,19 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from everlog import migrations
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.upkeep.roles import Role, Rule
-from flights.migrations.v20260209154500_airport_time_zones import AIRLINES, AIRPORTS, Airline, Airport
+from flights.migrations.v20260209154500_airport_time_zones import (
+    AIRLINES,
+    AIRPORTS,
+    WEATHER,
+    Airline,
+    Airport,
+    Weather,
+)
 from tests.console.web.checked import FIRST, written
 from tests.console.web.conftest import TOKENS
 from tests.console.web.test_fields import EVERY
@@ -112,6 +120,18 @@ def test_a_row_is_changed_with_a_reason_by_its_identity(ann: Visitor, flights: E
     assert entry.client == "console"
     assert send(ann, EDIT, page, f__name="new", f__lat="-2.25", f__tzone="", reason="a sign").status == 303
     assert flights.head == entry.seq, "the same form again is the same commit"
+
+
+def test_rows_with_a_time_in_their_key_are_shown_and_changed(ann: Visitor, flights: EmbeddedDatabase) -> None:
+    time = Timestamp(seconds=1_700_000_000)
+    flights.put(WEATHER, Weather(origin="JFK", time_hour=time, temp=1.5))
+    assert "EWR" in ann.get(f"{DB}/tables/weather").words
+    edit = f"{DB}/tables/weather/row/edit?k=JFK&k=2023-11-14T22:13:20Z"
+    answer = send(ann, edit, ann.get(edit), f__temp="2.5", reason="measured again")
+    assert answer.status == 303, answer.words
+    row = flights.get(WEATHER, ("JFK", time))
+    assert row is not None
+    assert row.temp == 2.5
 
 
 def test_what_does_not_fit_is_said_at_the_field_and_the_input_is_kept(

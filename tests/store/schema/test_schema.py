@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from everlog.proto import log_pb2
 from everlog.store.errors import CorruptionError, RowError, SchemaError
-from everlog.store.schema.codec import STRING, UINT64
+from everlog.store.schema.codec import STRING, TIMESTAMP, UINT64
 from everlog.store.schema.evolve import evolve
 from everlog.store.schema.schema import Schema
 from everlog.store.schema.table import Field, Index, Table
@@ -94,6 +95,18 @@ def test_nan_is_no_key_and_an_absent_message_has_none() -> None:
     with pytest.raises(RowError, match=r"NaN in its key field at\.lat"):
         key_of(both["Row"](at=both["Position"](lat=math.nan)))
     assert key_of(both["Row"](at={})) == schema_of(table).table("rows").encode_key(0.0)
+
+
+def test_a_time_of_another_class_is_a_time_of_a_key() -> None:
+    row_class = models("t", Row="at 1 timestamp")["Row"]
+    row = row_class(at={"seconds": 12, "nanos": 5})
+    assert type(row.at) is not Timestamp  # each log has classes of its own
+    table: Table[Any, Any] = Table("rows", row_class, key=Field(row_class, "at", 1, TIMESTAMP))
+    info = schema_of(table).table("rows")
+    key = info.encode_key(Timestamp(seconds=12, nanos=5))
+    assert info.encode_key(row.at) == info.bind(row_class).key_of(row) == key
+    with pytest.raises(RowError, match="expected `Timestamp` for at in the primary key of rows, found `Row`"):
+        info.encode_key(row)
 
 
 def test_a_model_of_another_version_serves_where_numbers_and_types_agree() -> None:

@@ -11,6 +11,7 @@ from benchmarks import (
     console,
     fan_out,
     feed,
+    fleet,
     folders,
     history,
     latency,
@@ -131,6 +132,7 @@ _ALL = [
         for change in migrate.CHANGES
     ),
     Bench("migrate_beside", 200_000, {"everlog": migrate.beside}),
+    Bench("fleet", 200, {"everlog": fleet.everlog}),
     *(
         Bench(
             f"{what}_{'applied' if applied else 'new'}",

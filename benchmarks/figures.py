@@ -106,6 +106,12 @@ FIGURES: dict[str, tuple[Limits, Limits]] = {
     "migrate_beside": ((rate(10_000), most("p99_us", 3, "migrate_idle")), (rate(20_000),)),
     "migrate_idle": ((), ()),
     "migrate_switch": ((most("seconds", 0.05),), ()),
+    "fleet": ((most("seconds", 15), most("rss_mb", 150)), (most("seconds", 6),)),
+    "fleet_switch": ((most("seconds", 3),), (most("seconds", 1),)),
+    "fleet_abort": ((most("seconds", 5),), ()),
+    "fleet_writer": ((most("p99_us", 3, "fleet_idle"),), ()),
+    "fleet_idle": ((), ()),
+    "fleet_blocked": ((most("seconds", 0.05),), ()),
     "fixture": ((most("p50_us", 20_000),), (most("p99_us", 20_000),)),
     "testdata": ((rate(100_000),), ()),
 }
@@ -114,6 +120,18 @@ for _size in ("10k", "100k", "1m"):
     FIGURES[f"open_{_size}_killed"] = ((most("seconds", 0.6),), ())
 
 # The main figure of a bench, if it is not the rate.
-UNITS = {name: "seconds" for name in FIGURES if name.startswith(("open_", "migrate_add", "migrate_switch"))}
-_WAITED_FOR = ("latency", "fan_out", "console", "fixture", "prove", "history_row", "at_get", "now_get")
+_LASTING = ("open_", "migrate_add", "migrate_switch", "fleet")
+UNITS = {name: "seconds" for name in FIGURES if name.startswith(_LASTING)}
+_WAITED_FOR = (
+    "latency",
+    "fan_out",
+    "fleet_writer",
+    "fleet_idle",
+    "console",
+    "fixture",
+    "prove",
+    "history_row",
+    "at_get",
+    "now_get",
+)
 UNITS |= {name: "p50_us" for name in FIGURES if name.startswith(_WAITED_FOR)}

@@ -26,6 +26,7 @@ from benchmarks.measure import Measure, Run, once, paced, peak_rss_mb
 from benchmarks.rows import row, rows
 
 RATE, COMMITS_PER_S, IDLE_S = 20_000, 200, 5
+FIRST = 20260101000000
 FIELDS = (
     "uint64 id = 1; string name = 2; string kind = 3; double price = 4; int64 amount = 5; string payload = 6;"
 )
@@ -78,7 +79,7 @@ def everlog(run: Run, change: str) -> Measure:
     path, db = opened(run, change)
     with db:
         seconds = once(lambda: migrations.apply(db, path))
-        assert db.schema.version == 20260101000001
+        assert db.schema.version == FIRST + 1
     return run.measure(run.n, seconds)
 
 
@@ -175,24 +176,32 @@ def opened(run: Run, change: str) -> tuple[Path, Any]:
     from everlog import migrations
     from everlog.store.database import Database
 
-    path = run.folder / "benchmarked" / "migrations"
-    path.mkdir(parents=True)
-    for package in (path, path.parent):
-        (package / "__init__.py").touch()
-    write_folder(path, 20260101000000, "create", FIELDS, "", PLAIN, "")
-    write_folder(path, 20260101000001, change, *CHANGES[change])
-    migrations.build(path)
-    sys.dont_write_bytecode = True
+    path = written(run.folder, change)
     kept = run.prepared / f"migrate-{run.n}"
     if not kept.exists():
         making = kept.with_suffix(".making")
         with Database(making, durability="os") as db:
-            migrations.apply(db, path, to=20260101000000)
+            migrations.apply(db, path, to=FIRST)
             table = migrations.load(path)[0].tables[0]
             db.load(table, (message(table, item) for item in rows(run.n)))
         making.rename(kept)
     shutil.copytree(kept, run.folder / "db")
     return path, Database(run.folder / "db")
+
+
+def written(folder: Path, change: str) -> Path:
+    """Return the migrations FIRST, which creates the table, and a change."""
+    from everlog import migrations
+
+    path = folder / "benchmarked" / "migrations"
+    path.mkdir(parents=True)
+    for package in (path, path.parent):
+        (package / "__init__.py").touch()
+    write_folder(path, FIRST, "create", FIELDS, "", PLAIN, "")
+    write_folder(path, FIRST + 1, change, *CHANGES[change])
+    migrations.build(path)
+    sys.dont_write_bytecode = True
+    return path
 
 
 def write_folder(path: Path, version: int, *what: str) -> None:

@@ -282,7 +282,8 @@ def _copy(source: Path, target: Path, link: Link) -> None:
                 continue
             except OSError:
                 pass  # another file system, or one without links
-        shutil.copy2(file, target / file.name)
+        copied = Path(shutil.copy2(file, target / file.name))
+        copied.chmod(copied.stat().st_mode | 0o600)  # RocksDB writes to it
 
 
 def _open_damaged(path: Path, source: Path, work: Path, known: int, link: Link) -> Engine:

@@ -6,6 +6,7 @@ import pytest
 
 from everlog import migrations
 from everlog.migrations import Estimate
+from everlog.migrations import estimate as measured
 from everlog.store.database import Database
 from tests.migrations.project import Project
 from tests.migrations.test_plan import INDEXED
@@ -35,6 +36,12 @@ def estimate(db: Database, project: Project) -> Estimate:
     (planned,) = migrations.plan(db, project.build().path)
     assert planned.estimate is not None
     return planned.estimate
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine has fewer rows in a sample of a short time."""
+    monkeypatch.setattr(measured, "SAMPLE_S", 60.0)
 
 
 def test_an_index_needs_the_bytes_of_its_entries(filled: Project, db: Database) -> None:

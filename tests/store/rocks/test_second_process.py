@@ -220,14 +220,14 @@ def test_whoever_opens_while_a_writer_flushes_finds_a_whole_log(
     writer: Database, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("everlog.store.log.HEAD_FILE_EVERY_S", 0)
-    stop = threading.Event()
+    stop, flushes = threading.Event(), threading.Semaphore(0)  # some for each look: each makes a file
 
     def write() -> None:
         for number in count():
             writer.put(
                 ITEMS, Item(id=number % 50, text=f"{number}"), durability="os" if number % 3 else "sync"
             )
-            if not number % 7:
+            if not number % 7 and flushes.acquire(blocking=False):
                 writer.engine.flush()
             if stop.is_set():
                 return
@@ -236,6 +236,7 @@ def test_whoever_opens_while_a_writer_flushes_finds_a_whole_log(
     thread.start()
     try:
         for _ in range(60):
+            flushes.release(5)
             before = writer.head
             with Database(path, read_only=True) as reader:
                 assert reader.head >= before

@@ -79,13 +79,16 @@ def catch_up_to_head(engine: Engine, log: Log, known: Head | None) -> None:
 
     RocksDB's reader passes over a file that the writer has just merged into another one and deleted. It then
     lacks old records, while it has newer ones, and opens the other file only after the writer's next change.
+    It also lacks the newest ones, if the writer flushed them and deleted their write-ahead log between its
+    reads of the list of files and of the write-ahead logs.
     """
     gap = None
     for look in range(GAP_LOOKS):
         gap = _first_gap(engine, log, known)
-        if gap is None and (known is None or known.seq <= log.written):
+        behind = gap is not None or (known is not None and known.seq > log.written)
+        if not behind and engine.is_current():
             return
-        engine.catch_up(anew=look > 0)
+        engine.catch_up(anew=behind and look > 0)
         log.reopen()
     if gap == 1:
         raise _without_beginning(engine.path, log)

@@ -131,6 +131,7 @@ class Engine:
         self.stopped: DiskError | None = None  # why writing has ended
         self._recovery = recovery
         self.secondary = secondary
+        self._listed = list[tuple[str, int]]()  # as of a reader's last look
         self._scratch = Temporary("everlog-reading-") if secondary else None
         self._opened = 0
         self.rebuilding = threading.Lock()
@@ -168,6 +169,7 @@ class Engine:
             return
         for is_last in self._attempts():
             try:
+                self._listed = self._manifests()
                 self._open()
                 return
             except Exception:
@@ -715,6 +717,7 @@ class Engine:
             for is_last in self._attempts():
                 try:
                     self._begin_live_write()
+                    self._listed = self._manifests()
                     if not anew:
                         self._linked()
                         self._db.try_catch_up_with_primary()
@@ -725,6 +728,10 @@ class Engine:
                     if is_last:
                         raise
                     anew = True
+
+    def is_current(self) -> bool:
+        """As a reader: whether the writer has listed no other files since it began to look for them."""
+        return self._listed == self._manifests()
 
     def disk_bytes(self) -> int:
         """Return the size of all files in the directory, in bytes. Raises DiskError."""

@@ -100,7 +100,7 @@ def test_a_reader_whose_tables_come_later_keeps_a_key_until_they_have(
     with filled(path) as db, open_people(path, read_only=True) as reader:
         db.people.forget(PATIENTS, 1)
         with monkeypatch.context() as patch:  # it read the tables earlier, and reads the keys now
-            patch.setattr(reader.engine, "catch_up", lambda: None)
+            patch.setattr(reader.engine, "catch_up", lambda **_: None)
             patch.setattr(reader.log, "reopen", lambda: None)
             reader.refresh()
             assert reader.get(PATIENTS, 1) is not None

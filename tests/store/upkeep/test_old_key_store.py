@@ -103,10 +103,10 @@ def test_a_reader_that_never_saw_a_key_finds_its_rows_erased(
     moments = iter((True, True))
     catch_up, refresh = Engine.catch_up, Vault.refresh
 
-    def come(engine: Engine) -> None:
+    def come(engine: Engine, *, anew: bool = False) -> None:
         if next(moments, False):
             db.put(PATIENTS, patient(9, "s-9", email="zoe@x", name="Zoe"))
-        catch_up(engine)
+        catch_up(engine, anew=anew)
 
     def leave(vault: Vault, gone: Iterable[bytes] = ()) -> None:
         if next(moments, False):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -10,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 import everlog
@@ -20,6 +22,7 @@ from everlog.fleet.migrations.v20261130220000_create_members import MEMBERS
 from everlog.fleet.protocol import Decision, Phase, Target
 from everlog.fleet.selector import Selector
 from everlog.fleet.status import FleetStatus, MemberStatus
+from everlog.proto import fleet_pb2, fleet_pb2_grpc
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.client.fleet import targets
 from everlog.rpc.client.join import Membership
@@ -314,6 +317,30 @@ def test_watch_yields_each_change(
         assert [one.report.name for one in next(watching).members] == ["north"]
     assert not next(found for found in watching if not found.members[0].connected).runs
     watching.close()
+
+
+@pytest.mark.parametrize("method", ["Join", "Watch"])
+def test_a_stream_ends_when_its_token_is_revoked(coordinator: Coordinator, method: str) -> None:
+    made, ended = coordinator.db.access.create_token("ann", ("owner",)), threading.Event()
+    about = (("authorization", f"Bearer {made.text}"),)
+    with grpc.insecure_channel(coordinator.url.split("/")[2]) as channel:
+        stub: Any = fleet_pb2_grpc.FleetStub(channel)
+
+        def requests() -> Iterator[fleet_pb2.JoinRequest]:
+            yield fleet_pb2.JoinRequest(database="ledger", process=b"1")
+            ended.wait(WAIT_S)
+
+        if method == "Join":
+            call = stub.Join(requests(), metadata=about, timeout=WAIT_S)
+        else:
+            call = stub.Watch(fleet_pb2.WatchRequest(database="ledger"), metadata=about, timeout=WAIT_S)
+            next(call)
+        coordinator.db.access.revoke_token(made.token.id)
+        with pytest.raises(grpc.RpcError) as error:
+            list(call)
+        ended.set()
+        assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert str(error.value.details()).startswith("this token has ended")
 
 
 def alarmed(why: str, found: FleetStatus) -> bool:

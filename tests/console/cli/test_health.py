@@ -79,7 +79,7 @@ def test_what_cannot_be_asked_exits_with_1(everlog: Run, server: Server) -> None
         ("http://127.0.0.1:1", "http://127.0.0.1:1 cannot be reached: "),
         ("http://127.0.0.1:x", "expected http://HOST:PORT"),
         ("file:nowhere.db", "nowhere.db"),
-        (f"http://{server.address}", "cannot be reached: "),  # which speaks HTTP/2 alone
+        (f"http://{server.address}", "answered 505 HTTP Version Not Supported: expected HTTP/2"),
         (server.url("x"), "expected a token of this server, found none"),
         ("everlog://db.example.com/a/b", "expected everlog://HOST:PORT/DATABASE"),
     ):

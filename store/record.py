@@ -86,6 +86,8 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
 
 _VARINTS_MAX = 4096
 _VARINTS = [varint(value) for value in range(_VARINTS_MAX)]
+# The first two parts of a change by the size of its body, if that is less than the number of them.
+CHANGE_STARTS = [(b"\x22" + size) for size in _VARINTS]
 
 
 def seal(body: bytes) -> bytes:

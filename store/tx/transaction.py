@@ -193,11 +193,15 @@ class Transaction(Reader):
 
     def insert(self, table: Table[M, Any], row: M, *, expires: Expires | None = None) -> None:
         """Write a row; the commit raises PreconditionError if it exists already. Raises RowError."""
-        self._write(writes.put(self._binding(table, row), row, expires).with_precondition(Expect.ABSENT))
+        write = writes.put(self._binding(table, row), row, expires)
+        write.expect = Expect.ABSENT
+        self._write(write)
 
     def update(self, table: Table[M, Any], row: M, *, expires: Expires | None = None) -> None:
         """Write a row; the commit raises PreconditionError if it does not exist. Raises RowError."""
-        self._write(writes.put(self._binding(table, row), row, expires).with_precondition(Expect.PRESENT))
+        write = writes.put(self._binding(table, row), row, expires)
+        write.expect = Expect.PRESENT
+        self._write(write)
 
     def delete(self, table: Table[M, K], key: K, *, expect_version: int | None = None) -> None:
         """Delete a row. Raises RowError.

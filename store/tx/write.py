@@ -22,6 +22,7 @@ from everlog.store import keys, record
 from everlog.store.errors import PreconditionError, RowError
 from everlog.store.keys import HEADER, seq_of
 from everlog.store.record import (
+    CHANGE_STARTS,
     REQUIRES_EXPIRY,
     REQUIRES_REWRITTEN,
     REQUIRES_SEALED,
@@ -264,12 +265,16 @@ def encode(header: bytes, rows: list[Row]) -> list[bytes]:
     """Return the parts of a record: its header, its changes, and the features they require of readers."""
     parts = [header]
     requires: set[bytes] | None = None
+    starts = CHANGE_STARTS
     for write, old, ends_ns in rows:
         body = write.body
         if ends_ns is not None:
             requires = set() if requires is None else requires
             body = _with_extras(write, ends_ns, requires)
-        parts += change(body, 0 if old is None else seq_of(old))
+        if old is None and len(body) < len(starts):  # `change`, inlined for speed
+            parts += (starts[len(body)], body)
+        else:
+            parts += change(body, 0 if old is None else seq_of(old))
     if requires:
         parts += sorted(requires)
     return parts

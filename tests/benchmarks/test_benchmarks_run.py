@@ -12,7 +12,7 @@ from benchmarks.measure import Measure, percentile_us
 from benchmarks.migrate import CHANGES
 
 INSTALLED = {"dbmate"}  # from the network, which tests do not use
-SHORT = {"commit", "feed", "get", "migrate_transform"}  # in `make test`
+SHORT = {"commit", "migrate_transform"}  # in `make test`
 
 
 def bench(name: str, tmp_path: Path, *subjects: str) -> list[Measure]:

@@ -62,7 +62,7 @@ print(json.dumps([[one for one in acknowledged if one], [one for one in refused 
 
 @pytest.mark.skipif(disk.library() is None, reason=disk.NO_COMPILER)
 @pytest.mark.parametrize(
-    "error", [errno.ENOSPC, errno.EIO, pytest.param(errno.EDQUOT, marks=pytest.mark.long)]
+    "error", [errno.ENOSPC, *(pytest.param(one, marks=pytest.mark.long) for one in (errno.EIO, errno.EDQUOT))]
 )
 @pytest.mark.parametrize("what", ["write", "sync"])
 @pytest.mark.timeout(0)

@@ -46,7 +46,7 @@ def killed(path: Path, mode: str, first: int, after_s: float, *, after_one: bool
     [
         "sync",
         "threads",
-        "rebuild",
+        pytest.param("rebuild", marks=pytest.mark.long),
         pytest.param("os", marks=pytest.mark.long),
         pytest.param("load", marks=pytest.mark.long),
     ],

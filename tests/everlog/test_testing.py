@@ -98,6 +98,7 @@ def test_settings_say_how_much_test_data(pytester: pytest.Pytester, project: Pro
     assert "everlog_scale: expected a number, found 'much'" in said
 
 
+@pytest.mark.long
 def test_kinds_come_from_mark_command_and_settings(pytester: pytest.Pytester, project: Project) -> None:
     pytester.makepyfile(
         test_it=f"""

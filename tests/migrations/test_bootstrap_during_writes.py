@@ -135,7 +135,7 @@ def test_a_plan_says_what_it_copies_and_a_rollback_keeps_the_rows(beside: Beside
     assert not db.schema.tables
 
 
-@pytest.mark.parametrize("step", ["load airports", "copy airports"])
+@pytest.mark.parametrize("step", [pytest.param("load airports", marks=pytest.mark.long), "copy airports"])
 def test_cancelled_it_leaves_no_trace(beside: Beside, step: str) -> None:
     db, before = beside.db, beside.db.admin.hashes()
 
@@ -192,6 +192,7 @@ def test_a_value_that_another_row_has_stops_it_and_the_plan_says_so(project: Pro
     assert not db.schema.building
 
 
+@pytest.mark.long
 def test_rows_take_values_from_rows_that_they_replace_or_delete(project: Project, db: Database) -> None:
     delete = "from . import *\ndef deleted():\n    yield AIRPORTS, 'B'\n    yield AIRPORTS, 'A00003'\n"
     beside = Beside(project, db, {"bootstrap.py": delete})
@@ -215,6 +216,7 @@ def test_a_writer_cannot_take_a_value_that_they_have(beside: Beside) -> None:
     beside.apply({"copy airports": [put]})
 
 
+@pytest.mark.long
 def test_a_commit_that_comes_again_is_known_though_its_row_was_replaced(beside: Beside) -> None:
     id, row = new_commit_id(), beside.row(FIRST, "mine")
 
@@ -227,6 +229,7 @@ def test_a_commit_that_comes_again_is_known_though_its_row_was_replaced(beside: 
     assert beside.word(FIRST) == "seed"
 
 
+@pytest.mark.long
 def test_a_follower_has_the_same_rows(project: Project, tmp_path: Path) -> None:
     with EmbeddedDatabase(tmp_path / "followed") as db:
         beside = Beside(project, db)

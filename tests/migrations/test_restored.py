@@ -49,7 +49,7 @@ def test_a_database_of_the_middle_of_a_load_goes_on_with_it(kept: tuple[Airports
 
 
 @pytest.mark.parametrize("step", ["STARTED", "BACKFILL"])
-@pytest.mark.parametrize("archived", [False, True])
+@pytest.mark.parametrize("archived", [pytest.param(False, marks=pytest.mark.long), True])
 def test_a_database_of_the_middle_of_a_migration_goes_on_with_it(
     kept: tuple[Airports, Path], step: str, archived: bool
 ) -> None:

@@ -111,6 +111,7 @@ def test_the_log_shows_rows_open_and_says_which_are_erased(
     assert "no master key was given" in everlog("-u", url, "get", "patients", "2").err
 
 
+@pytest.mark.long
 def test_what_is_made_without_keys_is_said_to_be_sealed(everlog: Run, clinic: Path, tmp_path: Path) -> None:
     said = "Sealed: the rows of patients, visits; to read them, put a copy of KEYS, which is stored"
     url, copy = f"file:{clinic}", tmp_path / "copy.db"

@@ -107,6 +107,7 @@ def test_a_log_is_written_to_one_file(everlog: Run, edited: Path, here: Path) ->
     assert not (here / "log.csv").exists()
 
 
+@pytest.mark.long
 def test_a_table_that_is_gone_has_a_history(everlog: Run, edited: Path) -> None:
     assert everlog("rollback", "--to", "0", "--yes").code == 0
     assert "there is no table 'books'" in everlog("history", "books", "978-9", "1").err

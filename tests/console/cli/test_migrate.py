@@ -125,7 +125,7 @@ def in_another_process(path: Path) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("verb", ["up", "migrate"])
+@pytest.mark.parametrize("verb", ["up", pytest.param("migrate", marks=pytest.mark.long)])
 def test_a_file_that_another_process_has_open_is_waited_for(one: Path, verb: str) -> None:
     words = [sys.executable, "-m", "everlog.console", verb, "--wait", "--wait-timeout"]
     with in_another_process(one) as writer:

@@ -138,6 +138,7 @@ def test_a_server_shows_the_same_and_signs_if_it_has_a_key(
     assert everlog("audit", "--tiles", "tiles", "--key", key).code == 0
 
 
+@pytest.mark.long
 def test_a_key_signs_nothing_less_than_it_signed_before(
     everlog: Run, books: Path, key: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -232,6 +232,7 @@ def code_of(made: Project) -> Path:
     return made.folders[0] / "__init__.py"
 
 
+@pytest.mark.long
 def test_at_a_server_its_folders_are_accepted_and_written_here(
     shop: Project, everlog: Run, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

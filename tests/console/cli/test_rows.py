@@ -84,7 +84,14 @@ def test_who_reads_only_the_first_lines_hurts_nobody(everlog: Run, shelf: Path) 
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
 
 
-@pytest.mark.parametrize("words", [("log",), ("status",), ("scan", "books"), ("export", "books")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("log",),
+        ("export", "books"),
+        *(pytest.param(one, marks=pytest.mark.long) for one in (("status",), ("scan", "books"))),
+    ],
+)
 def test_output_that_nobody_reads_ends_the_command_without_a_word(
     everlog: Run, shelf: Path, words: tuple[str, ...]
 ) -> None:

@@ -110,6 +110,7 @@ def test_migrations_and_approvals_are_logged(everlog: Run, one: Path) -> None:
         assert served.logged("migration.rolled_back")["identity"] == "bob"
 
 
+@pytest.mark.long
 def test_approvals_are_logged(everlog: Run, one: Path) -> None:
     with serving("--migrate", "checked", "--actor", "deploy", *JSON, log=True) as served:
         proposed = served.logged("proposal.proposed")

@@ -33,6 +33,7 @@ def made(everlog: Run) -> None:
         assert everlog("-u", f"file:{name}.db", "create").code == 0
 
 
+@pytest.mark.long
 def test_auto_applies_to_each_what_is_its_own(everlog: Run, both: tuple[str, ...], airports: Project) -> None:
     made(everlog)
     with serving(*PLACES, "--migrate", "auto", *both) as served:

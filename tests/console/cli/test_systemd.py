@@ -151,7 +151,10 @@ def test_sockets_are_inherited(books: Path, everlog: Run) -> None:
             assert process.wait(30) == 0
 
 
-@pytest.mark.parametrize("kind", ["file", "datagram", "not listening", "unix"])
+@pytest.mark.parametrize(
+    "kind",
+    ["unix", *(pytest.param(one, marks=pytest.mark.long) for one in ("file", "datagram", "not listening"))],
+)
 def test_other_descriptors_are_refused(books: Path, here: Path, kind: str) -> None:
     made: Any
     match kind:

@@ -275,7 +275,7 @@ def test_a_server_that_goes_away_is_named_and_the_page_comes_back(
             expect(tab.page.locator("#commits > li").first).to_contain_text(f"{seq:,}")
 
 
-@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("theme", ["dark", pytest.param("light", marks=pytest.mark.long)])
 def test_axe_finds_nothing_serious_and_nothing_is_too_wide(browser: Browser, url: str, theme: str) -> None:
     with Tab(browser, url, theme=theme, size=PHONE if theme == "dark" else WIDE) as tab:
         sign_in(tab)

@@ -136,6 +136,7 @@ def test_markup_in_names_and_values_is_text_on_every_page(visitor: Visitor, each
     assert {"tables", "log", "access", "consumers", "admin", "migrations", "load"} <= rooms
 
 
+@pytest.mark.long
 def test_markup_in_queries_is_text_on_every_page(visitor: Visitor) -> None:
     base = f"/db/{quote(NAME, safe='')}"
     for number, page in enumerate(PAGES.split()):

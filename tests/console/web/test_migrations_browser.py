@@ -61,6 +61,7 @@ def link_in(text: str) -> str:
     return found[0]
 
 
+@pytest.mark.long
 def test_the_link_of_a_webhook_leads_to_the_plan_its_approval_and_its_end(
     browser: Browser, project: Project
 ) -> None:

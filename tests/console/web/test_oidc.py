@@ -79,6 +79,7 @@ def test_a_person_signs_in_at_the_provider(
         assert "eyJ" not in answer.text + str(answer.headers) + str(visitor.cookies)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not chromium(), reason="no Chromium on this machine (Debian: apt install chromium)")
 def test_a_browser_signs_in_at_the_provider_and_returns_to_its_page(
     flights: EmbeddedDatabase, provider: TestProvider

@@ -101,7 +101,10 @@ def test_rows_are_paged_by_key_in_both_directions(visitor: Visitor, flights: Emb
         assert found == (every[::-1] if reverse else every)
 
 
-@pytest.mark.parametrize("query", [{}, {"q": "alt > 10"}, {"q": "tzone ~ america/n", "reverse": "1"}])
+@pytest.mark.parametrize(
+    "query",
+    [{}, pytest.param({"q": "alt > 10"}, marks=pytest.mark.long), {"q": "tzone ~ america/n", "reverse": "1"}],
+)
 def test_the_previous_page_has_the_rows_before_it(
     visitor: Visitor, flights: EmbeddedDatabase, query: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,7 +80,7 @@ def test_what_was_rejected_is_not_applied_nor_proposed_again_unless_somebody_say
         (Rules(), "deploy", "deploy proposed .* and may not approve it"),
         (Rules(frozenset({"bob"})), "ann", "ann may not approve .*; the approvers are: bob"),
         (Rules(frozenset({"deploy"})), "deploy", "proposed"),
-        (Rules(own=True), "deploy", ""),
+        pytest.param(Rules(own=True), "deploy", "", marks=pytest.mark.long),
         (Rules(frozenset({"ann", "bob"})), "ann", ""),
     ],
 )

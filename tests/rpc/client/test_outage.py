@@ -181,6 +181,7 @@ def test_a_load_that_a_server_does_not_know_any_more_is_not_gone_on_with(
             db.load(FLIGHTS, rows(), id="lost")
 
 
+@pytest.mark.long
 def test_a_load_that_fails_leaves_no_thread(serving: Serving) -> None:
     with RemoteDatabase(serving.url, retry_s=0.2) as db:
         before = threading.active_count()
@@ -246,6 +247,7 @@ def test_a_deadline_bounds_calls_and_the_wait_for_a_server(serving: Serving) -> 
         assert db.get(FLIGHTS, ("UA", 1)) == flight(1)
 
 
+@pytest.mark.long
 def test_a_timeout_given_on_opening_bounds_each_call(serving: Serving) -> None:
     with everlog.open(serving.url, timeout=5.0) as db:  # a slow machine needs some for the first ones
         db.put(FLIGHTS, flight(1))

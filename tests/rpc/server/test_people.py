@@ -165,7 +165,7 @@ def process(path: Path, port: int, dies: str) -> Iterator[subprocess.Popen[str]]
             server.kill()
 
 
-@pytest.mark.parametrize("who", [{"key": 1}, {"person": "s-1"}])
+@pytest.mark.parametrize("who", [{"key": 1}, pytest.param({"person": "s-1"}, marks=pytest.mark.long)])
 def test_one_whose_answer_was_lost_is_forgotten_once_and_answered(
     tmp_path: Path, who: dict[str, Any]
 ) -> None:

@@ -240,7 +240,13 @@ SHOWN: dict[str, Callable[[Any], bool]] = {
 }
 
 
-@pytest.mark.parametrize(("seed", "words"), list(enumerate(SHOWN)))
+@pytest.mark.parametrize(
+    ("seed", "words"),
+    [
+        pytest.param(seed, words, marks=pytest.mark.long if seed % 2 else ())
+        for seed, words in enumerate(SHOWN)
+    ],
+)
 def test_answers_are_those_of_a_model(
     db: EmbeddedDatabase, seed: int, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

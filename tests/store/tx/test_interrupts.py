@@ -93,7 +93,7 @@ def test_it_may_come_anywhere(db: Database, durability: str) -> None:
     assert nth > 50
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.long) for part in (1, 2, 3))])
 def test_it_costs_those_who_were_taken_along_nothing(db: Database, part: int) -> None:
     for nth in range(part, 10**6, 4):
         said = dict[str, Any]()

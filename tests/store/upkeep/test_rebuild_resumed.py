@@ -79,6 +79,7 @@ def test_a_rebuild_that_is_killed_goes_on_where_it_was(
     assert list(db.admin.check()) == []
 
 
+@pytest.mark.long
 def test_what_was_begun_by_other_code_or_of_another_log_is_begun_anew(
     opening: Opener, filled: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,9 +34,9 @@ FULL = "the disk is full"
 # What is searched, by its row in the page.
 SHORT = {
     "one run, one takeover": Bounds(takeovers=1),
-    "one run, removals, contractions": Bounds(takeovers=0, removals=True, contracts=True),
 }
 LONG = {
+    "one run, removals, contractions": Bounds(takeovers=0, removals=True, contracts=True),
     "one run, two takeovers": Bounds(takeovers=2),
     "one run, one takeover, removals, contractions": Bounds(takeovers=1, removals=True, contracts=True),
     "one run, other migrations and deployments": Bounds(takeovers=0, local=True),

@@ -216,6 +216,7 @@ def test_another_process_reads_while_this_one_writes(writer: Database, path: Pat
     assert len(TABLES) == len(writer.admin.status().tables)
 
 
+@pytest.mark.long
 def test_whoever_opens_while_a_writer_flushes_finds_a_whole_log(
     writer: Database, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,7 +33,7 @@ from everlog.feed import cursor
 from everlog.fleet.protocol import Target
 from everlog.fleet.survey import SHORT, Intended, Survey, is_newer, listed
 from everlog.migrations.approval.approval import outline
-from everlog.migrations.proposal import FindingEntry, plan_digest
+from everlog.migrations.proposal import FindingEntry, lint_errors, plan_digest
 from everlog.store.errors import CorruptionError, MigrationError, quantity
 from everlog.store.upkeep.status import software
 
@@ -103,11 +103,7 @@ class FleetPlan(msgspec.Struct, frozen=True, rename={"to_version": "to"}):
     @property
     def errors(self) -> list[str]:
         """The errors of lint, as sentences."""
-        return [
-            f"{one.file}:{one.line}: {one.text} [{one.id}]"
-            for one in self.findings
-            if one.severity == "error"
-        ]
+        return lint_errors(self.findings)
 
     def encode(self) -> bytes:
         """Return the document as JSON: always the same bytes for the same plan."""

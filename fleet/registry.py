@@ -9,39 +9,24 @@ changed, and once a minute. The live state is in memory (hub.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Iterable
 
 from everlog.feed import cursor
+from everlog.fleet.ledger import LedgerDatabase
 from everlog.fleet.migrations.v20261130220000_create_members import MEMBERS, Label, Member
 from everlog.fleet.protocol import Phase
 from everlog.fleet.selector import check_labels, check_name
 from everlog.fleet.status import MemberReport, MemberStatus
 from everlog.store.errors import RowError
-from everlog.store.tx.transaction import DEADLINE_S, Transaction
+from everlog.store.tx.transaction import Transaction
 
 MEMBERS_MAX = 20_000
-
-R = TypeVar("R")
-
-
-class RegistryDatabase(Protocol):
-    """The part of a database that a registry needs."""
-
-    def run(
-        self,
-        fn: Callable[[Transaction], R],
-        *,
-        retries: int | None = None,
-        deadline_s: float = DEADLINE_S,
-        **metadata: Any,
-    ) -> R: ...
 
 
 class Registry:
     """The table `members` of a ledger."""
 
-    def __init__(self, db: RegistryDatabase, *, actor: str) -> None:
+    def __init__(self, db: LedgerDatabase, *, actor: str) -> None:
         self._db = db
         self._actor = actor
 

@@ -34,7 +34,7 @@ from everlog.migrations.estimate import Estimate
 from everlog.migrations.folder import SOURCE, find, folders
 from everlog.migrations.lint.rules import Finding
 from everlog.migrations.plan import PlannedMigration
-from everlog.migrations.proposal import FindingEntry, Rules, StepEntry
+from everlog.migrations.proposal import FindingEntry, Rules, StepEntry, lint_errors
 from everlog.migrations.status import MigrationInfo, State
 from everlog.proto import log_pb2
 from everlog.store.errors import CorruptionError, CursorError, MigrationError, SchemaError
@@ -150,11 +150,8 @@ class Survey(msgspec.Struct, frozen=True):
     @property
     def errors(self) -> list[str]:
         """What would stop the migration, as sentences: errors of lint, and steps that would fail."""
-        wrong = [one for one in self.findings if one.severity == "error"]
         steps = [step for step in self.intended.steps if step.problem] if self.intended else []
-        return [f"{one.file}:{one.line}: {one.text} [{one.id}]" for one in wrong] + [
-            step.text for step in steps
-        ]
+        return lint_errors(self.findings) + [step.text for step in steps]
 
     @property
     def pending(self) -> list[SurveyedMigration]:

@@ -55,7 +55,8 @@ def split(members: Iterable[Survey], words: Sequence[str] = DEFAULT) -> tuple[tu
     for word in words:
         for wave in _taken(word.strip(), left, total):
             waves.append(wave)
-            left = [one for one in left if one not in wave]
+            taken = {one.database for one in wave}
+            left = [one for one in left if one.database not in taken]
     if left:
         raise RowError(
             f"{quantity(len(left), 'member')} would be in no wave, the first is {left[0].name}; end the waves"

@@ -89,6 +89,11 @@ class FindingEntry(msgspec.Struct, frozen=True):
     fix: str = ""
 
 
+def lint_errors(findings: Iterable[FindingEntry]) -> list[str]:
+    """Return the findings that are errors, as sentences."""
+    return [f"{one.file}:{one.line}: {one.text} [{one.id}]" for one in findings if one.severity == "error"]
+
+
 class Plan(msgspec.Struct, frozen=True, rename={"from_version": "from", "to_version": "to"}):
     """The document to review. Numbers of rows are those of commit `at`.
 
@@ -108,9 +113,7 @@ class Plan(msgspec.Struct, frozen=True, rename={"from_version": "from", "to_vers
     @property
     def errors(self) -> list[str]:
         """The errors of the plan as sentences: errors of lint, and steps that would fail."""
-        wrong = [one for one in self.findings if one.severity == "error"]
-        found = [f"{one.file}:{one.line}: {one.text} [{one.id}]" for one in wrong]
-        return found + [
+        return lint_errors(self.findings) + [
             f"{one.title}: {step.text}" for one in self.migrations for step in one.steps if step.problem
         ]
 

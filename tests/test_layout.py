@@ -41,7 +41,8 @@ ORDER = {
     "fleet": (
         "migrations protocol selector",
         "status",
-        "ledger member registry",
+        "ledger member",
+        "registry",
         "survey",
         "drift plan waves",
         "members",

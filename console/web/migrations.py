@@ -63,7 +63,7 @@ SAYS = {
     "rolled_back": "rolled it back or cancelled it",
     "accepted": "accepted its edited folder",
 }
-PLANNED_S, PLANNED_MAX = 60.0, 64
+PLANNED_S = 60.0  # a plan is shown for so long
 POLL_S, SHARED_S, IDLE_S, PING_S, SAMPLES = 1.0, 0.9, 2.0, 15.0, 60
 WIDTH, HEIGHT = 720, 72
 BEFORE_S, NOW_S, LATENCIES = 600, 60, 200  # the times whose latencies are compared, and samples
@@ -250,21 +250,12 @@ def migration(view: View) -> Page:
     return Page("migration.html", values, 200, more)
 
 
-_planned: dict[tuple[bytes, int, str, str], tuple[float, list[PlannedMigration]]] = {}
-
-
 def planned(view: View, to: int, state: str) -> list[PlannedMigration]:
     """Return what applying up to a version would do, as of the last minute; empty without the right to it.
     `state`: a text that changes with what is planned. Raises as `plan` does."""
-    db, now = view.db, time.monotonic()
-    key = db.uuid, to, state, view.session.name
-    at, found = _planned.get(key, (-PLANNED_S, []))
-    if now - at >= PLANNED_S:
-        found = optional(lambda: db.migrations.plan(to=to)) or []
-        _planned[key] = time.monotonic(), found
-        while len(_planned) > PLANNED_MAX:
-            _planned.pop(next(iter(_planned)), None)
-    return found
+    db = view.db
+    key = "plan", db.uuid, to, state
+    return view.session.polled(key, lambda: optional(lambda: db.migrations.plan(to=to)) or [], PLANNED_S)
 
 
 def _plan_of(view: View, info: MigrationInfo, state: str) -> dict[str, Any]:

@@ -41,7 +41,7 @@ STREAMS_EACH = 32  # pages of one session that are kept up to date
 RETRY_S, TIMEOUT_S = 1.0, 10.0
 TOKEN_CHARS_MAX = 16 << 10
 LEFT_MAX = 200  # words for next pages, of a session
-POLLS_MAX = 64  # calls whose results the live pages of a session share
+POLLS_MAX = 64  # calls whose results the pages of a session share
 T = TypeVar("T")
 
 
@@ -139,7 +139,7 @@ class Session:
                 self._streams -= 1
 
     def polled(self, key: Hashable, call: Callable[[], T], age_s: float) -> T:
-        """Return what a call returns, or returned to another live page of this session in the last `age_s`
+        """Return what a call returns, or returned to another page of this session in the last `age_s`
         seconds. `key`: what is called. Raises as the call does."""
         with self._lock:
             poll = self._polls.pop(key, None) or Poll()

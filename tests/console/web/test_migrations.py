@@ -12,6 +12,7 @@ import pytest
 
 from everlog import migrations
 from everlog.console.web.work import Key, Work
+from everlog.rpc.client.migrations import RemoteMigrations
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.testing import at_version
 from everlog.store.errors import MigrationError
@@ -182,6 +183,35 @@ def test_a_pending_migration_is_applied_on_a_server_without_approval() -> None:
             (entry,) = db.past.log(after=db.head - 1)
             assert (entry.actor, entry.reason) == ("ann", "the names of zones")
             assert ann.post(f"{page}/apply", None, reason="again", mark=mark).status == 409
+
+
+def test_a_plan_is_computed_once_for_the_pages_of_a_session_and_ends_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, plan = list[int](), RemoteMigrations.plan
+
+    def counted(self: RemoteMigrations, *args: Any, **how: Any) -> Any:
+        asked.append(how["to"])
+        return plan(self, *args, **how)
+
+    monkeypatch.setattr(RemoteMigrations, "plan", counted)
+    page = "/db/flights/migrations/20260209154500"
+    with at_version(20260126083000, "flights.migrations") as db:
+        assert isinstance(db, EmbeddedDatabase)
+        how: dict[str, Any] = {"tokens": TOKENS, "roles": {"ann": ("owner",)}}
+        with console_of({"flights": db}, migrations={"flights": "flights.migrations"}, **how) as web:
+            ann, elsewhere = Visitor(web.url), Visitor(web.url)
+            for visitor in (ann, elsewhere):
+                visitor.sign_in(TOKENS["ann"])
+            assert ann.json(page)["plan"] == ann.json(page)["plan"]
+            assert len(asked) == 1
+            elsewhere.get(page)
+            assert len(asked) == 2
+            ann.get("/account")
+            ann.post("/sign-out")
+            ann.sign_in(TOKENS["ann"])
+            ann.get(page)
+            assert len(asked) == 3
 
 
 def test_errors_of_a_plan_need_a_confirmation(project: Project) -> None:

@@ -456,6 +456,7 @@ def rollback_page(view: View) -> Page:
         "problem": problem,
     }
     more = {
+        "steps": [(one, one.steps) for one in planned],
         "mark": mark(info, proposals),
         "lost": [words for one in planned for words in one.lost],
         "permit": permits.of("rollback", newest),

@@ -281,6 +281,7 @@ def test_two_versions_are_completed_or_rolled_back(project: Project) -> None:
         one = f"{LIST}/{SECOND}"
         back = ann.get(f"{one}/rollback")
         assert "What would be lost" in back.words
+        assert f"add_cities {SECOND}" in back.words
         ann.get(one)
         assert ann.post(f"{one}/complete", reason="all are new", mark="old").status == 409
         mark = field(ann.get(one), "mark")

@@ -1,6 +1,7 @@
 """Hub: the coordinator with its connected members. Knows links, not the transport behind them.
 
     link ─ receive ─▶ registry: is it a member? ─▶ coordinator ─▶ ledger ─▶ orders ─▶ links of their members
+                  ─▶ answers ─▶ Asked (tasks.py), which operators wait for
     thread, each TICK_S ─▶ expire, retry ─▶ orders;  members that changed ─▶ the table `members`
 
 A process has one link for all its databases. Reports are in memory; the ledger has votes and ends.
@@ -20,16 +21,21 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from everlog.feed import cursor
 from everlog.fleet.coordinator import FleetCoordinator
 from everlog.fleet.ledger import LedgerDatabase, LedgerStore
+from everlog.fleet.members import ALL, Surveyed
+from everlog.fleet.plan import Refusal
 from everlog.fleet.protocol import Order, Phase, Run, Target
 from everlog.fleet.registry import Registry, contradiction, refusal
+from everlog.fleet.selector import Selector
 from everlog.fleet.status import FleetStatus, MemberReport, MemberStatus, stragglers_first
+from everlog.fleet.survey import Survey, decode_survey
+from everlog.fleet.tasks import Answer, Asked, Kind, MemberTask
 from everlog.proto import log_pb2
 from everlog.store.errors import Error, MigrationError
 from everlog.store.program_log import about
@@ -37,6 +43,8 @@ from everlog.store.program_log import about
 TICK_S = 0.25
 RETRY_S, RETRY_MAX_S = 1.0, 30.0  # between an order and its repetition
 SEEN_S = 60.0  # between two writes of a member of which only the position has changed
+AGAIN_S = 5.0  # between a task and its repetition
+SURVEY_S = 300.0  # how long an operator waits for surveys
 TWIN_S = 90.0  # how long an alarm lasts that a database is connected from two places
 
 logger = logging.getLogger("everlog")
@@ -53,11 +61,44 @@ class Link(Protocol):
         self,
         *,
         orders: Sequence[Order] = (),
+        tasks: Sequence[MemberTask] = (),
         known: Sequence[log_pb2.Cursor] = (),
         refused: Sequence[tuple[bytes, str]] = (),
     ) -> None: ...
 
     def end(self, why: str) -> None: ...
+
+
+class Surveying(NamedTuple):
+    """A survey of members that continues. `problems`: of those that cannot be asked."""
+
+    asked: Asked
+    names: dict[bytes, str]
+    problems: list[Refusal]
+
+    @property
+    def waits_for(self) -> list[str]:
+        """The names of the members that have not answered."""
+        return sorted(self.names[one.database] for one in self.asked.waiting)
+
+    def result(self) -> Surveyed:
+        """Return what was answered; members that have not answered are problems."""
+        surveys, problems = list[Survey](), list(self.problems)
+        for database, name in sorted(self.names.items(), key=lambda one: one[1]):
+            answer, why = self.asked.answers.get(database), ""
+            if answer is None:
+                why = (
+                    f"it has not answered within {self.asked.deadline_s:g} s; try again, or leave it out"
+                    f" (name!={name})"
+                )
+            elif not (why := answer.problem):
+                try:
+                    surveys.append(decode_survey(answer.document))
+                except Error as error:
+                    why = str(error)
+            if why:
+                problems.append(Refusal(cursor.name(database), name, why))
+        return Surveyed(surveys, problems)
 
 
 class Live:
@@ -96,6 +137,7 @@ class Hub:
         self._live: dict[bytes, Live] = {}
         self._names: dict[str, bytes] = {}
         self._links: dict[bytes, Link] = {}  # by process
+        self._asked: dict[bytes, Asked] = {}  # by task
         self._problem = ""
         self._halted = False
         self._again_s, self._wait_s = 0.0, RETRY_S  # of a takeover after a failed commit
@@ -125,9 +167,15 @@ class Hub:
 
     # members
 
-    def receive(self, link: Link, reports: Iterable[MemberReport], left: Iterable[bytes] = ()) -> None:
-        """Take in what a process reports of its databases, and which of them it has closed. Writes votes and
-        ends."""
+    def receive(
+        self,
+        link: Link,
+        reports: Iterable[MemberReport],
+        left: Iterable[bytes] = (),
+        answers: Iterable[Answer] = (),
+    ) -> None:
+        """Take in what a process reports of its databases, which of them it has closed, and what they answer.
+        Writes votes and ends."""
         with self._lock:
             if link.left:
                 return
@@ -143,6 +191,11 @@ class Hub:
                 gone = self._live.get(database)
                 if gone is not None and gone.link is link:
                     self._away(gone)
+            for answer in answers:
+                said = self._live.get(answer.database)
+                asked = self._asked.get(answer.id)
+                if asked is not None and said is not None and said.link is link:
+                    asked.answered(answer)
             self.changes += 1
         for live in found:
             self._record(live)
@@ -278,6 +331,71 @@ class Hub:
         for link, some in sending.values():
             link.send(orders=some)
 
+    # tasks
+
+    def ask(self, asked: Asked) -> Asked:
+        """Give members a task, repeatedly until they have answered, or `dismiss`."""
+        with self._lock:
+            self._asked[asked.id] = asked
+        self._give(asked)
+        return asked
+
+    def dismiss(self, asked: Asked) -> None:
+        """Give a task no more."""
+        with self._lock:
+            self._asked.pop(asked.id, None)
+
+    def _give(self, asked: Asked) -> None:
+        """Send a task to the members that have not answered: at once over a new link, then repeatedly."""
+        now, fence = time.monotonic(), self._coordinator.epoch
+        if not fence:
+            return
+        with self._lock:
+            sending: dict[int, tuple[Link, list[MemberTask]]] = {}
+            for target in asked.waiting:
+                live = self._live.get(target.database)
+                if live is None or live.link is None or live.unsure or live.status.alarm:
+                    continue
+                link, due = asked.sent.get(target.database, (None, 0.0))
+                if link is live.link and now < due:
+                    continue
+                asked.sent[target.database] = live.link, now + AGAIN_S
+                task = asked.task(target, fence)
+                sending.setdefault(id(live.link), (live.link, []))[1].append(task)
+        for to, tasks in sending.values():
+            to.send(tasks=tasks)
+
+    def survey(
+        self, selector: Selector = ALL, *, hold: bool = False, deadline_s: float = SURVEY_S
+    ) -> Surveying:
+        """Begin to survey the selected members; `dismiss` what it asks at the end. Members that are not
+        connected, or have an alarm, are problems. Raises MigrationError if no member is selected."""
+        names, problems = dict[bytes, str](), list[Refusal]()
+        for one in self._selected(selector):
+            report, why = one.report, one.alarm
+            if not why and not one.connected:
+                why = f"it is not connected; start its process, or leave it out (name!={report.name})"
+            if why:
+                problems.append(Refusal(cursor.name(report.database), report.name, why))
+            else:
+                names[report.database] = report.name
+        targets = [Target(database, 0, 0, b"", hold) for database in names]
+        asked = self.ask(Asked(Kind.SURVEY, targets, deadline_s=deadline_s))
+        return Surveying(asked, names, problems)
+
+    def _selected(self, selector: Selector) -> list[MemberStatus]:
+        """Return the selected members, by name. Raises MigrationError if there are none."""
+        with self._lock:
+            members = [self._alarmed(live, live.status) for live in self._live.values()]
+        found = [
+            one for one in members if selector.matches(one.report.name, one.report.labels, one.report.version)
+        ]
+        if not found:
+            raise MigrationError(
+                f"no member is selected by {str(selector)!r}; `everlog fleet status` lists them"
+            )
+        return sorted(found, key=lambda one: one.report.name)
+
     # operators
 
     def begin(
@@ -373,6 +491,8 @@ class Hub:
             return
         self._send(self._coordinator.expire(now_ns=time.time_ns()))
         self._send(self._coordinator.retry(), again=True)
+        for asked in list(self._asked.values()):
+            self._give(asked)
         self._write()
 
     def _took_over(self) -> bool:

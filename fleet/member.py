@@ -23,7 +23,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
-from everlog.feed.feed import Feed
 from everlog.fleet import protocol
 from everlog.fleet.protocol import HELD, Holding, Member, Order, Phase, Report, Verb
 from everlog.migrations.prepared import Decision
@@ -89,17 +88,6 @@ class MemberDatabase(Protocol):
     def migrations(self) -> MemberMigrations: ...
     @property
     def past(self) -> MemberPast: ...
-
-
-class JoinedDatabase(MemberDatabase, Protocol):
-    """The part of an embedded database that is a member."""
-
-    @property
-    def url(self) -> str: ...
-    @property
-    def head(self) -> int: ...
-    def cursor(self) -> log_pb2.Cursor: ...
-    def feed(self, after: log_pb2.Cursor, /, *, bounded: bool = False) -> Feed: ...
 
 
 class Recorded(NamedTuple):
@@ -183,6 +171,14 @@ class FleetMember:
         """Return its phase, to send when it is opened, when it connects, and repeatedly while in doubt.
         Read-only."""
         return protocol.ask(self.holding(), self._member).reports[0]
+
+    def is_current(self, fence: int) -> bool:
+        """Note the fence of a task, and return whether it is not lower than the highest that was seen."""
+        with self._memory:
+            if fence < max(self._recorded.fence, self._member.fence):
+                return False
+            self._member = replace(self._member, fence=fence)
+        return True
 
     def obey(self, order: Order) -> Report:
         """Carry out an order, and return the phase afterwards. Writes.

@@ -27,7 +27,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
-from everlog.migrations.loader import fault, import_file
+from everlog.migrations.folder import Source as Folders
+from everlog.migrations.folder import find
+from everlog.migrations.loader import fault, import_file, load
 from everlog.migrations.migration import Migration
 from everlog.store.database import Database
 from everlog.store.errors import Error, MigrationError, SchemaError
@@ -80,6 +82,20 @@ def after(migration: Migration) -> Callable[[Snapshot], None] | None:
     if not has_checks(migration):
         return None
     return lambda then: _refuse(migration, "after", *_problems(migration, then))
+
+
+def recheck(snapshot: Callable[[], Snapshot], source: Folders, version: int) -> None:
+    """Raise MigrationError if a check of an applied migration fails on the rows as they are now. Read-only.
+
+    `snapshot`: of the database. Without checks.py nothing is checked. Raises SchemaError for an error in
+    their code, and for a migration that the source does not have.
+    """
+    migration = next((one for one in load(source) if one.version == version), None)
+    if migration is None:
+        raise SchemaError(f"expected migration {version} in {find(source).path}, found none")
+    if has_checks(migration):
+        with snapshot() as now:
+            _refuse(migration, "after", *_problems(migration, now))
 
 
 class _Before(Reader):

@@ -39,6 +39,7 @@ class JoinRequest(_message.Message):
     PROCESS_FIELD_NUMBER: _builtins.int
     REPORTS_FIELD_NUMBER: _builtins.int
     LEFT_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
     database: _builtins.str
     """The ledger, by its name at the server; in the first message."""
     process: _builtins.bytes
@@ -49,6 +50,10 @@ class JoinRequest(_message.Message):
     def left(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """UUIDs of databases that were closed."""
 
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___FleetAnswer]:
+        """To tasks of orders."""
+
     def __init__(
         self,
         *,
@@ -56,10 +61,11 @@ class JoinRequest(_message.Message):
         process: _builtins.bytes = ...,
         reports: _abc.Iterable[Global___MemberReport] | None = ...,
         left: _abc.Iterable[_builtins.bytes] | None = ...,
+        answers: _abc.Iterable[Global___FleetAnswer] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "left", b"left", "process", b"process", "reports", b"reports"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "database", b"database", "left", b"left", "process", b"process", "reports", b"reports"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -297,12 +303,17 @@ class FleetOrder(_message.Message):
     FENCE_FIELD_NUMBER: _builtins.int
     VERB_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
     decision_id: _builtins.bytes
     fence: _builtins.int
     """A member refuses orders with a lower fence than the highest that it has seen."""
     verb: Global___FleetOrder.Verb.ValueType
     @_builtins.property
     def target(self) -> Global___FleetTarget: ...
+    @_builtins.property
+    def task(self) -> Global___FleetTask:
+        """With REPORT, what the member is to do and to answer (`JoinRequest.answers`); repeated until it has answered."""
+
     def __init__(
         self,
         *,
@@ -310,14 +321,102 @@ class FleetOrder(_message.Message):
         fence: _builtins.int = ...,
         verb: Global___FleetOrder.Verb.ValueType = ...,
         target: Global___FleetTarget | None = ...,
+        task: Global___FleetTask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision_id", b"decision_id", "fence", b"fence", "target", b"target", "verb", b"verb"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision_id", b"decision_id", "fence", b"fence", "target", b"target", "task", b"task", "verb", b"verb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FleetOrder: _TypeAlias = FleetOrder  # noqa: Y015
+
+@_typing.final
+class FleetTask(_message.Message):
+    """What a member is to do beside the runs. The target of the order has the database, and the upgrade that is meant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[FleetTask._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        SURVEY: FleetTask._Kind.ValueType  # 0
+        """Describe itself and its next migration, which serves two versions if `hold` is set in the target."""
+        APPLY: FleetTask._Kind.ValueType  # 1
+        """Apply the migration, which no vote can hold. It answers when it is in force."""
+        CHECK: FleetTask._Kind.ValueType  # 2
+        """Run checks.py of the applied migration."""
+        ROLL_BACK: FleetTask._Kind.ValueType  # 3
+        """Roll the migration back."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    SURVEY: FleetTask.Kind.ValueType  # 0
+    """Describe itself and its next migration, which serves two versions if `hold` is set in the target."""
+    APPLY: FleetTask.Kind.ValueType  # 1
+    """Apply the migration, which no vote can hold. It answers when it is in force."""
+    CHECK: FleetTask.Kind.ValueType  # 2
+    """Run checks.py of the applied migration."""
+    ROLL_BACK: FleetTask.Kind.ValueType  # 3
+    """Roll the migration back."""
+
+    ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    id: _builtins.bytes
+    kind: Global___FleetTask.Kind.ValueType
+    reason: _builtins.str
+    """For the log of the member."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.bytes = ...,
+        kind: Global___FleetTask.Kind.ValueType = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetTask: _TypeAlias = FleetTask  # noqa: Y015
+
+@_typing.final
+class FleetAnswer(_message.Message):
+    """The answer to a task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    member: _builtins.bytes
+    """UUID of the member's database."""
+    id: _builtins.bytes
+    """Of the task."""
+    problem: _builtins.str
+    """Why it could not be carried out; empty: it was."""
+    document: _builtins.bytes
+    """Of a survey: JSON (docs/format.md, "Surveys of a fleet"), at most 1 MiB."""
+    def __init__(
+        self,
+        *,
+        member: _builtins.bytes = ...,
+        id: _builtins.bytes = ...,
+        problem: _builtins.str = ...,
+        document: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "id", b"id", "member", b"member", "problem", b"problem"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetAnswer: _TypeAlias = FleetAnswer  # noqa: Y015
 
 @_typing.final
 class FleetTarget(_message.Message):
@@ -603,6 +702,131 @@ class WatchResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchResponse: _TypeAlias = WatchResponse  # noqa: Y015
+
+@_typing.final
+class FleetSurveyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATABASE_FIELD_NUMBER: _builtins.int
+    SELECTOR_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
+    DEADLINE_S_FIELD_NUMBER: _builtins.int
+    database: _builtins.str
+    selector: _builtins.str
+    """As in `region=eu,!canary`; empty: all members."""
+    hold: _builtins.bool
+    """The migrations would serve two versions."""
+    deadline_s: _builtins.float
+    """Members that do not answer within this time are problems; 0: 5 minutes."""
+    def __init__(
+        self,
+        *,
+        database: _builtins.str = ...,
+        selector: _builtins.str = ...,
+        hold: _builtins.bool = ...,
+        deadline_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "deadline_s", b"deadline_s", "hold", b"hold", "selector", b"selector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetSurveyRequest: _TypeAlias = FleetSurveyRequest  # noqa: Y015
+
+@_typing.final
+class FleetSurveying(_message.Message):
+    """The progress of a survey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWERED_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_FIELD_NUMBER: _builtins.int
+    answered: _builtins.int
+    members: _builtins.int
+    @_builtins.property
+    def waits_for(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of some members that have not answered."""
+
+    def __init__(
+        self,
+        *,
+        answered: _builtins.int = ...,
+        members: _builtins.int = ...,
+        waits_for: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answered", b"answered", "members", b"members", "waits_for", b"waits_for"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetSurveying: _TypeAlias = FleetSurveying  # noqa: Y015
+
+@_typing.final
+class FleetSurveyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    SURVEYS_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    finished: _builtins.bool
+    """All surveys and problems were sent."""
+    @_builtins.property
+    def progress(self) -> Global___FleetSurveying:
+        """Either progress, or surveys and problems, which may be in several messages, or `finished`."""
+
+    @_builtins.property
+    def surveys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """JSON: docs/format.md, "Surveys of a fleet"."""
+
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___FleetProblem]: ...
+    def __init__(
+        self,
+        *,
+        progress: Global___FleetSurveying | None = ...,
+        surveys: _abc.Iterable[_builtins.bytes] | None = ...,
+        problems: _abc.Iterable[Global___FleetProblem] | None = ...,
+        finished: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "problems", b"problems", "progress", b"progress", "surveys", b"surveys"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetSurveyResponse: _TypeAlias = FleetSurveyResponse  # noqa: Y015
+
+@_typing.final
+class FleetProblem(_message.Message):
+    """A member that was not surveyed, or cannot be upgraded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    member: _builtins.bytes
+    """UUID of its database."""
+    name: _builtins.str
+    why: _builtins.str
+    def __init__(
+        self,
+        *,
+        member: _builtins.bytes = ...,
+        name: _builtins.str = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["member", b"member", "name", b"name", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetProblem: _TypeAlias = FleetProblem  # noqa: Y015
 
 @_typing.final
 class StartRequest(_message.Message):

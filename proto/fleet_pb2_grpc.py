@@ -49,6 +49,11 @@ class FleetStub:
                 request_serializer=everlog_dot_proto_dot_fleet__pb2.WatchRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_fleet__pb2.WatchResponse.FromString,
                 _registered_method=True)
+        self.Survey = channel.unary_stream(
+                '/everlog.v1.Fleet/Survey',
+                request_serializer=everlog_dot_proto_dot_fleet__pb2.FleetSurveyRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_fleet__pb2.FleetSurveyResponse.FromString,
+                _registered_method=True)
         self.Start = channel.unary_unary(
                 '/everlog.v1.Fleet/Start',
                 request_serializer=everlog_dot_proto_dot_fleet__pb2.StartRequest.SerializeToString,
@@ -92,6 +97,13 @@ class FleetServicer:
 
     def Watch(self, request, context):
         """Streams the status: first all of it, then what has changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Survey(self, request, context):
+        """Surveys the selected members, and streams the progress; the last answer has the surveys. Changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,6 +155,11 @@ def add_FleetServicer_to_server(servicer, server):
                     servicer.Watch,
                     request_deserializer=everlog_dot_proto_dot_fleet__pb2.WatchRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_fleet__pb2.WatchResponse.SerializeToString,
+            ),
+            'Survey': grpc.unary_stream_rpc_method_handler(
+                    servicer.Survey,
+                    request_deserializer=everlog_dot_proto_dot_fleet__pb2.FleetSurveyRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_fleet__pb2.FleetSurveyResponse.SerializeToString,
             ),
             'Start': grpc.unary_unary_rpc_method_handler(
                     servicer.Start,
@@ -246,6 +263,33 @@ class Fleet:
             '/everlog.v1.Fleet/Watch',
             everlog_dot_proto_dot_fleet__pb2.WatchRequest.SerializeToString,
             everlog_dot_proto_dot_fleet__pb2.WatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Survey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/everlog.v1.Fleet/Survey',
+            everlog_dot_proto_dot_fleet__pb2.FleetSurveyRequest.SerializeToString,
+            everlog_dot_proto_dot_fleet__pb2.FleetSurveyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,8 @@ class FleetStub:
     """Returns the members, and the runs that have not ended or ended last."""
     Watch: _grpc.UnaryStreamMultiCallable[_fleet_pb2.WatchRequest, _fleet_pb2.WatchResponse]
     """Streams the status: first all of it, then what has changed."""
+    Survey: _grpc.UnaryStreamMultiCallable[_fleet_pb2.FleetSurveyRequest, _fleet_pb2.FleetSurveyResponse]
+    """Surveys the selected members, and streams the progress; the last answer has the surveys. Changes nothing."""
     Start: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.StartRequest, _fleet_pb2.StartResponse]
     """Starts a run. Refused while another run is undecided, and if a member of the plan has not ended an earlier run."""
     Abort: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.AbortRequest, _fleet_pb2.AbortResponse]
@@ -72,6 +74,8 @@ class FleetAsyncStub(FleetStub):
     """Returns the members, and the runs that have not ended or ended last."""
     Watch: _aio.UnaryStreamMultiCallable[_fleet_pb2.WatchRequest, _fleet_pb2.WatchResponse]  # type: ignore[assignment]
     """Streams the status: first all of it, then what has changed."""
+    Survey: _aio.UnaryStreamMultiCallable[_fleet_pb2.FleetSurveyRequest, _fleet_pb2.FleetSurveyResponse]  # type: ignore[assignment]
+    """Surveys the selected members, and streams the progress; the last answer has the surveys. Changes nothing."""
     Start: _aio.UnaryUnaryMultiCallable[_fleet_pb2.StartRequest, _fleet_pb2.StartResponse]  # type: ignore[assignment]
     """Starts a run. Refused while another run is undecided, and if a member of the plan has not ended an earlier run."""
     Abort: _aio.UnaryUnaryMultiCallable[_fleet_pb2.AbortRequest, _fleet_pb2.AbortResponse]  # type: ignore[assignment]
@@ -110,6 +114,14 @@ class FleetServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_fleet_pb2.WatchResponse], _abc.AsyncIterator[_fleet_pb2.WatchResponse]]:
         """Streams the status: first all of it, then what has changed."""
+
+    @_abc_1.abstractmethod
+    def Survey(
+        self,
+        request: _fleet_pb2.FleetSurveyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_fleet_pb2.FleetSurveyResponse], _abc.AsyncIterator[_fleet_pb2.FleetSurveyResponse]]:
+        """Surveys the selected members, and streams the progress; the last answer has the surveys. Changes nothing."""
 
     @_abc_1.abstractmethod
     def Start(

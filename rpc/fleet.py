@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
+from everlog.feed import cursor
+from everlog.fleet.plan import Refusal
 from everlog.fleet.protocol import Decision, Order, Phase, Run, Seat, Target, Verb, Vote
 from everlog.fleet.status import FleetStatus, MemberReport, MemberStatus
+from everlog.fleet.tasks import Answer, Kind, MemberTask
 from everlog.proto import fleet_pb2 as pb
 from everlog.proto import log_pb2
 
@@ -72,6 +77,41 @@ def message_of_order(order: Order) -> pb.FleetOrder:
 def order_of(one: pb.FleetOrder) -> Order:
     verb = Verb(pb.FleetOrder.Verb.Name(one.verb))
     return Order(one.decision_id, one.fence, verb, target_of(one.target))
+
+
+def message_of_task(task: MemberTask) -> pb.FleetOrder:
+    return pb.FleetOrder(
+        fence=task.fence,
+        verb=pb.FleetOrder.REPORT,
+        target=message_of_target(task.target),
+        task=pb.FleetTask(id=task.id, kind=pb.FleetTask.Kind.Value(task.kind.value), reason=task.reason),
+    )
+
+
+def task_of(one: pb.FleetOrder) -> MemberTask | None:
+    """Return the task of an order; None: it is of a kind that this release does not know."""
+    if one.task.kind not in pb.FleetTask.Kind.values():
+        return None
+    kind = Kind(pb.FleetTask.Kind.Name(one.task.kind))
+    return MemberTask(one.task.id, kind, one.fence, target_of(one.target), one.task.reason)
+
+
+def message_of_answer(one: Answer) -> pb.FleetAnswer:
+    return pb.FleetAnswer(member=one.database, id=one.id, problem=one.problem, document=one.document)
+
+
+def answer_of(one: pb.FleetAnswer) -> Answer:
+    return Answer(one.member, one.id, one.problem, one.document)
+
+
+def message_of_problem(one: Refusal) -> pb.FleetProblem:
+    return pb.FleetProblem(
+        member=UUID(one.database).bytes if one.database else b"", name=one.name, why=one.reason
+    )
+
+
+def problem_of(one: pb.FleetProblem) -> Refusal:
+    return Refusal(cursor.name(one.member) if one.member else "", one.name, one.why)
 
 
 def message_of_target(one: Target) -> pb.FleetTarget:

@@ -133,6 +133,7 @@ ROWS = [
     *(Row(f"migrations.{name}", "", name, HERE) for name in ("new", "build", "squash")),
     # fleet
     Row("fleet.start", "Fleet.Start", "fleet upgrade", "the verb also plans, and waits for the end"),
+    Row("fleet.survey", "Fleet.Survey", "fleet drift", "the verb compares the surveys"),
     Row("", "Fleet.Join", "serve --join", OPTION),
     # people
     Row("people.stream", "People.Export", "people export", f"{WIRE}; `export` in pieces"),

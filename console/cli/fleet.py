@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from everlog.console import output
-from everlog.console.cli.connect import open_database
+from everlog.console.cli.fleet_plans import columns, drift, ledger, select_option
 from everlog.console.cli.options import Duration, Settings, common, pass_settings, to_version, writes
 from everlog.console.cli.top import CLEAR_LINE, CLEAR_REST, HOME, plain, quits, screen
 from everlog.feed import cursor
-from everlog.rpc.address import is_url, without_secrets
-from everlog.store.errors import MigrationError, OpenError, UnavailableError, quantity
+from everlog.store.errors import MigrationError, UnavailableError, quantity
 from everlog.store.schema.arguments import time_text
 
 if TYPE_CHECKING:
@@ -51,6 +50,9 @@ def fleet(settings: Settings) -> None:
     """
 
 
+fleet.add_command(drift)
+
+
 @fleet.command()
 @common
 @pass_settings
@@ -62,7 +64,7 @@ def status(settings: Settings) -> None:
       everlog -u everlog://fleet.example.com/ledger fleet status
       everlog -u everlog://fleet.example.com/ledger fleet status --json | jq '.members[0]'
     """
-    with _ledger(settings) as db:
+    with ledger(settings) as db:
         found = db.fleet.status()
     if settings.json:
         output.echo(told(found))
@@ -93,7 +95,7 @@ def watch(settings: Settings, *, interval: float, until_ended: bool) -> None:
       everlog -u everlog://fleet.example.com/ledger fleet watch --until-ended > run.log
     """
     interval = max(INTERVAL_MIN_S, interval)
-    with _ledger(settings) as db:
+    with ledger(settings) as db:
         if sys.stdout.isatty() and not (settings.json or os.environ.get("CI")):
             _live(db, interval, until_ended=until_ended)
             return
@@ -101,12 +103,7 @@ def watch(settings: Settings, *, interval: float, until_ended: bool) -> None:
 
 
 @fleet.command()
-@click.option(
-    "--select",
-    default="",
-    metavar="SELECTOR",
-    help="Only these members, as region=eu,!canary or name=shop-7.",
-)
+@select_option
 @to_version("Version to upgrade to.  [default: the newest of each member's folders]")
 @click.option("--hold", is_flag=True, help="Also serve the previous version, until `fleet contract`.")
 @click.option(
@@ -143,7 +140,7 @@ def upgrade(
     from everlog.fleet.selector import Selector
     from everlog.rpc.client.fleet import targets
 
-    with _ledger(settings) as db:
+    with ledger(settings) as db:
         plan = targets(db.fleet.status(), Selector.parse(select), to=to, hold=hold)
         run = db.fleet.start(plan, deadline_s=deadline, actor=actor, reason=reason)
         if not settings.json:
@@ -172,7 +169,7 @@ def abort(settings: Settings, *, run: str, actor: str, reason: str) -> None:
     Examples:
       everlog -u everlog://fleet.example.com/ledger fleet abort --reason "not on a Friday"
     """
-    with _ledger(settings) as db:
+    with ledger(settings) as db:
         found = _run(db.fleet.status(), run, "undecided", lambda one: one.decision is None)
         done = db.fleet.abort(found, actor=actor, reason=reason)
     if not settings.json:
@@ -195,7 +192,7 @@ def remove(settings: Settings, *, member: str, forget: bool, actor: str, reason:
       everlog -u everlog://fleet.example.com/ledger fleet remove shop-7 --reason "unreachable"
       everlog -u everlog://fleet.example.com/ledger fleet remove shop-7 --forget
     """
-    with _ledger(settings) as db:
+    with ledger(settings) as db:
         found = db.fleet.status()
         known = next((one for one in found.members if one.report.name == member), None)
         if known is None:
@@ -225,22 +222,12 @@ def contract(settings: Settings, *, run: str, actor: str, reason: str) -> None:
     """
     from everlog.fleet.status import outcome
 
-    with _ledger(settings) as db:
+    with ledger(settings) as db:
         found = _run(db.fleet.status(), run, "committed", lambda one: outcome(one) == "committed")
         done = db.fleet.contract(found, actor=actor, reason=reason)
     if not settings.json:
         click.echo(f"Contracting: run {cursor.name(done.decision_id)}")
     _show_run(settings, done)
-
-
-def _ledger(settings: Settings) -> Any:
-    """Return the open ledger. Raises OpenError for a database that is not at a server."""
-    if not is_url(settings.url):
-        raise OpenError(
-            "expected the ledger of a fleet at its server, everlog://HOST:PORT/DATABASE, found"
-            f" {without_secrets(settings.url)}"
-        )
-    return open_database(settings)
 
 
 def _run(found: FleetStatus, given: str, word: str, fits: Any) -> bytes:
@@ -345,15 +332,7 @@ def page(found: FleetStatus, width: int) -> list[str]:
     lines += [_line(run) for run in reversed(found.runs)]
     if found.members:
         rows = [HEADER, *(_row(one) for one in found.members)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines.append("")
-        lines += [
-            "  ".join(
-                word.rjust(size) if name in RIGHT else word.ljust(size)
-                for name, word, size in zip(HEADER, row, widths, strict=True)
-            )
-            for row in rows
-        ]
+        lines += ["", *columns(rows, RIGHT)]
     return [plain(line)[:width].rstrip() for line in lines]
 
 

@@ -8,15 +8,19 @@ from typing import Any
 
 import grpc
 
+from everlog.fleet.hub import SURVEY_S
+from everlog.fleet.members import Surveyed
 from everlog.fleet.protocol import Run, Target
 from everlog.fleet.selector import Selector
 from everlog.fleet.status import FleetStatus, MemberStatus, stragglers_first
+from everlog.fleet.survey import decode_survey
 from everlog.proto import fleet_pb2 as pb
 from everlog.proto import fleet_pb2_grpc
 from everlog.rpc import errors
 from everlog.rpc.client.channel import COMMIT_S, Channel
-from everlog.rpc.fleet import member_of, message_of_target, run_of, status_of
+from everlog.rpc.fleet import member_of, message_of_target, problem_of, run_of, status_of
 from everlog.store.errors import MigrationError
+from everlog.store.progress import OnProgress, Progress
 
 DEADLINE_S = 3600.0
 ALL = Selector()
@@ -65,6 +69,30 @@ class RemoteFleet:
                 patience.after(errors.translate(error, self._channel.url))
             finally:
                 call.cancel()
+
+    def survey(
+        self,
+        selector: Selector | str = "",
+        *,
+        hold: bool = False,
+        deadline_s: float = SURVEY_S,
+        progress: OnProgress | None = None,
+    ) -> Surveyed:
+        """Survey the selected members: versions, folders, and what their next migration does to their rows.
+
+        `hold`: it would serve two versions. Members that are not connected, have an alarm, or do not answer
+        within `deadline_s` seconds are problems of the result, by name. Read-only. Raises RowError for an
+        invalid selector, and MigrationError if no member is selected.
+        """
+        request = pb.FleetSurveyRequest(
+            database=self._database, selector=str(selector), hold=hold, deadline_s=deadline_s
+        )
+        found = Surveyed([], [])
+        for response in self._channel.stream(self._stub.Survey, request):
+            _tell(progress, response)
+            found.surveys.extend(decode_survey(one) for one in response.surveys)
+            found.problems.extend(problem_of(one) for one in response.problems)
+        return found
 
     def start(
         self,
@@ -140,6 +168,13 @@ class RemoteFleet:
 
     def _call(self, method: Callable[..., Any], request: Any) -> Any:
         return self._channel.call(method, request, timeout_s=COMMIT_S)
+
+
+def _tell(progress: OnProgress | None, response: Any) -> None:
+    """Tell a caller about the progress of a survey."""
+    if progress is not None and response.HasField("progress"):
+        at = response.progress
+        progress(Progress("survey the members", at.answered, at.members, "members"))
 
 
 def targets(

@@ -1,15 +1,16 @@
 """Join: the databases of this process as members of a fleet, over one stream.
 
     thread  dials out ─ Join ─▶ reports ─▶ coordinator          reconnects after 0.2 s, 0.4 s … 30 s
-                             ◀─ orders ──┬─▶ 2 threads: builds
-                                         └─▶ 1 thread:  commit, abort, contract, report
+                             ◀─ orders ──┬─▶ 2 threads: builds, and tasks that build
+                                         ├─▶ 1 thread:  commit, abort, contract, report
+                                         └─▶ 1 thread:  tasks that read, as surveys
 
 Without a coordinator a database works as always. A member that is prepared waits for its decision.
 
 Invariants
   (1) closing a database ends its build, and waits for what is carried out there; then it is no member;
   (2) a report is read from the database when it is sent;
-  (3) an order that fails is answered with its error, and comes again;
+  (3) an order that fails is answered with its error, and comes again; so does a task without an answer;
   (4) a forked child has none of it: neither threads nor members.
 """
 
@@ -23,22 +24,26 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import TypeAlias
 
 import grpc
 import msgspec
 
-from everlog.fleet.member import FleetMember, JoinedDatabase
+from everlog.fleet.member import FleetMember
 from everlog.fleet.protocol import Order, Report, Verb
 from everlog.fleet.selector import check_labels, check_name, parse_labels
 from everlog.fleet.status import MemberReport
+from everlog.fleet.tasks import Answer, JoinedDatabase, Kind, MemberTask, carry_out
 from everlog.proto import fleet_pb2 as pb
 from everlog.proto import fleet_pb2_grpc, log_pb2
 from everlog.rpc import errors
 from everlog.rpc.address import parse
 from everlog.rpc.client.channel import Channel
-from everlog.rpc.fleet import message_of_report, order_of
+from everlog.rpc.fleet import message_of_answer, message_of_report, order_of, task_of
 from everlog.store import VERSION
 from everlog.store.errors import ClosedError, CursorError, Error, OpenError
 from everlog.store.process import Lock, close_at_end, notify_in_child
@@ -51,6 +56,9 @@ BUILDING_S = 1.0  # between two reports of a build
 FIRST_S, WAIT_MAX_S = 0.2, 30.0  # between two attempts to connect
 LEAVE_S = 30.0  # how long a database waits for what is carried out there
 REPORTS_MAX = 50  # in one message
+BUILDING = (Kind.APPLY, Kind.ROLL_BACK)  # tasks that build
+
+Jobs: TypeAlias = "SimpleQueue[Callable[[], None] | None]"
 
 logger = logging.getLogger("everlog")
 
@@ -63,9 +71,12 @@ class Seat:
         self.name = name
         self.labels = dict(labels)
         self.uuid = db.uuid
+        self.rate = rate
         self.member = FleetMember(db, rate=rate, progress=self._note)
         self.left = False
         self.queued = self.building = False
+        self.tasks: set[bytes] = set()  # that are queued or carried out
+        self.answer: Answer | None = None  # the last one, which may have been lost
         self.running = 0  # orders that are carried out
         self.idle = threading.Condition()
         self.error = self.diverged = self.refused = ""
@@ -126,31 +137,68 @@ class Seat:
 
     def carry_out(self, order: Order) -> Report | None:
         """Carry out an order; return the answer, None if it failed. Writes."""
-        with self.idle:
-            if self.left:
+        with self._busy() as going:
+            if not going:
                 return None
-            self.running += 1
-        try:
-            with interruptible(self.check):
-                answer = self.member.obey(order)
-            self.error = ""
-            return answer
-        except Error as error:
-            if not self.left:
-                self._failed(order, str(error))
-        except Exception as error:  # noqa: BLE001  of user code: its text may have values of rows
-            self._failed(order, f"{type(error).__name__} in its code; the log of its process has more")
-        finally:
-            with self.idle:
-                self.running -= 1
-                self.idle.notify_all()
+            try:
+                with interruptible(self.check):
+                    answer = self.member.obey(order)
+                self.error = ""
+                return answer
+            except Error as error:
+                if not self.left:
+                    self._failed(order.verb.value, str(error))
+            except Exception as error:  # noqa: BLE001  of user code: its text may have values of rows
+                self._failed(order.verb.value, _fault(error))
         return None
 
-    def _failed(self, order: Order, why: str) -> None:
+    def perform(self, task: MemberTask) -> Answer | None:
+        """Carry out a task; return the answer, None: there is none, and the task comes again. May write."""
+        if self.answer is not None and self.answer.id == task.id:
+            return self.answer
+        with self._busy() as going:
+            if not going:
+                return None
+            try:
+                with interruptible(self.check):
+                    self.member.holding()
+                    if task.kind in BUILDING and not self.member.is_current(task.fence):
+                        return None
+                    self.answer = carry_out(
+                        self.db,
+                        task,
+                        name=self.name,
+                        labels=self.labels,
+                        rate=self.rate,
+                        progress=self._note,
+                    )
+                    self.error = ""
+            except Error as error:
+                if not self.left:
+                    self._failed(task.kind.value, str(error))
+                return None
+            except Exception as error:  # noqa: BLE001  as above
+                self.answer = Answer(self.uuid, task.id, _fault(error))
+        return self.answer
+
+    @contextmanager
+    def _busy(self) -> Iterator[bool]:
+        """Yield whether something may be carried out in the block, whose end `leave` waits for."""
+        with self.idle:
+            going = not self.left
+            self.running += going
+        try:
+            yield going
+        finally:
+            with self.idle:
+                self.running -= going
+                self.idle.notify_all()
+
+    def _failed(self, what: str, why: str) -> None:
         self.error = why
         logger.warning(
             "%s: %s of the fleet failed, and is repeated: %s",
-            *(self.name, order.verb.value, why),
+            *(self.name, what, why),
             extra=about("fleet.order"),
         )
 
@@ -184,14 +232,15 @@ class Membership:
         self._closed = threading.Event()
         self._forked = False
         self._problem = ""
-        self._builds: SimpleQueue[tuple[Seat, Order] | None] = SimpleQueue()
-        self._others: SimpleQueue[tuple[Seat, Order] | None] = SimpleQueue()
-        queues = [self._builds] * BUILDS + [self._others]
+        self._builds: Jobs = SimpleQueue()
+        self._others: Jobs = SimpleQueue()
+        self._reads: Jobs = SimpleQueue()
+        self._queues = [*[self._builds] * BUILDS, self._others, self._reads]
         self._threads = [
             threading.Thread(target=self._run, name="everlog-member", daemon=True),
             *(
                 threading.Thread(target=self._work, args=(one,), name="everlog-member-orders", daemon=True)
-                for one in queues
+                for one in self._queues
             ),
         ]
         notify_in_child(self)
@@ -242,7 +291,7 @@ class Membership:
         self._closed.set()
         for seat in list(self._seats.values()):
             seat.left = True
-        for queue in (*[self._builds] * BUILDS, self._others):
+        for queue in self._queues:
             queue.put(None)
         self._outbox.put(None)
         self._channel.close()
@@ -343,31 +392,65 @@ class Membership:
                     continue
                 self._say(seat)
         for message in response.orders:
-            order = order_of(message)
-            seat = self._seats.get(order.target.database)
+            seat = self._seats.get(message.target.member)
             if seat is None or seat.diverged:
                 continue
+            if message.HasField("task"):
+                self._assign(seat, task_of(message))
+                continue
+            order = order_of(message)
             if order.verb is not Verb.PREPARE:
-                self._others.put((seat, order))
+                self._others.put(partial(self._obey, seat, order))
             elif seat.queued:
                 self._say(seat)
             else:
                 seat.queued = True
-                self._builds.put((seat, order))
+                self._builds.put(partial(self._build, seat, order))
 
-    def _work(self, queue: SimpleQueue[tuple[Seat, Order] | None]) -> None:
-        while (given := queue.get()) is not None and not self._closed.is_set():
-            seat, order = given
-            builds = order.verb is Verb.PREPARE
+    def _assign(self, seat: Seat, task: MemberTask | None) -> None:
+        if task is not None and task.id not in seat.tasks:
+            seat.tasks.add(task.id)
+            queue = self._builds if task.kind in BUILDING else self._reads
+            queue.put(partial(self._perform, seat, task))
+
+    def _work(self, queue: Jobs) -> None:
+        while (job := queue.get()) is not None and not self._closed.is_set():
+            job()
+
+    def _obey(self, seat: Seat, order: Order) -> None:
+        answer = seat.carry_out(order)
+        if not seat.left:
+            self._say(seat, answer)
+
+    def _build(self, seat: Seat, order: Order) -> None:
+        seat.building = True
+        try:
+            answer = seat.carry_out(order)
+        finally:
+            seat.queued = seat.building = False
+        if not seat.left:
+            self._say(seat, answer)
+
+    def _perform(self, seat: Seat, task: MemberTask) -> None:
+        builds = task.kind in BUILDING
+        if builds:
+            seat.building = True
+        try:
+            answer = seat.perform(task)
+        finally:
             if builds:
-                seat.building = True
-            try:
-                answer = seat.carry_out(order)
-            finally:
-                if builds:
-                    seat.queued = seat.building = False
-            if not seat.left:
-                self._say(seat, answer)
+                seat.building = False
+            seat.tasks.discard(task.id)
+        if answer is not None:
+            message = message_of_answer(answer)
+            self._outbox.put(lambda: pb.JoinRequest(answers=[message]))
+        if builds and not seat.left:
+            self._say(seat)
+
+
+def _fault(error: Exception) -> str:
+    """Say that the code of a migration failed, without the text of its error."""
+    return f"{type(error).__name__} in its code; the log of its process has more"
 
 
 def _report(seat: Seat, answer: Report | None = None) -> pb.MemberReport | None:

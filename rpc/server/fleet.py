@@ -15,14 +15,19 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-from everlog.fleet.hub import Hub
+from everlog.fleet.hub import SURVEY_S, Hub, Surveying
 from everlog.fleet.protocol import Order, Run
+from everlog.fleet.selector import Selector
+from everlog.fleet.tasks import MemberTask
 from everlog.proto import fleet_pb2 as pb
 from everlog.proto import fleet_pb2_grpc, log_pb2
 from everlog.rpc.fleet import (
+    answer_of,
     message_of_order,
+    message_of_problem,
     message_of_run,
     message_of_status,
+    message_of_task,
     report_of,
     target_of,
 )
@@ -33,6 +38,8 @@ SILENT_S = 30.0
 QUEUED_MAX = 256  # messages for one process
 INTERVAL_S, INTERVAL_MIN_S = 0.5, 0.1  # between two messages of Watch
 DEADLINE_MAX_S = 366 * 86400.0
+SURVEYING_S = 0.05  # between two looks at a survey
+WAITS_SHOWN = 10  # names in a message about its progress
 
 
 class ServedLink:
@@ -50,13 +57,14 @@ class ServedLink:
         self,
         *,
         orders: Sequence[Order] = (),
+        tasks: Sequence[MemberTask] = (),
         known: Sequence[log_pb2.Cursor] = (),
         refused: Sequence[tuple[bytes, str]] = (),
     ) -> None:
         """Queue a message; for any thread."""
-        if orders or known or refused:
+        if orders or tasks or known or refused:
             message = pb.JoinResponse(
-                orders=[message_of_order(one) for one in orders],
+                orders=[*map(message_of_order, orders), *map(message_of_task, tasks)],
                 known=known,
                 refused=[pb.MemberRefusal(member=member, why=why) for member, why in refused],
             )
@@ -130,9 +138,10 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         request: pb.JoinRequest | None = first
         try:
             while request is not None:
-                if request.reports or request.left or request is first:
+                if request.reports or request.left or request.answers or request is first:
                     reports = [report_of(one) for one in request.reports]
-                    await self._hosting.write(hub.receive, link, reports, list(request.left))
+                    answers = [answer_of(one) for one in request.answers]
+                    await self._hosting.write(hub.receive, link, reports, list(request.left), answers)
                 async with asyncio.timeout(SILENT_S):
                     request = await anext(requests, None)
             link.end("the process has left")
@@ -177,6 +186,36 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
                     yield response
                 members, runs, said = found, found_runs, (now.epoch, now.problem)
             await asyncio.sleep(interval_s)
+
+    async def Survey(
+        self, request: pb.FleetSurveyRequest, context: Any
+    ) -> AsyncIterator[pb.FleetSurveyResponse]:
+        hub, selector = self._hub(request.database), Selector.parse(request.selector)
+        surveying = hub.survey(selector, hold=request.hold, deadline_s=_survey_s(request.deadline_s))
+        async for progress in self._surveyed(hub, surveying):
+            yield pb.FleetSurveyResponse(progress=progress)
+        found = surveying.result()
+        for one in found.surveys:
+            yield pb.FleetSurveyResponse(surveys=[one.encode()])
+        yield pb.FleetSurveyResponse(problems=map(message_of_problem, found.problems), finished=True)
+
+    async def _surveyed(self, hub: Hub, surveying: Surveying) -> AsyncIterator[pb.FleetSurveying]:
+        """Yield the progress of a survey, each time that it has changed, until it is over."""
+        asked, said = surveying.asked, -1
+        try:
+            while True:
+                over, answered = asked.over, len(asked.answers)
+                if answered != said:
+                    said = answered
+                    yield pb.FleetSurveying(
+                        answered=answered, members=asked.total, waits_for=surveying.waits_for[:WAITS_SHOWN]
+                    )
+                if over:
+                    return
+                self._hosting.check_going()
+                await asyncio.sleep(SURVEYING_S)
+        finally:
+            hub.dismiss(asked)
 
     async def Start(self, request: pb.StartRequest, context: Any) -> pb.StartResponse:
         hub = self._hub(request.database)
@@ -232,6 +271,13 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
 
     def _actor(self, request: Any, context: Any) -> str:
         return self._hosting.auth.who(context, request.actor)
+
+
+def _survey_s(deadline_s: float) -> float:
+    """Return the time for surveys. Raises RowError."""
+    if not 0 <= deadline_s <= DEADLINE_MAX_S:
+        raise RowError(f"expected a time for surveys of up to {DEADLINE_MAX_S:,.0f} s, found {deadline_s:g}")
+    return deadline_s or SURVEY_S
 
 
 def _check_id(decision_id: bytes) -> None:

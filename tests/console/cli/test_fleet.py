@@ -59,9 +59,22 @@ def test_the_commands_of_a_fleet_say_what_they_did(everlog: Command, url: str, t
             done = everlog("-u", url, "fleet", *words)
             assert (done.code, done.out) == (1, "")
             assert said in done.err
+        done = everlog("-u", url, "fleet", "drift")
+        assert (done.code, done.out) == (0, "1 member at version 0: shop\n")
+        found = json.loads(everlog("-u", url, "fleet", "drift", "--json").out)
+        assert found == {"groups": [{"version": 0, "members": ["shop"], "differences": []}], "problems": []}
         done = everlog("-u", url, "fleet", "watch", "--until-ended")
         assert done.code == 0
         assert done.out.startswith("shop: current")
+    done = everlog("-u", url, "fleet", "drift")
+    assert done.code == 1
+    assert done.out.startswith("not surveyed: shop: it is not connected; start its process, or leave it out")
+    members = tmp_path / "members.toml"
+    urls = {name: f'url = "file:{tmp_path / name}"' for name in ("shop", "gone")}
+    members.write_text("\n".join(f"[members.{name}]\n{url}" for name, url in urls.items()))
+    done = everlog("fleet", "drift", "--members", str(members))
+    assert done.code == 1
+    assert done.out.startswith("1 member at version 0: shop\nnot surveyed: gone: ")
     done = everlog("-u", f"file:{tmp_path / 'ledger'}", "fleet", "status")
     assert "expected the ledger of a fleet at its server" in done.err
 

@@ -48,7 +48,7 @@ import select
 import stat
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -451,3 +451,16 @@ def as_text(out: IO[bytes]) -> Iterator[IO[str]]:
     finally:
         with suppress(OSError):  # of an earlier write, which raised it already
             lines.detach()
+
+
+def columns(rows: Sequence[Sequence[str]], right: Collection[str] = ()) -> list[str]:
+    """Return rows as lines of aligned columns. The first row has their names. `right`: those that are aligned
+    to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            word.rjust(width) if name in right else word.ljust(width)
+            for name, word, width in zip(rows[0], row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]

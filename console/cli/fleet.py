@@ -9,7 +9,6 @@ Stragglers come first everywhere. `watch` draws a screen on a terminal, and prin
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -17,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from everlog.console import output
-from everlog.console.cli.fleet_plans import columns, drift, ledger, select_option
+from everlog.console.cli.fleet_plans import drift, ledger, select_option
 from everlog.console.cli.options import Duration, Settings, common, pass_settings, to_version, writes
-from everlog.console.cli.top import CLEAR_LINE, CLEAR_REST, HOME, plain, quits, screen
+from everlog.console.cli.top import live, plain
 from everlog.feed import cursor
 from everlog.store.errors import MigrationError, UnavailableError, quantity
 from everlog.store.schema.arguments import time_text
@@ -265,21 +264,21 @@ def _check_committed(run: Run) -> None:
 
 
 def _live(db: Any, interval_s: float, *, until_ended: bool) -> None:
-    """Draw the screen until the user quits."""
-    with screen():
-        while True:
-            ended = False
-            try:
-                found = db.fleet.status()
-                size = shutil.get_terminal_size()
-                lines = page(found, size.columns)[: size.lines - 1]
-                ended = until_ended and not any(_is_open(run) for run in found.runs)
-            except UnavailableError as error:
-                lines = [str(error)]
-            sys.stdout.write(HOME + "".join(f"{line}{CLEAR_LINE}\r\n" for line in lines) + CLEAR_REST)
-            sys.stdout.flush()
-            if ended or quits(interval_s):
-                return
+    """Draw the screen until the user quits, or after the last run with `until_ended`."""
+    ended = False
+
+    def draw(width: int) -> list[str] | None:
+        nonlocal ended
+        if ended:
+            return None
+        try:
+            found = db.fleet.status()
+        except UnavailableError as error:
+            return [str(error)]
+        ended = until_ended and not any(_is_open(run) for run in found.runs)
+        return page(found, width)
+
+    live(draw, interval_s)
 
 
 def _follow(
@@ -331,8 +330,7 @@ def page(found: FleetStatus, width: int) -> list[str]:
         lines.append(f"not coordinated: {found.problem}")
     lines += [_line(run) for run in reversed(found.runs)]
     if found.members:
-        rows = [HEADER, *(_row(one) for one in found.members)]
-        lines += ["", *columns(rows, RIGHT)]
+        lines += ["", *output.columns([HEADER, *map(_row, found.members)], RIGHT)]
     return [plain(line)[:width].rstrip() for line in lines]
 
 

@@ -5,7 +5,6 @@ drift                           surveys, compared with each other
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,19 +50,6 @@ def ledger(settings: Settings) -> Any:
             f" {without_secrets(settings.url)}"
         )
     return open_database(settings)
-
-
-def columns(rows: Sequence[Sequence[str]], right: Iterable[str] = ()) -> list[str]:
-    """Return rows as lines with columns. The first row has their names. `right`: those that are aligned
-    there."""
-    right, widths = set(right), [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            word.rjust(size) if name in right else word.ljust(size)
-            for name, word, size in zip(rows[0], row, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
 
 
 @click.command()

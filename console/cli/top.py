@@ -11,9 +11,9 @@ import select
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -66,7 +66,14 @@ def top(settings: Settings, *, once: bool, interval: float, connections: bool) -
     with open_database(settings, read_only=True) as db:
         title = without_secrets(db.url)
         if lives:
-            _live(db, title, max(INTERVAL_MIN_S, interval), connections=connections)
+
+            def draw(width: int) -> list[str]:
+                try:
+                    return page(db.admin.calls(), title, width, connections=connections)
+                except UnavailableError as error:
+                    return [f"everlog top · {title}", "", str(error)]
+
+            live(draw, max(INTERVAL_MIN_S, interval))
             return
         now = db.admin.calls()
         if settings.json:
@@ -118,24 +125,24 @@ def check_server(settings: Settings, verb: str) -> None:
         )
 
 
-def _live(db: Any, title: str, interval_s: float, *, connections: bool) -> None:
-    """Draw the screen until the user quits."""
-    with screen():
+def live(draw: Callable[[int], Sequence[str] | None], interval_s: float) -> None:
+    """Draw the screen every `interval_s` seconds until the user quits. `draw`: gets the width of the terminal
+    and returns the lines, or None to end."""
+    with _screen():
         while True:
-            try:
-                now = db.admin.calls()
-                size = shutil.get_terminal_size()
-                lines = page(now, title, size.columns, connections=connections)[: size.lines - 1]
-            except UnavailableError as error:
-                lines = [f"everlog top · {title}", "", str(error)]
-            sys.stdout.write(HOME + "".join(f"{line}{CLEAR_LINE}\r\n" for line in lines) + CLEAR_REST)
+            size = shutil.get_terminal_size()
+            lines = draw(size.columns)
+            if lines is None:
+                return
+            text = "".join(f"{line}{CLEAR_LINE}\r\n" for line in lines[: size.lines - 1])
+            sys.stdout.write(HOME + text + CLEAR_REST)
             sys.stdout.flush()
-            if quits(interval_s):
+            if _quits(interval_s):
                 return
 
 
 @contextmanager
-def screen() -> Iterator[None]:
+def _screen() -> Iterator[None]:
     """Use the terminal's second screen, and read single keys from it; restore both at the end."""
     import termios
     import tty
@@ -154,7 +161,7 @@ def screen() -> Iterator[None]:
         sys.stdout.flush()
 
 
-def quits(seconds: float) -> bool:
+def _quits(seconds: float) -> bool:
     """Wait; return whether the user has pressed a key that quits."""
     until = time.monotonic() + seconds
     if not sys.stdin.isatty():
@@ -254,17 +261,11 @@ def _age(seconds: float) -> str:
 
 
 def _table(rows: list[tuple[str, ...]], under: list[str]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(HEADER, *rows, strict=True)]
-
-    def line(row: tuple[str, ...]) -> str:
-        words = zip(HEADER, row, widths, strict=True)
-        return "  ".join(
-            word.rjust(width) if name in RIGHT else word.ljust(width) for name, word, width in words
-        ).rstrip()
-
-    lines = [line(HEADER)]
-    for row, more in zip(rows, under, strict=True):
-        lines.append(line(row))
+    first, *lines = output.columns([HEADER, *rows], RIGHT)
+    indent = " " * (max(len(row[0]) for row in [HEADER, *rows]) + 2)
+    found = [first]
+    for line, more in zip(lines, under, strict=True):
+        found.append(line)
         if more:
-            lines.append(f"{' ' * (widths[0] + 2)}{more}")
-    return lines
+            found.append(indent + more)
+    return found

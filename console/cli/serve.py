@@ -23,7 +23,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 from click.core import ParameterSource
@@ -72,6 +72,7 @@ from everlog.store.upkeep.status import HealthState
 if TYPE_CHECKING:
     from everlog.audit.note import Signer
     from everlog.console.web.server import WebServer
+    from everlog.rpc.embedded import EmbeddedDatabase
     from everlog.rpc.security import Tls
     from everlog.rpc.server.health import Readiness
     from everlog.store.database import Database
@@ -396,30 +397,35 @@ def serve(
             traces.start(traces_to)
             stack.callback(traces.stop)
         named = {
-            name: stack.enter_context(
-                open_database(settings, url=url, master_key=master, progress=_catching_up(readiness, name))
+            name: cast(
+                "EmbeddedDatabase",  # as `_named` ensures
+                stack.enter_context(
+                    open_database(
+                        settings, url=url, master_key=master, progress=_catching_up(readiness, name)
+                    )
+                ),
             )
             for name, url in _named(settings, databases).items()
         }
-        log.names.update({str(db.path): name for name, db in named.items()})  # type: ignore[attr-defined]
+        log.names.update({str(db.path): name for name, db in named.items()})
         sources = sources_of(settings, packages, named, fleet["fleet"], needed=bool(how["migrate"]))
         readiness.starting(HealthState.MIGRATING if how["migrate"] == "auto" else HealthState.OPENING)
-        certificates = ServerEvents(next(iter(named.values())), listen)  # type: ignore[arg-type]
+        certificates = ServerEvents(next(iter(named.values())), listen)
         approvals, notifier, problems = stack.enter_context(
             migrated(
                 settings,
-                named,  # type: ignore[arg-type]
+                named,
                 sources,
                 certificates,
                 link=web.link if web is not None else None,
                 **how,
             )
         )
-        hubs = stack.enter_context(in_fleet(named, sources, **fleet))  # type: ignore[arg-type]
-        retained(named, archives := targets(archive_to, named), keep_days, keep_records, stack)  # type: ignore[arg-type]
+        hubs = stack.enter_context(in_fleet(named, sources, **fleet))
+        retained(named, archives := targets(archive_to, named), keep_days, keep_records, stack)
         named_tokens = read_tokens(tokens_file, token) if tokens_file else TokensFile({}, {})
         server = Server(
-            named,  # type: ignore[arg-type]  # embedded, as _named ensures
+            named,
             listen,
             token=token,
             tokens=named_tokens.tokens,

@@ -106,12 +106,12 @@ def schema_field(version: int) -> bytes:
     return b"\x18" + varint(version) if version else b""
 
 
-def change(body: bytes, prior: int) -> tuple[bytes, bytes, bytes]:
+def change(body: bytes, prior: int) -> tuple[bytes, bytes]:
     """Return the parts of one change of a commit, from a Change without its `prior`, and the `prior`."""
     if prior:
         body += b"\x28" + varint(prior)
     size = len(body)
-    return b"\x22", _VARINTS[size] if size < _VARINTS_MAX else varint(size), body
+    return CHANGE_STARTS[size] if size < _VARINTS_MAX else b"\x22" + varint(size), body
 
 
 def with_version(body: bytes, version: int) -> bytes:

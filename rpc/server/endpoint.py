@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote, urlsplit
 
 from everlog.rpc.address import host_of, host_port, is_loopback, listening
+from everlog.rpc.http2.limits import LINGER_BYTES, LINGER_S
+from everlog.rpc.http2.listener import HANDSHAKE
 from everlog.rpc.server.health import Readiness
 from everlog.store.errors import OpenError
 from everlog.store.schema.arguments import time_text
@@ -36,13 +38,11 @@ if TYPE_CHECKING:
 CACHED_S = 1.0
 REQUESTS_MAX = 16  # answered at once
 TIMEOUT_S = 10.0
-LINGER_S, LINGER_BYTES = 1.0, 1 << 20  # for a client that still sends after its response
 TEXT = "text/plain; charset=utf-8"
 BUSY = (
     b"HTTP/1.0 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n"
     b"too many requests are being answered; try again later\n"
 )
-HANDSHAKE = b"\x16"  # how TLS begins
 
 
 class Endpoint:

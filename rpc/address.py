@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -200,6 +201,32 @@ def network_of(text: str) -> Network | None:
         return None
     mapped = found.network_address.ipv4_mapped if isinstance(found, ipaddress.IPv6Network) else None
     return ipaddress.ip_network(mapped) if mapped is not None and found.prefixlen == 128 else found
+
+
+class Networks:
+    """Addresses and networks of proxies. Raises OpenError for a word that is neither."""
+
+    def __init__(self, words: Iterable[str] = ()) -> None:
+        self._networks = list[Network]()
+        for word in words:
+            found = network_of(word)
+            if found is None:
+                raise OpenError(
+                    "expected the address or network of a proxy, such as 10.1.0.9 or 10.1.0.0/24, found"
+                    f" {word!r}"
+                )
+            self._networks.append(found)
+
+    def has(self, host: str) -> bool:
+        """Return whether a host is in one of them."""
+        mine = network_of(host)
+        return mine is not None and any(
+            mine.version == one.version and mine.subnet_of(one)  # type: ignore[arg-type]
+            for one in self._networks
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self._networks)
 
 
 def machine_of(host: str) -> str:

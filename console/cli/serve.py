@@ -32,6 +32,7 @@ from everlog.console import output
 from everlog.console.cli.backup import DAY_NS
 from everlog.console.cli.connect import directory_of, open_database
 from everlog.console.cli.console import (
+    Proxy,
     announce,
     check_address,
     console_options,
@@ -179,6 +180,15 @@ _OPTIONS = [
     help="Address to listen on; port 0 selects a free port.",
 )
 @click.option(
+    "--proxy",
+    "proxies",
+    type=Proxy(),
+    multiple=True,
+    metavar="ADDRESS",
+    help="Address or network of a proxy that names its clients by the PROXY protocol; may be repeated."
+    "  [default: none]",
+)
+@click.option(
     "--token",
     default="",
     metavar="-",
@@ -311,6 +321,7 @@ def serve(
     databases: tuple[str, ...],
     *,
     listen: str,
+    proxies: tuple[str, ...],
     token: str,
     token_file: Path | None,
     tls_cert: Path | None,
@@ -430,6 +441,7 @@ def serve(
             token=token,
             tokens=named_tokens.tokens,
             roles=named_tokens.roles,
+            proxies=proxies,
             acting=acting,
             keys_for=keys_for,
             next_master_key=next_master,

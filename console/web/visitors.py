@@ -24,8 +24,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from everlog.rpc.address import Network, machine_of, network_of
-from everlog.store.errors import LimitError, OpenError
+from everlog.rpc.address import Networks, machine_of, network_of
+from everlog.store.errors import LimitError
 
 FAILURES, FAILURES_ALL, WINDOW_S = 10, 200, 60.0  # in WINDOW_S: of an address or account, of all addresses
 HOPS_MAX = 32  # of proxies
@@ -41,15 +41,7 @@ class Proxies:
     """The proxies in front of a console, by their addresses and networks. Raises OpenError."""
 
     def __init__(self, words: Iterable[str] = ()) -> None:
-        self._networks = list[Network]()
-        for word in words:
-            found = network_of(word)
-            if found is None:
-                raise OpenError(
-                    "expected the address or network of a proxy, such as 10.1.0.9 or 10.1.0.0/24, found"
-                    f" {word!r}"
-                )
-            self._networks.append(found)
+        self.has = Networks(words).has  # whether a host is one of them
 
     def client(self, peer: str, forwarded: Sequence[str]) -> str:
         """Return the address of the client, of IPv6 its network of 64 bits. `forwarded`: the values of
@@ -62,14 +54,6 @@ class Proxies:
                 break
             found = hop
         return machine_of(found)
-
-    def has(self, host: str) -> bool:
-        """Return whether a host is one of the proxies."""
-        mine = network_of(host)
-        return mine is not None and any(
-            mine.version == one.version and mine.subnet_of(one)  # type: ignore[arg-type]
-            for one in self._networks
-        )
 
 
 def _host(hop: str) -> str:

@@ -60,7 +60,7 @@ class Connection(asyncio.Protocol):
     inflow: Inflow
     _limits: PeerLimits
 
-    def __init__(self, answer: Answer, connections: set[Connection], turns: Turns) -> None:
+    def __init__(self, answer: Answer, connections: set[Connection], turns: Turns, peer: str = "") -> None:
         self._answer = answer
         self._all = connections
         self._turns = turns
@@ -79,7 +79,7 @@ class Connection(asyncio.Protocol):
         self._draining = False
         self._transport: Any = None
         self.closed = asyncio.Event()
-        self.peer = ""  # its address
+        self.peer = peer  # its address; empty: that of the socket
         self.began = time.time()
         self.bytes_received = 0
         self.received: Bucket | None = None  # limits what is received from its address
@@ -96,7 +96,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         ssl, peer = transport.get_extra_info("ssl_object"), transport.get_extra_info("peername")
-        self.peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else ""
+        if not self.peer:
+            self.peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else ""
         self._transport = transport
         self.out = Outbox(self._loop, transport)
         self.inflow = Inflow(self.out)

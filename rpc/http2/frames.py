@@ -14,6 +14,8 @@ import struct
 from collections.abc import Generator
 from enum import IntEnum
 
+from everlog.rpc.http2 import proxy
+
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADER_SIZE = 9
 FRAME_BYTES_MAX = 16_384  # ours and, by default, the peer's
@@ -82,7 +84,9 @@ class StreamError(Exception):
 def greeted(buffer: bytearray) -> bool:
     """Consume the client's preface; return False if it is incomplete. Raises ProtocolError."""
     if not PREFACE.startswith(buffer[: len(PREFACE)]):
-        raise ProtocolError("expected HTTP/2: this is a gRPC server")
+        raise ProtocolError(
+            proxy.UNNAMED if proxy.begins(buffer) else "expected HTTP/2: this is a gRPC server"
+        )
     if len(buffer) < len(PREFACE):
         return False
     del buffer[: len(PREFACE)]

@@ -9,7 +9,8 @@ Invariants
       of the process, which is raised to what the system allows;
   (2) a full listener logs at most one line a minute, however many peers connect;
   (3) at most HANDSHAKES_MAX TLS handshakes run at once. Further ones wait, and one that takes longer than
-      GIVES_WAY_S ends when another waits: stalled handshakes cost neither memory nor the time of others.
+      GIVES_WAY_S ends when another waits: stalled handshakes cost neither memory nor the time of others;
+  (4) only a proxy that is named says where its clients are.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from functools import partial
 from typing import Any
 
 from everlog.rpc.address import host_port
-from everlog.rpc.http2 import frames, limits
+from everlog.rpc.http2 import frames, limits, proxy
 from everlog.store.errors import OpenError
 from everlog.store.program_log import about
 
@@ -50,30 +51,34 @@ logger = logging.getLogger("everlog")
 class Listener:
     """Accepts connections on HOST:PORT, up to `connections_max` in `connections`.
 
-    `protocol` makes the protocol of a connection. `sockets`: listen already, and take the place of HOST:PORT.
-    Raises OpenError if the address is not available.
+    `protocol` makes the protocol of a connection; it gets the address of a client of a proxy, as HOST:PORT,
+    and an empty text for other connections. `proxied`: whether a host is a proxy, whose connections may begin
+    with the header of the PROXY protocol. `greeting_s`: the time for this header, and for the TLS handshake.
+    `sockets`: listen already, and take the place of HOST:PORT. Raises OpenError if the address is not
+    available.
     """
 
     def __init__(
         self,
         host: str,
         port: int,
-        protocol: Callable[[], asyncio.Protocol],
+        protocol: Callable[[str], asyncio.Protocol],
         connections: Sized,
         *,
         tls: ssl.SSLContext | None,
-        handshake_s: float,
+        greeting_s: float,
+        proxied: Callable[[str], bool] = lambda _: False,
         on_full: Callable[[], None] = lambda: None,
         sockets: Iterable[socket.socket] = (),
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._protocol, self._connections = protocol, connections
-        self._tls, self._handshake_s = tls, handshake_s if tls else None
+        self._tls, self._greeting_s, self._proxied = tls, greeting_s, proxied
         self._greeting: set[asyncio.Task[None]] = set()
         self._handshakes: dict[asyncio.Task[Any], float] = {}  # when each began, the oldest first
         self._next = asyncio.Lock()  # of the handshake that begins next
         self.connections_max = _connections_max()
-        self._said = -SAY_EVERY_S
+        self._said = dict[str, float]()  # when each event was logged
         self._on_full = on_full
         self._sockets = list(sockets) or _listening(host, port)
         self.port: int = self._sockets[0].getsockname()[1]
@@ -112,19 +117,23 @@ class Listener:
     async def _greet(self, peer: socket.socket) -> None:
         transport: asyncio.BaseTransport | None = None
         try:
-            if self._tls is None:
-                await self._loop.connect_accepted_socket(self._protocol, peer)
-                return
-            async with asyncio.timeout(self._handshake_s):
+            async with asyncio.timeout(self._greeting_s):
+                client = await self._client(peer) if self._proxied(_host(peer)) else ""
+                if self._tls is None:
+                    await self._loop.connect_accepted_socket(lambda: self._protocol(client), peer)
+                    return
                 await self._hello(peer)
                 async with self._handshake():
                     shaken: asyncio.Future[None] = self._loop.create_future()
-                    protocol = _Tls(self._loop, self._protocol(), self._tls, shaken, server_side=True)
+                    protocol = _Tls(self._loop, self._protocol(client), self._tls, shaken, server_side=True)
                     transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, peer)
                     await shaken
                     protocol.grow()
         except _PlainError:
-            await self._refuse(peer)
+            await self._refuse(peer, PLAIN)
+        except proxy.ProxyError as error:
+            self._say(f"a proxy, {_host(peer)}, was refused: {error}", "proxy.refused")
+            await self._refuse(peer, str(error))
         except (OSError, ssl.SSLError, TimeoutError):
             _close(peer, transport)  # a port scanner, or a client that does not trust the certificate
         except asyncio.CancelledError:  # the server stops, or another handshake waits
@@ -151,6 +160,31 @@ class Listener:
         finally:
             self._handshakes.pop(task, None)
 
+    async def _client(self, peer: socket.socket) -> str:
+        """Take the header of the PROXY protocol, and return the address of the client in it; empty: there is
+        none. What follows the header stays in the kernel."""
+        head = b""
+        while (wanted := proxy.wanted(head)) > len(head):
+            await self._readable(peer, wanted)
+            more = peer.recv(max(wanted, proxy.LINE_MAX), socket.MSG_PEEK)
+            if len(more) < wanted:
+                raise ConnectionResetError
+            head = more
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        client = proxy.client_of(head[:wanted]) if wanted else ""
+        peer.recv(wanted)
+        return client
+
+    async def _readable(self, peer: socket.socket, size: int) -> None:
+        """Wait until `size` bytes can be read, or the peer has ended the connection."""
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+        ready = self._loop.create_future()
+        self._loop.add_reader(peer, _set, ready)
+        try:
+            await ready
+        finally:
+            self._loop.remove_reader(peer)
+
     async def _hello(self, peer: socket.socket) -> None:
         """Wait for the first TLS record, or for the end of the connection. The kernel keeps the record: peers
         that do not send it cost no memory of TLS."""
@@ -158,13 +192,7 @@ class Listener:
         whole = RECORD_HEADER_BYTES
         while wanted < whole <= RECORD_BYTES_MAX:
             wanted = whole
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
-            ready = self._loop.create_future()
-            self._loop.add_reader(peer, _set, ready)
-            try:
-                await ready
-            finally:
-                self._loop.remove_reader(peer)
+            await self._readable(peer, wanted)
             head = peer.recv(RECORD_HEADER_BYTES, socket.MSG_PEEK)
             if head[:1] not in (b"", HANDSHAKE):
                 raise _PlainError
@@ -172,13 +200,15 @@ class Listener:
                 whole += int.from_bytes(head[3:]) if wanted == RECORD_HEADER_BYTES else 0
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
-    async def _refuse(self, peer: socket.socket) -> None:
-        """Let a peer without TLS read that it is expected here, and close."""
+    async def _refuse(self, peer: socket.socket, why: str) -> None:
+        """Let a peer read what is expected here, and close."""
         with peer, contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(limits.LINGER_S):
                 peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
                 left, part = limits.LINGER_BYTES, await self._loop.sock_recv(peer, RECORD_BYTES_MAX)
-                await self._loop.sock_sendall(peer, frames.refusal(part, PLAIN))
+                if why is PLAIN and proxy.begins(part):
+                    why = proxy.UNNAMED
+                await self._loop.sock_sendall(peer, frames.refusal(part, why))
                 peer.shutdown(socket.SHUT_WR)
                 while part and left > 0:
                     part = await self._loop.sock_recv(peer, RECORD_BYTES_MAX)
@@ -188,14 +218,18 @@ class Listener:
         self._on_full()
         self._loop.remove_reader(listening)
         self._loop.call_later(PAUSE_S, partial(self._listen, listening))
-        if self._loop.time() - self._said >= SAY_EVERY_S:
-            self._said = self._loop.time()
-            logger.warning(
-                "new connections wait: %s; the limit of open files of this process is %d (ulimit -n)",
-                why,
-                resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-                extra=about("connections.full", connections=len(self._connections)),
-            )
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._say(
+            f"new connections wait: {why}; the limit of open files of this process is {files} (ulimit -n)",
+            "connections.full",
+        )
+
+    def _say(self, text: str, event: str) -> None:
+        """Log an event at most once in SAY_EVERY_S."""
+        now = self._loop.time()
+        if now - self._said.get(event, -SAY_EVERY_S) >= SAY_EVERY_S:
+            self._said[event] = now
+            logger.warning("%s", text, extra=about(event, connections=len(self._connections)))
 
 
 class _PlainError(Exception):
@@ -218,6 +252,15 @@ def _close(peer: socket.socket, transport: Any) -> None:
         peer.close()
     else:
         transport.abort()
+
+
+def _host(peer: socket.socket) -> str:
+    """Return the address of a peer; empty: it is gone."""
+    try:
+        found = peer.getpeername()
+    except OSError:
+        return ""
+    return str(found[0]) if isinstance(found, tuple) else ""
 
 
 def _set(ready: asyncio.Future[None]) -> None:

@@ -56,7 +56,7 @@ from everlog.proto import (
     store_pb2_grpc,
 )
 from everlog.rpc import security, traces
-from everlog.rpc.address import host_port, listening
+from everlog.rpc.address import Networks, host_port, listening
 from everlog.rpc.http2.connection import Connection
 from everlog.rpc.http2.grpc import Calls
 from everlog.rpc.http2.limits import CHECK_S, Turns
@@ -163,7 +163,7 @@ class Server:
     `slow_ms`: calls that take longer are logged, 0: none. `quota`: how much callers may have. `readiness`
     tells its health; see health.py. `sockets`: TCP sockets that listen already, and take the place of
     `address`. `services`: those of a program, in addition. `fleets`: coordinators, by the databases that are
-    their ledgers.
+    their ledgers. `proxies`: addresses and networks of proxies that send the header of the PROXY protocol.
 
     Raises OpenError for an invalid address, and for a server that other machines could reach without TLS and
     a token.
@@ -195,12 +195,14 @@ class Server:
         sockets: Iterable[socket.socket] = (),
         services: Sequence[reflection.Service] = (),
         fleets: Mapping[str, Hub] | None = None,
+        proxies: Iterable[str] = (),
     ) -> None:
         self.readiness = readiness or Readiness()
         self.activity = Activity(frozenset(databases), slow_ms=slow_ms)
         for db in databases.values():
             db.committer.watch(tracer=traces.tracing)
         self.host, self.port = listening(address)
+        self._proxies = Networks(proxies)
         self._sockets = list(sockets)
         if self._sockets:
             self.host, self.port = self._sockets[0].getsockname()[:2]
@@ -357,6 +359,11 @@ class Server:
         identifies = any(tokens.values()) or self._issuer is not None
         for host in {self.host, *(one.getsockname()[0] for one in self._sockets)}:
             security.check_server(host, identifies=identifies, tls=tls)
+        if self._proxies and not identifies:
+            raise OpenError(
+                "the clients of a proxy are on other machines, and without a token every one of them would be"
+                " owner; start the server with --tokens FILE"
+            )
 
     def _auth(
         self,
@@ -426,10 +433,11 @@ class Server:
         listener = Listener(
             self.host,
             self.port,
-            lambda: self._connection(calls, turns, quotas),
+            lambda client: self._connection(client, calls, turns, quotas),
             connections,
             tls=self._tls.context if self._tls else None,
-            handshake_s=CHECK_S,
+            greeting_s=CHECK_S,
+            proxied=self._proxies.has,
             on_full=lambda: self.activity.limited("connections"),
             sockets=self._sockets,
         )
@@ -480,8 +488,8 @@ class Server:
         quota = self.quota if self._quotas is None else self._quotas.quota
         return quota.of_caller(name, peer)._asdict()  # noqa: SLF001  a named tuple's own
 
-    def _connection(self, calls: Calls, turns: Turns, quotas: Quotas) -> Connection:
-        made = Connection(calls.answer, self.connections, turns)
+    def _connection(self, client: str, calls: Calls, turns: Turns, quotas: Quotas) -> Connection:
+        made = Connection(calls.answer, self.connections, turns, client)
         made.on_made, made.on_lost = quotas.connected, quotas.lost
         if self._tls is not None:
             made.names = self._tls.files.client_names

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,12 +21,14 @@ from everlog.console.web.setup import Setup
 from everlog.console.web.visitors import FAILURES
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
+from everlog.rpc.http2 import frames as http2
 from everlog.rpc.server.endpoint import Endpoint
 from everlog.rpc.server.health import Readiness
 from everlog.rpc.server.server import Server
 from everlog.store.errors import UnavailableError
 from tests.console.web.visitor import Visitor
 from tests.rpc.conftest import TLS
+from tests.rpc.raw_client import RawClient
 from tests.rpc.refusing import refuse
 from tests.store.models import ITEMS, Item, declare
 
@@ -100,7 +103,8 @@ def test_clients_and_a_follower_work_through_a_proxy(name: str, tmp_path: Path) 
     with EmbeddedDatabase(tmp_path / "db") as db:
         declare(db, ITEMS)
         readiness = Readiness()
-        server = Server({"x": db}, address, token=TOKEN, readiness=readiness).start()
+        how: Any = {"token": TOKEN, "readiness": readiness, "proxies": ["127.0.0.1"]}
+        server = Server({"x": db}, address, **how).start()
         with (
             Endpoint(f"127.0.0.1:{health}", readiness),
             proxied(name, tmp_path, port, health) as proxy,
@@ -130,12 +134,38 @@ def test_clients_and_a_follower_work_through_a_proxy(name: str, tmp_path: Path) 
                 server.stop()
                 with pytest.raises(UnavailableError):
                     RemoteDatabase(proxy.tls, retry_s=0.1, connect_s=0)
-                server = Server({"x": db}, address, token=TOKEN, readiness=readiness).start()
+                server = Server({"x": db}, address, **how).start()
                 for n in range(10):
                     writer.put(ITEMS, Item(id=200 + n, text="x"))
                 thread.join(60)
                 assert followed == list(range(first + 1, first + 21))
         server.stop()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+def test_haproxy_names_its_clients(tmp_path: Path) -> None:
+    if shutil.which("haproxy") is None:
+        pytest.skip("haproxy is not here")
+    health = free_port()
+    with (
+        EmbeddedDatabase(tmp_path / "db") as db,
+        Server({"x": db}, token=TOKEN, proxies=["127.0.0.1"]) as server,
+        Endpoint(f"127.0.0.1:{health}", server.readiness),
+        proxied("haproxy", tmp_path, server.port, health) as proxy,
+        waiting(proxy.plain),
+    ):
+        address = proxy.plain.removeprefix("everlog+insecure://").partition("/")[0]
+        client = RawClient(address, greet=False)
+        with client:
+            client.socket.close()
+            host, _, port = address.partition(":")
+            client.socket = socket.create_connection((host, int(port)), 60, source_address=("127.0.0.2", 0))
+            client.send(http2.PREFACE + http2.settings({}))
+            client.send(client.headers(1, "/grpc.health.v1.Health/Watch"))
+            client.send(http2.frame(http2.DATA, True, 1, http2.message(b"")))
+            client.next(http2.DATA)
+            assert [one.peer for one in server.connections if one.peer.startswith("127.0.0.2:")]
 
 
 @contextmanager
@@ -163,7 +193,7 @@ def test_haproxy_takes_a_server_out_that_is_not_ready(tmp_path: Path) -> None:
     health = free_port()
     with (
         EmbeddedDatabase(tmp_path / "db") as db,
-        Server({"x": db}, token=TOKEN) as server,
+        Server({"x": db}, token=TOKEN, proxies=["127.0.0.1"]) as server,
         Endpoint(f"127.0.0.1:{health}", server.readiness),
         proxied("haproxy", tmp_path, server.port, health) as proxy,
     ):

@@ -114,10 +114,10 @@ class PlainServer:
         listener = Listener(
             "127.0.0.1",
             0,
-            lambda: Connection(calls.answer, self.connections, turns),
+            lambda client: Connection(calls.answer, self.connections, turns, client),
             self.connections,
             tls=self._tls,
-            handshake_s=CHECK_S,
+            greeting_s=CHECK_S,
         )
         self.port = listener.port
         self._ready.set()

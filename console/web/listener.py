@@ -33,8 +33,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from everlog.console.web.visitors import Proxies
 from everlog.rpc.address import machine_of
+from everlog.rpc.http2.listener import files_max
 
 CONNECTIONS_MAX, CONNECTIONS_EACH = 1000, 250  # of all, and of one address
+FILES_SHARE = 8  # an eighth of the descriptors; the gRPC server and the databases have the others
 REFUSED_MAX = 100  # refused connections that wait until the peer has read why
 HEAD_S, BODY_S, STALL_S = 15.0, 30.0, 60.0
 BODY_BYTES = 32 << 10  # in BODY_S; a large file may take long
@@ -51,6 +53,7 @@ class Places:
         self._proxies, self._limited = proxies, limited
         self._of = Counter[str]()
         self._taken = 0
+        self._most = min(CONNECTIONS_MAX, files_max() // FILES_SHARE)
         self.refused = 0  # connections that are refused, and not closed yet
 
     def take(self, host: str) -> str | None:
@@ -58,8 +61,8 @@ class Places:
         none."""
         address = machine_of(host)
         why = ""
-        if self._taken >= CONNECTIONS_MAX:
-            why = f"{CONNECTIONS_MAX} connections are open"
+        if self._taken >= self._most:
+            why = f"{self._most} connections are open"
         elif self._of[address] >= CONNECTIONS_EACH and not self._proxies.has(host):
             why = f"{CONNECTIONS_EACH} connections of this address are open"
         if why:

@@ -42,7 +42,7 @@ HANDSHAKE = b"\x16"  # type of the first record
 PLAIN = "expected TLS: this server accepts no connections without it"
 HANDSHAKES_MAX, GIVES_WAY_S = 400, 1.0  # OpenSSL keeps 44 KiB for each
 FILES_MAX = 65_536  # highest limit that is requested
-RESERVED = 1024  # descriptors for databases (each opens up to 512 files), logs and own clients
+RESERVED = 2048  # descriptors for databases (each opens up to 512 files), the console, logs and own clients
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 logger = logging.getLogger("everlog")
@@ -306,8 +306,12 @@ def _connections_max() -> int:
     if 0 <= soft < wanted:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            soft = wanted
         except (OSError, ValueError):  # macOS has a second limit
             logger.info("the limit of open files stays at %d", soft, extra=about("files.limit", files=soft))
-    soft = FILES_MAX if soft == resource.RLIM_INFINITY else min(soft, FILES_MAX)
-    return max(soft // 2, soft - RESERVED)
+    return max(files_max() // 2, files_max() - RESERVED)
+
+
+def files_max() -> int:
+    """Return how many files this process may open, at most FILES_MAX."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return FILES_MAX if soft == resource.RLIM_INFINITY else min(soft, FILES_MAX)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import resource
 import socket
 import time
 
@@ -244,6 +245,17 @@ def test_an_address_does_not_hold_all_connections_but_a_named_proxy_may(
         until = time.monotonic() + 60
         while Visitor(web.url).get("/sign-in").status != 200:  # until the server knows that they have left
             assert time.monotonic() < until
+
+
+def test_few_connections_are_taken_where_few_files_may_be_open() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (800, hard))
+    try:
+        places = listener.Places(Proxies(), lambda *_: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    taken = [places.take(f"10.0.0.{number % 4}") for number in range(200)]
+    assert sum(one is not None for one in taken) == 100
 
 
 def test_refused_connections_are_few(flights: EmbeddedDatabase, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,14 +12,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
 from everlog.fleet import approvals, protocol
 from everlog.fleet.ledger import LedgerStore
-from everlog.fleet.protocol import CoordinatorStep, Ledger, Order, Report, Run, Target
+from everlog.fleet.protocol import CoordinatorStep, Ledger, Order, Report, Run, Target, has_ended
+from everlog.fleet.status import ENDED_MAX, EndedRun
 from everlog.store.errors import MigrationError
 from everlog.store.tx.transaction import Transaction
+
+SEATS_MAX = 4_000  # of runs that have ended, in memory
 
 
 class FleetCoordinator:
@@ -44,12 +48,16 @@ class FleetCoordinator:
 
     @property
     def runs(self) -> tuple[Run, ...]:
-        """The runs, except those that had ended when it took over, in the order of their start."""
+        """The runs that have not ended, and those that ended last, in the order of their start."""
         return self._memory.runs
 
     def run(self, decision_id: bytes) -> Run | None:
         """Return a run, also one that has ended; None: there is none. Read-only."""
         return self._memory.run(decision_id) or self._store.run(decision_id)
+
+    def ended(self) -> list[EndedRun]:
+        """Return the newest runs that have ended, in the order of their start. Read-only."""
+        return self._store.ended(ENDED_MAX)
 
     def take_over(self, *, accept: bool = False) -> tuple[Order, ...]:
         """Begin to coordinate, and continue all runs. Writes.
@@ -181,5 +189,20 @@ class FleetCoordinator:
                     raise
                 if refusal:
                     step = CoordinatorStep(before, memory, refusal=refusal)
-            self._memory = step.coordinator
+            self._memory = replace(step.coordinator, runs=kept(step.coordinator.runs))
             return step
+
+
+def kept(runs: tuple[Run, ...]) -> tuple[Run, ...]:
+    """Return the runs without those that ended first, if many have: the ledger has these, and a takeover
+    leaves out all that have ended."""
+    if len(runs) <= 1:
+        return runs
+    left, seats = 0, 0
+    out = set()
+    for run in reversed(runs):
+        if has_ended(run):
+            left, seats = left + 1, seats + len(run.seats)
+            if left > 1 and (left > ENDED_MAX or seats > SEATS_MAX):
+                out.add(run.decision_id)
+    return tuple(run for run in runs if run.decision_id not in out) if out else runs

@@ -469,11 +469,12 @@ class Hub:
 
     def status(self) -> FleetStatus:
         """Return the state of the fleet, stragglers first. Read-only."""
-        runs = self._coordinator.runs
+        runs, ended = self._coordinator.runs, self._coordinator.ended()
         with self._lock:
             members = [self._alarmed(live, live.status) for live in self._live.values()]
         epoch = self._coordinator.epoch
-        return FleetStatus(epoch, "" if epoch else self._problem, stragglers_first(members, runs), list(runs))
+        problem = "" if epoch else self._problem
+        return FleetStatus(epoch, problem, stragglers_first(members, runs), list(runs), ended)
 
     # by itself
 

@@ -3,6 +3,7 @@
     epochs   one row: the epoch, and the UUID of the database that it was written in
     runs     a row for each run       ─┐ the values of `protocol.Ledger`
     seats    a row for each member    ─┘ of a run
+    outcomes a row for each run: its times, for people
     plans    of fleet/approvals.py, and `rollouts` of fleet/rollouts.py
     mark     a file beside the database: the cursor of the newest commit of a coordinator
 
@@ -23,7 +24,9 @@ Invariants
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -41,7 +44,9 @@ from everlog.fleet.migrations.v20261130120000_create_ledger import (
     Run,
     Seat,
 )
-from everlog.fleet.protocol import Decision, Ledger, Phase, Target, Vote
+from everlog.fleet.migrations.v20261130230000_create_outcomes import OUTCOMES, Outcome
+from everlog.fleet.protocol import Decision, Ledger, Phase, Target, Vote, has_ended
+from everlog.fleet.status import EndedRun
 from everlog.proto import log_pb2
 from everlog.store.errors import CursorError, MigrationError
 from everlog.store.rocks import files
@@ -121,8 +126,9 @@ class LedgerStore:
         reason: str = "",
         check: Callable[[Transaction], str] | None = None,
     ) -> str:
-        """Write what differs between two ledgers, in one commit. Return why `check` refused it, which is
-        called in the same transaction and may write: nothing was written then; empty: it was written.
+        """Write what differs between two ledgers, in one commit. Return why it was refused, by the ledger or
+        by `check`, which is called in the same transaction and may write: nothing was written then; empty: it
+        was written.
 
         Raises MigrationError if the epoch is not that of `before`: this coordinator was replaced, and nothing
         was written. After any other error the outcome is unknown: take over again. Writes.
@@ -132,14 +138,18 @@ class LedgerStore:
             row = tx.get(EPOCHS, ONLY)
             if row is None or row.epoch != before.epoch:
                 raise _replaced(row, before.epoch)
+            known = {run.decision_id: run for run in before.runs}
+            for run in after.runs:
+                if run.decision_id not in known and tx.get(RUNS, run.decision_id) is not None:
+                    return f"run {run.decision_id.hex()} has ended; start the run with a new id"
             if check is not None and (refusal := check(tx)):
                 return refusal
             if after.epoch != before.epoch:
                 self._put_epoch(tx, after.epoch)
-            known = {run.decision_id: run for run in before.runs}
             for run in after.runs:
                 if run is not known.get(run.decision_id):
                     _put_run(tx, run, known.get(run.decision_id), after.epoch)
+                    _put_outcome(tx, run, actor, reason)
             return ""
 
         return self._commit(write, actor, reason)
@@ -150,6 +160,15 @@ class LedgerStore:
         def read(tx: Transaction) -> protocol.Run | None:
             row = tx.get(RUNS, decision_id)
             return row and _run(row, list(tx.scan(SEATS, decision_id)))
+
+        return self.read(read)
+
+    def ended(self, limit: int) -> list[EndedRun]:
+        """Return the newest runs that have ended, in the order of their start. Read-only."""
+
+        def read(tx: Transaction) -> list[EndedRun]:
+            newest = (_ended(row) for row in tx.scan(OUTCOMES, reverse=True) if row.ended_ns)
+            return list(islice(newest, limit))[::-1]
 
         return self.read(read)
 
@@ -252,11 +271,9 @@ def _seat(row: Seat) -> protocol.Seat:
 
 def _put_run(tx: Transaction, run: protocol.Run, before: protocol.Run | None, epoch: int) -> None:
     row = Run(decision_id=run.decision_id, epoch=epoch) if before is None else tx.get(RUNS, run.decision_id)
-    if before is None and tx.get(RUNS, run.decision_id) is not None:
-        raise MigrationError(f"run {run.decision_id.hex()} has ended; start the run with a new id")
     assert row is not None
     was = row.SerializeToString(deterministic=True)
-    row.deadline_ns, row.contract, row.ended = run.deadline_ns, run.contract, _has_ended(run)
+    row.deadline_ns, row.contract, row.ended = run.deadline_ns, run.contract, has_ended(run)
     if run.decision is not None:
         row.decision = Run.Decision.Value(run.decision.value)
     if before is None or row.SerializeToString(deterministic=True) != was:
@@ -283,7 +300,39 @@ def _seat_row(decision_id: bytes, seat: protocol.Seat) -> Seat:
     )
 
 
-def _has_ended(run: protocol.Run) -> bool:
-    """Whether no order of a run is left, nor can one come: a commit can be contracted."""
-    final = {Phase.ABORTED, Phase.CONTRACTED}
-    return run.decision is not None and all(seat.end in final for seat in run.seats)
+def _put_outcome(tx: Transaction, run: protocol.Run, actor: str, reason: str) -> None:
+    """Write when a run has started, was decided and has ended, by a commit with this actor and reason."""
+    begun = tx.get(RUNS, run.decision_id)
+    assert begun is not None
+    row, now_ns = tx.get(OUTCOMES, begun.epoch), time.time_ns()
+    if row is None:
+        row = Outcome(epoch=begun.epoch, decision_id=run.decision_id)
+        row.started_ns, row.actor, row.reason = now_ns, actor, reason
+        tx.put(OUTCOMES, row)
+    if run.decision is None:
+        return
+    was = row.SerializeToString(deterministic=True)
+    if not row.decided_ns:
+        row.decided_ns, row.committed = now_ns, run.decision is Decision.COMMIT
+        row.why = "" if row.committed else next((seat.reason for seat in run.seats if seat.reason), reason)
+    if not row.ended_ns and has_ended(run):
+        stayed = [seat for seat in run.seats if not seat.removed]
+        row.ended_ns, row.members = now_ns, len(stayed)
+        row.upgraded = sum(seat.end is Phase.CONTRACTED for seat in stayed)
+    if row.SerializeToString(deterministic=True) != was:
+        tx.put(OUTCOMES, row)
+
+
+def _ended(row: Outcome) -> EndedRun:
+    return EndedRun(
+        decision_id=row.decision_id,
+        decision=Decision.COMMIT if row.committed else Decision.ABORT,
+        members=row.members,
+        upgraded=row.upgraded,
+        started_ns=row.started_ns,
+        decided_ns=row.decided_ns,
+        ended_ns=row.ended_ns,
+        actor=row.actor,
+        reason=row.reason,
+        why=row.why,
+    )

@@ -310,6 +310,12 @@ def retry(coordinator: Coordinator) -> tuple[Order, ...]:
     return tuple(order for run in coordinator.runs for order in _orders(run, run.seats, coordinator.epoch))
 
 
+def has_ended(run: Run) -> bool:
+    """Whether no order of a run is left, nor can one come: a commit can be contracted."""
+    final = {Phase.ABORTED, Phase.CONTRACTED}
+    return run.decision is not None and all(seat.end in final for seat in run.seats)
+
+
 def _commit(ledger: Ledger, coordinator: Coordinator, run: Run, *, raised: bool = False) -> CoordinatorStep:
     """Write a run in one commit that reads the epoch. A coordinator that was replaced writes nothing."""
     if ledger.epoch != coordinator.epoch:

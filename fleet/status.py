@@ -2,6 +2,7 @@
 
 MemberReport  what a member says of itself
 MemberStatus  the newest report of a member, and what the coordinator adds: connected, alarm
+EndedRun      a run that has ended, in short
 FleetStatus   all members, stragglers first, and the runs
 """
 
@@ -12,6 +13,8 @@ from collections.abc import Iterable
 import msgspec
 
 from everlog.fleet.protocol import Decision, Phase, Report, Run, Seat, Vote
+
+ENDED_MAX = 20
 
 
 class MemberReport(msgspec.Struct, frozen=True):
@@ -68,17 +71,41 @@ class MemberStatus(msgspec.Struct, frozen=True):
         return max(0, one.total - one.rows) / one.rate if one.rate > 0 else 0.0
 
 
+class EndedRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that has ended, in short. `members`: their number, without those that were removed. `upgraded`:
+    that of those which were upgraded. Unix times. `actor` and `reason`: of its start. `why`: the reason of an
+    abort."""
+
+    decision_id: bytes
+    decision: Decision
+    members: int
+    upgraded: int
+    started_ns: int
+    decided_ns: int
+    ended_ns: int
+    actor: str
+    reason: str
+    why: str
+
+    @property
+    def outcome(self) -> str:
+        """As that of `outcome`."""
+        return "contracted" if self.decision is Decision.COMMIT else "aborted"
+
+
 class FleetStatus(msgspec.Struct, frozen=True):
     """The state of a fleet. `epoch`: of the coordinator; 0: it does not coordinate, `problem` says why.
 
-    `members`: stragglers first. `runs`: in the order of their start, without those that had ended when the
-    coordinator started.
+    `members`: stragglers first. `runs`: those that have not ended, and those that ended last, since the
+    coordinator started. `ended`: the newest that have ended, at most ENDED_MAX. Both are in the order of
+    their start.
     """
 
     epoch: int
     problem: str
     members: list[MemberStatus]
     runs: list[Run]
+    ended: list[EndedRun] = []
 
 
 def stragglers_first(members: Iterable[MemberStatus], runs: Iterable[Run]) -> list[MemberStatus]:

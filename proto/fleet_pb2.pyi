@@ -589,6 +589,57 @@ class FleetSeat(_message.Message):
 Global___FleetSeat: _TypeAlias = FleetSeat  # noqa: Y015
 
 @_typing.final
+class FleetEndedRun(_message.Message):
+    """A run that has ended, in short."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISION_ID_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    UPGRADED_FIELD_NUMBER: _builtins.int
+    STARTED_NS_FIELD_NUMBER: _builtins.int
+    DECIDED_NS_FIELD_NUMBER: _builtins.int
+    ENDED_NS_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    decision_id: _builtins.bytes
+    decision: Global___FleetRun.Decision.ValueType
+    members: _builtins.int
+    """Without those that were removed, and how many of these were upgraded."""
+    upgraded: _builtins.int
+    started_ns: _builtins.int
+    decided_ns: _builtins.int
+    ended_ns: _builtins.int
+    actor: _builtins.str
+    """Of its start."""
+    reason: _builtins.str
+    why: _builtins.str
+    """Why it was aborted."""
+    def __init__(
+        self,
+        *,
+        decision_id: _builtins.bytes = ...,
+        decision: Global___FleetRun.Decision.ValueType = ...,
+        members: _builtins.int = ...,
+        upgraded: _builtins.int = ...,
+        started_ns: _builtins.int = ...,
+        decided_ns: _builtins.int = ...,
+        ended_ns: _builtins.int = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "decided_ns", b"decided_ns", "decision", b"decision", "decision_id", b"decision_id", "ended_ns", b"ended_ns", "members", b"members", "reason", b"reason", "started_ns", b"started_ns", "upgraded", b"upgraded", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetEndedRun: _TypeAlias = FleetEndedRun  # noqa: Y015
+
+@_typing.final
 class FleetStatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -615,6 +666,7 @@ class FleetStatusResponse(_message.Message):
     PROBLEM_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     RUNS_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Of the coordinator; 0: it does not coordinate, and `problem` says why."""
     problem: _builtins.str
@@ -622,7 +674,11 @@ class FleetStatusResponse(_message.Message):
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___FleetMember]: ...
     @_builtins.property
     def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___FleetRun]:
-        """In the order of their start."""
+        """Those that have not ended, and those that ended last, in the order of their start."""
+
+    @_builtins.property
+    def ended(self) -> _containers.RepeatedCompositeFieldContainer[Global___FleetEndedRun]:
+        """The newest that have ended, in the order of their start."""
 
     def __init__(
         self,
@@ -631,10 +687,11 @@ class FleetStatusResponse(_message.Message):
         problem: _builtins.str = ...,
         members: _abc.Iterable[Global___FleetMember] | None = ...,
         runs: _abc.Iterable[Global___FleetRun] | None = ...,
+        ended: _abc.Iterable[Global___FleetEndedRun] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "members", b"members", "problem", b"problem", "runs", b"runs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "epoch", b"epoch", "members", b"members", "problem", b"problem", "runs", b"runs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -672,6 +729,8 @@ class WatchResponse(_message.Message):
     MEMBERS_FIELD_NUMBER: _builtins.int
     FORGOTTEN_FIELD_NUMBER: _builtins.int
     RUNS_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     problem: _builtins.str
     @_builtins.property
@@ -686,6 +745,14 @@ class WatchResponse(_message.Message):
     def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___FleetRun]:
         """Those that changed."""
 
+    @_builtins.property
+    def dropped(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """UUIDs of runs that have ended and are no longer in the status."""
+
+    @_builtins.property
+    def ended(self) -> _containers.RepeatedCompositeFieldContainer[Global___FleetEndedRun]:
+        """All of the newest that have ended, if others are among them than in the last message."""
+
     def __init__(
         self,
         *,
@@ -694,10 +761,12 @@ class WatchResponse(_message.Message):
         members: _abc.Iterable[Global___FleetMember] | None = ...,
         forgotten: _abc.Iterable[_builtins.bytes] | None = ...,
         runs: _abc.Iterable[Global___FleetRun] | None = ...,
+        dropped: _abc.Iterable[_builtins.bytes] | None = ...,
+        ended: _abc.Iterable[Global___FleetEndedRun] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "forgotten", b"forgotten", "members", b"members", "problem", b"problem", "runs", b"runs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "ended", b"ended", "epoch", b"epoch", "forgotten", b"forgotten", "members", b"members", "problem", b"problem", "runs", b"runs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

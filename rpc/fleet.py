@@ -7,7 +7,7 @@ from uuid import UUID
 from everlog.feed import cursor
 from everlog.fleet.plan import Refusal
 from everlog.fleet.protocol import Decision, Order, Phase, Run, Seat, Target, Verb, Vote
-from everlog.fleet.status import FleetStatus, MemberReport, MemberStatus
+from everlog.fleet.status import EndedRun, FleetStatus, MemberReport, MemberStatus
 from everlog.fleet.tasks import Answer, Kind, MemberTask
 from everlog.proto import fleet_pb2 as pb
 from everlog.proto import log_pb2
@@ -180,12 +180,43 @@ def run_of(one: pb.FleetRun) -> Run:
     )
 
 
+def message_of_ended(one: EndedRun) -> pb.FleetEndedRun:
+    return pb.FleetEndedRun(
+        decision_id=one.decision_id,
+        decision=pb.FleetRun.Decision.Value(one.decision.value),
+        members=one.members,
+        upgraded=one.upgraded,
+        started_ns=one.started_ns,
+        decided_ns=one.decided_ns,
+        ended_ns=one.ended_ns,
+        actor=one.actor,
+        reason=one.reason,
+        why=one.why,
+    )
+
+
+def ended_of(one: pb.FleetEndedRun) -> EndedRun:
+    return EndedRun(
+        decision_id=one.decision_id,
+        decision=Decision(pb.FleetRun.Decision.Name(one.decision)),
+        members=one.members,
+        upgraded=one.upgraded,
+        started_ns=one.started_ns,
+        decided_ns=one.decided_ns,
+        ended_ns=one.ended_ns,
+        actor=one.actor,
+        reason=one.reason,
+        why=one.why,
+    )
+
+
 def message_of_status(one: FleetStatus) -> pb.FleetStatusResponse:
     return pb.FleetStatusResponse(
         epoch=one.epoch,
         problem=one.problem,
         members=[message_of_member(member) for member in one.members],
         runs=[message_of_run(run) for run in one.runs],
+        ended=[message_of_ended(run) for run in one.ended],
     )
 
 
@@ -195,4 +226,5 @@ def status_of(one: pb.FleetStatusResponse) -> FleetStatus:
         one.problem,
         [member_of(member) for member in one.members],
         [run_of(run) for run in one.runs],
+        [ended_of(run) for run in one.ended],
     )

@@ -25,9 +25,10 @@ from everlog.store.schema.arguments import time_text
 
 if TYPE_CHECKING:
     from everlog.fleet.protocol import Run
-    from everlog.fleet.status import FleetStatus, MemberStatus
+    from everlog.fleet.status import EndedRun, FleetStatus, MemberStatus
 
 INTERVAL_MIN_S = 0.1
+ENDED_SHOWN = 3
 WIDTH = 160  # of lines that are not on a terminal
 HEADER = ("MEMBER", "STATE", "VERSION", "ROWS", "RATE", "LEFT", "")
 RIGHT = ("VERSION", "ROWS", "RATE", "LEFT")
@@ -329,6 +330,9 @@ def page(found: FleetStatus, width: int) -> list[str]:
     if found.problem:
         lines.append(f"not coordinated: {found.problem}")
     lines += [_line(run) for run in reversed(found.runs)]
+    listed = {run.decision_id for run in found.runs}
+    earlier = [run for run in reversed(found.ended) if run.decision_id not in listed]
+    lines += [_ended_line(run) for run in earlier[:ENDED_SHOWN]]
     if found.members:
         lines += ["", *output.columns([HEADER, *map(_row, found.members)], RIGHT)]
     return [plain(line)[:width].rstrip() for line in lines]
@@ -345,6 +349,14 @@ def _line(run: Run) -> str:
         until = time_text(run.deadline_ns)
         return f"run {name}: {word}, {voted} of {quantity(len(seats), 'member')} voted, until {until}"
     return f"run {name}: {word}, {ended} of {quantity(len(seats), 'member')}"
+
+
+def _ended_line(run: EndedRun) -> str:
+    """Return a run that has ended in a line."""
+    members = f"{run.upgraded:,} of {quantity(run.members, 'member')}"
+    seconds = output.span((run.ended_ns - run.started_ns) / 1e9)
+    line = f"run {cursor.name(run.decision_id)}: {run.outcome}, {members}"
+    return f"{line}, ended {time_text(run.ended_ns)} after {seconds}{': ' if run.why else ''}{run.why}"
 
 
 def _row(one: MemberStatus) -> tuple[str, ...]:
@@ -381,6 +393,7 @@ def told(found: FleetStatus) -> dict[str, Any]:
         "problem": found.problem,
         "members": [_told_member(one) for one in found.members],
         "runs": [told_run(run) for run in found.runs],
+        "ended": [_told_ended(run) for run in found.ended],
     }
 
 
@@ -410,6 +423,22 @@ def _told_member(one: MemberStatus) -> dict[str, Any]:
         "waits_for": report.waits_for,
         "error": report.error,
         "release": report.release,
+    }
+
+
+def _told_ended(run: EndedRun) -> dict[str, Any]:
+    return {
+        "run": cursor.name(run.decision_id),
+        "state": run.outcome,
+        "decision": run.decision.value,
+        "members": run.members,
+        "upgraded": run.upgraded,
+        "started_ns": run.started_ns,
+        "decided_ns": run.decided_ns,
+        "ended_ns": run.ended_ns,
+        "actor": run.actor,
+        "reason": run.reason,
+        "why": run.why,
     }
 
 

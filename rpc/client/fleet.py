@@ -12,13 +12,13 @@ from everlog.fleet.hub import SURVEY_S
 from everlog.fleet.members import Surveyed
 from everlog.fleet.protocol import Run, Target
 from everlog.fleet.selector import Selector
-from everlog.fleet.status import FleetStatus, MemberStatus, stragglers_first
+from everlog.fleet.status import EndedRun, FleetStatus, MemberStatus, stragglers_first
 from everlog.fleet.survey import decode_survey
 from everlog.proto import fleet_pb2 as pb
 from everlog.proto import fleet_pb2_grpc
 from everlog.rpc import errors
 from everlog.rpc.client.channel import COMMIT_S, Channel
-from everlog.rpc.fleet import member_of, message_of_target, problem_of, run_of, status_of
+from everlog.rpc.fleet import ended_of, member_of, message_of_target, problem_of, run_of, status_of
 from everlog.store.errors import MigrationError
 from everlog.store.progress import OnProgress, Progress
 
@@ -45,6 +45,7 @@ class RemoteFleet:
         Continues while the server is unavailable for a short time."""
         members: dict[bytes, MemberStatus] = {}
         runs: dict[bytes, Run] = {}
+        ended: list[EndedRun] = []
         patience = self._channel.patience()
         request = pb.WatchRequest(database=self._database, interval_ms=int(interval_s * 1e3))
         while True:
@@ -55,14 +56,21 @@ class RemoteFleet:
                 for response in call:
                     patience.succeeded()
                     if first:
-                        members, runs, first = {}, {}, False
+                        members, runs, ended, first = {}, {}, [], False
                     for one in response.forgotten:
                         members.pop(one, None)
+                    for one in response.dropped:
+                        runs.pop(one, None)
                     members.update({one.report.at.database: member_of(one) for one in response.members})
                     runs.update({one.decision_id: run_of(one) for one in response.runs})
+                    ended = [ended_of(one) for one in response.ended] or ended
                     found = list(runs.values())
                     yield FleetStatus(
-                        response.epoch, response.problem, stragglers_first(members.values(), found), found
+                        response.epoch,
+                        response.problem,
+                        stragglers_first(members.values(), found),
+                        found,
+                        ended,
                     )
                 return
             except grpc.RpcError as error:

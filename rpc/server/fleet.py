@@ -162,6 +162,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         members: dict[bytes, pb.FleetMember] = {}
         runs: dict[bytes, pb.FleetRun] = {}
         said: tuple[int, str] | None = None
+        ended: list[pb.FleetEndedRun] = []
         changes = -1
         while True:
             self._hosting.check_going()
@@ -176,15 +177,20 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
                     members=[one for key, one in found.items() if members.get(key) != one],
                     forgotten=[key for key in members if key not in found],
                     runs=[one for key, one in found_runs.items() if runs.get(key) != one],
+                    dropped=[key for key in runs if key not in found_runs],
+                    ended=now.ended if now.ended != ended else [],
                 )
                 if (
                     response.members
                     or response.forgotten
                     or response.runs
+                    or response.dropped
+                    or response.ended
                     or said != (now.epoch, now.problem)
                 ):
                     yield response
                 members, runs, said = found, found_runs, (now.epoch, now.problem)
+                ended = list(now.ended)
             await asyncio.sleep(interval_s)
 
     async def Survey(

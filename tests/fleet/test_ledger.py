@@ -16,6 +16,7 @@ from everlog.fleet.coordinator import FleetCoordinator
 from everlog.fleet.ledger import SOURCE, LedgerStore
 from everlog.fleet.migrations.v20261130120000_create_ledger import RUNS, SEATS
 from everlog.fleet.protocol import Decision, Phase, Report, Target, Verb, Vote
+from everlog.fleet.status import ENDED_MAX
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
@@ -104,6 +105,36 @@ def test_each_state_of_a_run_is_read_again_by_a_takeover(
     assert (db.count(RUNS), db.count(SEATS)) == (1, 3)
     with pytest.raises(MigrationError, match=r"run (01)+ has ended; start the run with a new id"):
         coordinator.start(RUN, PLAN, deadline_ns=DEADLINE_NS)
+    assert coordinator.epoch  # a refusal: it coordinates as before
+    (ended,) = coordinator.ended()
+    assert (ended.decision_id, ended.decision, ended.outcome) == (RUN, Decision.COMMIT, "contracted")
+    assert (ended.members, ended.upgraded, ended.actor, ended.why) == (2, 2, "ann", "")
+    assert 0 < ended.started_ns <= ended.decided_ns <= ended.ended_ns
+
+
+def test_memory_and_status_have_the_newest_runs_of_all_that_have_ended(
+    coordinator: FleetCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(number: int, reason: str = "") -> bytes:
+        run = bytes([number]) * 16
+        coordinator.start(run, PLAN, deadline_ns=DEADLINE_NS, actor="ann")
+        coordinator.abort(run, actor="bob", reason=reason)
+        for shop in SHOPS:
+            coordinator.receive(Report(shop, run, coordinator.epoch, Phase.ABORTED))
+        return run
+
+    runs = [ended(number, f"reason {number}") for number in range(1, ENDED_MAX + 3)]
+    assert [run.decision_id for run in coordinator.runs] == runs[-ENDED_MAX:]
+    assert [run.decision_id for run in coordinator.ended()] == runs[-ENDED_MAX:]
+    assert {run.outcome for run in coordinator.ended()} == {"aborted"}
+    assert [run.why for run in coordinator.ended()[-2:]] == ["reason 21", "reason 22"]
+    assert coordinator.run(runs[0]) is not None  # in the ledger
+    monkeypatch.setattr("everlog.fleet.coordinator.SEATS_MAX", 2 * len(PLAN))
+    runs.append(ended(100))
+    assert [run.decision_id for run in coordinator.runs] == runs[-2:]
+    monkeypatch.setattr("everlog.fleet.coordinator.SEATS_MAX", 1)
+    runs.append(ended(101))
+    assert [run.decision_id for run in coordinator.runs] == runs[-1:]
 
 
 def test_the_log_has_who_did_what_and_why(db: EmbeddedDatabase, coordinator: FleetCoordinator) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,31 @@ def test_all_commit_if_members_are_killed_after_their_votes_and_the_coordinator_
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
+def test_a_coordinator_that_is_killed_shows_the_runs_that_ended(processes: Processes) -> None:
+    processes.start("north")
+    with RemoteDatabase(processes.url) as db:
+        plan = targets(when(db.fleet, lambda found: connected(found) == {"north"}))
+        stale = [replace(plan[0], folder_digest=b"other")]
+        runs = []
+        for targeted, decision in ((stale, Decision.ABORT), (plan, Decision.COMMIT)):
+            runs.append(db.fleet.start(targeted, actor="ann", reason="release 2").decision_id)
+            when(db.fleet, lambda found: found.ended and found.ended[-1].decision_id == runs[-1])
+            assert db.fleet.status().runs[-1].decision is decision
+        processes.kill("ledger")
+        processes.start("ledger")
+        found = db.fleet.status()
+    assert found.runs == []
+    refused, upgraded = found.ended
+    assert [refused.decision_id, upgraded.decision_id] == runs
+    assert (refused.outcome, refused.members, refused.upgraded) == ("aborted", 1, 0)
+    assert refused.why.startswith("expected folders")
+    assert (upgraded.outcome, upgraded.members, upgraded.upgraded) == ("contracted", 1, 1)
+    assert {(one.actor, one.reason) for one in found.ended} == {("ann", "release 2")}
+    assert refused.started_ns <= refused.ended_ns <= upgraded.started_ns <= upgraded.decided_ns
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
 def test_all_abort_at_the_deadline_if_a_member_is_unreachable(processes: Processes) -> None:
     for name in NAMES:
         processes.start(name)
@@ -189,13 +215,7 @@ def test_all_or_none_if_each_process_is_killed_at_any_moment_of_a_run(
             time.sleep(pause_s)
             processes.kill(name)
             processes.start(name)
-        # A coordinator that starts after the end of a run does not list it.
-        when(
-            db.fleet,
-            lambda found: (
-                connected(found) == set(NAMES)
-                and {one.report.version for one in found.members} == {END}
-                and not any(run.open_seats() for run in found.runs)
-            ),
-        )
+        found = when(db.fleet, lambda found: found.ended and connected(found) == set(NAMES))
+        assert {one.report.version for one in found.members} == {END}
+        assert [(run.outcome, run.upgraded) for run in found.ended] == [("contracted", len(NAMES))]
     check(processes, Phase.CONTRACTED)

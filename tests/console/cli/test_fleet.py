@@ -15,8 +15,8 @@ from everlog import migrations
 from everlog.console.cli.fleet import page
 from everlog.fleet.hub import Hub
 from everlog.fleet.ledger import SOURCE
-from everlog.fleet.protocol import Phase, Run, Seat, Target, Vote
-from everlog.fleet.status import FleetStatus, MemberReport, MemberStatus
+from everlog.fleet.protocol import Decision, Phase, Run, Seat, Target, Vote
+from everlog.fleet.status import EndedRun, FleetStatus, MemberReport, MemberStatus
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from tests.console.conftest import Run as Command
@@ -90,10 +90,23 @@ def test_a_screen_shows_stragglers_with_what_they_wait_for() -> None:
         MemberStatus(building, connected=True),
         MemberStatus(MemberReport("b", B, version=1, phase=Phase.PREPARED, decision_id=C), connected=True),
     ]
-    lines = page(FleetStatus(7, "", members, [run]), 200)
+    ended = EndedRun(
+        decision_id=B,
+        decision=Decision.ABORT,
+        members=3,
+        upgraded=0,
+        started_ns=1_767_225_600_000_000_000,
+        decided_ns=1_767_225_612_000_000_000,
+        ended_ns=1_767_225_612_500_000_000,
+        actor="ann",
+        reason="release 2",
+        why="no room",
+    )
+    lines = page(FleetStatus(7, "", members, [run], [ended]), 200)
     assert lines == [
         "3 members, 2 connected",
         f"run {UUID(bytes=C)}: preparing, 1 of 3 members voted, until 2026-01-01T00:00:00Z",
+        f"run {UUID(bytes=B)}: aborted, 0 of 3 members, ended 2026-01-01T00:00:12Z after 12.5 s: no room",
         "",
         "MEMBER  STATE      VERSION          ROWS   RATE  LEFT",
         "c       away             1",

@@ -31,8 +31,8 @@ from everlog.store.tx import write
 from everlog.store.tx.source import Span
 from everlog.store.tx.transaction import CommitResult, Reads, Transaction
 from everlog.store.tx.write import Write
-from everlog.store.upkeep.limits import Limits, displaces, is_set, keep
 from everlog.store.upkeep.roles import OPS
+from everlog.store.upkeep.visibility import Limits, displaces, is_set, keep
 
 DURABILITY = {store_pb2.SYNC: "sync", store_pb2.OS: "os"}
 TRIES = 64  # of a commit whose conflicts are with rows that its caller does not see

@@ -28,7 +28,7 @@ from everlog.store.history.row_history import Found
 from everlog.store.history.schemas import TableLineage
 from everlog.store.progress import OnProgress
 from everlog.store.schema.schema import Schema, TableInfo
-from everlog.store.upkeep.limits import Limits
+from everlog.store.upkeep.visibility import Limits
 
 MESSAGE_ROWS, MESSAGE_BYTES = 256, 256 << 10
 HISTORY = (access_pb2.HISTORY,)

@@ -61,7 +61,7 @@ from everlog.store.schema.schema import IndexInfo, Schema, TableInfo
 from everlog.store.tx import write
 from everlog.store.tx.reader import resumed
 from everlog.store.tx.source import Entry, LocalSource, Source, Span, has_row_count
-from everlog.store.upkeep.limits import Limits
+from everlog.store.upkeep.visibility import Limits
 
 
 async def load_responses(

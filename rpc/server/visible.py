@@ -1,7 +1,7 @@
 """Visible: what a caller with limited rights sees of schemas, rows and commits.
 
     schema     without the tables that the caller has no right on, and without models that only those have
-    row        only if one of its rules shows it, without the fields that these rules hide (limits.py)
+    row        only if one of its rules shows it, without the fields that these rules hide (visibility.py)
     version    as its row; a delete is visible if the row that it deleted is
     commit     only the changes to visible rows, without the migration, load or notice that it is about
     conflict   only by a row that is visible, before or after the change
@@ -28,7 +28,7 @@ from everlog.store.database import Database
 from everlog.store.errors import CursorError, Error, SealedError
 from everlog.store.history.row_history import Found
 from everlog.store.schema.schema import IndexInfo, Schema, TableInfo
-from everlog.store.upkeep.limits import Limits
+from everlog.store.upkeep.visibility import Limits
 
 ACCESS_KINDS = ("access.", "token.")  # of Notices of roles, grants and tokens
 

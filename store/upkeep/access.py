@@ -50,8 +50,8 @@ from everlog.store.schema.arguments import Position, Time, nanoseconds, time_tex
 from everlog.store.schema.schema import Schema, TableInfo
 from everlog.store.tables import projection as kinds
 from everlog.store.tx.transaction import Metadata
-from everlog.store.upkeep import limits
 from everlog.store.upkeep import roles as values
+from everlog.store.upkeep import visibility
 from everlog.store.upkeep.allowance import NOTHING, Allowance, LimitInForce, most
 from everlog.store.upkeep.explanation import Explanation, explain, explain_as
 from everlog.store.upkeep.read_audit import RecordedRead, check_asked_reads, recorded
@@ -279,7 +279,7 @@ class Access:
             if state.role(grant.role) is None
         ]
         for role, _ in state.roles.values():
-            found.extend(limits.problems(role, schema))
+            found.extend(visibility.problems(role, schema))
         return found
 
     # changes
@@ -291,7 +291,7 @@ class Access:
         role = values.check_role(role)
         with self._changing:
             before = self.refresh().role(role.name)
-            role = limits.bind(role, before, self._core.schema)
+            role = visibility.bind(role, before, self._core.schema)
             if before == role:
                 return 0
             return self._notice(kinds.ROLE, role.name, values.message_of_role(role), actor, reason)
@@ -509,9 +509,9 @@ class Access:
         if decision.visibility is None:
             said = ["all rows and fields are visible"]
         else:
-            of = limits.Limits(decision.visibility, holder.name, table)
+            of = visibility.Limits(decision.visibility, holder.name, table)
             try:
-                said = list(limits.invisible(of, info, row, field))
+                said = list(visibility.invisible(of, info, row, field))
                 if key is not None and not why and not (row is not None and of.hidden(info, row) is not None):
                     row, said = None, []
                 names = of.hidden(info, row) if row is not None else None

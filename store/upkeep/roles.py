@@ -7,7 +7,7 @@
     row     := every condition holds: the field has one of the values; $who is the caller's name
 
 A rule with conditions or hidden fields is bound to the tables and fields of the schema in which it is defined
-(limits.py): by id and number, so that it follows renames. It gives nothing on other tables.
+(visibility.py): by id and number, so that it follows renames. It gives nothing on other tables.
 
 Ready-made roles are constants of this module. Their content may grow with the program; own roles, which are
 in the log, do not change by themselves.

@@ -1,4 +1,4 @@
-"""Limits: the rows and fields of a table that an identity sees, where its roles limit them.
+"""Visibility: the rows and fields of a table that an identity sees, where its roles limit them.
 
     Rule {rows, hidden} ─ bind: once, when the role is defined ─▶ Binding: ids and numbers
     Visibility of each rule ─▶ Limits ─ see(row) ─▶ the row without hidden fields, or None: not visible

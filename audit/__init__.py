@@ -4,6 +4,6 @@ from everlog.audit.archive import Archival, archive
 from everlog.audit.backup import Backup, backup
 from everlog.audit.restore import Restored, restore
 from everlog.audit.retention import Retention
-from everlog.audit.verify import verify_backup
+from everlog.audit.verify_backup import verify_backup
 
 __all__ = ["Archival", "Backup", "Restored", "Retention", "archive", "backup", "restore", "verify_backup"]

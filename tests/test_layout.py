@@ -71,7 +71,7 @@ ORDER = {
         "source tree",
         "chain prover reader removed_records",
         "archived backup export known_hashes restore",
-        "archive auditing verify",
+        "archive auditing verify_backup",
         "retention",
     ),
     "rpc": (

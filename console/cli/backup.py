@@ -76,7 +76,7 @@ def verify_backup(ctx: click.Context, settings: Settings, *, directory: str, dee
       everlog verify-backup flights.backup
       everlog verify-backup s3://archive/flights --deep
     """
-    from everlog.audit.verify import verify_backup
+    from everlog.audit.verify_backup import verify_backup
 
     found = 0
     with show_progress() as progress:

@@ -17,7 +17,7 @@ from shlex import quote
 import msgspec
 from starlette.responses import Response
 
-from everlog.audit.verify import verify_backup
+from everlog.audit.verify_backup import verify_backup
 from everlog.console.output import size
 from everlog.console.web import asof as asof_
 from everlog.console.web.admin import TABS, start

@@ -15,7 +15,7 @@ from everlog.audit import manifest as manifests
 from everlog.audit.note import Signer
 from everlog.audit.place import place
 from everlog.audit.prover import LocalProver, checkpoint, origin_of, prove
-from everlog.audit.verify import verify_backup
+from everlog.audit.verify_backup import verify_backup
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.errors import Error, RowError
 from everlog.store.keys import SEQ

@@ -17,7 +17,7 @@ from everlog import migrations
 from everlog.audit.backup import backup
 from everlog.audit.prover import LocalProver
 from everlog.audit.restore import restore
-from everlog.audit.verify import verify_backup
+from everlog.audit.verify_backup import verify_backup
 from everlog.migrations.in_progress import current_migration
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.store.database import Database

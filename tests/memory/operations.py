@@ -26,7 +26,7 @@ from everlog.audit.archive import archive
 from everlog.audit.backup import backup
 from everlog.audit.prover import LocalProver
 from everlog.audit.restore import restore
-from everlog.audit.verify import verify_backup
+from everlog.audit.verify_backup import verify_backup
 from everlog.consumers.follower.follower import Follower
 from everlog.consumers.sqlite.sink import SqliteSink
 from everlog.rpc.client.database import RemoteDatabase

@@ -1,4 +1,4 @@
-"""Verify: read a whole backup and report every problem.
+"""Verify backup: read a whole backup and report every problem.
 
 manifest  lists segments that are dense and of one history
 files     each exists, and is byte for byte what the manifest says

@@ -5,7 +5,7 @@ from everlog.fleet.coordinator import FleetCoordinator
 from everlog.fleet.drift import Group, drift
 from everlog.fleet.ledger import LedgerStore
 from everlog.fleet.member import FleetMember
-from everlog.fleet.members import MemberSource, read_members, survey_all
+from everlog.fleet.members_file import MemberSource, read_members, survey_all
 from everlog.fleet.plan import FleetPlan, Refusal, changes, draft, refusals
 from everlog.fleet.protocol import Ledger, Order, Phase, Report, Target, Verb
 from everlog.fleet.rollouts import RolloutStore, settle

@@ -28,7 +28,7 @@ import msgspec
 from everlog.feed import cursor
 from everlog.fleet.coordinator import FleetCoordinator
 from everlog.fleet.ledger import LedgerDatabase, LedgerStore
-from everlog.fleet.members import ALL, Surveyed
+from everlog.fleet.members_file import ALL, Surveyed
 from everlog.fleet.plan import Refusal
 from everlog.fleet.protocol import Order, Phase, Run, Target
 from everlog.fleet.registry import Registry, contradiction, refusal

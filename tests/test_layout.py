@@ -45,7 +45,7 @@ ORDER = {
         "registry",
         "survey",
         "drift plan tasks waves",
-        "members",
+        "members_file",
         "rollouts",
         "approvals",
         "coordinator",

@@ -20,7 +20,7 @@ from everlog.store.errors import OpenError, quantity
 
 if TYPE_CHECKING:
     from everlog.fleet.drift import Group
-    from everlog.fleet.members import Surveyed
+    from everlog.fleet.members_file import Surveyed
     from everlog.fleet.plan import Refusal
 
 NAMES_SHOWN = 20  # of members, in a line
@@ -100,7 +100,7 @@ def drift(ctx: click.Context, settings: Settings, *, select: str, file: Path | N
 
 def _surveyed(settings: Settings, select: str, file: Path | None, survey_s: float) -> Surveyed:
     """Return the surveys of the members of a file, or of those that are connected with the coordinator."""
-    from everlog.fleet.members import MemberSource, read_members, survey_all
+    from everlog.fleet.members_file import MemberSource, read_members, survey_all
     from everlog.fleet.selector import Selector
     from everlog.rpc.connect import open as open_at
 

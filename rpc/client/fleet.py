@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from everlog.fleet.hub import SURVEY_S
-from everlog.fleet.members import Surveyed
+from everlog.fleet.members_file import Surveyed
 from everlog.fleet.protocol import Run, Target
 from everlog.fleet.selector import Selector
 from everlog.fleet.status import EndedRun, FleetStatus, MemberStatus, stragglers_first

@@ -9,7 +9,7 @@ import pytest
 
 import everlog
 from everlog import MigrationError, OpenError
-from everlog.fleet.members import MemberSource, read_members, survey_all
+from everlog.fleet.members_file import MemberSource, read_members, survey_all
 from everlog.fleet.plan import draft, refusals
 from everlog.fleet.selector import Selector
 from everlog.rpc.embedded import EmbeddedDatabase

@@ -1,4 +1,4 @@
-"""Members: a file of the members of a fleet that are on servers, or in directories of this machine.
+"""Members file: the members of a fleet that are on servers, or in directories of this machine.
 
     [members.shop-1]
     url = "everlog://db1.example.com:7420/shop?token-file=/run/secrets/fleet"

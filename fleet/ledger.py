@@ -75,6 +75,12 @@ class LedgerDatabase(Protocol):
     ) -> R: ...
 
 
+def stored_run(tx: Transaction, decision_id: bytes) -> protocol.Run | None:
+    """Return a run, also one that has ended; None: there is none. Read-only."""
+    row = tx.get(RUNS, decision_id)
+    return row and _run(row, list(tx.scan(SEATS, decision_id)))
+
+
 class Mark(msgspec.Struct):
     """The content of the mark: a cursor as text."""
 
@@ -157,11 +163,7 @@ class LedgerStore:
     def run(self, decision_id: bytes) -> protocol.Run | None:
         """Return a run, also one that has ended; None: there is none. Read-only."""
 
-        def read(tx: Transaction) -> protocol.Run | None:
-            row = tx.get(RUNS, decision_id)
-            return row and _run(row, list(tx.scan(SEATS, decision_id)))
-
-        return self.read(read)
+        return self.read(lambda tx: stored_run(tx, decision_id))
 
     def ended(self, limit: int) -> list[EndedRun]:
         """Return the newest runs that have ended, in the order of their start. Read-only."""

@@ -9,9 +9,11 @@ FleetStatus   all members, stragglers first, and the runs
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
+from everlog.feed import cursor
 from everlog.fleet.protocol import Decision, Phase, Report, Run, Seat, Vote
 
 ENDED_MAX = 20
@@ -141,3 +143,98 @@ def outcome(run: Run) -> str:
     if ends == {Phase.CONTRACTED}:
         return "contracted"
     return "contracting" if run.contract else "committed"
+
+
+def state_of(one: MemberStatus) -> str:
+    """Return the state of a member in words, such as preparing, current or `away, prepared`."""
+    phase = one.report.phase.value.lower()
+    held = phase in {"preparing", "prepared"}
+    if one.alarm:
+        return "alarm"
+    if not one.connected:
+        return f"away, {phase}" if held else "away"
+    if held or phase == "committed":
+        return phase
+    return f"{one.report.pending} pending" if one.report.pending else "current"
+
+
+def status_dict(found: FleetStatus) -> dict[str, Any]:
+    """Return a status as JSON values."""
+    return {
+        "epoch": found.epoch,
+        "problem": found.problem,
+        "members": [member_dict(one) for one in found.members],
+        "runs": [run_dict(run) for run in found.runs],
+        "ended": [_ended_dict(run) for run in found.ended],
+    }
+
+
+def member_dict(one: MemberStatus) -> dict[str, Any]:
+    """Return a member as JSON values."""
+    report = one.report
+    return {
+        "name": report.name,
+        "labels": report.labels,
+        "database": cursor.name(report.database),
+        "state": state_of(one),
+        "connected": one.connected,
+        "peer": one.peer,
+        "last_seen_ns": one.last_seen_ns,
+        "alarm": one.alarm,
+        "version": report.version,
+        "newest": report.newest,
+        "pending": report.pending,
+        "folder_digest": report.folder_digest.hex(),
+        "seq": report.seq,
+        "phase": report.phase.value,
+        "run": cursor.name(report.decision_id) if report.decision_id else None,
+        "refusal": report.refusal,
+        "rows": report.rows,
+        "total": report.total,
+        "rate": report.rate,
+        "left_s": one.left_s,
+        "waits_for": report.waits_for,
+        "error": report.error,
+        "release": report.release,
+    }
+
+
+def _ended_dict(run: EndedRun) -> dict[str, Any]:
+    return {
+        "run": cursor.name(run.decision_id),
+        "state": run.outcome,
+        "decision": run.decision.value,
+        "members": run.members,
+        "upgraded": run.upgraded,
+        "started_ns": run.started_ns,
+        "decided_ns": run.decided_ns,
+        "ended_ns": run.ended_ns,
+        "actor": run.actor,
+        "reason": run.reason,
+        "why": run.why,
+    }
+
+
+def run_dict(run: Run) -> dict[str, Any]:
+    """Return a run as JSON values."""
+    return {
+        "run": cursor.name(run.decision_id),
+        "state": outcome(run),
+        "decision": run.decision.value if run.decision else None,
+        "deadline_ns": run.deadline_ns,
+        "contract": run.contract,
+        "seats": [
+            {
+                "database": cursor.name(seat.target.database),
+                "from_version": seat.target.from_version,
+                "to_version": seat.target.to_version,
+                "folder_digest": seat.target.folder_digest.hex(),
+                "hold": seat.target.hold,
+                "vote": seat.vote.value if seat.vote else None,
+                "reason": seat.reason,
+                "removed": seat.removed,
+                "end": seat.end.value if seat.end else None,
+            }
+            for seat in run.seats
+        ],
+    }

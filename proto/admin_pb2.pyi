@@ -98,16 +98,22 @@ class ListDatabasesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DATABASES_FIELD_NUMBER: _builtins.int
+    LEDGERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def databases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def ledgers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of them that are the ledgers of fleets, which this server coordinates."""
+
     def __init__(
         self,
         *,
         databases: _abc.Iterable[_builtins.str] | None = ...,
+        ledgers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["databases", b"databases"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["databases", b"databases", "ledgers", b"ledgers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

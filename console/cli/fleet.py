@@ -64,10 +64,12 @@ def status(settings: Settings) -> None:
       everlog -u everlog://fleet.example.com/ledger fleet status
       everlog -u everlog://fleet.example.com/ledger fleet status --json | jq '.members[0]'
     """
+    from everlog.fleet.status import status_dict
+
     with ledger(settings) as db:
         found = db.fleet.status()
     if settings.json:
-        output.echo(told(found))
+        output.echo(status_dict(found))
         return
     for line in page(found, WIDTH):
         click.echo(line)
@@ -244,8 +246,10 @@ def _run(found: FleetStatus, given: str, word: str, fits: Any) -> bytes:
 
 
 def _show_run(settings: Settings, run: Run) -> None:
+    from everlog.fleet.status import run_dict
+
     if settings.json:
-        output.echo(told_run(run))
+        output.echo(run_dict(run))
 
 
 def _check_committed(run: Run) -> None:
@@ -287,13 +291,15 @@ def _follow(
 ) -> Run | None:
     """Print each change, of one run and its members or of all, until the user stops, or `until_ended`. Return
     the run."""
+    from everlog.fleet.status import status_dict
+
     before: dict[str, str] = {}
     for found in db.fleet.watch(interval_s=interval_s):
         runs = [one for one in found.runs if run is None or one.decision_id == run]
         if run is not None and not runs:
             continue
         if settings.json:
-            output.echo(told(found))
+            output.echo(status_dict(found))
         else:
             chosen = {seat.target.database for one in runs for seat in one.seats}
             members = [one for one in found.members if run is None or one.report.database in chosen]
@@ -360,110 +366,16 @@ def _ended_line(run: EndedRun) -> str:
 
 
 def _row(one: MemberStatus) -> tuple[str, ...]:
+    from everlog.fleet.status import state_of
+
     report = one.report
     building = report.phase.value == "PREPARING" and report.total
     return (
         report.name,
-        _state(one),
+        state_of(one),
         str(report.version or "-"),
         f"{report.rows:,} of {report.total:,}" if building else "",
         f"{report.rate:,.0f}/s" if building and report.rate else "",
         output.span(one.left_s) if building and one.left_s else "",
         one.alarm or report.error or report.waits_for or report.refusal,
     )
-
-
-def _state(one: MemberStatus) -> str:
-    """Return the state of a member in words."""
-    phase = one.report.phase.value.lower()
-    held = phase in {"preparing", "prepared"}
-    if one.alarm:
-        return "alarm"
-    if not one.connected:
-        return f"away, {phase}" if held else "away"
-    if held or phase == "committed":
-        return phase
-    return f"{one.report.pending} pending" if one.report.pending else "current"
-
-
-def told(found: FleetStatus) -> dict[str, Any]:
-    """Return the status in the form of --json."""
-    return {
-        "epoch": found.epoch,
-        "problem": found.problem,
-        "members": [_told_member(one) for one in found.members],
-        "runs": [told_run(run) for run in found.runs],
-        "ended": [_told_ended(run) for run in found.ended],
-    }
-
-
-def _told_member(one: MemberStatus) -> dict[str, Any]:
-    report = one.report
-    return {
-        "name": report.name,
-        "labels": report.labels,
-        "database": cursor.name(report.database),
-        "state": _state(one),
-        "connected": one.connected,
-        "peer": one.peer,
-        "last_seen_ns": one.last_seen_ns,
-        "alarm": one.alarm,
-        "version": report.version,
-        "newest": report.newest,
-        "pending": report.pending,
-        "folder_digest": report.folder_digest.hex(),
-        "seq": report.seq,
-        "phase": report.phase.value,
-        "run": cursor.name(report.decision_id) if report.decision_id else None,
-        "refusal": report.refusal,
-        "rows": report.rows,
-        "total": report.total,
-        "rate": report.rate,
-        "left_s": one.left_s,
-        "waits_for": report.waits_for,
-        "error": report.error,
-        "release": report.release,
-    }
-
-
-def _told_ended(run: EndedRun) -> dict[str, Any]:
-    return {
-        "run": cursor.name(run.decision_id),
-        "state": run.outcome,
-        "decision": run.decision.value,
-        "members": run.members,
-        "upgraded": run.upgraded,
-        "started_ns": run.started_ns,
-        "decided_ns": run.decided_ns,
-        "ended_ns": run.ended_ns,
-        "actor": run.actor,
-        "reason": run.reason,
-        "why": run.why,
-    }
-
-
-def told_run(run: Run) -> dict[str, Any]:
-    """Return a run in the form of --json."""
-    from everlog.fleet.status import outcome
-
-    return {
-        "run": cursor.name(run.decision_id),
-        "state": outcome(run),
-        "decision": run.decision.value if run.decision else None,
-        "deadline_ns": run.deadline_ns,
-        "contract": run.contract,
-        "seats": [
-            {
-                "database": cursor.name(seat.target.database),
-                "from_version": seat.target.from_version,
-                "to_version": seat.target.to_version,
-                "folder_digest": seat.target.folder_digest.hex(),
-                "hold": seat.target.hold,
-                "vote": seat.vote.value if seat.vote else None,
-                "reason": seat.reason,
-                "removed": seat.removed,
-                "end": seat.end.value if seat.end else None,
-            }
-            for seat in run.seats
-        ],
-    }

@@ -55,6 +55,10 @@ SECTIONS = (
 )
 
 
+# Of the whole server, if one of its databases is the ledger of a fleet.
+FLEET = Section("fleet", "Fleet", "M2.5 2.5h4v4h-4zM9.5 2.5h4v4h-4zM2.5 9.5h4v4h-4zM9.5 9.5h4v4h-4z")
+
+
 class Known(NamedTuple):
     """What is known of a database: the rights of the identity (None: unknown), and the number of things that
     need attention, by section."""
@@ -79,7 +83,18 @@ class Navigation:
     def sections(self, view: View, session: Session, database: str) -> list[dict[str, Any]]:
         """Return the sections of a database for a page."""
         known, path = self._of(view, session, database), view.request.url.path
-        return [
+        ledgers = _ledgers(session)
+        fleets = [
+            {
+                "title": FLEET.title,
+                "icon": FLEET.icon,
+                "href": href(FLEET.key),
+                "count": sum(self._of(view, session, name).counts.get(FLEET.key, 0) for name in ledgers),
+                "current": bool(view.database)
+                and path.startswith((href(FLEET.key), href("db", view.database, FLEET.key))),
+            }
+        ]
+        found = [
             {
                 "title": one.title,
                 "icon": one.icon,
@@ -91,6 +106,7 @@ class Navigation:
             for one in SECTIONS
             if not one.rights or known.rights is None or one.rights & known.rights
         ]
+        return [*found, *fleets] if ledgers else found
 
     def _of(self, view: View, session: Session, database: str) -> Known:
         with self._lock:
@@ -101,6 +117,13 @@ class Navigation:
         with self._lock:
             self._known.setdefault(session, {})[database] = found
         return found
+
+
+def _ledgers(session: Session) -> list[str]:
+    try:
+        return session.ledgers()
+    except Error:
+        return []
 
 
 def _read(view: View, session: Session, database: str) -> Known:

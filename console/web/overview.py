@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from everlog.console.output import size
-from everlog.console.web import plots
+from everlog.console.web import fleet, plots
 from everlog.console.web.format import duration, href, number
-from everlog.console.web.page import Page, View, route
+from everlog.console.web.page import Page, View, route, thing
 from everlog.console.web.setup import Copied
 from everlog.migrations.proposal import Proposal, ProposalState
 from everlog.migrations.status import MigrationInfo, State
@@ -107,6 +107,7 @@ def described(
             ("migrations", _of_proposals(name, proposals, now_ns)),
             ("admin", _of_backup(name, copied, status.head, now_ns)),
             ("admin", _of_jobs(view, name)),
+            ("fleet", _of_fleet(view, name)),
         )
         for one in those
     ]
@@ -149,19 +150,6 @@ def _optional(call: Any) -> Any:
         return call()
     except (AccessError, UnavailableError):
         return None
-
-
-def thing(kind: str, badge: str, title: str, words: str, **link: str) -> dict[str, str]:
-    """Return something that needs attention. `kind`: its urgency; `href` and `action`: where to act."""
-    return {
-        "kind": kind,
-        "badge": badge,
-        "title": title,
-        "words": words,
-        "href": "",
-        "action": "Look",
-        **link,
-    }
 
 
 def _of_status(name: str, status: Status, now_ns: int) -> Iterator[dict[str, str]]:
@@ -221,6 +209,12 @@ def _of_jobs(view: View, name: str) -> Iterator[dict[str, str]]:
             link = {"href": href("db", name, "admin", "job", id=job.id)}
             title = f"{job.title} of {name} {'failed' if job.error else 'found problems'}"
             yield thing("danger", state, title, words, **link)
+
+
+def _of_fleet(view: View, name: str) -> list[dict[str, str]]:
+    if name not in view.session.ledgers():
+        return []
+    return _optional(lambda: list(fleet.attention(view.session, name))) or []
 
 
 def _of_consumers(name: str, consumers: list[Consumer]) -> Iterator[dict[str, str]]:

@@ -330,6 +330,19 @@ def live(console: Site, session: Session, events: AsyncIterator[str]) -> Respons
     return event_stream(session.live(events, lambda: console.limited("console_streams")))
 
 
+def thing(kind: str, badge: str, title: str, words: str, **link: str) -> dict[str, str]:
+    """Return something that needs attention. `kind`: its urgency; `href` and `action`: where to act."""
+    return {
+        "kind": kind,
+        "badge": badge,
+        "title": title,
+        "words": words,
+        "href": "",
+        "action": "Look",
+        **link,
+    }
+
+
 def local(url: str) -> str:
     """Return a path of this console; the first page for anything else."""
     parts = urlsplit(url)

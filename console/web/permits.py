@@ -25,6 +25,10 @@ VERBS = {
     "rollback": ("rollback", "roll it back"),
     "propose": ("propose", "propose it again"),
     "apply": ("migrate", "apply it"),
+    "abort": ("migrate", "abort the run"),
+    "contract": ("migrate", "end the time of two versions"),
+    "remove": ("migrate", "remove it from the run"),
+    "forget": ("migrate", "forget it"),
 }
 _DECIDES = {"approve", "reject", "cancel", "complete", "rollback"}
 _OWN = {"approve", "rollback"}  # not about one's own proposal

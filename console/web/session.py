@@ -29,7 +29,7 @@ from typing import Any, Protocol, TypeVar
 
 from everlog.console.web.visitors import ENDED_MAX, Clock, Failures, Visitor
 from everlog.rpc.address import Address
-from everlog.rpc.client.admin import databases
+from everlog.rpc.client.admin import Listed, listed
 from everlog.rpc.client.channel import Channel
 from everlog.rpc.client.database import RemoteDatabase
 from everlog.store.errors import AccessError, Error, UnavailableError
@@ -41,6 +41,7 @@ STREAMS_EACH = 32  # pages of one session that are kept up to date
 RETRY_S, TIMEOUT_S = 1.0, 10.0
 TOKEN_CHARS_MAX = 16 << 10
 LEFT_MAX = 200  # words for next pages, of a session
+LEDGERS_S = 10.0  # for so long the ledgers of a server are known
 POLLS_MAX = 64  # calls whose results the pages of a session share
 T = TypeVar("T")
 
@@ -76,6 +77,7 @@ class Poll:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.began: float | None = None
+        self.took_s = 0.0
         self.found: Any = None
 
 
@@ -138,9 +140,10 @@ class Session:
             with self._lock:
                 self._streams -= 1
 
-    def polled(self, key: Hashable, call: Callable[[], T], age_s: float) -> T:
+    def polled(self, key: Hashable, call: Callable[[], T], age_s: float, *, patience: float = 0) -> T:
         """Return what a call returns, or returned to another page of this session in the last `age_s`
-        seconds. `key`: what is called. Raises as the call does."""
+        seconds, or in the last `patience` times as long as the call took. `key`: what is called. Raises as
+        the call does."""
         with self._lock:
             poll = self._polls.pop(key, None) or Poll()
             self._polls[key] = poll
@@ -148,17 +151,30 @@ class Session:
                 self._polls.popitem(last=False)
         with poll.lock:
             now = time.monotonic()
-            if poll.began is None or now - poll.began >= age_s:
+            if poll.began is None or now - poll.began >= max(age_s, patience * poll.took_s):
                 poll.found = call()
-                poll.began = now
+                poll.began, poll.took_s = now, time.monotonic() - now
             found: T = poll.found
             return found
+
+    def forget(self, key: Hashable) -> None:
+        """Forget what a call returned: a form has changed it."""
+        with self._lock:
+            self._polls.pop(key, None)
 
     def databases(self) -> list[str]:
         """Return the names of the databases that the identity may see. Raises SignInError if its token is not
         accepted any more."""
+        return self.listed().databases
+
+    def ledgers(self) -> list[str]:
+        """Return the ledgers of fleets that the identity may see, as of the last seconds."""
+        return self.polled("ledgers", lambda: self.listed().ledgers, LEDGERS_S)
+
+    def listed(self) -> Listed:
+        """Like `databases`, with the ledgers of fleets."""
         try:
-            return databases(self._server())
+            return listed(self._server())
         except UnavailableError as error:
             if refused(error):
                 raise SignInError(str(error)) from None

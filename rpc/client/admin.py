@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
@@ -45,10 +45,18 @@ if TYPE_CHECKING:
 HASHES_S = 3600.0
 
 
-def databases(channel: Channel) -> list[str]:
-    """Return the names of the databases in which the caller has a right. Read-only."""
+class Listed(NamedTuple):
+    """The names of databases, and of those that are the ledgers of fleets."""
+
+    databases: list[str]
+    ledgers: list[str]
+
+
+def listed(channel: Channel) -> Listed:
+    """Return the databases of a server in which the caller has a right. Read-only."""
     stub = admin_pb2_grpc.AdminStub(channel.grpc)
-    return list(channel.call(stub.ListDatabases, admin_pb2.ListDatabasesRequest()).databases)
+    found = channel.call(stub.ListDatabases, admin_pb2.ListDatabasesRequest())
+    return Listed(list(found.databases), list(found.ledgers))
 
 
 class RemoteAdmin:
@@ -67,7 +75,7 @@ class RemoteAdmin:
 
     def databases(self) -> list[str]:
         """Return the names of all databases of the server."""
-        return databases(self._channel)
+        return listed(self._channel).databases
 
     def status(self) -> Status:
         """Return the state of the database in numbers. Read-only."""

@@ -13,7 +13,7 @@ Invariants
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from shlex import quote
 from typing import Any, NamedTuple, TypeVar
 
@@ -64,8 +64,11 @@ T = TypeVar("T")
 class AdminService(admin_pb2_grpc.AdminServicer):
     """See proto/admin.proto."""
 
-    def __init__(self, hosting: Hosting, readiness: Readiness, calls: RunningCalls) -> None:
+    def __init__(
+        self, hosting: Hosting, readiness: Readiness, calls: RunningCalls, ledgers: Collection[str] = ()
+    ) -> None:
         self._hosting = hosting
+        self._ledgers = frozenset(ledgers)
         self._readiness = readiness
         self._calls = calls
 
@@ -80,7 +83,9 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     async def ListDatabases(
         self, request: admin_pb2.ListDatabasesRequest, context: Any
     ) -> admin_pb2.ListDatabasesResponse:
-        return admin_pb2.ListDatabasesResponse(databases=self._hosting.rights.databases_of(context.identity))
+        found = self._hosting.rights.databases_of(context.identity)
+        ledgers = [name for name in found if name in self._ledgers]
+        return admin_pb2.ListDatabasesResponse(databases=found, ledgers=ledgers)
 
     async def Status(self, request: admin_pb2.StatusRequest, context: Any) -> admin_pb2.StatusResponse:
         db, scope = self._hosting.database(request.database), context.scope

@@ -127,7 +127,7 @@ def register(
     store = StoreService(hosting)
     running.leases = store.leases
     store_pb2_grpc.add_StoreServicer_to_server(store, calls)
-    admin_pb2_grpc.add_AdminServicer_to_server(AdminService(hosting, readiness, running), calls)
+    admin_pb2_grpc.add_AdminServicer_to_server(AdminService(hosting, readiness, running, fleets), calls)
     archive_pb2_grpc.add_ArchiveServicer_to_server(ArchiveService(hosting, archives), calls)
     consumers_pb2_grpc.add_ConsumersServicer_to_server(ConsumersService(hosting), calls)
     history_pb2_grpc.add_HistoryServicer_to_server(HistoryService(hosting), calls)

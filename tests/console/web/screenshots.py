@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import count, islice
+from itertools import count, islice, product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +22,8 @@ from everlog.audit.note import Signer
 from everlog.audit.prover import LocalProver, checkpoint
 from everlog.console.web.oidc import Oidc
 from everlog.console.web.setup import Setting, Setup
+from everlog.feed import cursor
+from everlog.fleet.protocol import Phase
 from everlog.migrations import Approval, Rules, load, load_testdata
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.issuer import Jwt
@@ -36,6 +38,7 @@ from flights.create import create
 from flights.migrations.v20260209154500_airport_time_zones import AIRLINES, AIRPORTS, FLIGHTS
 from tests.console.web.browser import PHONE, THEMES, WIDE, Tab, browser
 from tests.console.web.checked import waiting
+from tests.console.web.fleets import fleet_of
 from tests.console.web.provider import CLIENT, SECRET, TestProvider
 from tests.console.web.visitor import console_of
 from tests.migrations.project import Project
@@ -47,6 +50,7 @@ ROOT = Path(__file__).parent.parent.parent.parent
 OUT = ROOT / "docs" / "console"
 TOKENS = {"ann": "token-of-ann"}
 
+WHOLE = frozenset({"fleet"})  # pages whose lower parts are shown, too
 FLIGHT = (2013, 1, 1, "B6", 135, "JFK")
 ROW = "/db/flights/tables/flights/row?k=2013&k=1&k=1&k=B6&k=135&k=JFK"
 PAGES = {
@@ -356,6 +360,36 @@ def running(directory: Path) -> Iterator[tuple[str, dict[str, str]]]:
             thread.join()
 
 
+@contextlib.contextmanager
+def upgraded(directory: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Serve a fleet of 200 databases during a run; yield the console's URL and pages."""
+    with fleet_of(directory) as fleet:
+        codes = map("".join, product("abcdefgh", "aeiou", "klnrt"))
+        members = fleet.join([f"ops-{code}" for code in codes], region="eu")
+        run = fleet.start(members)
+        for one in members[5:]:
+            fleet.prepared(one, run)
+        built: dict[str, Any] = {
+            "phase": Phase.PREPARING,
+            "decision_id": run,
+            "fence": fleet.hub.status().epoch,
+        }
+        for number, rows, total, waits_for in (
+            (2, 41_208, 88_310, "the writers of airports"),
+            (3, 66_020, 91_774, ""),
+            (4, 70_551, 72_400, ""),
+        ):
+            fleet.say(members[number], **built, rows=rows, total=total, rate=1480.0, waits_for=waits_for)
+        for one in members[:2]:
+            fleet.leave(one)
+        pages = {
+            "fleet": "/fleet",
+            "fleet-run": f"/db/ledger/fleet/runs/{cursor.name(run)}",
+            "fleet-member": f"/db/ledger/fleet/members/{cursor.name(members[2].database)}",
+        }
+        yield fleet.url, pages
+
+
 def watch(tab: Tab) -> None:
     """Wait for a plot of the progress, and for the latencies."""
     tab.page.wait_for_selector(".plot .stroke")
@@ -389,7 +423,7 @@ def shoot(tab: Tab, out: Path, pages: dict[str, str], suffix: str) -> None:
 
     def picture(name: str) -> None:
         file = out / f"{name}{suffix.removesuffix('-light')}.png"
-        tab.page.screenshot(path=file)
+        tab.page.screenshot(path=file, full_page=name in WHOLE)
         print(file, f"overflow {tab.overflow()}" if tab.overflow() else "", flush=True)  # noqa: T201
 
     tab.go("/sign-in")
@@ -428,6 +462,7 @@ def main() -> None:
             pending_without_approval,
             at_provider,
             lambda: running(Path(directory)),
+            lambda: upgraded(Path(directory) / "fleet"),
         ]
         for server in servers:
             with server() as (url, pages):

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from everlog.feed import cursor
 from everlog.fleet import rollouts
 from everlog.fleet.ledger import LedgerStore
 from everlog.fleet.migrations.v20261130200000_create_plans import PLANS, Plan
@@ -80,9 +81,8 @@ class ProposedPlan:
             case PlanState.WAITING:
                 return f"waits for approval since {self.proposed_by or 'an unnamed caller'} proposed it"
             case PlanState.STARTED:
-                return (
-                    f"was started{f' as run {self.decision_id.hex()}' if self.decision_id else ' in waves'}"
-                )
+                how = f"as run {cursor.name(self.decision_id)}" if self.decision_id else "in waves"
+                return f"was started {how}"
             case PlanState.SUPERSEDED:
                 return "was superseded by another plan"
         return f"was {self.state}{by}{why}"

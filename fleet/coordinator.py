@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
+from everlog.feed import cursor
 from everlog.fleet import approvals, protocol
 from everlog.fleet.ledger import LedgerStore
 from everlog.fleet.protocol import CoordinatorStep, Ledger, Order, Report, Run, Target, has_ended
@@ -88,7 +89,7 @@ class FleetCoordinator:
         return self._operate(
             lambda ledger, memory: protocol.start(ledger, memory, decision_id, plan, deadline_ns=deadline_ns),
             actor,
-            reason or f"start run {decision_id.hex()}",
+            reason or f"start run {cursor.name(decision_id)}",
             check=lambda tx: approvals.start(tx, digest, decision_id, plan, checked=self._checked),
         )
 
@@ -98,8 +99,8 @@ class FleetCoordinator:
         step = self._do(
             lambda ledger, memory: protocol.receive(ledger, memory, report),
             self._name,
-            f"database {report.database.hex()} reports {report.phase.value}"
-            f" in run {report.decision_id.hex()}",
+            f"database {cursor.name(report.database)} reports {report.phase.value}"
+            f" in run {cursor.name(report.decision_id)}",
         )
         if step.alarm:
             raise MigrationError(
@@ -119,7 +120,7 @@ class FleetCoordinator:
                 step = self._do(
                     partial(protocol.expire, decision_id=run.decision_id, now_ns=now_ns),
                     self._name,
-                    f"the deadline {passed} of run {run.decision_id.hex()} has passed",
+                    f"the deadline {passed} of run {cursor.name(run.decision_id)} has passed",
                 )
                 orders += step.orders
         return tuple(orders)
@@ -129,7 +130,7 @@ class FleetCoordinator:
         return self._operate(
             lambda ledger, memory: protocol.abort(ledger, memory, decision_id),
             actor,
-            reason or f"abort run {decision_id.hex()}",
+            reason or f"abort run {cursor.name(decision_id)}",
         )
 
     def remove(
@@ -140,7 +141,7 @@ class FleetCoordinator:
         return self._operate(
             lambda ledger, memory: protocol.remove(ledger, memory, decision_id, database),
             actor,
-            reason or f"remove database {database.hex()} from run {decision_id.hex()}",
+            reason or f"remove database {cursor.name(database)} from run {cursor.name(decision_id)}",
         )
 
     def contract(self, decision_id: bytes, *, actor: str = "", reason: str = "") -> tuple[Order, ...]:
@@ -149,7 +150,7 @@ class FleetCoordinator:
         return self._operate(
             lambda ledger, memory: protocol.contract(ledger, memory, decision_id),
             actor,
-            reason or f"contract run {decision_id.hex()}",
+            reason or f"contract run {cursor.name(decision_id)}",
         )
 
     def retry(self) -> tuple[Order, ...]:

@@ -147,7 +147,7 @@ class LedgerStore:
             known = {run.decision_id: run for run in before.runs}
             for run in after.runs:
                 if run.decision_id not in known and tx.get(RUNS, run.decision_id) is not None:
-                    return f"run {run.decision_id.hex()} has ended; start the run with a new id"
+                    return f"run {cursor.name(run.decision_id)} has ended; start the run with a new id"
             if check is not None and (refusal := check(tx)):
                 return refusal
             if after.epoch != before.epoch:

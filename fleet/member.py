@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
+from everlog.feed import cursor
 from everlog.fleet import protocol
 from everlog.fleet.protocol import HELD, Holding, Member, Order, Phase, Report, Verb
 from everlog.migrations.prepared import Decision
@@ -237,4 +238,4 @@ class FleetMember:
 
 
 def _reason(order: Order) -> str:
-    return f"{order.verb.value} of run {order.decision_id.hex()}"
+    return f"{order.verb.value} of run {cursor.name(order.decision_id)}"

@@ -57,6 +57,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import NamedTuple
 
+from everlog.feed import cursor
+
 
 class Verb(Enum):
     """What an order asks of a member."""
@@ -289,7 +291,7 @@ def remove(ledger: Ledger, coordinator: Coordinator, decision_id: bytes, databas
     run = coordinator.run(decision_id)
     seat = run.seat(database) if run else None
     if run is None or seat is None:
-        refusal = f"run {decision_id.hex()} has no member {database.hex()}"
+        refusal = f"run {cursor.name(decision_id)} has no member {cursor.name(database)}"
         return CoordinatorStep(ledger, coordinator, refusal=refusal)
     if run.decision is not None:
         return CoordinatorStep(ledger, coordinator, refusal=_decided(run))
@@ -300,7 +302,10 @@ def contract(ledger: Ledger, coordinator: Coordinator, decision_id: bytes) -> Co
     """End the time of two versions, at all members, for an operator. Refused before all have committed."""
     run = coordinator.run(decision_id)
     if run is None or run.decision is not Decision.COMMIT or run.open_seats():
-        refusal = f"run {decision_id.hex()} has not committed at each member"
+        refusal = (
+            f"run {cursor.name(decision_id)} has not committed at each member; `everlog fleet status`"
+            " shows those that it waits for"
+        )
         return CoordinatorStep(ledger, coordinator, refusal=refusal)
     return _commit(ledger, coordinator, replace(run, contract=True))
 
@@ -348,7 +353,7 @@ def _counted(run: Run) -> Run:
 def _decide_abort(ledger: Ledger, coordinator: Coordinator, decision_id: bytes) -> CoordinatorStep:
     run = coordinator.run(decision_id)
     if run is None:
-        return CoordinatorStep(ledger, coordinator, refusal=f"run {decision_id.hex()} is unknown")
+        return CoordinatorStep(ledger, coordinator, refusal=f"run {cursor.name(decision_id)} is unknown")
     if run.decision is not None:
         return CoordinatorStep(ledger, coordinator, refusal=_decided(run))
     return _commit(ledger, coordinator, replace(run, decision=Decision.ABORT))
@@ -375,24 +380,33 @@ def _verb(run: Run, seat: Seat) -> Verb | None:
 def _start_refusal(coordinator: Coordinator, decision_id: bytes, seats: tuple[Seat, ...]) -> str:
     databases = {seat.target.database for seat in seats}
     if not coordinator.epoch:
-        return "this process does not coordinate the fleet"
+        return "this process does not coordinate the fleet (`everlog fleet status` shows the reason)"
     if len(databases) != len(seats) or not seats:
         return "expected a plan that has each database once"
     for run in coordinator.runs:
         if run.decision_id == decision_id:
-            return f"run {decision_id.hex()} exists"
+            return f"run {cursor.name(decision_id)} exists already; start the run with a new id"
         if run.decision is None:
-            return f"run {run.decision_id.hex()} is undecided"
+            name = cursor.name(run.decision_id)
+            return (
+                f"run {name} is undecided; wait for its decision, or abort it (`everlog fleet abort {name}`)"
+            )
         for seat in run.open_seats():
             if seat.target.database in databases:
-                return f"database {seat.target.database.hex()} has not ended run {run.decision_id.hex()}"
+                return (
+                    f"database {cursor.name(seat.target.database)} has not ended run"
+                    f" {cursor.name(run.decision_id)}; wait until it is connected, or leave it out"
+                )
     return ""
 
 
 def _alarm(run: Run, seat: Seat, report: Report) -> str:
     """Return why a report contradicts the ledger, or an empty string."""
     outcome = Decision.ABORT if seat.removed else run.decision
-    at = f"database {seat.target.database.hex()} reports {report.phase.value} in run {run.decision_id.hex()}"
+    at = (
+        f"database {cursor.name(seat.target.database)} reports {report.phase.value} in run"
+        f" {cursor.name(run.decision_id)}"
+    )
     refused = report.refusal and run.decision is None and seat.vote is None
     if report.phase is Phase.ABORTED and outcome is not Decision.ABORT and not refused:
         return f"{at}, which is not aborted"
@@ -403,7 +417,7 @@ def _alarm(run: Run, seat: Seat, report: Report) -> str:
 
 def _decided(run: Run) -> str:
     assert run.decision is not None
-    return f"run {run.decision_id.hex()} is decided: {run.decision.value}"
+    return f"run {cursor.name(run.decision_id)} is decided: {run.decision.value}"
 
 
 # The member
@@ -500,7 +514,7 @@ def local_refusal(holding: Holding) -> str:
     """Return why no migration may start, end or be given up at the member by itself, or an empty string."""
     if holding.phase not in HELD:
         return ""
-    run = holding.decision_id.hex()
+    run = cursor.name(holding.decision_id)
     return f"the database is {holding.phase.value} in run {run}, which only its decision ends"
 
 
@@ -515,7 +529,10 @@ def _prepare(holding: Holding, member: Member, order: Order) -> MemberStep:
     elif holding.version != target.from_version:
         reason = f"expected version {target.from_version}, found {holding.version}"
     elif holding.folder_digest != target.folder_digest:
-        reason = f"expected folders {target.folder_digest.hex()}, found {holding.folder_digest.hex()}"
+        reason = (
+            f"expected folders with digest {target.folder_digest.hex()}, found {holding.folder_digest.hex()};"
+            " open the database with the folders of the plan"
+        )
     else:
         holding = Holding(
             holding.version, holding.folder_digest, Phase.PREPARING, order.decision_id, order.fence

@@ -64,12 +64,15 @@ def refusal(report: MemberReport, holder: MemberReport | None, count: int) -> st
         return str(error)
     if holder is not None and holder.database != report.database:
         return (
-            f"member {report.name} is database {cursor.name(holder.database)}, this is"
-            f" {cursor.name(report.database)}: give it another name (EVERLOG_FLEET_NAME, `fleet_name=`), or"
-            " forget the former (`everlog fleet remove --forget`)"
+            f"expected database {cursor.name(holder.database)} as member {report.name}, found database"
+            f" {cursor.name(report.database)}: give this one another name (EVERLOG_FLEET_NAME,"
+            f" `fleet_name=`), or forget the other (`everlog fleet remove {report.name} --forget`)"
         )
     if count >= MEMBERS_MAX:
-        return f"the fleet has {MEMBERS_MAX:,} members, which is the limit; forget some"
+        return (
+            f"the fleet has {MEMBERS_MAX:,} members, which is the limit; forget those that are gone"
+            " (`everlog fleet remove NAME --forget`)"
+        )
     return ""
 
 
@@ -84,8 +87,8 @@ def contradiction(known: MemberReport, report: MemberReport) -> str:
     else:
         return ""
     return (
-        f"{why}: the database was restored or forked. Bring back the one that was known, or accept this one"
-        " (`everlog fleet remove --forget`); until then it receives no orders"
+        f"{why}: the database was restored or forked, and receives no orders. Connect the known one again, or"
+        f" accept this one (`everlog fleet remove {known.name} --forget`)"
     )
 
 

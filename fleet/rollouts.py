@@ -103,7 +103,7 @@ def settle(rollout: Rollout, run: Run, *, now_ns: int) -> Rollout:
     store.change(digest, partial(settle, run=coordinator.run(decision_id), now_ns=time.time_ns()))
     """
     refused = next(
-        (seat.reason for seat in run.seats if seat.reason), f"run {run.decision_id.hex()} was aborted"
+        (seat.reason for seat in run.seats if seat.reason), f"run {cursor.name(run.decision_id)} was aborted"
     )
     for seat in run.seats:
         if seat.end is not None:

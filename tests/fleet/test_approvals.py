@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from everlog import MigrationError
+from everlog.feed import cursor
 from everlog.fleet import approvals as approvals_of
 from everlog.fleet import protocol
 from everlog.fleet.approvals import PlanApprovals, PlanState
@@ -68,10 +69,10 @@ def test_a_plan_is_proposed_approved_and_started_once(
     coordinator.abort(RUN)
     for target in PLAN.targets():
         coordinator.receive(Report(target.database, RUN, coordinator.epoch, Phase.ABORTED))
-    with pytest.raises(MigrationError, match=f"plan {proposed.short} was started as run {RUN.hex()}"):
+    with pytest.raises(MigrationError, match=f"plan {proposed.short} was started as run {cursor.name(RUN)}"):
         start(coordinator, NEXT)
     log = [(entry.actor, entry.reason) for entry in db.past.log(kind="commit")]
-    assert log[1:4] == [("ann", "release 12"), ("bob", "reviewed"), ("ann", f"start run {RUN.hex()}")]
+    assert log[1:4] == [("ann", "release 12"), ("bob", "reviewed"), ("ann", f"start run {cursor.name(RUN)}")]
 
 
 def test_a_checked_coordinator_refuses_what_is_not_approved(

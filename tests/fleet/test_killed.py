@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from everlog import migrations
+from everlog.feed import cursor
 from everlog.fleet.member import FleetMember
 from everlog.fleet.migrations.v20261130120000_create_ledger import RUNS
 from everlog.fleet.protocol import Decision, Order, Phase, Run, Target
@@ -156,10 +157,10 @@ def upgraded(fleet: Fleet) -> Decision:
         outcome = [0] * decided.count(0) + [decided[0]] * (len(decided) - decided.count(0))
         assert decided[::-1] == outcome  # newest first: one decision, which stays
         reasons = [entry.reason for entry in db.past.log(kind="commit")]
-        assert reasons.count(f"start run {ID.hex()}") == 1
+        assert reasons.count(f"start run {cursor.name(ID)}") == 1
         assert reasons.count("takeover") >= fleet.takeovers
         for seat in run.seats:
-            who = f"database {seat.target.database.hex()} reports"
+            who = f"database {cursor.name(seat.target.database)} reports"
             assert sum(reason.startswith(who) for reason in reasons) >= 1
     return run.decision
 

@@ -103,7 +103,7 @@ def test_each_state_of_a_run_is_read_again_by_a_takeover(
     assert [seat.end for seat in run.seats] == [Phase.CONTRACTED, Phase.CONTRACTED, Phase.ABORTED]
     assert (coordinator.runs, coordinator.run(NEXT)) == ((), None)
     assert (db.count(RUNS), db.count(SEATS)) == (1, 3)
-    with pytest.raises(MigrationError, match=r"run (01)+ has ended; start the run with a new id"):
+    with pytest.raises(MigrationError, match=r"run 01010101-0101-.* has ended; start the run with a new id"):
         coordinator.start(RUN, PLAN, deadline_ns=DEADLINE_NS)
     assert coordinator.epoch  # a refusal: it coordinates as before
     (ended,) = coordinator.ended()
@@ -143,7 +143,7 @@ def test_the_log_has_who_did_what_and_why(db: EmbeddedDatabase, coordinator: Fle
     assert coordinator.expire(now_ns=DEADLINE_NS - 1) == ()
     assert len(coordinator.expire(now_ns=DEADLINE_NS)) == 3
     found = [(entry.actor, entry.reason) for entry in db.past.log(kind="commit")]
-    run, shop = RUN.hex(), SHOPS[0].hex()
+    run, shop = cursor.name(RUN), cursor.name(SHOPS[0])
     assert found == [
         ("coordinator", "takeover"),
         ("ann", f"start run {run}"),
@@ -161,7 +161,7 @@ def test_a_coordinator_that_was_replaced_writes_nothing(
     with pytest.raises(MigrationError, match="this coordinator has epoch 2, but the ledger has epoch 3"):
         report(coordinator, SHOPS[0], Phase.PREPARED)
     assert (db.head, coordinator.epoch, coordinator.retry()) == (head, 0, ())
-    with pytest.raises(MigrationError, match="does not coordinate the fleet; nothing was done"):
+    with pytest.raises(MigrationError, match=r"does not coordinate the fleet .*; nothing was done"):
         start(coordinator, NEXT)
     coordinator.take_over()
     report(coordinator, SHOPS[0], Phase.PREPARED)
@@ -177,7 +177,7 @@ def test_the_fence_of_a_report_shows_that_a_coordinator_was_replaced(coordinator
 def test_what_is_refused_changes_nothing(db: EmbeddedDatabase, coordinator: FleetCoordinator) -> None:
     start(coordinator)
     head, epoch = db.head, coordinator.epoch
-    with pytest.raises(MigrationError, match=r"run (01)+ is undecided; nothing was done"):
+    with pytest.raises(MigrationError, match=r"run 01010101-0101-.* is undecided; .*; nothing was done"):
         coordinator.start(NEXT, PLAN, deadline_ns=DEADLINE_NS)
     with pytest.raises(MigrationError, match=r"reports COMMITTED .* which is not committed in the ledger"):
         report(coordinator, SHOPS[0], Phase.COMMITTED)

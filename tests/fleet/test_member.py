@@ -12,6 +12,7 @@ import pytest
 
 from everlog import migrations
 from everlog.audit.archive import archive
+from everlog.feed import cursor
 from everlog.fleet.member import FleetMember
 from everlog.fleet.protocol import Order, Phase, Target, Verb
 from everlog.rpc.client.database import RemoteDatabase
@@ -75,7 +76,10 @@ def test_a_member_commits_and_contracts(joined: Joined) -> None:
     assert joined.order(Verb.CONTRACT) == (Phase.CONTRACTED, "")
     assert joined.order(Verb.COMMIT) == (Phase.CONTRACTED, "")
     log = [(entry.actor, entry.reason) for entry in joined.seen.past.log(kind="migration", after=3)]
-    assert log[-2:] == [("fleet", f"COMMIT of run {ID.hex()}"), ("fleet", f"CONTRACT of run {ID.hex()}")]
+    assert log[-2:] == [
+        ("fleet", f"COMMIT of run {cursor.name(ID)}"),
+        ("fleet", f"CONTRACT of run {cursor.name(ID)}"),
+    ]
 
 
 def test_a_member_aborts(joined: Joined) -> None:
@@ -123,7 +127,7 @@ def test_another_version_and_other_folders_are_refused_without_a_record(joined: 
     head = joined.db.head
     joined.target = Target(joined.db.uuid, START, END, b"\x00" * 32)
     phase, refusal = joined.order(Verb.PREPARE)
-    assert (phase, refusal[:24], joined.db.head) == (Phase.IDLE, "expected folders 0000000", head)
+    assert (phase, refusal[:36], joined.db.head) == (Phase.IDLE, "expected folders with digest 0000000", head)
     joined.target = Target(joined.db.uuid, END, END, b"")
     assert joined.order(Verb.PREPARE) == (Phase.IDLE, f"expected version {END}, found {START}")
 

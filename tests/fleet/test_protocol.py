@@ -132,7 +132,10 @@ def test_an_order_of_a_later_run_waits_for_the_end_of_the_earlier(phase: Phase, 
 def test_a_member_refuses_what_it_cannot_prepare_and_says_why() -> None:
     for before, reason in (
         (Holding(3, FOLDERS), "expected version 1, found 3"),
-        (Holding(1, b"\xee"), "expected folders 0f, found ee"),
+        (
+            Holding(1, b"\xee"),
+            "expected folders with digest 0f, found ee; open the database with the folders of the plan",
+        ),
         (held(Phase.PREPARED, EARLIER), "the database is PREPARED in run bb, which only its decision ends"),
     ):
         holding, member, (report,) = protocol.obey(before, Member(ONE.database), order(Verb.PREPARE))
@@ -280,10 +283,14 @@ def test_a_run_starts_only_when_its_members_are_free() -> None:
         return step.refusal
 
     three = replace(ONE, database=b"\x03")
-    assert refusal(three) == "run aa is undecided"
+    assert (
+        refusal(three) == "run aa is undecided; wait for its decision, or abort it (`everlog fleet abort aa`)"
+    )
     ledger, coordinator, *_ = protocol.abort(ledger, coordinator, ID)
-    assert refusal(three, ONE) == "database 01 has not ended run aa"
-    assert refusal(three, decision_id=ID) == "run aa exists"
+    assert refusal(three, ONE) == (
+        "database 01 has not ended run aa; wait until it is connected, or leave it out"
+    )
+    assert refusal(three, decision_id=ID) == "run aa exists already; start the run with a new id"
     assert refusal(three, three) == "expected a plan that has each database once"
     assert refusal() == "expected a plan that has each database once"
     assert refusal(three) == ""

@@ -238,7 +238,7 @@ def test_what_is_no_member_is_refused_with_a_sentence(
     with joined(coordinator, airports, path):
         when(fleet, connected("north"))
         with joined(coordinator, airports, made(airports, tmp_path / "b"), fleet_name="north"):
-            said("north is not accepted by its fleet: member north is database")
+            said("north is not accepted by its fleet: expected database")
         with pytest.raises(OpenError, match="is a copy of"):
             joined(coordinator, airports, copy)
         with EmbeddedDatabase(copy) as db, closing(Membership(coordinator.url)) as other_process:

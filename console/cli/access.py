@@ -126,7 +126,7 @@ def roles(settings: Settings, *, at: int | str | None) -> None:
 def grant(
     settings: Settings, *, identity: str, role: str, tables: tuple[str, ...], actor: str, reason: str
 ) -> None:
-    """Give IDENTITY, the name of a token or certificate, a ROLE.
+    """Grant a ROLE to IDENTITY, the name of a token or certificate.
 
     \b
     Examples:
@@ -148,7 +148,7 @@ def grant(
 def revoke(
     settings: Settings, *, identity: str, role: str, tables: tuple[str, ...], actor: str, reason: str
 ) -> None:
-    """Take a ROLE from IDENTITY; with --table only the grant on these tables. Its streams end.
+    """Take a ROLE from IDENTITY; with --table only the grant on these tables. Running calls end that need it.
 
     \b
     Examples:
@@ -174,23 +174,22 @@ def revoke(
     "--rows",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="Only rows with this value. $who is the caller's name; more values of a field are alternatives,"
-    " and all fields must agree. Also FIELD<VALUE (or <=, >, >=), FIELD^=PREFIX, and !FIELD for a field"
-    " that is not set.",
+    help="Only rows with this value; may be repeated: one value of each named field must match. $who is the"
+    " caller's name. Also FIELD<VALUE (or <=, >, >=), FIELD^=PREFIX, and !FIELD for a field that is not set.",
 )
 @click.option("--hide", "hidden", multiple=True, metavar="FIELD", help="Hide this field.")
 @click.option(
     "--audited",
     type=click.FloatRange(0, 1),
     metavar="SHARE",
-    help="Share of the reads of its callers that servers record, of any table.  [default: 0, or as it is]",
+    help="Share of its callers' reads, of any table, that servers record.  [default: 0, or unchanged]",
 )
 @click.option(
     "--limit",
     "limits",
     multiple=True,
     metavar="LIMIT=N",
-    help="How much its callers may have at a server, such as consumers=5, cap-seconds=30d or cap-bytes=0 (no"
+    help="Limit of each of its callers at a server, such as consumers=5, cap-seconds=30d or cap-bytes=0 (no"
     " limit); may be repeated.",
 )
 @click.option("--add", is_flag=True, help="Add this rule to the role, instead of replacing its rules.")
@@ -212,7 +211,7 @@ def define(
     actor: str,
     reason: str,
 ) -> None:
-    """Define the role NAME with one rule, or add a rule to it.
+    """Define the role NAME by one rule, or add a rule to it.
 
     A call is allowed if one rule of one role allows it. `everlog access roles` shows the rights.
 
@@ -271,9 +270,9 @@ def remove_role(settings: Settings, *, name: str, actor: str, reason: str) -> No
     "keys",
     multiple=True,
     metavar="VALUE",
-    help="Also whether the row with this key is visible; once for each field of the key.",
+    help="Also print whether the row with this key is visible; give one --key for each field of the key.",
 )
-@click.option("--field", default="", metavar="FIELD", help="Also whether this field is visible.")
+@click.option("--field", default="", metavar="FIELD", help="Also print whether this field is visible.")
 @at_option()
 @common
 @pass_settings
@@ -304,7 +303,7 @@ def explain(
         if keys and table:
             key = output.values(db.schema.table(table).key_fields, keys, f"the key of {table}")
         elif keys:
-            raise click.UsageError("--key: expected the TABLE of the row as well")
+            raise click.UsageError("--key needs the TABLE of the row")
         found = db.access.explain(who, verb, table, key=key, field=field, at=at)
     if settings.json:
         output.echo({"allowed": found.allowed, "seq": found.seq, "because": list(found.sentences)})

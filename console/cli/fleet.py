@@ -165,7 +165,7 @@ def upgrade(
 @common
 @pass_settings
 def abort(settings: Settings, *, run: str, actor: str, reason: str) -> None:
-    """Abort a RUN at all its members, by default the undecided one. Refused after its decision.
+    """Abort a RUN at all its members, by default the undecided run. A decided run cannot be aborted.
 
     \b
     Examples:
@@ -186,8 +186,8 @@ def abort(settings: Settings, *, run: str, actor: str, reason: str) -> None:
 @common
 @pass_settings
 def remove(settings: Settings, *, member: str, forget: bool, actor: str, reason: str) -> None:
-    """Remove a MEMBER, by name, from the undecided run, which aborts it there alone. With --forget, forget a
-    member that is gone, or accept its database after an alarm.
+    """Remove a MEMBER, by name, from the undecided run. The run is aborted at this member, and continues
+    at the others. With --forget, forget a member that is gone, or accept its database after an alarm.
 
     \b
     Examples:
@@ -216,7 +216,7 @@ def remove(settings: Settings, *, member: str, forget: bool, actor: str, reason:
 @common
 @pass_settings
 def contract(settings: Settings, *, run: str, actor: str, reason: str) -> None:
-    """End the time of two versions at all members of a RUN, by default the newest that was committed.
+    """Stop serving the previous version at all members of a RUN, by default the newest committed one.
 
     \b
     Examples:

@@ -66,8 +66,8 @@ def ledger(settings: Settings) -> Any:
 @pass_settings
 @click.pass_context
 def drift(ctx: click.Context, settings: Settings, *, select: str, file: Path | None, survey_s: float) -> None:
-    """Show which members have other folders or another schema than most, and which were edited. Exit with 1
-    if there are any, or a member cannot be surveyed.
+    """Show members whose version, folders or schema differ from those of most, and edited or missing folders.
+    Exit with 1 if there are any, or if a member cannot be surveyed.
 
     \b
     Examples:

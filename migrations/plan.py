@@ -216,8 +216,8 @@ def only_one(found: Sequence[Migration]) -> Migration:
     if len(found) > 1:
         first = found[0]
         raise MigrationError(
-            f"{len(found)} migrations are pending, and a decision is about one: prepare {first.title} first"
-            f" (`--to-version {first.version}`), and the next after its decision",
+            f"{len(found)} migrations are pending, and each needs its own decision: prepare {first.title}"
+            f" first (`--to-version {first.version}`), and the next after its decision",
             version=first.version,
         )
     return found[0]

@@ -133,9 +133,7 @@ def oidc_of(how: Mapping[str, Any], jwt: Jwt | None = None) -> Oidc | None:
         how["console_oidc_secret_file"],
     )
     if not issuer:
-        raise click.UsageError(
-            "expected --console-oidc-issuer, or --jwt-issuer of serve, with --console-oidc-client"
-        )
+        raise click.UsageError("--console-oidc-client needs --console-oidc-issuer, or --jwt-issuer of serve")
     secret = read_secret(file, "the client's secret").decode(errors="replace").strip() if file else ""
     kind, scopes = how["console_oidc_token"], tuple(how["console_oidc_scopes"])
     found = Oidc(issuer, how["console_oidc_client"], secret, scopes, kind)

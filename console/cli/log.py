@@ -190,9 +190,9 @@ def log(
     if csv and parquet:
         raise click.UsageError("expected one of --csv and --parquet")
     if key and not tables:
-        raise click.UsageError("expected --table with --row")
+        raise click.UsageError("--row needs --table")
     if at and not key:
-        raise click.UsageError("expected --row with --at")
+        raise click.UsageError("--at needs --row")
     with open_database(settings, read_only=True) as db:
         found: Iterator[Entry]
         if asks or (not follow and len(tables) <= 1 and _opens_rows(db)):

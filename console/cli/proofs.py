@@ -390,7 +390,7 @@ def _cosigned(note: str, keys: tuple[str, ...], quorum: int | None) -> dict[str,
 
     if not keys:
         if quorum is not None:
-            raise click.UsageError("expected --witness with --quorum")
+            raise click.UsageError("--quorum needs --witness")
         return {}
     given = [read_text(Path(key)) if Path(key).is_file() else key for key in keys]
     lines = [line.strip() for one in given for line in one.splitlines()]

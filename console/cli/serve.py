@@ -113,7 +113,7 @@ def retained(
     if keep_days is None and keep_records is None:
         return
     if not archives:
-        raise click.UsageError("expected --archive-to DIR or URL with --keep-days and --keep-records")
+        raise click.UsageError("--keep-days and --keep-records need --archive-to DIR or URL")
     for name, target in archives.items():
         keep_ns = int((keep_days or 0) * DAY_NS)
         stack.enter_context(
@@ -580,7 +580,7 @@ def _signer(key: Path | None, signed: Path | None) -> Signer | None:
     """Return the key that signs checkpoints. Raises Error if its signatures cannot be recorded."""
     if key is None:
         if signed is not None:
-            raise click.UsageError("expected --signing-key with --audit-signed")
+            raise click.UsageError("--audit-signed needs --signing-key")
         return None
     from everlog.audit.prover import Memory
 

@@ -99,7 +99,9 @@ def _coordinated(databases: Mapping[str, EmbeddedDatabase], name: str, *, accept
 
     db = databases[name]
     if db.scratch is not None:
-        raise OpenError(f"--fleet {name}: expected a database on disk, found memory:; it keeps decisions")
+        raise OpenError(
+            f"--fleet {name}: expected a database on disk, which keeps the decisions, found memory:"
+        )
     migrations.apply(db, SOURCE)
     made = Hub(db, db.path.with_name(f"{db.path.name}.mark"))
     made.start(accept=accept)

@@ -80,7 +80,7 @@ def test_the_log_is_asked_for_a_row_a_kind_and_a_time(everlog: Run, edited: Path
     assert seqs("--kind", "load", "--actor", "bob") == [5]
     assert seqs("--since", "2001-01-01", "--limit", "2") == [1, 2]
     assert seqs("--before", "2001-01-01") == []
-    assert "expected --table with --row" in everlog("log", "--key", "1").err
+    assert "--row needs --table" in everlog("log", "--key", "1").err
     assert "not with other filters" in everlog("log", "--follow", "--kind", "load").err
 
 

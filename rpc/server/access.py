@@ -129,14 +129,14 @@ class AccessService(access_pb2_grpc.AccessServicer):
         configured = identity.databases is None and (identity.roles or proof_of(identity.name) == Proof.TOKEN)
         if token.name in self._hosting.auth.configured and not configured:
             raise AccessError(
-                f"{token.name} is a name of the server's configuration; only a caller of the configuration"
-                " creates tokens of it",
+                f"the configuration of the server has a token named {token.name}, so only callers with a"
+                " token of the configuration may create tokens with this name; take another name",
                 actor=str(identity.name),
             )
         if identity.anonymous and not db.access.state.tokens and OWNER.name not in token.roles:
             raise AccessError(
-                "from the first token on this server requires tokens for the database, so the first one must"
-                f" have the role {OWNER.name}:"
+                "the first token of a database must have the role"
+                f" {OWNER.name}, because this server requires tokens for the database from then on:"
                 f" everlog token create --name {quote(token.name)} --role {OWNER.name}"
             )
         return await self._change(db.access.add_token, context, request, token)

@@ -522,7 +522,7 @@ def _permit(scope: Scope, limits: _Limits | None, one: Registering, reason: str)
     gets = one.was is None or one.new.owner != one.was.owner
     if gets and one.new.owner != who:
         raise AccessError(
-            f"{who} may register consumers for itself alone, without the right hold; leave the owner out",
+            f"{who} lacks the right hold, so it may register consumers only for itself; leave the owner out",
             actor=who,
             right="hold",
             name=one.name,
@@ -552,8 +552,8 @@ def _permit_name(scope: Scope, owner: str, name: str, reason: str) -> None:
         raise _not_owned(scope, name)
     if not scope.identity.anonymous and not reason.strip():
         raise RowError(
-            f"consumer {name!r} belongs to {owner}: to take it over, or to change it, needs a reason; found"
-            " none (--reason, `reason=`)",
+            f"consumer {name!r} belongs to {owner}: taking it over or changing it needs a reason; found none"
+            " (--reason, `reason=`)",
             name=name,
         )
 

@@ -328,14 +328,18 @@ class Server:
         files = self._tls.files if self._tls else None
         self._check_open(named, files)
         if any(self._tokens.values()) and not any(named.values()):
-            raise OpenError("the server requires tokens, and would require none; restart it without tokens")
+            raise OpenError(
+                "expected a token, because the server started with tokens, found none; to serve without"
+                " tokens, restart it"
+            )
         may_act = self._acting if acting is None else tuple(acting)
         may_have = self._keys_for if keys_for is None else tuple(keys_for)
         auth = self._auth(named, may_act, may_have, files)
         if jwt is not None:
             if self._issuer is None:
                 raise OpenError(
-                    "the server accepts no JWTs, and would accept some; restart it with an issuer"
+                    "the server started without an issuer of JWTs, and a reload cannot add one; restart it"
+                    " with the issuer"
                 )
             check_rules(jwt)
         if self._tls is not None:

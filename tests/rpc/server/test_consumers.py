@@ -105,7 +105,7 @@ def test_a_caller_of_the_unnamed_token_moves_what_it_took_over(db: EmbeddedDatab
         Server({"x": db}, token="sesame") as server,
         RemoteDatabase(f"{server.url('x')}?token=sesame") as remote,
     ):
-        with pytest.raises(RowError, match="belongs to mirror: to take it over, or to change it, needs a"):
+        with pytest.raises(RowError, match="belongs to mirror: taking it over or changing it needs a"):
             remote.consumers.register("mirror")
         taken = remote.consumers.register("mirror", reason="by hand")
         remote.consumers.bookmark(taken, db.cursor())
@@ -179,7 +179,7 @@ def test_a_role_says_how_many_names_and_which_caps_its_holders_may_have(db: Embe
             assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert "the limit of mirror is reached: expected at most 2 consumers" in text
         code, text = called.refused("mirror", stub.Register, asked("three", owner="eve"))
-        assert (code, "for itself alone" in text) == (DENIED, True)
+        assert (code, "only for itself" in text) == (DENIED, True)
         called.call("mirror", stub.Register, asked("one"))
         assert db.head == head
         called.call("boss", stub.Register, asked("three", owner="mirror", leave=True))

@@ -45,7 +45,7 @@ def test_other_tokens_are_those_of_the_next_calls(db: EmbeddedDatabase) -> None:
     ("tokens", "says"),
     [
         ({"ann": "sesame", "bob": "sesame"}, "that of another"),
-        ({}, "would require none"),
+        ({}, "started with tokens, found none"),
         ({"bob": "thyme"}, "--acts-for-others: expected the name of a token"),
     ],
 )

@@ -54,14 +54,14 @@ MAY = {
     "migrator": f"{SEEING} Migrations/Apply Migrations/Propose Migrations/Complete Migrations/Cancel"
     " Migrations/Prepare Migrations/CommitPrepared Migrations/AbortPrepared"
     " Migrations/Load Migrations/Baseline Migrations/Accept Migrations/Folders Migrations/Show"
-    " Fleet/Start Fleet/Abort Fleet/Remove Fleet/Contract",
-    "approver": f"{SEEING} Migrations/Approve Migrations/Reject Migrations/Show",
+    " Fleet/Survey Fleet/Start Fleet/Abort Fleet/Remove Fleet/Contract",
+    "approver": f"{SEEING} Migrations/Approve Migrations/Reject Migrations/Show Fleet/Survey",
     "auditor": f"{READING} {PROVING} Proofs/Prove Admin/Check Access/Show Access/Reads"
-    " People/Readable Migrations/Folders Migrations/Show",
+    " People/Readable Migrations/Folders Migrations/Show Fleet/Survey",
     "operator": f"{SEEING} {PROVING} Admin/Check Admin/Rebuild Admin/Expire Admin/CorrectClock"
     " Admin/SetProduction Archive/Archive Archive/Hold Consumers/Register Consumers/Bookmark"
     " Feed/Subscribe Proofs/Checkpoint Proofs/Keep People/RotateKey Access/Show Access/Reads People/Readable"
-    " Migrations/Folders Migrations/Show",
+    " Migrations/Folders Migrations/Show Fleet/Survey",
     "member": "Store/Describe Access/Explain Fleet/Join",
 }
 METHODS: dict[str, MethodDescriptor] = {
@@ -267,7 +267,7 @@ def test_a_server_without_tokens_on_this_machine_is_open_until_the_first_token(d
             anybody.put(AIRPORTS, JFK)
             stub = access_pb2_grpc.AccessStub(anybody.channel.grpc)
             token = pb.Token(id="0" * 12, name="ann", sha256=bytes(32))
-            with pytest.raises(grpc.RpcError, match="the first one must have the role owner"):
+            with pytest.raises(grpc.RpcError, match="the first token of a database must have the role owner"):
                 stub.CreateToken(pb.CreateTokenRequest(database="x", token=token))
             made = db.access.create_token("ann")
             with pytest.raises(UnavailableError, match="expected a token, found none"):

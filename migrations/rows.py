@@ -13,9 +13,9 @@ row that does not fit stops reading with a LoadError that names file, line and c
 CSV: the converters of the columns are chosen once, from the header. A row then costs one call for each cell
 and one to build the message. Only a row that fails is examined cell by cell, for the error.
 
-Parquet: values are typed, so protobuf takes them directly; lists and structs become repeated fields and
-messages. A time without a zone is read as UTC. An integer may be stored as a float, as pandas does for
-columns of integers with missing values.
+Parquet: values are typed; lists, maps and structs become repeated fields, maps and messages. A time without
+a zone is read as UTC. An integer may be stored as a float, as pandas does for columns of integers with
+missing values.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ import csv
 import io
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn, TypeVar
 
 import msgspec
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.descriptor import FieldDescriptor as FD
 from google.protobuf.message import DecodeError, Message
 
@@ -40,16 +41,19 @@ from everlog.migrations.values import (
     fits_float,
     from_json,
     from_text,
+    one_from_json,
     repeated_key,
     takes_null,
 )
 from everlog.store.errors import LoadError
 from everlog.store.keys import ROW_BYTES_MAX
 from everlog.store.schema.codec import BOOL, BYTES, DOUBLE, ENUM, FLOAT, MESSAGE, STRING, TIMESTAMP, kind_of
+from everlog.store.schema.descriptors import is_map
 from everlog.store.user_code import private
 
 SUFFIXES = (".csv", ".jsonl", ".ndjson", ".parquet")
 PIECE_BYTES = 1 << 16
+_JSON_MESSAGES = {f"google.protobuf.{name}" for name in ("Struct", "Value", "ListValue")}
 
 Wrong = Callable[[LoadError], None]  # is called with a row that does not fit; the next rows follow
 
@@ -571,16 +575,69 @@ def _converter(field: FD) -> Convert:
 
     Types must match; text is read as in CSV only where Arrow has no such type.
     """
-    kind, of_text = kind_of(field), from_text(field)
-    if field.is_repeated or kind in {MESSAGE, TIMESTAMP, ENUM}:
-        is_float = kind is FLOAT
+    if not field.is_repeated and kind_of(field) not in {MESSAGE, TIMESTAMP, ENUM}:
+        return _one_of_arrow(field)
+    of_text, of_arrow = from_text(field), _of_arrow(field)
+    return lambda value: of_text(value) if isinstance(value, str) else of_arrow(value)
 
-        def nested(value: Any) -> Any:
-            if isinstance(value, str):
-                return of_text(value)
-            return [fits_float(one) for one in value] if is_float else _value(value)
 
-        return nested
+def _of_arrow(field: FD) -> Convert:
+    """Return the converter of a field, a list or a map, in a struct as well."""
+    one = _one_of_arrow(field)
+    if is_map(field):
+        assert field.message_type is not None
+        return _map_of_arrow(field.message_type)
+    return (lambda value: [one(item) for item in _typed(list, value)]) if field.is_repeated else one
+
+
+def _map_of_arrow(entry: Descriptor) -> Convert:
+    """Return the converter of a map, which is pairs in Arrow, or of a struct that has its keys."""
+    key, value = (_one_of_arrow(entry.fields_by_name[name]) for name in ("key", "value"))
+
+    def entries(given: Any) -> dict[Any, Any]:
+        if isinstance(given, dict):
+            return {name: value(one) for name, one in given.items() if one is not None}
+        found: dict[Any, Any] = {}
+        for name, one in _typed(list, given):
+            if (read := key(name)) in found:
+                raise ValueError("a key of a map occurs twice")
+            found[read] = value(one)
+        return found
+
+    return entries
+
+
+@lru_cache(maxsize=1024)
+def _struct_of_arrow(descriptor: Descriptor) -> Convert:
+    """Return the converter of a struct. Protobuf converts JSON messages and values that are no struct."""
+    if descriptor.full_name in _JSON_MESSAGES:
+        return _value
+    fields = {field.name: _of_arrow(field) for field in descriptor.fields}
+    groups = oneof_groups(descriptor.fields)
+
+    def fielded(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return _value(value)
+        given = {name: one for name, one in value.items() if one is not None}
+        if not given.keys() <= fields.keys() or any(len(group & given.keys()) > 1 for group in groups):
+            raise ValueError("a struct with other fields, or with two of one oneof")
+        return {name: fields[name](one) for name, one in given.items()}
+
+    return fielded
+
+
+def _one_of_arrow(field: FD) -> Convert:
+    """Return the converter of one value: of a field, a list item or a map value."""
+    kind = kind_of(field)
+    if field.message_type is not None:
+        descriptor = field.message_type
+
+        def convert(value: Any) -> Any:
+            return _struct_of_arrow(descriptor)(value)  # lazily, because a model may contain itself
+
+        return convert
+    if kind is ENUM:
+        return one_from_json(field)
     if kind is FLOAT:
         return lambda value: fits_float(_number(value))
     if kind is DOUBLE:

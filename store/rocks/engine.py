@@ -54,6 +54,7 @@ from everlog.store.rocks.errors import (
     StoppedError,
     check_address_space,
     check_descriptors,
+    is_write_refused,
     translate,
     translated,
 )
@@ -133,6 +134,7 @@ class Engine:
         self.secondary = secondary
         self._listed = list[tuple[str, int]]()  # as of a reader's last look
         self._scratch = Temporary("everlog-reading-") if secondary else None
+        self._links = False  # a reader was refused to write in the place itself
         self._opened = 0
         self.rebuilding = threading.Lock()
         self._live_writes = itertools.count(1)
@@ -201,7 +203,16 @@ class Engine:
         return found
 
     def _open(self) -> None:
-        directory = str(self._linked() or self._directory())
+        linked = self._linked()
+        try:
+            self._open_in(str(linked or self._directory()))
+        except Exception as error:
+            if self._scratch is None or linked is not None or not is_write_refused(error):
+                raise
+            self._links = True  # nothing said so before: a file system after an error, a used-up quota
+            self._open_in(str(self._linked()))
+
+    def _open_in(self, directory: str) -> None:
         exists = Path(directory, "CURRENT").exists()
         names = Rdict.list_cf(directory, _options(self._cache)) if exists else ["default"]
         if not any(
@@ -341,7 +352,7 @@ class Engine:
     def _linked(self) -> Path | None:
         """Return where a reader opens a database in a place that cannot be written; None: in its own
         place."""
-        if self._scratch is None or not needs_links(self.at / "db"):
+        if self._scratch is None or not (self._links or needs_links(self.at / "db")):
             return None
         with translated(f"reading {self.path}"):
             link(self.at / "db", self._scratch.path / "db")

@@ -65,6 +65,16 @@ _THROUGH = re.compile(r"/proc/self/fd/\d+")  # the directory of a database, by i
 _LINKED = re.compile(r"/[^\s:]*/everlog-reading-[^/\s:]+/db/[^/\s:]+")
 
 
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # of rocksdict, which writes a file of its own on opening
+_WRITE_REFUSED = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM}
+
+
+def is_write_refused(error: Exception) -> bool:
+    """Return whether rocksdict could not write its own file where a database is opened for reading."""
+    found = _OS_ERROR.search(str(error))
+    return found is not None and int(found[1]) in _WRITE_REFUSED
+
+
 def _named(found: re.Match[str]) -> str:
     try:
         return str(Path(found[0]).readlink())

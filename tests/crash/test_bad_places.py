@@ -19,6 +19,7 @@ import pytest
 
 from everlog.store.database import Database
 from everlog.store.errors import Error
+from everlog.store.rocks.files import COPIED
 from everlog.store.upkeep.repair import repair
 from tests.store.damaging import Image, examine, make_images
 from tests.store.models import ITEMS, Item, items, open_flights
@@ -217,6 +218,34 @@ def test_a_directory_that_cannot_be_written_is_told_and_read(place: Path) -> Non
     with Database(path) as db:
         assert list(db.admin.check()) == []
         assert db.get(ITEMS, 9) == Item(id=9, text="text 9", n=-9)
+
+
+@pytest.fixture
+def hidden(place: Path) -> Iterator[Path]:
+    """Return a database in which a write is refused, although access, mode and free space promise it: as on
+    a file system that became read-only after an error.
+    """
+    path = place / "db"
+    with open_flights(path, ITEMS) as db:
+        db.load(ITEMS, items(0, 50))
+    own = path / "db" / COPIED
+    if os.getuid():
+        own.chmod(0o400)
+        yield path
+        return
+    for how in (["--bind", str(own)], ["-o", "remount,ro,bind"]):
+        subprocess.run(["mount", *how, str(own)], check=True)
+    yield path
+    subprocess.run(["umount", str(own)], check=True)
+
+
+def test_a_place_that_refuses_writes_without_saying_so_is_read(hidden: Path) -> None:
+    assert os.access(hidden / "db", os.W_OK)
+    for _ in range(2):
+        with Database(hidden, read_only=True) as db:
+            assert db.count(ITEMS) == 51
+            assert db.refresh() == db.head
+            assert list(db.admin.check()) == []
 
 
 @pytest.fixture

@@ -86,6 +86,7 @@ class Navigation:
         ledgers = _ledgers(session)
         fleets = [
             {
+                "key": FLEET.key,
                 "title": FLEET.title,
                 "icon": FLEET.icon,
                 "href": href(FLEET.key),
@@ -96,6 +97,7 @@ class Navigation:
         ]
         found = [
             {
+                "key": one.key,
                 "title": one.title,
                 "icon": one.icon,
                 "href": href("db", database, one.key),

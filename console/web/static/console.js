@@ -70,6 +70,30 @@ setInterval(() => {
   });
 }, 1000);
 
+// A part that is read again waits while nobody sees it and while text in it is selected. It keeps the focus, on the
+// same link, and how far its tables are scrolled.
+const again = "[hx-trigger^=every]";
+document.addEventListener("htmx:beforeRequest", (event) => {
+  const part = event.target.closest(again), chosen = getSelection();
+  const reads = part && chosen && !chosen.isCollapsed && part.contains(chosen.anchorNode);
+  if (part === event.target && (document.hidden || reads)) event.preventDefault();
+});
+let before = null;
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const part = event.detail.target, focus = document.activeElement;
+  before = part.id && {
+    link: part.contains(focus) ? focus.getAttribute("href") : null,
+    scrolled: [...part.querySelectorAll(".scroll")].map((one) => one.scrollLeft),
+  };
+});
+document.addEventListener("htmx:afterSwap", () => {
+  const part = before && document.getElementById("live");
+  if (!part) return;
+  part.querySelectorAll(".scroll").forEach((one, at) => (one.scrollLeft = before.scrolled[at] ?? 0));
+  if (before.link) [...part.querySelectorAll("a")].find((one) => one.getAttribute("href") === before.link)?.focus({ preventScroll: true });
+  before = null;
+});
+
 // A live list keeps its newest entries only.
 document.addEventListener("htmx:sseMessage", (event) => {
   const list = event.target.closest("[data-most]");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Iterator
@@ -273,6 +274,38 @@ def test_a_server_that_goes_away_is_named_and_the_page_comes_back(
             expect(tab.page.locator("#lost")).to_be_hidden()
             seq = write(flights, "back")
             expect(tab.page.locator("#commits > li").first).to_contain_text(f"{seq:,}")
+
+
+@pytest.mark.long
+def test_pages_of_what_changes_are_read_again_also_after_a_restart(
+    browser: Browser, flights: EmbeddedDatabase
+) -> None:
+    server = Server({"flights": flights}).start()
+    web = WebServer("127.0.0.1:0")
+    web.server = own_server(server.host, server.port, None)
+    with web, contextlib.ExitStack() as stack:
+        pages = {}
+        for path in ("/", f"{DB}/consumers", f"{DB}/admin"):
+            tab = stack.enter_context(Tab(browser, web.url))
+            pages[path] = tab.go(path)
+            tab.page.evaluate("window.kept = true")
+        pages[f"{DB}/consumers"].focus("text=mirror")
+        server.stop()
+        for page in pages.values():
+            expect(page.locator("#lost")).to_be_visible(timeout=30_000)
+        with Server({"flights": flights}, server.address):
+            flights.consumers.register("late", after=1, actor="ann", reason="the search of the site")
+            head = f"{flights.head:,}"
+            for path, page in pages.items():
+                expect(page.locator("#lost")).to_be_hidden(timeout=30_000)
+                expect(page.locator("main")).to_contain_text(head, timeout=30_000)
+                if path != f"{DB}/admin":
+                    expect(page.locator("#live")).to_contain_text("late", timeout=30_000)
+                assert page.evaluate("window.kept"), path
+            focused = "document.activeElement.textContent"
+            assert pages[f"{DB}/consumers"].evaluate(focused) == "mirror", "the focus was lost"
+            expect(pages[f"{DB}/consumers"].locator("#head")).to_contain_text(head, timeout=30_000)
+        flights.consumers.remove("late", actor="ann", reason="the test ends")
 
 
 @pytest.mark.parametrize("theme", ["dark", pytest.param("light", marks=pytest.mark.long)])

@@ -20,7 +20,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 from starlette.concurrency import run_in_threadpool
@@ -57,33 +56,23 @@ LETTERS = 7  # of a name in its cell
 
 
 class Kind(NamedTuple):
-    """How a state looks: the kind of its badge, the class of its cell, and its place in the legend."""
+    """How a state looks: the kind of its badge, the class of its cell, and its word."""
 
     badge: str
     cell: str
-    place: int
+    word: str
 
 
-# By the first word of a state.
+# By the first word of a state, in the order of the legend.
 KINDS = {
-    "alarm": Kind("danger", "alarm", 0),
-    "failing": Kind("danger", "alarm", 1),
-    "away": Kind("danger", "lost", 2),
-    "preparing": Kind("info", "working", 3),
-    "prepared": Kind("info", "ready", 4),
-    "committed": Kind("info", "held", 5),
-    "pending": Kind("waiting", "pending", 6),
-    "current": Kind("ok", "", 7),
-}
-WORDS = {
-    "alarm": "Alarm",
-    "failing": "Failing",
-    "away": "Away",
-    "preparing": "Preparing",
-    "prepared": "Prepared",
-    "committed": "Two versions",
-    "pending": "Pending",
-    "current": "Current",
+    "alarm": Kind("danger", "alarm", "Alarm"),
+    "failing": Kind("danger", "alarm", "Failing"),
+    "away": Kind("danger", "lost", "Away"),
+    "preparing": Kind("info", "working", "Preparing"),
+    "prepared": Kind("info", "ready", "Prepared"),
+    "committed": Kind("info", "held", "Two versions"),
+    "pending": Kind("waiting", "pending", "Pending"),
+    "current": Kind("ok", "", "Current"),
 }
 OUTCOMES = {
     "preparing": ("info", "Preparing"),
@@ -175,10 +164,6 @@ def fleet(view: View) -> Page:
     late = [one for one in found.members if one.alarm or one.report.error or one.report.database in waited][
         : STRAGGLERS + 1
     ]
-    pages = {
-        "previous": view.href(**{"from": max(0, start - LISTED) or None}) if start else "",
-        "next": view.href(**{"from": start + LISTED}) if start + LISTED < len(chosen) else "",
-    }
     cells = [] if as_list else _cells(chosen, view.database)
     shown = {
         "ledgers": view.session.ledgers(),
@@ -193,20 +178,20 @@ def fleet(view: View) -> Page:
             (
                 name,
                 KINDS[name],
-                WORDS[name],
+                KINDS[name].word,
                 counts[name],
                 view.href(state=None if state == name else name, **{"from": None}),
             )
-            for name in sorted(counts, key=lambda name: KINDS[name].place)
+            for name in KINDS
+            if counts[name]
         ],
         "cells": cells,
         "letters": max((len(one[3]) for one in cells), default=0),
         "dense": len(chosen) > DENSE,
         "rows": [_row(one, view.database) for one in chosen[start : start + LISTED]] if as_list else [],
-        "start": start,
+        **paged(view, start, len(chosen)),
         "chosen": len(chosen),
         "every": len(every),
-        "pages": pages,
         "late": [_row(one, view.database) for one in late[:STRAGGLERS]],
         "waited": len(waited),
         "more_late": len(late) > STRAGGLERS,
@@ -214,12 +199,45 @@ def fleet(view: View) -> Page:
         "run_events": _events(view, run) if run is not None else [],
         "badge_of": _badge(found, run),
         "pending": counts["pending"],
-        "runs_shown": [_summary(one) for one in found.runs[: -RUNS_SHOWN - 1 : -1]],
+        "runs_shown": _runs(found),
         "grid_href": view.href(view=None, **{"from": None}),
         "list_href": view.href(view="list"),
         **_operations(run, permits),
     }
     return Page("fleet.html", status_dict(found) if view.wants_json else {}, 200, shown)
+
+
+def paged(view: View, start: int, count: int) -> dict[str, Any]:
+    """Return where the page of a list begins, and the addresses of those before and after it."""
+    return {
+        "start": start,
+        "previous": view.href(**{"from": max(0, start - LISTED) or None}) if start else "",
+        "next": view.href(**{"from": start + LISTED}) if start + LISTED < count else "",
+    }
+
+
+def _runs(found: FleetStatus) -> list[dict[str, Any]]:
+    """Return the newest runs, those first that have not ended."""
+    ended = {one.decision_id for one in found.ended}
+    shown = [
+        {**_summary(run), "started_ns": 0, "actor": "", "why": ""}
+        for run in reversed(found.runs)
+        if run.decision_id not in ended
+    ]
+    for one in reversed(found.ended):
+        kind, word = OUTCOMES[one.outcome]
+        shown.append(
+            {
+                "id": cursor.name(one.decision_id),
+                "kind": kind,
+                "word": word,
+                "seats": one.members,
+                "started_ns": one.started_ns,
+                "actor": one.actor,
+                "why": one.why,
+            }
+        )
+    return shown[:RUNS_SHOWN]
 
 
 def mark_of(found: FleetStatus) -> str:
@@ -232,7 +250,8 @@ def mark_of(found: FleetStatus) -> str:
         )
         for one in found.members
     )
-    return f"{hash((found.epoch, found.problem, members, tuple(found.runs))) & (1 << 64) - 1:x}"
+    runs = tuple(found.runs), len(found.ended), *(one.decision_id for one in found.ended[-1:])
+    return f"{hash((found.epoch, found.problem, members, runs)) & (1 << 64) - 1:x}"
 
 
 def _current(found: FleetStatus) -> Run | None:
@@ -309,7 +328,7 @@ def _short(text: str) -> str:
 def _state(one: MemberStatus) -> str:
     """Return the state of a member, as a badge has it."""
     kind, state = _kind(one), state_of(one)
-    return WORDS[kind] if kind in {"failing", "committed"} else f"{state[:1].upper()}{state[1:]}"
+    return KINDS[kind].word if kind in {"failing", "committed"} else f"{state[:1].upper()}{state[1:]}"
 
 
 def _row(one: MemberStatus, name: str) -> dict[str, Any]:
@@ -353,7 +372,7 @@ def _summary(run: Run) -> dict[str, Any]:
 
 
 def _operations(run: Run | None, permits: Permits) -> dict[str, Any]:
-    """Return what may be done about a run, for _fleet_run.html."""
+    """Return what may be done about a run, for _fleet_actions.html."""
     verb = ""
     if run is not None and run.decision is None:
         verb = "abort"
@@ -392,10 +411,9 @@ def run_page(view: View) -> Page:
     names = {one.report.database: one for one in found.members}
     permits = Permits(view, view.db)
     summary = _summary(run)
-    order = {True: 0, False: 1}
     seats = sorted(
         (_seat(run, seat, names.get(seat.target.database), view.database) for seat in run.seats),
-        key=lambda one: (order[one["waits"]], not one["reason"], one["name"]),
+        key=lambda one: (not one["waits"], not one["reason"], one["name"]),
     )
     start = view.whole("from", high=10**6)
     shown = {
@@ -403,9 +421,7 @@ def run_page(view: View) -> Page:
         "run": run,
         "mark": mark_of(found),
         "seats_shown": seats[start : start + LISTED],
-        "start": start,
-        "previous": view.href(**{"from": max(0, start - LISTED) or None}) if start else "",
-        "next": view.href(**{"from": start + LISTED}) if start + LISTED < len(seats) else "",
+        **paged(view, start, len(seats)),
         "run_events": _events(view, run),
         **_operations(run, permits),
     }
@@ -453,15 +469,18 @@ def _events(view: View, run: Run) -> list[Happened]:
     return sorted(found, key=lambda one: (one.seq, one.words), reverse=True)
 
 
+def _versions(view: View, table: Any, key: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """Yield the versions of a row with the row and the one before, oldest first."""
+    before = None
+    for one in view.db.history(table, key, newest_first=False):
+        if one.row is not None:
+            yield one, one.row, before
+            before = one.row
+
+
 def _of_run(view: View, id: bytes) -> Iterator[Happened]:
-    versions = [one for one in view.db.history(RUNS, id, newest_first=False) if one.row is not None]
-    for was, now in pairwise([None, *versions]):
-        assert now is not None
-        row, before = now.row, was.row if was is not None else None
-        assert row is not None
-        said = []
-        if before is None:
-            said.append("started the run")
+    for now, row, before in _versions(view, RUNS, id):
+        said = [] if before is not None else ["started the run"]
         if row.decision and (before is None or not before.decision):
             committed = row.decision == type(row).COMMIT
             said.append("decided that all members switch" if committed else "aborted the run")
@@ -476,27 +495,16 @@ def _of_seat(view: View, run: Run, seat: Seat) -> Iterator[Happened]:
     """Yield that a member was removed, or refused."""
     names = {one.report.database: one.report.name for one in seen(view.session, view.database).members}
     name = names.get(seat.target.database, cursor.name(seat.target.database))
-    key = run.decision_id, seat.target.database
-    versions = [one for one in view.db.history(SEATS, key, newest_first=False) if one.row is not None]
-    for was, now in pairwise([None, *versions]):
-        assert now is not None
-        row, before = now.row, was.row if was is not None else None
-        assert row is not None
+    for now, row, before in _versions(view, SEATS, (run.decision_id, seat.target.database)):
         if row.removed and (before is None or not before.removed):
             yield _happened(now, f"removed {name} from the run")
         if row.reason and (before is None or not before.reason):
-            yield _happened(now, f"refused: {row.reason}", actor=name)
+            yield Happened(name, "", f"refused: {row.reason}", "", now.time_ns, now.seq)
 
 
-def _happened(one: Any, words: str, *, actor: str = "") -> Happened:
-    return Happened(
-        actor or one.actor,
-        "" if actor else one.proof,
-        words,
-        "" if actor else one.reason,
-        one.time_ns,
-        one.seq,
-    )
+def _happened(one: Any, words: str) -> Happened:
+    """Return what a version of a row says that its actor did."""
+    return Happened(one.actor, one.proof, words, one.reason, one.time_ns, one.seq)
 
 
 # a member

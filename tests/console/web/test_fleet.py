@@ -164,6 +164,8 @@ def test_a_run_that_ended_keeps_its_page_when_the_coordinator_starts_again(tmp_p
         hub.start()
         assert hub.status().runs == []
         with console_of({"ledger": db}, fleets={"ledger": hub}) as web:
+            page = Visitor(web.url).get("/fleet")
+            assert f"{cursor.name(run)[:8]} Aborted 1" in page.words
             page = Visitor(web.url).get(of_run(run))
             assert "Aborted" in page.words
             assert "ann (claimed) aborted the run" in page.words

@@ -470,7 +470,7 @@ def _events(view: View, run: Run) -> list[Happened]:
 
 
 def _versions(view: View, table: Any, key: Any) -> Iterator[tuple[Any, Any, Any]]:
-    """Yield the versions of a row with the row and the one before, oldest first."""
+    """Yield the versions of a row, each with its row and the previous row, oldest first."""
     before = None
     for one in view.db.history(table, key, newest_first=False):
         if one.row is not None:

@@ -3,7 +3,8 @@
     draft ─▶ propose ─▶ WAITING ─┬─ approve ─▶ APPROVED ─ start ─▶ STARTED
                                  └─ reject ──▶ REJECTED       (in waves: by rollouts.py)
 
-They are rows of the table `plans` in the ledger's database, and its log has who decided what, when and why.
+They are rows of the table `plans` in the ledger's database, which has who decided what, why, and how these
+people were authenticated. Its log has the same, and when. A server refuses writes of clients to these tables.
 Who may decide, and that nobody approves a proposal of their own, is decided by `Rules`, as for the migrations
 of one database (migrations/proposal.py).
 
@@ -23,13 +24,13 @@ from enum import StrEnum
 from everlog.feed import cursor
 from everlog.fleet import rollouts
 from everlog.fleet.ledger import LedgerStore
-from everlog.fleet.migrations.v20261130200000_create_plans import PLANS, Plan
+from everlog.fleet.migrations.v20261130233000_add_proofs import PLANS, Plan
 from everlog.fleet.plan import FleetPlan, changes, decode_plan
 from everlog.fleet.protocol import Target
 from everlog.fleet.survey import SHORT, Survey, listed
 from everlog.migrations.proposal import Rules, check_reason, pick, plan_digest
 from everlog.store.errors import MigrationError
-from everlog.store.tx.transaction import Metadata, Transaction
+from everlog.store.tx.transaction import Metadata, Transaction, marked, proof_name, proof_of
 
 ERRORS_SHOWN = 3
 
@@ -51,7 +52,8 @@ _OPEN = (Plan.WAITING, Plan.APPROVED)
 @dataclass(frozen=True)
 class ProposedPlan:
     """A plan that was proposed. `document`: the bytes that were reviewed. `decision_id`: the run that was
-    started with it; empty: none, or several, in waves."""
+    started with it; empty: none, or several, in waves. `proposed_proof`, `decided_proof`: how these people
+    were authenticated, as a word."""
 
     digest: bytes
     document: bytes = field(repr=False)
@@ -61,6 +63,8 @@ class ProposedPlan:
     reason: str = ""
     despite_errors: bool = False
     decision_id: bytes = b""
+    proposed_proof: str = "claimed"
+    decided_proof: str = ""
 
     @property
     def plan(self) -> FleetPlan:
@@ -75,7 +79,7 @@ class ProposedPlan:
     @property
     def says(self) -> str:
         """Its state, as a clause after the plan's digest."""
-        by = f" by {self.decided_by}" if self.decided_by else ""
+        by = f" by {self.decided_by}{marked(self.decided_proof)}" if self.decided_by else ""
         why = f" ({self.reason})" if self.reason else ""
         match self.state:
             case PlanState.WAITING:
@@ -133,6 +137,26 @@ class PlanApprovals:
         """Return all plans, the newest last. Read-only."""
         return self._store.read(lambda tx: [_proposed(row) for row in _rows(tx)])
 
+    def find(self, words: str) -> ProposedPlan:
+        """Return the plan whose digest starts with `words`. Read-only. Raises MigrationError."""
+        return pick(self.proposals(), words, what="a plan")
+
+    def check_startable(self, found: ProposedPlan, *, checked: bool) -> None:
+        """Raise MigrationError if a plan cannot be started in unison: it is for waves, was decided otherwise,
+        or needs approval. The commit that starts it checks this again."""
+        if not found.plan.unison:
+            raise MigrationError(
+                f"plan {found.short} is for waves, and has no run of its own; start it with `everlog fleet"
+                f" rollout start {found.short}`",
+                digest=found.digest.hex(),
+            )
+        if found.state is PlanState.APPROVED or (found.state is PlanState.WAITING and not checked):
+            return
+        how = f"; approve it with `everlog fleet approve {found.short}`" * (found.state is PlanState.WAITING)
+        raise MigrationError(
+            f"plan {found.short} {found.says}, and cannot be started{how}", digest=found.digest.hex()
+        )
+
     def propose(self, plan: FleetPlan, *, actor: str = "", reason: str = "") -> ProposedPlan:
         """Propose a plan, which supersedes the newest one, unless that is the same and not decided yet.
         Return it. Writes one commit or none."""
@@ -149,7 +173,13 @@ class PlanApprovals:
                 newest.state = Plan.SUPERSEDED
                 tx.put(PLANS, newest)
             number = newest.number + 1 if newest is not None else 1
-            row = Plan(digest=digest, document=document, number=number, proposed_by=actor)
+            row = Plan(
+                digest=digest,
+                document=document,
+                number=number,
+                proposed_by=actor,
+                proposed_proof=proof_name(proof_of(actor)),
+            )
             tx.put(PLANS, row)
             return _proposed(row)
 
@@ -210,25 +240,39 @@ class PlanApprovals:
         Metadata(actor, reason).check()
 
         def write(tx: Transaction) -> ProposedPlan:
-            rows = _rows(tx)
-            found = pick([_proposed(row) for row in rows], words, what="a plan")
-            row = next(row for row in rows if row.digest == found.digest)
-            if row.state not in _OPEN or row.state == state:
-                newest = "" if row is rows[-1] else f"; the newest is {_proposed(rows[-1]).short}"
-                raise MigrationError(
-                    f"plan {found.short} {found.says}, so it cannot be {_STATES[state]}{newest}; plan again"
-                    " with `everlog fleet plan`",
-                    digest=found.digest.hex(),
-                    state=str(found.state),
-                )
-            self.rules.check_decision(actor, found.proposed_by, found.short, verb)
-            check_reason(reason)
+            found, row = self._decidable(tx, words, verb, state, actor, reason)
             check(found, row)
             row.state, row.decided_by, row.reason = state, actor, reason
+            row.decided_proof = proof_name(proof_of(actor))
             tx.put(PLANS, row)
             return _proposed(row)
 
         return self._store.commit(write, actor, reason)
+
+    def check_approvable(self, words: str, *, actor: str, reason: str) -> ProposedPlan:
+        """Return the plan that `approve` would approve if it is not stale: check this before members are
+        surveyed. Read-only. Raises MigrationError as `approve`."""
+        decide = self._decidable
+        return self._store.read(lambda tx: decide(tx, words, "approve", Plan.APPROVED, actor, reason)[0])
+
+    def _decidable(  # noqa: PLR0917  what a decision consists of
+        self, tx: Transaction, words: str, verb: str, state: Plan.State.ValueType, actor: str, reason: str
+    ) -> tuple[ProposedPlan, Plan]:
+        """Return a plan that `actor` may decide about, and its row."""
+        rows = _rows(tx)
+        found = pick([_proposed(row) for row in rows], words, what="a plan")
+        row = next(row for row in rows if row.digest == found.digest)
+        if row.state not in _OPEN or row.state == state:
+            newest = "" if row is rows[-1] else f"; the newest is {_proposed(rows[-1]).short}"
+            raise MigrationError(
+                f"plan {found.short} {found.says}, so it cannot be {_STATES[state]}{newest}; plan again"
+                " with `everlog fleet plan`",
+                digest=found.digest.hex(),
+                state=str(found.state),
+            )
+        self.rules.check_decision(actor, found.proposed_by, found.short, verb)
+        check_reason(reason)
+        return found, row
 
 
 def _rows(tx: Transaction) -> list[Plan]:
@@ -246,4 +290,6 @@ def _proposed(row: Plan) -> ProposedPlan:
         row.reason,
         row.despite_errors,
         row.decision_id,
+        row.proposed_proof or "claimed",
+        row.decided_proof,
     )

@@ -43,6 +43,11 @@ class FleetCoordinator:
         self._lock = threading.Lock()
 
     @property
+    def checked(self) -> bool:
+        """Whether a run starts only with a plan that was approved."""
+        return self._checked
+
+    @property
     def epoch(self) -> int:
         """Its epoch; 0: it does not coordinate: it has not taken over, was replaced, or a commit failed."""
         return self._memory.epoch

@@ -19,23 +19,25 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import msgspec
 
 from everlog.feed import cursor
+from everlog.fleet.approvals import PlanApprovals, ProposedPlan
 from everlog.fleet.coordinator import FleetCoordinator
 from everlog.fleet.ledger import LedgerDatabase, LedgerStore
 from everlog.fleet.members_file import ALL, Surveyed
-from everlog.fleet.plan import Refusal
+from everlog.fleet.plan import Refusal, changes, draft, target_of
 from everlog.fleet.protocol import Order, Phase, Run, Target
 from everlog.fleet.registry import Registry, contradiction, refusal
 from everlog.fleet.selector import Selector
 from everlog.fleet.status import FleetStatus, MemberReport, MemberStatus, stragglers_first
-from everlog.fleet.survey import Survey, decode_survey
+from everlog.fleet.survey import Survey, decode_survey, listed
 from everlog.fleet.tasks import Answer, Asked, Kind, MemberTask
+from everlog.migrations.proposal import Rules
 from everlog.proto import log_pb2
 from everlog.store.errors import Error, MigrationError
 from everlog.store.program_log import about
@@ -124,13 +126,21 @@ class Hub:
     """Coordinates the fleet of a ledger between `start` and `close`. Safe to use from many threads.
 
     `db` has the schema of `ledger.SOURCE`. `mark`: see LedgerStore. `checked`: a run starts only with a plan
-    that was approved.
+    that was approved. `rules`: who may approve plans.
     """
 
     def __init__(
-        self, db: LedgerDatabase, mark: Path, *, name: str = "coordinator", checked: bool = False
+        self,
+        db: LedgerDatabase,
+        mark: Path,
+        *,
+        name: str = "coordinator",
+        checked: bool = False,
+        rules: Rules | None = None,
     ) -> None:
-        self._coordinator = FleetCoordinator(LedgerStore(db, mark), name=name, checked=checked)
+        store = LedgerStore(db, mark)
+        self._coordinator = FleetCoordinator(store, name=name, checked=checked)
+        self.approvals = PlanApprovals(store, rules)
         self._registry = Registry(db, actor=name)
         self._lock = threading.Lock()
         self._writing = threading.Lock()  # of the table of the members
@@ -396,6 +406,109 @@ class Hub:
             )
         return sorted(found, key=lambda one: one.report.name)
 
+    # plans
+
+    def propose(
+        self,
+        surveyed: Surveyed,
+        selector: Selector,
+        to: int | None = None,
+        *,
+        hold: bool = False,
+        unison: bool = True,
+        actor: str = "",
+        reason: str = "",
+    ) -> ProposedPlan:
+        """Draft the plan of the surveyed members, and propose it. Writes one commit or none. Raises
+        MigrationError as `plan.draft`, also with members that could not be surveyed."""
+        plan = draft(
+            surveyed.surveys,
+            to,
+            hold=hold,
+            unison=unison,
+            selector=str(selector),
+            problems=self._concerned(surveyed, to or target_of(surveyed.surveys)),
+        )
+        return self.approvals.propose(plan, actor=actor, reason=reason)
+
+    def approve(
+        self,
+        words: str,
+        surveyed: Surveyed,
+        *,
+        actor: str,
+        reason: str,
+        despite_errors: bool = False,
+    ) -> ProposedPlan:
+        """Approve a plan; see PlanApprovals. Raises MigrationError, also if a member of it could not be
+        surveyed."""
+        surveys = self._current(self.approvals.find(words), surveyed)
+        return self.approvals.approve(
+            words, surveys, actor=actor, reason=reason, despite_errors=despite_errors
+        )
+
+    def upgrade(
+        self,
+        found: ProposedPlan,
+        surveyed: Surveyed,
+        decision_id: bytes,
+        *,
+        deadline_s: float,
+        actor: str = "",
+        reason: str = "",
+    ) -> Run:
+        """Start the run of a plan in unison. Writes. Raises MigrationError if the plan is stale, with what
+        has changed, or may not start: nothing was done."""
+        self.check_startable(found.digest.hex())  # another operator may have been faster
+        self.check_current(found, surveyed)
+        return self.begin(
+            decision_id,
+            found.plan.targets(),
+            deadline_s=deadline_s,
+            digest=found.digest,
+            actor=actor,
+            reason=reason,
+        )
+
+    def check_startable(self, words: str) -> ProposedPlan:
+        """Return the plan whose digest starts with `words`. Read-only. Raises MigrationError if it cannot be
+        started in unison now."""
+        found = self.approvals.find(words)
+        self.approvals.check_startable(found, checked=self._coordinator.checked)
+        return found
+
+    def check_current(self, found: ProposedPlan, surveyed: Surveyed) -> list[Survey]:
+        """Return the surveys of a plan. Raises MigrationError if it is stale, or a member of it could not be
+        surveyed."""
+        surveys = self._current(found, surveyed)
+        stale = changes(found.plan, surveys)
+        if stale:
+            raise MigrationError(
+                f"plan {found.short} is not started, because it is stale: {listed(stale)}; plan again with"
+                " `everlog fleet plan`",
+                digest=found.digest.hex(),
+                changes=stale,
+            )
+        return surveys
+
+    def _current(self, found: ProposedPlan, surveyed: Surveyed) -> list[Survey]:
+        plan = found.plan
+        members = {one.database for one in plan.members}
+        problems = self._concerned(surveyed, plan.to_version, members)
+        return Surveyed(surveyed.surveys, problems).check()
+
+    def _concerned(self, surveyed: Surveyed, to: int, members: Collection[str] = ()) -> list[Refusal]:
+        """Return the members that could not be surveyed and lack a version, or are among `members`."""
+        with self._lock:
+            known = {
+                cursor.name(database): live.status.report.version for database, live in self._live.items()
+            }
+        return [
+            one
+            for one in surveyed.problems
+            if one.database in members or not to or known.get(one.database, 0) < to
+        ]
+
     # operators
 
     def begin(
@@ -473,8 +586,14 @@ class Hub:
         with self._lock:
             members = [self._alarmed(live, live.status) for live in self._live.values()]
         epoch = self._coordinator.epoch
-        problem = "" if epoch else self._problem
-        return FleetStatus(epoch, problem, stragglers_first(members, runs), list(runs), ended)
+        return FleetStatus(
+            epoch,
+            "" if epoch else self._problem,
+            stragglers_first(members, runs),
+            list(runs),
+            ended,
+            self._coordinator.checked,
+        )
 
     # by itself
 

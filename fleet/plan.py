@@ -88,9 +88,10 @@ class Totals(msgspec.Struct, frozen=True):
     bytes: int = 0
 
 
-class FleetPlan(msgspec.Struct, frozen=True, rename={"to_version": "to"}):
+class FleetPlan(msgspec.Struct, frozen=True, rename={"to_version": "to"}, omit_defaults=True):
     """The document to review. `hold`: both versions are served after the switch, until the run is contracted.
-    `unison`: all members or none, by one decision; otherwise in waves."""
+    `unison`: all members or none, by one decision; otherwise in waves. `selector`: which members it is about;
+    those that match later have joined."""
 
     to_version: int
     hold: bool
@@ -99,6 +100,7 @@ class FleetPlan(msgspec.Struct, frozen=True, rename={"to_version": "to"}):
     members: list[MemberEntry]
     findings: list[FindingEntry]
     totals: Totals
+    selector: str = ""
 
     @property
     def errors(self) -> list[str]:
@@ -113,6 +115,11 @@ class FleetPlan(msgspec.Struct, frozen=True, rename={"to_version": "to"}):
     def digest(self) -> bytes:
         """The digest of the document, 32 bytes. Of a document that was read, digest its own bytes."""
         return plan_digest(self.encode())
+
+    @property
+    def unheld(self) -> bool:
+        """Whether the migration cannot wait for a decision at some member."""
+        return any(one.unheld for one in self.members)
 
     def targets(self) -> tuple[Target, ...]:
         """Return the members for `FleetCoordinator.start`."""
@@ -223,20 +230,28 @@ def _unfit(intended: Intended, *, unison: bool) -> str:
 
 
 def draft(
-    surveys: Iterable[Survey], to: int | None = None, *, hold: bool = False, unison: bool = True
+    surveys: Iterable[Survey],
+    to: int | None = None,
+    *,
+    hold: bool = False,
+    unison: bool = True,
+    selector: str = "",
+    problems: Iterable[Refusal] = (),
 ) -> FleetPlan:
     """Return the plan that upgrades these members to a version.
 
     `to`: None: the oldest version that is pending anywhere. `hold`: both versions are served after the
-    switch; survey with the same `hold`. Members that have the version are left out. Raises MigrationError if
-    none lacks it, and with all reasons (`refusals`) if a member cannot be upgraded.
+    switch; survey with the same `hold`. Members that have the version are left out. `selector`: which members
+    it is about. `problems`: of those among them that could not be surveyed. Raises MigrationError if none
+    lacks the version, and with all reasons (`refusals`) if a member cannot be upgraded.
     """
     surveys = sorted(surveys, key=lambda one: one.database)
     to = to or target_of(surveys)
-    refused = refusals(surveys, to, unison=unison)
+    problems = list(problems)
+    refused = problems + refusals(surveys, to, unison=unison)
     if refused:
         raise MigrationError(
-            f"{quantity(len(refused), 'member')} of {len(surveys):,} cannot be upgraded"
+            f"{quantity(len(refused), 'member')} of {len(surveys) + len(problems):,} cannot be upgraded"
             f"{' in unison' if unison else ''} to {to}, so there is no plan:"
             f" {listed(refused)}",
             refusals=refused,
@@ -269,6 +284,7 @@ def draft(
             max(one.seconds for one in members),
             sum(one.bytes for one in members),
         ),
+        selector,
     )
 
 

@@ -22,8 +22,8 @@ import msgspec
 
 from everlog.feed import cursor
 from everlog.fleet.ledger import LedgerStore
-from everlog.fleet.migrations.v20261130200000_create_plans import PLANS, Plan
 from everlog.fleet.migrations.v20261130210000_create_rollouts import ROLLOUTS, StoredRollout
+from everlog.fleet.migrations.v20261130233000_add_proofs import PLANS, Plan
 from everlog.fleet.plan import decode_plan
 from everlog.fleet.protocol import Phase, Run, Target
 from everlog.fleet.survey import SHORT

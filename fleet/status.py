@@ -100,7 +100,7 @@ class FleetStatus(msgspec.Struct, frozen=True):
 
     `members`: stragglers first. `runs`: those that have not ended, and those that ended last, since the
     coordinator started. `ended`: the newest that have ended, at most ENDED_MAX. Both are in the order of
-    their start.
+    their start. `checked`: a run starts only with a plan that was approved.
     """
 
     epoch: int
@@ -108,6 +108,7 @@ class FleetStatus(msgspec.Struct, frozen=True):
     members: list[MemberStatus]
     runs: list[Run]
     ended: list[EndedRun] = []
+    checked: bool = False
 
 
 def stragglers_first(members: Iterable[MemberStatus], runs: Iterable[Run]) -> list[MemberStatus]:
@@ -163,6 +164,7 @@ def status_dict(found: FleetStatus) -> dict[str, Any]:
     return {
         "epoch": found.epoch,
         "problem": found.problem,
+        "checked": found.checked,
         "members": [member_dict(one) for one in found.members],
         "runs": [run_dict(run) for run in found.runs],
         "ended": [_ended_dict(run) for run in found.ended],

@@ -6,7 +6,8 @@ docs/fleet.md. Protocol: docs/fleet-protocol.md.
 
   process with databases ─ Join: reports ─▶ coordinator ─▶ ledger
                          ◀─ Join: orders ──
-  operator ─ Status, Watch, Start, Abort, Remove, Contract ─▶ coordinator
+  operator ─ Status, Watch, Survey, Start, Abort, Remove, Contract ─▶ coordinator
+           ─ Plan, Plans, Approve, Reject, Upgrade ─▶ plans in the ledger ─▶ runs
 
 Members dial out: a process needs no port, and has one stream for all its databases. Reports and orders may be lost,
 arrive late, twice or out of order. Both sides repeat them until they are answered.
@@ -667,9 +668,12 @@ class FleetStatusResponse(_message.Message):
     MEMBERS_FIELD_NUMBER: _builtins.int
     RUNS_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
+    CHECKED_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     """Of the coordinator; 0: it does not coordinate, and `problem` says why."""
     problem: _builtins.str
+    checked: _builtins.bool
+    """A run starts only with a plan that was approved."""
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___FleetMember]: ...
     @_builtins.property
@@ -688,10 +692,11 @@ class FleetStatusResponse(_message.Message):
         members: _abc.Iterable[Global___FleetMember] | None = ...,
         runs: _abc.Iterable[Global___FleetRun] | None = ...,
         ended: _abc.Iterable[Global___FleetEndedRun] | None = ...,
+        checked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "epoch", b"epoch", "members", b"members", "problem", b"problem", "runs", b"runs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checked", b"checked", "ended", b"ended", "epoch", b"epoch", "members", b"members", "problem", b"problem", "runs", b"runs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -731,8 +736,10 @@ class WatchResponse(_message.Message):
     RUNS_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
     ENDED_FIELD_NUMBER: _builtins.int
+    CHECKED_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
     problem: _builtins.str
+    checked: _builtins.bool
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___FleetMember]:
         """Those that changed since the last message; in the first one all."""
@@ -763,10 +770,11 @@ class WatchResponse(_message.Message):
         runs: _abc.Iterable[Global___FleetRun] | None = ...,
         dropped: _abc.Iterable[_builtins.bytes] | None = ...,
         ended: _abc.Iterable[Global___FleetEndedRun] | None = ...,
+        checked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "ended", b"ended", "epoch", b"epoch", "forgotten", b"forgotten", "members", b"members", "problem", b"problem", "runs", b"runs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checked", b"checked", "dropped", b"dropped", "ended", b"ended", "epoch", b"epoch", "forgotten", b"forgotten", "members", b"members", "problem", b"problem", "runs", b"runs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -896,6 +904,376 @@ class FleetProblem(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FleetProblem: _TypeAlias = FleetProblem  # noqa: Y015
+
+@_typing.final
+class FleetPlanRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATABASE_FIELD_NUMBER: _builtins.int
+    SELECTOR_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
+    WAVES_FIELD_NUMBER: _builtins.int
+    SURVEY_S_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    database: _builtins.str
+    selector: _builtins.str
+    """As in `region=eu,!canary`; empty: all members."""
+    to: _builtins.int
+    """Version to upgrade to; 0: the oldest that is pending anywhere."""
+    hold: _builtins.bool
+    """Both versions are served after the switch, until the run is contracted."""
+    waves: _builtins.bool
+    """For waves: it may have migrations that cannot wait for a decision."""
+    survey_s: _builtins.float
+    """The time for the surveys; 0: 5 minutes."""
+    actor: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        database: _builtins.str = ...,
+        selector: _builtins.str = ...,
+        to: _builtins.int = ...,
+        hold: _builtins.bool = ...,
+        waves: _builtins.bool = ...,
+        survey_s: _builtins.float = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "database", b"database", "hold", b"hold", "reason", b"reason", "selector", b"selector", "survey_s", b"survey_s", "to", b"to", "waves", b"waves"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetPlanRequest: _TypeAlias = FleetPlanRequest  # noqa: Y015
+
+@_typing.final
+class FleetPlanResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    refusal: _builtins.str
+    """Why there is no plan, and the members that cannot be upgraded."""
+    @_builtins.property
+    def progress(self) -> Global___FleetSurveying: ...
+    @_builtins.property
+    def plan(self) -> Global___ProposedFleetPlan: ...
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___FleetProblem]: ...
+    def __init__(
+        self,
+        *,
+        progress: Global___FleetSurveying | None = ...,
+        plan: Global___ProposedFleetPlan | None = ...,
+        refusal: _builtins.str = ...,
+        problems: _abc.Iterable[Global___FleetProblem] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "problems", b"problems", "progress", b"progress", "refusal", b"refusal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetPlanResponse: _TypeAlias = FleetPlanResponse  # noqa: Y015
+
+@_typing.final
+class ProposedFleetPlan(_message.Message):
+    """A plan that was proposed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _State:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ProposedFleetPlan._State.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        WAITING: ProposedFleetPlan._State.ValueType  # 0
+        APPROVED: ProposedFleetPlan._State.ValueType  # 1
+        REJECTED: ProposedFleetPlan._State.ValueType  # 2
+        STARTED: ProposedFleetPlan._State.ValueType  # 3
+        SUPERSEDED: ProposedFleetPlan._State.ValueType  # 4
+        """Another plan was proposed, before this one was started."""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper): ...
+    WAITING: ProposedFleetPlan.State.ValueType  # 0
+    APPROVED: ProposedFleetPlan.State.ValueType  # 1
+    REJECTED: ProposedFleetPlan.State.ValueType  # 2
+    STARTED: ProposedFleetPlan.State.ValueType  # 3
+    SUPERSEDED: ProposedFleetPlan.State.ValueType  # 4
+    """Another plan was proposed, before this one was started."""
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PROPOSED_BY_FIELD_NUMBER: _builtins.int
+    PROPOSED_PROOF_FIELD_NUMBER: _builtins.int
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
+    DECIDED_PROOF_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DESPITE_ERRORS_FIELD_NUMBER: _builtins.int
+    DECISION_ID_FIELD_NUMBER: _builtins.int
+    digest: _builtins.bytes
+    """SHA-256 of `document`, which an approval binds."""
+    document: _builtins.bytes
+    """JSON: docs/format.md, "Plans of a fleet"."""
+    state: Global___ProposedFleetPlan.State.ValueType
+    proposed_by: _builtins.str
+    """Who proposed and decided it, how these names were authenticated (`claimed`, `token` …), and why it was decided."""
+    proposed_proof: _builtins.str
+    decided_by: _builtins.str
+    decided_proof: _builtins.str
+    reason: _builtins.str
+    despite_errors: _builtins.bool
+    """It was approved although lint found errors."""
+    decision_id: _builtins.bytes
+    """The run that was started with it; empty: none, or several, in waves."""
+    def __init__(
+        self,
+        *,
+        digest: _builtins.bytes = ...,
+        document: _builtins.bytes = ...,
+        state: Global___ProposedFleetPlan.State.ValueType = ...,
+        proposed_by: _builtins.str = ...,
+        proposed_proof: _builtins.str = ...,
+        decided_by: _builtins.str = ...,
+        decided_proof: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        despite_errors: _builtins.bool = ...,
+        decision_id: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decided_by", b"decided_by", "decided_proof", b"decided_proof", "decision_id", b"decision_id", "despite_errors", b"despite_errors", "digest", b"digest", "document", b"document", "proposed_by", b"proposed_by", "proposed_proof", b"proposed_proof", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProposedFleetPlan: _TypeAlias = ProposedFleetPlan  # noqa: Y015
+
+@_typing.final
+class FleetPlansRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATABASE_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    database: _builtins.str
+    digest: _builtins.str
+    """The digest of one plan, or its first digits; empty: all."""
+    limit: _builtins.int
+    """The newest of them; 0: all."""
+    def __init__(
+        self,
+        *,
+        database: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["database", b"database", "digest", b"digest", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetPlansRequest: _TypeAlias = FleetPlansRequest  # noqa: Y015
+
+@_typing.final
+class FleetPlansResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def plan(self) -> Global___ProposedFleetPlan: ...
+    def __init__(
+        self,
+        *,
+        plan: Global___ProposedFleetPlan | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetPlansResponse: _TypeAlias = FleetPlansResponse  # noqa: Y015
+
+@_typing.final
+class FleetApproveRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATABASE_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    DESPITE_ERRORS_FIELD_NUMBER: _builtins.int
+    SURVEY_S_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    database: _builtins.str
+    digest: _builtins.str
+    """Of the plan that was reviewed, or its first digits."""
+    despite_errors: _builtins.bool
+    """Approve a plan in which lint found errors."""
+    survey_s: _builtins.float
+    actor: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        database: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        despite_errors: _builtins.bool = ...,
+        survey_s: _builtins.float = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "database", b"database", "despite_errors", b"despite_errors", "digest", b"digest", "reason", b"reason", "survey_s", b"survey_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetApproveRequest: _TypeAlias = FleetApproveRequest  # noqa: Y015
+
+@_typing.final
+class FleetApproveResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___FleetSurveying: ...
+    @_builtins.property
+    def plan(self) -> Global___ProposedFleetPlan: ...
+    def __init__(
+        self,
+        *,
+        progress: Global___FleetSurveying | None = ...,
+        plan: Global___ProposedFleetPlan | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetApproveResponse: _TypeAlias = FleetApproveResponse  # noqa: Y015
+
+@_typing.final
+class FleetRejectRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATABASE_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    database: _builtins.str
+    digest: _builtins.str
+    actor: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        database: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "database", b"database", "digest", b"digest", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetRejectRequest: _TypeAlias = FleetRejectRequest  # noqa: Y015
+
+@_typing.final
+class FleetRejectResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def plan(self) -> Global___ProposedFleetPlan: ...
+    def __init__(
+        self,
+        *,
+        plan: Global___ProposedFleetPlan | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetRejectResponse: _TypeAlias = FleetRejectResponse  # noqa: Y015
+
+@_typing.final
+class FleetUpgradeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATABASE_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    DECISION_ID_FIELD_NUMBER: _builtins.int
+    DEADLINE_S_FIELD_NUMBER: _builtins.int
+    SURVEY_S_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    database: _builtins.str
+    digest: _builtins.str
+    """Of the plan, or its first digits."""
+    decision_id: _builtins.bytes
+    """UUID of the run."""
+    deadline_s: _builtins.float
+    """The time for the votes of all members."""
+    survey_s: _builtins.float
+    actor: _builtins.str
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        database: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        decision_id: _builtins.bytes = ...,
+        deadline_s: _builtins.float = ...,
+        survey_s: _builtins.float = ...,
+        actor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "database", b"database", "deadline_s", b"deadline_s", "decision_id", b"decision_id", "digest", b"digest", "reason", b"reason", "survey_s", b"survey_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetUpgradeRequest: _TypeAlias = FleetUpgradeRequest  # noqa: Y015
+
+@_typing.final
+class FleetUpgradeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___FleetSurveying: ...
+    @_builtins.property
+    def run(self) -> Global___FleetRun: ...
+    def __init__(
+        self,
+        *,
+        progress: Global___FleetSurveying | None = ...,
+        run: Global___FleetRun | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetUpgradeResponse: _TypeAlias = FleetUpgradeResponse  # noqa: Y015
 
 @_typing.final
 class StartRequest(_message.Message):

@@ -54,6 +54,31 @@ class FleetStub:
                 request_serializer=everlog_dot_proto_dot_fleet__pb2.FleetSurveyRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_fleet__pb2.FleetSurveyResponse.FromString,
                 _registered_method=True)
+        self.Plan = channel.unary_stream(
+                '/everlog.v1.Fleet/Plan',
+                request_serializer=everlog_dot_proto_dot_fleet__pb2.FleetPlanRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_fleet__pb2.FleetPlanResponse.FromString,
+                _registered_method=True)
+        self.Plans = channel.unary_stream(
+                '/everlog.v1.Fleet/Plans',
+                request_serializer=everlog_dot_proto_dot_fleet__pb2.FleetPlansRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_fleet__pb2.FleetPlansResponse.FromString,
+                _registered_method=True)
+        self.Approve = channel.unary_stream(
+                '/everlog.v1.Fleet/Approve',
+                request_serializer=everlog_dot_proto_dot_fleet__pb2.FleetApproveRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_fleet__pb2.FleetApproveResponse.FromString,
+                _registered_method=True)
+        self.Reject = channel.unary_unary(
+                '/everlog.v1.Fleet/Reject',
+                request_serializer=everlog_dot_proto_dot_fleet__pb2.FleetRejectRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_fleet__pb2.FleetRejectResponse.FromString,
+                _registered_method=True)
+        self.Upgrade = channel.unary_stream(
+                '/everlog.v1.Fleet/Upgrade',
+                request_serializer=everlog_dot_proto_dot_fleet__pb2.FleetUpgradeRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_fleet__pb2.FleetUpgradeResponse.FromString,
+                _registered_method=True)
         self.Start = channel.unary_unary(
                 '/everlog.v1.Fleet/Start',
                 request_serializer=everlog_dot_proto_dot_fleet__pb2.StartRequest.SerializeToString,
@@ -104,6 +129,44 @@ class FleetServicer:
 
     def Survey(self, request, context):
         """Surveys the selected members, and streams the progress; the last answer has the surveys. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Plan(self, request, context):
+        """Surveys the selected members, drafts the plan of their upgrade, and proposes it. Streams the progress; the last
+        answer has the proposed plan, or the members that cannot be upgraded: then nothing was proposed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Plans(self, request, context):
+        """Returns plans that were proposed, the newest last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Approve(self, request, context):
+        """Surveys the members of a plan again, and approves it unless it is stale. Streams the progress; the last answer has
+        the plan.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reject(self, request, context):
+        """Rejects a plan that was not started.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Upgrade(self, request, context):
+        """Surveys the members of a plan in unison again, and starts its run unless it is stale. Where plans need approval, it
+        must be approved. Streams the progress; the last answer has the run. Repeated with the same id it has one effect.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,6 +223,31 @@ def add_FleetServicer_to_server(servicer, server):
                     servicer.Survey,
                     request_deserializer=everlog_dot_proto_dot_fleet__pb2.FleetSurveyRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_fleet__pb2.FleetSurveyResponse.SerializeToString,
+            ),
+            'Plan': grpc.unary_stream_rpc_method_handler(
+                    servicer.Plan,
+                    request_deserializer=everlog_dot_proto_dot_fleet__pb2.FleetPlanRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_fleet__pb2.FleetPlanResponse.SerializeToString,
+            ),
+            'Plans': grpc.unary_stream_rpc_method_handler(
+                    servicer.Plans,
+                    request_deserializer=everlog_dot_proto_dot_fleet__pb2.FleetPlansRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_fleet__pb2.FleetPlansResponse.SerializeToString,
+            ),
+            'Approve': grpc.unary_stream_rpc_method_handler(
+                    servicer.Approve,
+                    request_deserializer=everlog_dot_proto_dot_fleet__pb2.FleetApproveRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_fleet__pb2.FleetApproveResponse.SerializeToString,
+            ),
+            'Reject': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reject,
+                    request_deserializer=everlog_dot_proto_dot_fleet__pb2.FleetRejectRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_fleet__pb2.FleetRejectResponse.SerializeToString,
+            ),
+            'Upgrade': grpc.unary_stream_rpc_method_handler(
+                    servicer.Upgrade,
+                    request_deserializer=everlog_dot_proto_dot_fleet__pb2.FleetUpgradeRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_fleet__pb2.FleetUpgradeResponse.SerializeToString,
             ),
             'Start': grpc.unary_unary_rpc_method_handler(
                     servicer.Start,
@@ -290,6 +378,141 @@ class Fleet:
             '/everlog.v1.Fleet/Survey',
             everlog_dot_proto_dot_fleet__pb2.FleetSurveyRequest.SerializeToString,
             everlog_dot_proto_dot_fleet__pb2.FleetSurveyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Plan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/everlog.v1.Fleet/Plan',
+            everlog_dot_proto_dot_fleet__pb2.FleetPlanRequest.SerializeToString,
+            everlog_dot_proto_dot_fleet__pb2.FleetPlanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Plans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/everlog.v1.Fleet/Plans',
+            everlog_dot_proto_dot_fleet__pb2.FleetPlansRequest.SerializeToString,
+            everlog_dot_proto_dot_fleet__pb2.FleetPlansResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Approve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/everlog.v1.Fleet/Approve',
+            everlog_dot_proto_dot_fleet__pb2.FleetApproveRequest.SerializeToString,
+            everlog_dot_proto_dot_fleet__pb2.FleetApproveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Fleet/Reject',
+            everlog_dot_proto_dot_fleet__pb2.FleetRejectRequest.SerializeToString,
+            everlog_dot_proto_dot_fleet__pb2.FleetRejectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Upgrade(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/everlog.v1.Fleet/Upgrade',
+            everlog_dot_proto_dot_fleet__pb2.FleetUpgradeRequest.SerializeToString,
+            everlog_dot_proto_dot_fleet__pb2.FleetUpgradeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,7 +6,8 @@ docs/fleet.md. Protocol: docs/fleet-protocol.md.
 
   process with databases ─ Join: reports ─▶ coordinator ─▶ ledger
                          ◀─ Join: orders ──
-  operator ─ Status, Watch, Start, Abort, Remove, Contract ─▶ coordinator
+  operator ─ Status, Watch, Survey, Start, Abort, Remove, Contract ─▶ coordinator
+           ─ Plan, Plans, Approve, Reject, Upgrade ─▶ plans in the ledger ─▶ runs
 
 Members dial out: a process needs no port, and has one stream for all its databases. Reports and orders may be lost,
 arrive late, twice or out of order. Both sides repeat them until they are answered.
@@ -51,6 +52,22 @@ class FleetStub:
     """Streams the status: first all of it, then what has changed."""
     Survey: _grpc.UnaryStreamMultiCallable[_fleet_pb2.FleetSurveyRequest, _fleet_pb2.FleetSurveyResponse]
     """Surveys the selected members, and streams the progress; the last answer has the surveys. Changes nothing."""
+    Plan: _grpc.UnaryStreamMultiCallable[_fleet_pb2.FleetPlanRequest, _fleet_pb2.FleetPlanResponse]
+    """Surveys the selected members, drafts the plan of their upgrade, and proposes it. Streams the progress; the last
+    answer has the proposed plan, or the members that cannot be upgraded: then nothing was proposed.
+    """
+    Plans: _grpc.UnaryStreamMultiCallable[_fleet_pb2.FleetPlansRequest, _fleet_pb2.FleetPlansResponse]
+    """Returns plans that were proposed, the newest last."""
+    Approve: _grpc.UnaryStreamMultiCallable[_fleet_pb2.FleetApproveRequest, _fleet_pb2.FleetApproveResponse]
+    """Surveys the members of a plan again, and approves it unless it is stale. Streams the progress; the last answer has
+    the plan.
+    """
+    Reject: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.FleetRejectRequest, _fleet_pb2.FleetRejectResponse]
+    """Rejects a plan that was not started."""
+    Upgrade: _grpc.UnaryStreamMultiCallable[_fleet_pb2.FleetUpgradeRequest, _fleet_pb2.FleetUpgradeResponse]
+    """Surveys the members of a plan in unison again, and starts its run unless it is stale. Where plans need approval, it
+    must be approved. Streams the progress; the last answer has the run. Repeated with the same id it has one effect.
+    """
     Start: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.StartRequest, _fleet_pb2.StartResponse]
     """Starts a run. Refused while another run is undecided, and if a member of the plan has not ended an earlier run."""
     Abort: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.AbortRequest, _fleet_pb2.AbortResponse]
@@ -76,6 +93,22 @@ class FleetAsyncStub(FleetStub):
     """Streams the status: first all of it, then what has changed."""
     Survey: _aio.UnaryStreamMultiCallable[_fleet_pb2.FleetSurveyRequest, _fleet_pb2.FleetSurveyResponse]  # type: ignore[assignment]
     """Surveys the selected members, and streams the progress; the last answer has the surveys. Changes nothing."""
+    Plan: _aio.UnaryStreamMultiCallable[_fleet_pb2.FleetPlanRequest, _fleet_pb2.FleetPlanResponse]  # type: ignore[assignment]
+    """Surveys the selected members, drafts the plan of their upgrade, and proposes it. Streams the progress; the last
+    answer has the proposed plan, or the members that cannot be upgraded: then nothing was proposed.
+    """
+    Plans: _aio.UnaryStreamMultiCallable[_fleet_pb2.FleetPlansRequest, _fleet_pb2.FleetPlansResponse]  # type: ignore[assignment]
+    """Returns plans that were proposed, the newest last."""
+    Approve: _aio.UnaryStreamMultiCallable[_fleet_pb2.FleetApproveRequest, _fleet_pb2.FleetApproveResponse]  # type: ignore[assignment]
+    """Surveys the members of a plan again, and approves it unless it is stale. Streams the progress; the last answer has
+    the plan.
+    """
+    Reject: _aio.UnaryUnaryMultiCallable[_fleet_pb2.FleetRejectRequest, _fleet_pb2.FleetRejectResponse]  # type: ignore[assignment]
+    """Rejects a plan that was not started."""
+    Upgrade: _aio.UnaryStreamMultiCallable[_fleet_pb2.FleetUpgradeRequest, _fleet_pb2.FleetUpgradeResponse]  # type: ignore[assignment]
+    """Surveys the members of a plan in unison again, and starts its run unless it is stale. Where plans need approval, it
+    must be approved. Streams the progress; the last answer has the run. Repeated with the same id it has one effect.
+    """
     Start: _aio.UnaryUnaryMultiCallable[_fleet_pb2.StartRequest, _fleet_pb2.StartResponse]  # type: ignore[assignment]
     """Starts a run. Refused while another run is undecided, and if a member of the plan has not ended an earlier run."""
     Abort: _aio.UnaryUnaryMultiCallable[_fleet_pb2.AbortRequest, _fleet_pb2.AbortResponse]  # type: ignore[assignment]
@@ -122,6 +155,52 @@ class FleetServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_fleet_pb2.FleetSurveyResponse], _abc.AsyncIterator[_fleet_pb2.FleetSurveyResponse]]:
         """Surveys the selected members, and streams the progress; the last answer has the surveys. Changes nothing."""
+
+    @_abc_1.abstractmethod
+    def Plan(
+        self,
+        request: _fleet_pb2.FleetPlanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_fleet_pb2.FleetPlanResponse], _abc.AsyncIterator[_fleet_pb2.FleetPlanResponse]]:
+        """Surveys the selected members, drafts the plan of their upgrade, and proposes it. Streams the progress; the last
+        answer has the proposed plan, or the members that cannot be upgraded: then nothing was proposed.
+        """
+
+    @_abc_1.abstractmethod
+    def Plans(
+        self,
+        request: _fleet_pb2.FleetPlansRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_fleet_pb2.FleetPlansResponse], _abc.AsyncIterator[_fleet_pb2.FleetPlansResponse]]:
+        """Returns plans that were proposed, the newest last."""
+
+    @_abc_1.abstractmethod
+    def Approve(
+        self,
+        request: _fleet_pb2.FleetApproveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_fleet_pb2.FleetApproveResponse], _abc.AsyncIterator[_fleet_pb2.FleetApproveResponse]]:
+        """Surveys the members of a plan again, and approves it unless it is stale. Streams the progress; the last answer has
+        the plan.
+        """
+
+    @_abc_1.abstractmethod
+    def Reject(
+        self,
+        request: _fleet_pb2.FleetRejectRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.FleetRejectResponse, _abc.Awaitable[_fleet_pb2.FleetRejectResponse]]:
+        """Rejects a plan that was not started."""
+
+    @_abc_1.abstractmethod
+    def Upgrade(
+        self,
+        request: _fleet_pb2.FleetUpgradeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_fleet_pb2.FleetUpgradeResponse], _abc.AsyncIterator[_fleet_pb2.FleetUpgradeResponse]]:
+        """Surveys the members of a plan in unison again, and starts its run unless it is stale. Where plans need approval, it
+        must be approved. Streams the progress; the last answer has the run. Repeated with the same id it has one effect.
+        """
 
     @_abc_1.abstractmethod
     def Start(

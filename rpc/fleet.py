@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from everlog.feed import cursor
+from everlog.fleet.approvals import PlanState, ProposedPlan
 from everlog.fleet.plan import Refusal
 from everlog.fleet.protocol import Decision, Order, Phase, Run, Seat, Target, Verb, Vote
 from everlog.fleet.status import EndedRun, FleetStatus, MemberReport, MemberStatus
@@ -114,6 +115,36 @@ def problem_of(one: pb.FleetProblem) -> Refusal:
     return Refusal(cursor.name(one.member) if one.member else "", one.name, one.why)
 
 
+def message_of_plan(one: ProposedPlan) -> pb.ProposedFleetPlan:
+    return pb.ProposedFleetPlan(
+        digest=one.digest,
+        document=one.document,
+        state=pb.ProposedFleetPlan.State.Value(one.state.name),
+        proposed_by=one.proposed_by,
+        proposed_proof=one.proposed_proof,
+        decided_by=one.decided_by,
+        decided_proof=one.decided_proof,
+        reason=one.reason,
+        despite_errors=one.despite_errors,
+        decision_id=one.decision_id,
+    )
+
+
+def plan_of(one: pb.ProposedFleetPlan) -> ProposedPlan:
+    return ProposedPlan(
+        one.digest,
+        one.document,
+        PlanState[pb.ProposedFleetPlan.State.Name(one.state)],
+        one.proposed_by,
+        one.decided_by,
+        one.reason,
+        one.despite_errors,
+        one.decision_id,
+        one.proposed_proof,
+        one.decided_proof,
+    )
+
+
 def message_of_target(one: Target) -> pb.FleetTarget:
     return pb.FleetTarget(
         member=one.database,
@@ -217,6 +248,7 @@ def message_of_status(one: FleetStatus) -> pb.FleetStatusResponse:
         members=[message_of_member(member) for member in one.members],
         runs=[message_of_run(run) for run in one.runs],
         ended=[message_of_ended(run) for run in one.ended],
+        checked=one.checked,
     )
 
 
@@ -227,4 +259,5 @@ def status_of(one: pb.FleetStatusResponse) -> FleetStatus:
         [member_of(member) for member in one.members],
         [run_of(run) for run in one.runs],
         [ended_of(run) for run in one.ended],
+        one.checked,
     )

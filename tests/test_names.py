@@ -132,7 +132,7 @@ ROWS = [
     Row("migrations.restore_folders", "Migrations.Folders", "restore-folders", WIRE),
     *(Row(f"migrations.{name}", "", name, HERE) for name in ("new", "build", "squash")),
     # fleet
-    Row("fleet.start", "Fleet.Start", "fleet upgrade", "the verb also plans, and waits for the end"),
+    Row("fleet.start", "Fleet.Start", "", "for programs; `fleet upgrade` starts a plan"),
     Row("fleet.survey", "Fleet.Survey", "fleet drift", "the verb compares the surveys"),
     Row("", "Fleet.Join", "serve --join", OPTION),
     # people

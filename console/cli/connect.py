@@ -28,7 +28,7 @@ from everlog.console.output import show_progress
 from everlog.rpc import address, connect
 from everlog.rpc.address import without_secrets
 from everlog.store import urls
-from everlog.store.errors import Error, OpenError, UnavailableError
+from everlog.store.errors import AccessError, Error, OpenError, UnavailableError
 from everlog.store.schema.arguments import position
 from everlog.store.schema.reflect import table_of
 from everlog.store.schema.schema import TableInfo
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     AnyMoment = Moment | RemoteMoment
 
 
+LEDGER = "everlog.fleet."  # package of the models of a fleet's ledger
 TRY_EVERY_S = 0.25
 TRY_S = 1.0  # minimum time of an attempt
 # The status codes after which waiting may help. A refused token, for example, stays refused.
@@ -59,10 +60,37 @@ def open_database(
     url: str | None = None,
     create: bool = False,
     read_only: bool = False,
+    edits: bool = False,
     master_key: MasterKey | None = None,
     progress: OnProgress | None = None,
 ) -> AnyDatabase:
-    """Return the database of the settings, or of `url`; with --wait, wait until it is available."""
+    """Return the database of the settings, or of `url`; with --wait, wait until it is available. `edits`: for
+    a command that changes rows or the schema, which a fleet's ledger refuses. Raises AccessError then."""
+    db = _opened(settings, url, create=create, read_only=read_only, master_key=master_key, progress=progress)
+    if edits and not read_only and not is_remote(db.url) and _is_ledger(db):
+        db.close()
+        raise AccessError(
+            f"{without_secrets(db.url)} is the ledger of a fleet, and only its coordinator writes there; use"
+            " `everlog fleet`, with the URL of its server"
+        )
+    return db
+
+
+def _is_ledger(db: AnyDatabase) -> bool:
+    """Whether a database has the tables of a fleet's coordinator."""
+    epochs = db.schema.tables.get("epochs")
+    return epochs is not None and epochs.proto.model.startswith(LEDGER)
+
+
+def _opened(
+    settings: Settings,
+    url: str | None,
+    *,
+    create: bool,
+    read_only: bool,
+    master_key: MasterKey | None,
+    progress: OnProgress | None,
+) -> AnyDatabase:
     where = settings.with_token(url) if url else settings.url
     how: dict[str, Any] = {
         "create": create,

@@ -122,7 +122,7 @@ def import_(
         if id
         else "loaded rows stay; only a load with --id can resume"
     )
-    with open_database(settings, read_only=dry_run) as db, show_progress() as progress:
+    with open_database(settings, read_only=dry_run, edits=True) as db, show_progress() as progress:
         handle, _ = connect.named(db, table)
         rows = read(file, form, handle.model, null=null, columns=fields)
         if dry_run:
@@ -288,7 +288,10 @@ def testdata(
     from everlog.migrations.testdata import testdata_at
 
     settings.resume = "loaded rows stay; run the same command to resume"
-    with open_database(settings, read_only=dry_run or listed) as db, show_progress() as progress:
+    with (
+        open_database(settings, read_only=dry_run or listed, edits=True) as db,
+        show_progress() as progress,
+    ):
         if listed:
             _list(settings, db.admin.testdata())
             return

@@ -16,14 +16,35 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from everlog.console import output
-from everlog.console.cli.fleet_plans import drift, ledger, select_option
-from everlog.console.cli.options import Duration, Settings, common, pass_settings, to_version, writes
+from everlog.console.cli.fleet_plans import (
+    approve,
+    drift,
+    ledger,
+    plan,
+    planned,
+    plans,
+    reject,
+    select_option,
+    show_plan,
+    survey_option,
+)
+from everlog.console.cli.options import (
+    Duration,
+    Settings,
+    common,
+    pass_settings,
+    refuse_idle,
+    to_version,
+    writes,
+)
 from everlog.console.cli.top import live, plain
+from everlog.console.output import show_progress
 from everlog.feed import cursor
 from everlog.store.errors import MigrationError, UnavailableError, quantity
 from everlog.store.schema.arguments import time_text
 
 if TYPE_CHECKING:
+    from everlog.fleet.approvals import ProposedPlan
     from everlog.fleet.protocol import Run
     from everlog.fleet.status import EndedRun, FleetStatus, MemberStatus
 
@@ -50,7 +71,8 @@ def fleet(settings: Settings) -> None:
     """
 
 
-fleet.add_command(drift)
+for command in (drift, plan, plans, approve, reject):
+    fleet.add_command(command)
 
 
 @fleet.command()
@@ -105,8 +127,9 @@ def watch(settings: Settings, *, interval: float, until_ended: bool) -> None:
 
 
 @fleet.command()
+@click.argument("digest", default="", required=False)
 @select_option
-@to_version("Version to upgrade to.  [default: the newest of each member's folders]")
+@to_version("Version to upgrade to.  [default: the oldest that is pending anywhere]")
 @click.option("--hold", is_flag=True, help="Also serve the previous version, until `fleet contract`.")
 @click.option(
     "--deadline",
@@ -116,37 +139,53 @@ def watch(settings: Settings, *, interval: float, until_ended: bool) -> None:
     metavar="DURATION",
     help="Abort unless all members have voted by then.",
 )
+@survey_option
 @click.option("--detach", is_flag=True, help="Return as soon as the run has started.")
+@click.option("--yes", is_flag=True, help="Do not ask before the new plan is started.")
 @writes
 @common
 @pass_settings
 def upgrade(
     settings: Settings,
     *,
+    digest: str,
     select: str,
     to: int | None,
     hold: bool,
     deadline: float,
+    survey_s: float,
     detach: bool,
+    yes: bool,
     actor: str,
     reason: str,
 ) -> None:
     """Upgrade members in unison: each builds its new tables beside the live ones and votes; then all of them
-    are switched, or none. By default all members that have a pending migration.
+    are switched, or none. DIGEST is that of a plan, or its first six digits. Without it the selected members
+    are planned first, the plan is shown, and the command asks, or needs --yes.
+
+    The members are surveyed again. A plan that is stale is refused, with what has changed.
 
     \b
     Examples:
-      everlog -u everlog://fleet.example.com/ledger fleet upgrade --reason "release 7"
-      everlog -u everlog://fleet.example.com/ledger fleet upgrade --select region=eu --hold
+      everlog -u everlog://fleet.example.com/ledger fleet upgrade 1f4c09 --reason "release 7"
+      everlog -u everlog://fleet.example.com/ledger fleet upgrade --select region=eu --hold --yes
     """
-    from everlog.fleet.selector import Selector
-    from everlog.rpc.client.fleet import targets
-
+    by = {"actor": actor, "reason": reason}
+    if digest:
+        refuse_idle("select", "to", "hold", "yes", when="beside a DIGEST: the plan has it")
     with ledger(settings) as db:
-        plan = targets(db.fleet.status(), Selector.parse(select), to=to, hold=hold)
-        run = db.fleet.start(plan, deadline_s=deadline, actor=actor, reason=reason)
+        if not digest:
+            _check_unchecked(db.fleet.status())
+            made = planned(settings, db, select=select, to=to, hold=hold, survey_s=survey_s, **by)
+            if not settings.json:
+                show_plan(settings, made)
+            _ask(made, yes=yes)
+            digest = made.digest.hex()
+        with show_progress() as progress:
+            run = db.fleet.upgrade(digest, deadline_s=deadline, survey_s=survey_s, progress=progress, **by)
         if not settings.json:
-            click.echo(f"Started: run {cursor.name(run.decision_id)} of {quantity(len(plan), 'member')}")
+            count = quantity(len(run.seats), "member")
+            click.echo(f"Started: run {cursor.name(run.decision_id)} of {count}")
         if detach:
             _show_run(settings, run)
             return
@@ -230,6 +269,28 @@ def contract(settings: Settings, *, run: str, actor: str, reason: str) -> None:
     if not settings.json:
         click.echo(f"Contracting: run {cursor.name(done.decision_id)}")
     _show_run(settings, done)
+
+
+def _check_unchecked(found: FleetStatus) -> None:
+    """Raise MigrationError if a run needs a plan that was approved."""
+    if found.checked:
+        raise MigrationError(
+            "runs of this fleet need approval, and nothing was done: `everlog fleet plan` proposes a plan,"
+            " `everlog fleet approve DIGEST --reason WHY` approves it, and `everlog fleet upgrade DIGEST`"
+            " starts it"
+        )
+
+
+def _ask(made: ProposedPlan, *, yes: bool) -> None:
+    """Ask before a plan is started. Raises MigrationError without a terminal."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise MigrationError(
+            f"plan {made.short} was proposed and not started; start it with `everlog fleet upgrade"
+            f" {made.short}`, or confirm with --yes"
+        )
+    click.confirm(f"Upgrade {quantity(made.plan.totals.members, 'member')}?", abort=True, err=True)
 
 
 def _run(found: FleetStatus, given: str, word: str, fits: Any) -> bytes:

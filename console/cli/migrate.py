@@ -204,7 +204,7 @@ def _say_readable(settings: Settings, db: AnyDatabase, before: Any) -> None:
 
 def _opened(settings: Settings, *, create: bool, dry_run: bool) -> AnyDatabase:
     if not dry_run:
-        return open_database(settings, create=create)
+        return open_database(settings, create=create, edits=True)
     if create and not is_remote(settings.url) and not directory_of(settings.url).exists():
         return open_database(settings, url="memory:", create=True)  # `up` would create it, empty
     return open_database(settings, read_only=True)
@@ -405,7 +405,7 @@ def _roll_back(
     yes: bool,
     **how: Any,
 ) -> None:
-    with open_database(settings, read_only=dry_run) as db, show_progress() as progress:
+    with open_database(settings, read_only=dry_run, edits=True) as db, show_progress() as progress:
         planned = db.migrations.plan_rollback(count, to=to)
         if dry_run or settings.verbose or not settings.json:
             _print(settings, planned, dry_run=dry_run)

@@ -54,12 +54,12 @@ from everlog.console.cli.options import (
 )
 from everlog.console.cli.proofs import signer_in
 from everlog.console.cli.serve_config import Configured, Reloading, config_option, token_of
-from everlog.console.cli.serve_fleet import check_fleet, fleet_options, in_fleet, sources_of
+from everlog.console.cli.serve_fleet import check_fleet, fleet_options, in_fleet, ruled, sources_of
 from everlog.console.cli.serve_http import http, http_options
 from everlog.console.cli.serve_jwt import jwt_of, jwt_options
 from everlog.console.cli.serve_limits import PARAMETERS as LIMITS
 from everlog.console.cli.serve_limits import limit_options, quota_of
-from everlog.console.cli.serve_migrate import migrated, migrating_options
+from everlog.console.cli.serve_migrate import migrated, migrating_options, rules_of
 from everlog.console.cli.systemd import ServiceManager, inherited_sockets
 from everlog.rpc import traces
 from everlog.rpc.address import PORT
@@ -432,7 +432,7 @@ def serve(
                 **how,
             )
         )
-        hubs = stack.enter_context(in_fleet(named, sources, **fleet))
+        hubs = stack.enter_context(in_fleet(named, sources, rules_of(how), **fleet))
         retained(named, archives := targets(archive_to, named), keep_days, keep_records, stack)
         named_tokens = read_tokens(tokens_file, token) if tokens_file else TokensFile({}, {})
         server = Server(
@@ -468,7 +468,9 @@ def serve(
 
         server.on_warnings = warn
         endpoints.measure(server, backups := targets(backup_at, named, option="--backup-at"))
-        reload = manager.reloading(Reloading(server, approvals, notifier, token, tells=tells), readiness)
+        reload = manager.reloading(
+            Reloading(server, ruled(approvals, hubs), notifier, token, tells=tells), readiness
+        )
         setup = setup_of(
             web, backups, endpoints.urls, sources, upload_mb=console_upload_mb, proxies=console_proxies
         )
@@ -514,9 +516,10 @@ def _refuse_idle(
     check_fleet(fleet)
     if sockets:
         refuse_idle("listen", when="beside the sockets of LISTEN_FDS", variables=True)
-    if migrate != "checked":
-        refuse_idle("approvers", when="without --migrate checked: any client can migrate", variables=True)
-        refuse_idle("approve_own", when="without --migrate checked")
+    if migrate != "checked" and not fleet["fleet_checked"]:
+        when = "without --migrate checked or --fleet-checked"
+        refuse_idle("approvers", when=f"{when}: any client can migrate", variables=True)
+        refuse_idle("approve_own", when=when)
     if migrate != "checked" and not console:
         refuse_idle("console_url", when="without --console or --migrate checked")
     if not (console or metrics or migrate == "checked"):

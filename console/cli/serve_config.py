@@ -22,7 +22,7 @@ import re
 import sys
 import threading
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -40,6 +40,7 @@ from everlog.store.errors import Error, OpenError
 from everlog.store.program_log import about
 
 if TYPE_CHECKING:
+    from everlog.fleet.approvals import PlanApprovals
     from everlog.migrations.approval.approval import Approval
     from everlog.migrations.approval.notify import Notifier
     from everlog.rpc.server.server import Server
@@ -325,18 +326,19 @@ class Reloading:
     def __init__(
         self,
         server: Server,
-        approvals: Mapping[str, Approval],
+        ruled: Sequence[Approval | PlanApprovals],
         notifier: Notifier,
         token: str,
         *,
         tells: bool,
     ) -> None:
-        """`tells`: whether the server notifies. Create it only while a command runs."""
+        """`ruled`: whose approvers can change. `tells`: whether the server notifies. Create it only while a
+        command runs."""
         context = click.get_current_context()
         assert isinstance(context.command, Configured)
         self._command, self._parent = context.command, context.parent
         self._args: list[str] = context.meta[ARGS]
-        self._server, self._approvals, self._notifier = server, approvals, notifier
+        self._server, self._ruled, self._notifier = server, ruled, notifier
         self._token, self._tells = token, tells
         self._began = self._values()
         self._lock = threading.Lock()
@@ -387,8 +389,8 @@ class Reloading:
         logger.setLevel(get["log_level"].upper())
         if told is not None:
             self._notifier.replace(told)
-        for approval in self._approvals.values():
-            approval.rules = replace(approval.rules, approvers=frozenset(get["approvers"]))
+        for one in self._ruled:
+            one.rules = replace(one.rules, approvers=frozenset(get["approvers"]))
         before = self._began.params
         return [
             self._named(name, now)

@@ -1,6 +1,7 @@
 """Serve fleet: the options of serve for a fleet: as its coordinator, and as a process with members.
 
 --fleet DATABASE    this database of the server is the ledger; its migrations are everlog's own
+--fleet-checked     runs need a plan that was approved; --approver names who may
 --join URL          all other databases are members of the fleet whose ledger URL names
 """
 
@@ -17,7 +18,10 @@ from everlog.console.cli.serve_migrate import packages_of
 from everlog.store.errors import OpenError
 
 if TYPE_CHECKING:
+    from everlog.fleet.approvals import PlanApprovals
     from everlog.fleet.hub import Hub
+    from everlog.migrations.approval.approval import Approval
+    from everlog.migrations.proposal import Rules
     from everlog.rpc.embedded import EmbeddedDatabase
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -31,7 +35,7 @@ def fleet_options(command: F) -> F:
 def check_fleet(how: Mapping[str, Any]) -> None:
     """Raise UsageError for options that have no effect, or exclude each other."""
     if how["fleet"] is None:
-        refuse_idle("fleet_accept", when="without --fleet")
+        refuse_idle("fleet_accept", "fleet_checked", when="without --fleet")
     if how["join"] is None:
         refuse_idle("join_name", "join_labels", "join_rate", when="without --join")
     elif how["migrate"] is not None:
@@ -44,21 +48,24 @@ def check_fleet(how: Mapping[str, Any]) -> None:
 def in_fleet(
     databases: Mapping[str, EmbeddedDatabase],
     sources: dict[str, str],
+    rules: Rules,
     *,
     fleet: str | None,
     fleet_accept: bool,
+    fleet_checked: bool,
     join: str | None,
     join_name: str,
     join_labels: str,
     join_rate: float | None,
 ) -> Iterator[dict[str, Hub]]:
     """Coordinate the fleet of the ledger, and make the other databases members, in the block. Yield the
-    coordinators by database. `sources`: the migrations by database. Raises MigrationError for a ledger that
-    was restored, forked or replaced."""
+    coordinators by database. `sources`: the migrations by database. `rules`: who may approve plans. Raises
+    MigrationError for a ledger that was restored, forked or replaced."""
     with ExitStack() as stack:
         hubs = {}
         if fleet is not None:
-            hubs[fleet] = _coordinated(databases, fleet, accept=fleet_accept)
+            hub = _coordinated(databases, fleet, accept=fleet_accept, checked=fleet_checked, rules=rules)
+            hubs[fleet] = hub
             stack.callback(hubs[fleet].close)
         if join is not None:
             from everlog.rpc.client.join import default_name, labels_of
@@ -72,6 +79,11 @@ def in_fleet(
                 named = f"{join_name}/{name}" if join_name else default_name(name)
                 stack.callback(join_fleet(join, db, name=named, labels=labels, rate=join_rate))
         yield hubs
+
+
+def ruled(approvals: Mapping[str, Approval], hubs: Mapping[str, Hub]) -> list[Approval | PlanApprovals]:
+    """Return the approvals of a server, of its migrations and of its fleet's plans."""
+    return [*approvals.values(), *(hub.approvals for hub in hubs.values())]
 
 
 def sources_of(
@@ -92,7 +104,9 @@ def sources_of(
     return found if fleet is None else found | {fleet: SOURCE}
 
 
-def _coordinated(databases: Mapping[str, EmbeddedDatabase], name: str, *, accept: bool) -> Hub:
+def _coordinated(
+    databases: Mapping[str, EmbeddedDatabase], name: str, *, accept: bool, checked: bool, rules: Rules
+) -> Hub:
     from everlog import migrations
     from everlog.fleet.hub import Hub
     from everlog.fleet.ledger import SOURCE
@@ -103,7 +117,7 @@ def _coordinated(databases: Mapping[str, EmbeddedDatabase], name: str, *, accept
             f"--fleet {name}: expected a database on disk, which keeps the decisions, found memory:"
         )
     migrations.apply(db, SOURCE)
-    made = Hub(db, db.path.with_name(f"{db.path.name}.mark"))
+    made = Hub(db, db.path.with_name(f"{db.path.name}.mark"), checked=checked, rules=rules)
     made.start(accept=accept)
     return made
 
@@ -118,6 +132,11 @@ _OPTIONS = [
         "--fleet-accept",
         is_flag=True,
         help="Coordinate also if the ledger was restored or moved, and may lack decisions.",
+    ),
+    click.option(
+        "--fleet-checked",
+        is_flag=True,
+        help="Upgrade the fleet only by plans that were approved (--approver).",
     ),
     click.option(
         "--join",

@@ -25,6 +25,7 @@ from everlog.store.program_log import about
 if TYPE_CHECKING:
     from everlog.migrations.approval.approval import Approval
     from everlog.migrations.approval.notify import Notifier, ServerEvents
+    from everlog.migrations.proposal import Rules
     from everlog.rpc.embedded import EmbeddedDatabase
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -134,7 +135,7 @@ def migrated(
     with ExitStack() as stack:
         approvals = dict[str, Approval]()
         if migrate == "checked":
-            approvals = _approvals(databases, sources, link, **checked)
+            approvals = _approvals(databases, sources, link, rules_of(checked))
         auto = databases if migrate == "auto" else {}
         runs = [AutoRun(db, sources[name], name) for name, db in auto.items()]
         told: list[AutoRun | Approval] = [*runs, *approvals.values()]
@@ -193,19 +194,22 @@ def _attach(databases: Mapping[str, EmbeddedDatabase], sources: Mapping[str, str
     return problems
 
 
+def rules_of(how: Mapping[str, Any]) -> Rules:
+    """Return who may approve, by the options of `serve`."""
+    from everlog.migrations.proposal import Rules
+
+    return Rules(frozenset(how["approvers"]), how["approve_own"])
+
+
 def _approvals(
     databases: Mapping[str, EmbeddedDatabase],
     sources: Mapping[str, str],
     link: Callable[[bytes], str] | None,
-    *,
-    approvers: tuple[str, ...],
-    approve_own: bool,
+    rules: Rules,
 ) -> dict[str, Approval]:
     """Return the approvals of the databases."""
     from everlog.migrations.approval.approval import Approval
-    from everlog.migrations.proposal import Rules
 
-    rules = Rules(frozenset(approvers), approve_own)
     return {
         name: Approval(db, sources[name], name, rules, link or (lambda _: ""))
         for name, db in databases.items()

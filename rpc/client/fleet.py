@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from everlog.fleet.approvals import ProposedPlan
 from everlog.fleet.hub import SURVEY_S
 from everlog.fleet.members_file import Surveyed
 from everlog.fleet.protocol import Run, Target
@@ -18,8 +19,16 @@ from everlog.proto import fleet_pb2 as pb
 from everlog.proto import fleet_pb2_grpc
 from everlog.rpc import errors
 from everlog.rpc.client.channel import COMMIT_S, Channel
-from everlog.rpc.fleet import ended_of, member_of, message_of_target, problem_of, run_of, status_of
-from everlog.store.errors import MigrationError
+from everlog.rpc.fleet import (
+    ended_of,
+    member_of,
+    message_of_target,
+    plan_of,
+    problem_of,
+    run_of,
+    status_of,
+)
+from everlog.store.errors import MigrationError, UnavailableError
 from everlog.store.progress import OnProgress, Progress
 
 DEADLINE_S = 3600.0
@@ -71,6 +80,7 @@ class RemoteFleet:
                         stragglers_first(members.values(), found),
                         found,
                         ended,
+                        response.checked,
                     )
                 return
             except grpc.RpcError as error:
@@ -101,6 +111,112 @@ class RemoteFleet:
             found.surveys.extend(decode_survey(one) for one in response.surveys)
             found.problems.extend(problem_of(one) for one in response.problems)
         return found
+
+    def plan(
+        self,
+        selector: Selector | str = "",
+        *,
+        to: int | None = None,
+        hold: bool = False,
+        waves: bool = False,
+        survey_s: float = SURVEY_S,
+        actor: str = "",
+        reason: str = "",
+        progress: OnProgress | None = None,
+    ) -> ProposedPlan:
+        """Survey the selected members, plan their upgrade, and propose the plan. Return it.
+
+        `to`: None: the oldest version that is pending anywhere; a plan has one migration. `hold`: both
+        versions are served after the switch. `waves`: for waves, also of migrations that cannot wait for a
+        decision. It supersedes the newest plan, unless that is the same. Writes one commit or none. Raises
+        MigrationError if a member cannot be upgraded, with all of them (`refusals`), and if none has a
+        pending migration.
+        """
+        request = pb.FleetPlanRequest(
+            database=self._database,
+            selector=str(selector),
+            to=to or 0,
+            hold=hold,
+            waves=waves,
+            survey_s=survey_s,
+            actor=actor,
+            reason=reason,
+        )
+        response = self._last(self._stub.Plan, request, progress)
+        if response.refusal:
+            raise MigrationError(response.refusal, refusals=[problem_of(one) for one in response.problems])
+        return plan_of(response.plan)
+
+    def plans(self, digest: str = "", *, limit: int | None = None) -> list[ProposedPlan]:
+        """Return the plans that were proposed, the newest last: all, the newest `limit`, or the one whose
+        digest starts with `digest`. Read-only. Raises MigrationError for a digest that no plan has."""
+        request = pb.FleetPlansRequest(database=self._database, digest=digest, limit=limit or 0)
+        return [plan_of(one.plan) for one in self._channel.stream(self._stub.Plans, request)]
+
+    def approve(
+        self,
+        digest: str,
+        *,
+        despite_errors: bool = False,
+        survey_s: float = SURVEY_S,
+        actor: str = "",
+        reason: str,
+        progress: OnProgress | None = None,
+    ) -> ProposedPlan:
+        """Approve the plan whose digest starts with `digest`, at least 6 digits. Return it.
+
+        Its members are surveyed again. `despite_errors`: also if lint found errors. Writes one commit. Raises
+        MigrationError, without an effect, if the plan is stale or decided, or the caller may not approve it.
+        """
+        request = pb.FleetApproveRequest(
+            database=self._database,
+            digest=digest,
+            despite_errors=despite_errors,
+            survey_s=survey_s,
+            actor=actor,
+            reason=reason,
+        )
+        return plan_of(self._last(self._stub.Approve, request, progress).plan)
+
+    def reject(self, digest: str, *, actor: str = "", reason: str) -> ProposedPlan:
+        """Reject a plan that was not started. Return it. Writes one commit. Raises MigrationError."""
+        request = pb.FleetRejectRequest(database=self._database, digest=digest, actor=actor, reason=reason)
+        return plan_of(self._call(self._stub.Reject, request).plan)
+
+    def upgrade(
+        self,
+        digest: str,
+        *,
+        decision_id: bytes | None = None,
+        deadline_s: float = DEADLINE_S,
+        survey_s: float = SURVEY_S,
+        actor: str = "",
+        reason: str = "",
+        progress: OnProgress | None = None,
+    ) -> Run:
+        """Start the run of a proposed plan in unison: all of its members are upgraded, or none. Returns when
+        it has started; see `watch`.
+
+        `digest`: or its first digits, at least 6. Its members are surveyed again. `decision_id`,
+        `deadline_s`: see `start`. Writes. Raises MigrationError, without an effect, if the plan is stale (its
+        `changes`), if it needs approval, or while another run is undecided.
+        """
+        made = decision_id or uuid.uuid4().bytes
+        request = pb.FleetUpgradeRequest(
+            database=self._database,
+            digest=digest,
+            decision_id=made,
+            deadline_s=deadline_s,
+            survey_s=survey_s,
+            actor=actor,
+            reason=reason,
+        )
+        try:
+            return run_of(self._last(self._stub.Upgrade, request, progress).run)
+        except (MigrationError, UnavailableError):  # the response may have been lost
+            if decision_id is None and (run := self._run(made)) is not None:
+                return run
+            raise
 
     def start(
         self,
@@ -170,6 +286,13 @@ class RemoteFleet:
             database=self._database, decision_id=decision_id, actor=actor, reason=reason
         )
         return run_of(self._call(self._stub.Contract, request).run)
+
+    def _last(self, method: Callable[..., Any], request: Any, progress: OnProgress | None) -> Any:
+        """Return the last response of a call that surveys members first."""
+        last = None
+        for last in self._channel.stream(method, request):
+            _tell(progress, last)
+        return last
 
     def _run(self, decision_id: bytes) -> Run | None:
         return next((run for run in self.status().runs if run.decision_id == decision_id), None)

@@ -15,6 +15,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
+from everlog.fleet.approvals import ProposedPlan
 from everlog.fleet.hub import SURVEY_S, Hub, Surveying
 from everlog.fleet.protocol import Order, Run
 from everlog.fleet.selector import Selector
@@ -24,6 +25,7 @@ from everlog.proto import fleet_pb2_grpc, log_pb2
 from everlog.rpc.fleet import (
     answer_of,
     message_of_order,
+    message_of_plan,
     message_of_problem,
     message_of_run,
     message_of_status,
@@ -179,6 +181,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
                     runs=[one for key, one in found_runs.items() if runs.get(key) != one],
                     dropped=[key for key in runs if key not in found_runs],
                     ended=now.ended if now.ended != ended else [],
+                    checked=now.checked,
                 )
                 if (
                     response.members
@@ -223,13 +226,98 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         finally:
             hub.dismiss(asked)
 
+    async def Plan(self, request: pb.FleetPlanRequest, context: Any) -> AsyncIterator[pb.FleetPlanResponse]:
+        hub, actor = self._hub(request.database), self._actor(request, context)
+        selector = Selector.parse(request.selector)
+        surveying = hub.survey(selector, hold=request.hold, deadline_s=_survey_s(request.survey_s))
+        async for progress in self._surveyed(hub, surveying):
+            yield pb.FleetPlanResponse(progress=progress)
+        try:
+            made = await self._hosting.write(
+                hub.propose,
+                surveying.result(),
+                selector,
+                request.to or None,
+                hold=request.hold,
+                unison=not request.waves,
+                actor=actor,
+                reason=request.reason,
+            )
+        except MigrationError as error:
+            refused = error.facts.get("refusals")
+            if not refused:
+                raise
+            yield pb.FleetPlanResponse(refusal=str(error), problems=map(message_of_problem, refused))
+            return
+        yield pb.FleetPlanResponse(plan=message_of_plan(made))
+
+    async def Plans(
+        self, request: pb.FleetPlansRequest, context: object
+    ) -> AsyncIterator[pb.FleetPlansResponse]:
+        approvals = self._hub(request.database).approvals
+        if request.digest:
+            found = [await self._hosting.read(approvals.find, request.digest)]
+        else:
+            found = await self._hosting.read(approvals.proposals)
+        for one in found[-request.limit :] if request.limit else found:
+            yield pb.FleetPlansResponse(plan=message_of_plan(one))
+
+    async def Approve(
+        self, request: pb.FleetApproveRequest, context: Any
+    ) -> AsyncIterator[pb.FleetApproveResponse]:
+        hub, by = (
+            self._hub(request.database),
+            {"actor": self._actor(request, context), "reason": request.reason},
+        )
+        found = await self._hosting.read(lambda: hub.approvals.check_approvable(request.digest, **by))
+        surveying = self._survey_of(hub, found, request.survey_s)
+        async for progress in self._surveyed(hub, surveying):
+            yield pb.FleetApproveResponse(progress=progress)
+        made = await self._hosting.write(
+            hub.approve,
+            found.digest.hex(),
+            surveying.result(),
+            despite_errors=request.despite_errors,
+            **by,
+        )
+        yield pb.FleetApproveResponse(plan=message_of_plan(made))
+
+    async def Reject(self, request: pb.FleetRejectRequest, context: Any) -> pb.FleetRejectResponse:
+        hub, actor = self._hub(request.database), self._actor(request, context)
+        made = await self._hosting.write(
+            hub.approvals.reject, request.digest, actor=actor, reason=request.reason
+        )
+        return pb.FleetRejectResponse(plan=message_of_plan(made))
+
+    async def Upgrade(
+        self, request: pb.FleetUpgradeRequest, context: Any
+    ) -> AsyncIterator[pb.FleetUpgradeResponse]:
+        hub, actor = self._hub(request.database), self._actor(request, context)
+        _check_run(request.decision_id, request.deadline_s)
+        found = await self._hosting.read(hub.check_startable, request.digest)
+        surveying = self._survey_of(hub, found, request.survey_s)
+        async for progress in self._surveyed(hub, surveying):
+            yield pb.FleetUpgradeResponse(progress=progress)
+        run = await self._hosting.write(
+            hub.upgrade,
+            found,
+            surveying.result(),
+            request.decision_id,
+            deadline_s=request.deadline_s,
+            actor=actor,
+            reason=request.reason,
+        )
+        yield pb.FleetUpgradeResponse(run=message_of_run(run))
+
+    @staticmethod
+    def _survey_of(hub: Hub, found: ProposedPlan, survey_s: float) -> Surveying:
+        """Begin to survey the members that a plan is about."""
+        plan = found.plan
+        return hub.survey(Selector.parse(plan.selector), hold=plan.hold, deadline_s=_survey_s(survey_s))
+
     async def Start(self, request: pb.StartRequest, context: Any) -> pb.StartResponse:
         hub = self._hub(request.database)
-        _check_id(request.decision_id)
-        if not 0 < request.deadline_s <= DEADLINE_MAX_S:
-            raise RowError(
-                f"expected a deadline of up to {DEADLINE_MAX_S:,.0f} s from now, found {request.deadline_s:g}"
-            )
+        _check_run(request.decision_id, request.deadline_s)
         plan = [target_of(one) for one in request.plan]
         actor = self._actor(request, context)
         run = await self._hosting.write(
@@ -286,6 +374,9 @@ def _survey_s(deadline_s: float) -> float:
     return deadline_s or SURVEY_S
 
 
-def _check_id(decision_id: bytes) -> None:
+def _check_run(decision_id: bytes, deadline_s: float) -> None:
+    """Raise RowError for an invalid UUID or deadline of a run."""
     if len(decision_id) != 16:
         raise RowError(f"expected the UUID of a run, 16 bytes, found {len(decision_id)}")
+    if not 0 < deadline_s <= DEADLINE_MAX_S:
+        raise RowError(f"expected a deadline of up to {DEADLINE_MAX_S:,.0f} s from now, found {deadline_s:g}")

@@ -34,7 +34,7 @@ import asyncio
 import hashlib
 import hmac
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from shlex import quote
 from typing import Any, NamedTuple
 
@@ -82,6 +82,11 @@ HOW = "set EVERLOG_TOKEN, or put ?token-file=FILE into the URL"
 READS = frozenset({pb.READ, pb.HISTORY, pb.FEED})
 READ_ALL = (pb.READ, pb.FEED, pb.BACKUP, pb.CHECK)  # each shows all that a table has now
 READ_ALL_PAST = (pb.HISTORY, pb.FEED, pb.BACKUP, pb.CHECK)  # and what it had
+FLEET = "/everlog.v1.Fleet/"  # of the service's methods
+# Rights that change rows or the schema. A ledger of a fleet is changed by its coordinator alone.
+WRITES = frozenset(
+    {pb.WRITE, pb.LOAD, pb.MIGRATE, pb.PROPOSE, pb.APPROVE, pb.ROLLBACK, pb.DROP, pb.FORGET, pb.RESTORE}
+)
 WORDS: dict[int, str] = {number: word for word, number in RIGHTS.items()}
 EVERYTHING = Holder("", [Held(rule, OWNER.name) for rule in OWNER.rules])
 
@@ -171,6 +176,20 @@ def denied(identity: Identity, right: int, table: str = "", database: str = "") 
     )
 
 
+def _check_ledger(path: str, needs: Iterable[Need], database: str) -> None:
+    """Raise AccessError for a call that would change the ledger of a fleet beside its coordinator. It could
+    forge decisions and approvals."""
+    if path.startswith(FLEET):
+        return
+    for need in needs:
+        if need.rights and not need.when and WRITES.issuperset(need.rights):
+            raise AccessError(
+                f"{database} is the ledger of a fleet, and only its coordinator writes there; use `everlog"
+                " fleet`",
+                right=WORDS[need.rights[0]],
+            )
+
+
 def unknown_database(name: str, databases: Iterable[str]) -> OpenError:
     """Return the error for a database that a server does not host, with those that it hosts."""
     known = ", ".join(sorted(databases)) or "none"
@@ -222,7 +241,7 @@ def _short(name: str) -> str:
 
 class Rights:
     """The gate of one server; see `everlog.rpc.http2.grpc.Gate`. `certified`: callers present
-    certificates."""
+    certificates. `ledgers`: databases that are written by the coordinators of fleets alone."""
 
     def __init__(
         self,
@@ -232,8 +251,10 @@ class Rights:
         *,
         certified: bool = False,
         issuer: Issuer | None = None,
+        ledgers: Collection[str] = (),
     ) -> None:
         self.databases = dict(databases)
+        self._ledgers = frozenset(ledgers)
         self.tokens = tokens
         self._certified = certified
         self._issuer = issuer
@@ -366,6 +387,8 @@ class Rights:
             for need in needs:
                 if not need.when or getattr(request, need.when):
                     self._check(need, holder, identity, database, request)
+            if database in self._ledgers:
+                _check_ledger(path, needs, database)
             if call not in self._streams:  # it begins
                 if self.databases[database].schema is not self._schemas[database]:
                     self._end_renamed()  # this call is not among them

@@ -216,6 +216,7 @@ class Server:
             (*DESCRIPTORS, *(one.descriptor for one in services)),
             certified=_certified(tls),
             issuer=self._issuer,
+            ledgers=fleets or (),
         )
         auth = self._auth(self._tokens, acting, keys_for, tls)
         self.hosting = Hosting(databases, auth, self.rights)

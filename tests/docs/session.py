@@ -32,6 +32,7 @@ VARIES = (
     (re.compile(r"\b[\d,.]+ a second"), "<rate>"),
     (re.compile(r"(?: {2,})?\b[\d.]+ (B|kB|MB)\b"), "<size>"),  # in a column, too
     (re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"), "<uuid>"),
+    (re.compile(r"\bplan [0-9a-f]{12}\b"), "plan <digest>"),
     (re.compile(r"\b[0-9a-f]{16}(?:[0-9a-f]{48})?\b"), "<hash>"),
 )
 

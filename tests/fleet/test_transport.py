@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -42,18 +42,24 @@ WAIT_S = 60.0
 class Coordinator:
     """A server whose database `ledger` coordinates a fleet. It can be started again at the same port."""
 
-    def __init__(self, path: Path, port: int) -> None:
-        self.path, self.port = path, port
+    def __init__(self, path: Path, port: int, *, hub: Mapping[str, Any] | None = None, **server: Any) -> None:
+        """`hub`, `server`: their other arguments."""
+        self.path, self.port, self._of_hub, self._of_server = path, port, dict(hub or {}), server
         self._stack = ExitStack()
         self.start()
 
     def start(self) -> None:
         db = self._stack.enter_context(EmbeddedDatabase(self.path))
         migrations.apply(db, SOURCE)
-        self.hub = Hub(db, self.path.with_name("ledger.mark"))
+        self.hub = Hub(db, self.path.with_name("ledger.mark"), **self._of_hub)
         self.hub.start()
         self._stack.callback(self.hub.close)
-        server = Server({"ledger": db, "other": db}, f"127.0.0.1:{self.port}", fleets={"ledger": self.hub})
+        server = Server(
+            {"ledger": db, "other": db},
+            f"127.0.0.1:{self.port}",
+            fleets={"ledger": self.hub},
+            **self._of_server,
+        )
         self._stack.enter_context(server)
         self.db, self.url, self.other = db, server.url("ledger"), server.url("other")
 
@@ -114,8 +120,8 @@ def ends(found: FleetStatus) -> dict[bytes, Phase | None]:
 
 
 def joined(coordinator: Coordinator, airports: Airports, path: Path, **how: Any) -> Any:
-    how = {"fleet_name": path.name, **how}
-    return everlog.open(path, migrations=airports.path, fleet=coordinator.url, **how)
+    how = {"fleet": coordinator.url, "fleet_name": path.name, **how}
+    return everlog.open(path, migrations=airports.path, **how)
 
 
 def test_two_members_are_upgraded_in_unison(

@@ -20,8 +20,14 @@ from everlog.fleet.status import EndedRun, FleetStatus, MemberReport, MemberStat
 from everlog.rpc.embedded import EmbeddedDatabase
 from everlog.rpc.server.server import Server
 from tests.console.conftest import Run as Command
+from tests.migrations.conftest import project
+from tests.migrations.project import Project
+from tests.migrations.test_online import Airports
+
+__all__ = ["project"]
 
 PATIENCE_S = 60.0
+START, END = 20260101000000, 20260101000001
 A, B, C = (bytes([number]) * 16 for number in (1, 2, 3))
 
 
@@ -47,7 +53,7 @@ def test_the_commands_of_a_fleet_say_what_they_did(everlog: Command, url: str, t
         assert (one["name"], one["labels"], one["state"]) == ("shop", {"region": "eu"}, "current")
         assert found["runs"] == []
         for words, said in (
-            (["upgrade"], "no selected member has a pending migration"),
+            (["upgrade"], "none of 1 member has a pending migration"),
             (["upgrade", "--select", "region=us"], "no member is selected by 'region=us'"),
             (["abort"], "the fleet has no run that is undecided"),
             (["abort", "1"], "expected the UUID of a run, found '1'"),
@@ -77,6 +83,66 @@ def test_the_commands_of_a_fleet_say_what_they_did(everlog: Command, url: str, t
     assert done.out.startswith("1 member at version 0: shop\nnot surveyed: gone: ")
     done = everlog("-u", f"file:{tmp_path / 'ledger'}", "fleet", "status")
     assert "expected the ledger of a fleet at its server" in done.err
+
+
+def test_a_plan_is_shown_approved_and_started(
+    everlog: Command, url: str, project: Project, tmp_path: Path
+) -> None:
+    with EmbeddedDatabase(tmp_path / "first") as db:
+        airports = Airports(project, db, 3)
+    with EmbeddedDatabase(tmp_path / "shop") as db:
+        migrations.apply(db, airports.path, to=START)
+    how = {"migrations": airports.path, "fleet": url, "fleet_name": "shop"}
+    with program.open(tmp_path / "shop", **how) as shop:  # type: ignore[arg-type]
+        until = time.monotonic() + PATIENCE_S
+        while not json.loads(everlog("-u", url, "fleet", "status", "--json").out)["members"]:
+            assert time.monotonic() < until
+        done = everlog("-u", url, "fleet", "upgrade", "--select", "name!=gone")
+        assert done.code == 1
+        assert done.out.startswith("Waiting: plan ")
+        assert f", 1 member to {END}_two in unison\n  " in done.out
+        assert "was proposed and not started; start it with `everlog fleet upgrade" in done.err
+        done = everlog("-u", url, "fleet", "plan", "--actor", "ann")
+        assert (done.code, done.out.splitlines()[-1][:9]) == (0, "in all 0 ")
+        told = [json.loads(line) for line in everlog("-u", url, "fleet", "plans", "--json").out.splitlines()]
+        assert [(one["state"], one["proposed_by"]) for one in told] == [
+            ("superseded", ""),
+            ("waiting", "ann"),
+        ]
+        short = told[1]["digest"][:12]
+        assert [one["name"] for one in told[1]["plan"]["members"]] == ["shop"]
+        for words, said in (
+            (["approve", short, "--actor", "ann", "--reason", "x"], "ann proposed"),
+            (["approve", short, "--actor", "bob"], "expected a reason"),
+            (["approve", "123456", "--actor", "bob", "--reason", "x"], "expected the digest of a plan"),
+            (["reject", told[0]["digest"], "--actor", "bob", "--reason", "x"], "was superseded by another"),
+            (["upgrade", short, "--select", "name=shop"], "--select would have no effect beside a DIGEST"),
+            (["plan", "--to-version", "7"], "none of 1 member has a pending migration to 7"),
+        ):
+            done = everlog("-u", url, "fleet", *words)
+            assert done.code != 0
+            assert said in done.err
+        done = everlog("-u", url, "fleet", "approve", short, "--actor", "bob", "--reason", "looked at it")
+        assert done.out == f"Approved: plan {short}, 1 member to {END}_two in unison\n"
+        done = everlog("-u", url, "fleet", "upgrade", short)
+        assert done.code == 0, done.err
+        assert done.out.splitlines()[-1].endswith(": contracted, 1 of 1 member")
+        assert shop.schema.version == END
+        done = everlog("-u", url, "fleet", "plans")
+        assert (
+            f"\n{short}  started: 1 member to {END}_two in unison, proposed by ann, decided by bob"
+            in done.out
+        )
+
+
+def test_no_command_writes_the_ledger(everlog: Command, tmp_path: Path) -> None:
+    with EmbeddedDatabase(tmp_path / "ledger") as db:
+        migrations.apply(db, SOURCE)
+    (tmp_path / "plans.jsonl").write_text("{}")
+    for words in (["import", "plans", str(tmp_path / "plans.jsonl")], ["rollback", "--yes"], ["up"]):
+        done = everlog("-u", f"file:{tmp_path / 'ledger'}", *words)
+        assert done.code == 1
+        assert "is the ledger of a fleet, and only its coordinator writes there" in done.err
 
 
 def test_a_screen_shows_stragglers_with_what_they_wait_for() -> None:

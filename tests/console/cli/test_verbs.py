@@ -101,7 +101,10 @@ VERBS = {
     "access revoke": Verb("access revoke ann reader", "access revoke ann nobody", "access grant ann reader"),
     **{
         f"fleet {words.partition(' ')[0]}": Verb("", f"{NOBODY} fleet {words}")
-        for words in ("status", "watch", "upgrade", "abort", "remove shop", "contract")
+        for words in (
+            *("status", "watch", "upgrade", "abort", "remove shop", "contract", "drift", "plan", "plans"),
+            *("approve 1f4c09 --reason why", "reject 1f4c09 --reason why"),
+        )
     },
     "token create": Verb("token create --name ann --role reader", "token create --name ann --role nobody"),
     "token list": Verb("token list", f"{NOWHERE} token list", "token create --name ann --role reader"),

@@ -141,15 +141,18 @@ class PlanApprovals:
         """Return the plan whose digest starts with `words`. Read-only. Raises MigrationError."""
         return pick(self.proposals(), words, what="a plan")
 
-    def check_startable(self, found: ProposedPlan, *, checked: bool) -> None:
-        """Raise MigrationError if a plan cannot be started in unison: it is for waves, was decided otherwise,
-        or needs approval. The commit that starts it checks this again."""
-        if not found.plan.unison:
-            raise MigrationError(
-                f"plan {found.short} is for waves, and has no run of its own; start it with `everlog fleet"
-                f" rollout start {found.short}`",
-                digest=found.digest.hex(),
+    def check_startable(self, found: ProposedPlan, *, checked: bool, unison: bool = True) -> None:
+        """Raise MigrationError if a plan cannot be started in unison, or otherwise in waves: it is for the
+        other, was decided otherwise, or needs approval. The commit that starts it checks this again."""
+        if found.plan.unison is not unison:
+            how = (
+                f"is for waves, and has no run of its own; start it with `everlog fleet rollout start"
+                f" {found.short}`"
+                if unison
+                else f"is in unison; start it with `everlog fleet upgrade {found.short}`, or plan again with"
+                " `everlog fleet plan --waves`"
             )
+            raise MigrationError(f"plan {found.short} {how}", digest=found.digest.hex())
         if found.state is PlanState.APPROVED or (found.state is PlanState.WAITING and not checked):
             return
         how = f"; approve it with `everlog fleet approve {found.short}`" * (found.state is PlanState.WAITING)

@@ -19,24 +19,23 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
 from everlog.feed import cursor
-from everlog.fleet.approvals import PlanApprovals, ProposedPlan
+from everlog.fleet.approvals import PlanApprovals
 from everlog.fleet.coordinator import FleetCoordinator
 from everlog.fleet.ledger import LedgerDatabase, LedgerStore
-from everlog.fleet.members_file import ALL, Surveyed
-from everlog.fleet.plan import Refusal, changes, draft, target_of
+from everlog.fleet.planner import Planner
 from everlog.fleet.protocol import Order, Phase, Run, Target
 from everlog.fleet.registry import Registry, contradiction, refusal
-from everlog.fleet.selector import Selector
+from everlog.fleet.rollouts import RolloutStore
+from everlog.fleet.runner import Hook, Runner
 from everlog.fleet.status import FleetStatus, MemberReport, MemberStatus, stragglers_first
-from everlog.fleet.survey import Survey, decode_survey, listed
-from everlog.fleet.tasks import Answer, Asked, Kind, MemberTask
+from everlog.fleet.tasks import Answer, Asked, MemberTask
 from everlog.migrations.proposal import Rules
 from everlog.proto import log_pb2
 from everlog.store.errors import Error, MigrationError
@@ -46,7 +45,6 @@ TICK_S = 0.25
 RETRY_S, RETRY_MAX_S = 1.0, 30.0  # between an order and its repetition
 SEEN_S = 60.0  # between two writes of a member of which only the position has changed
 AGAIN_S = 5.0  # between a task and its repetition
-SURVEY_S = 300.0  # how long an operator waits for surveys
 TWIN_S = 90.0  # how long an alarm lasts that a database is connected from two places
 
 logger = logging.getLogger("everlog")
@@ -69,38 +67,6 @@ class Link(Protocol):
     ) -> None: ...
 
     def end(self, why: str) -> None: ...
-
-
-class Surveying(NamedTuple):
-    """A survey of members that continues. `problems`: of those that cannot be asked."""
-
-    asked: Asked
-    names: dict[bytes, str]
-    problems: list[Refusal]
-
-    @property
-    def waits_for(self) -> list[str]:
-        """The names of the members that have not answered."""
-        return sorted(self.names[one.database] for one in self.asked.waiting)
-
-    def result(self) -> Surveyed:
-        """Return what was answered; members that have not answered are problems."""
-        surveys, problems = list[Survey](), list(self.problems)
-        for database, name in sorted(self.names.items(), key=lambda one: one[1]):
-            answer, why = self.asked.answers.get(database), ""
-            if answer is None:
-                why = (
-                    f"it has not answered within {self.asked.deadline_s:g} s; try again, or leave it out"
-                    f" (name!={name})"
-                )
-            elif not (why := answer.problem):
-                try:
-                    surveys.append(decode_survey(answer.document))
-                except Error as error:
-                    why = str(error)
-            if why:
-                problems.append(Refusal(cursor.name(database), name, why))
-        return Surveyed(surveys, problems)
 
 
 class Live:
@@ -126,7 +92,7 @@ class Hub:
     """Coordinates the fleet of a ledger between `start` and `close`. Safe to use from many threads.
 
     `db` has the schema of `ledger.SOURCE`. `mark`: see LedgerStore. `checked`: a run starts only with a plan
-    that was approved. `rules`: who may approve plans.
+    that was approved. `rules`: who may approve plans. `hook`: a check after each wave that has one.
     """
 
     def __init__(
@@ -137,10 +103,13 @@ class Hub:
         name: str = "coordinator",
         checked: bool = False,
         rules: Rules | None = None,
+        hook: Hook | None = None,
     ) -> None:
         store = LedgerStore(db, mark)
         self._coordinator = FleetCoordinator(store, name=name, checked=checked)
         self.approvals = PlanApprovals(store, rules)
+        self._runner = Runner(self, RolloutStore(store, checked=checked), actor=name, hook=hook)
+        self.planner = Planner(self, self.approvals, self._runner, checked=checked)
         self._registry = Registry(db, actor=name)
         self._lock = threading.Lock()
         self._writing = threading.Lock()  # of the table of the members
@@ -161,6 +130,7 @@ class Hub:
         """Take over, and repeat orders from now on. `accept`: see FleetCoordinator.take_over. Writes. Raises
         MigrationError for a ledger that was restored, forked or replaced."""
         self._coordinator.take_over(accept=accept)
+        self._runner.load()
         for one in self._registry.load():
             live = self._live[one.report.database] = Live(one)
             live.written = one
@@ -174,6 +144,7 @@ class Hub:
         if self._thread.ident is not None:
             self._thread.join()
             self._write()
+        self._runner.close()
 
     # members
 
@@ -375,139 +346,19 @@ class Hub:
         for to, tasks in sending.values():
             to.send(tasks=tasks)
 
-    def survey(
-        self, selector: Selector = ALL, *, hold: bool = False, deadline_s: float = SURVEY_S
-    ) -> Surveying:
-        """Begin to survey the selected members; `dismiss` what it asks at the end. Members that are not
-        connected, or have an alarm, are problems. Raises MigrationError if no member is selected."""
-        names, problems = dict[bytes, str](), list[Refusal]()
-        for one in self._selected(selector):
-            report, why = one.report, one.alarm
-            if not why and not one.connected:
-                why = f"it is not connected; start its process, or leave it out (name!={report.name})"
-            if why:
-                problems.append(Refusal(cursor.name(report.database), report.name, why))
-            else:
-                names[report.database] = report.name
-        targets = [Target(database, 0, 0, b"", hold) for database in names]
-        asked = self.ask(Asked(Kind.SURVEY, targets, deadline_s=deadline_s))
-        return Surveying(asked, names, problems)
-
-    def _selected(self, selector: Selector) -> list[MemberStatus]:
-        """Return the selected members, by name. Raises MigrationError if there are none."""
+    def members(self) -> list[MemberStatus]:
+        """Return all members. Read-only."""
         with self._lock:
-            members = [self._alarmed(live, live.status) for live in self._live.values()]
-        found = [
-            one for one in members if selector.matches(one.report.name, one.report.labels, one.report.version)
-        ]
-        if not found:
-            raise MigrationError(
-                f"no member is selected by {str(selector)!r}; `everlog fleet status` lists them"
-            )
-        return sorted(found, key=lambda one: one.report.name)
+            return [self._alarmed(live, live.status) for live in self._live.values()]
 
-    # plans
+    def run(self, decision_id: bytes) -> Run | None:
+        """Return a run, also one that has ended; None: there is none. Read-only."""
+        return self._coordinator.run(decision_id)
 
-    def propose(
-        self,
-        surveyed: Surveyed,
-        selector: Selector,
-        to: int | None = None,
-        *,
-        hold: bool = False,
-        unison: bool = True,
-        actor: str = "",
-        reason: str = "",
-    ) -> ProposedPlan:
-        """Draft the plan of the surveyed members, and propose it. Writes one commit or none. Raises
-        MigrationError as `plan.draft`, also with members that could not be surveyed."""
-        plan = draft(
-            surveyed.surveys,
-            to,
-            hold=hold,
-            unison=unison,
-            selector=str(selector),
-            problems=self._concerned(surveyed, to or target_of(surveyed.surveys)),
-        )
-        return self.approvals.propose(plan, actor=actor, reason=reason)
-
-    def approve(
-        self,
-        words: str,
-        surveyed: Surveyed,
-        *,
-        actor: str,
-        reason: str,
-        despite_errors: bool = False,
-    ) -> ProposedPlan:
-        """Approve a plan; see PlanApprovals. Raises MigrationError, also if a member of it could not be
-        surveyed."""
-        surveys = self._current(self.approvals.find(words), surveyed)
-        return self.approvals.approve(
-            words, surveys, actor=actor, reason=reason, despite_errors=despite_errors
-        )
-
-    def upgrade(
-        self,
-        found: ProposedPlan,
-        surveyed: Surveyed,
-        decision_id: bytes,
-        *,
-        deadline_s: float,
-        actor: str = "",
-        reason: str = "",
-    ) -> Run:
-        """Start the run of a plan in unison. Writes. Raises MigrationError if the plan is stale, with what
-        has changed, or may not start: nothing was done."""
-        self.check_startable(found.digest.hex())  # another operator may have been faster
-        self.check_current(found, surveyed)
-        return self.begin(
-            decision_id,
-            found.plan.targets(),
-            deadline_s=deadline_s,
-            digest=found.digest,
-            actor=actor,
-            reason=reason,
-        )
-
-    def check_startable(self, words: str) -> ProposedPlan:
-        """Return the plan whose digest starts with `words`. Read-only. Raises MigrationError if it cannot be
-        started in unison now."""
-        found = self.approvals.find(words)
-        self.approvals.check_startable(found, checked=self._coordinator.checked)
-        return found
-
-    def check_current(self, found: ProposedPlan, surveyed: Surveyed) -> list[Survey]:
-        """Return the surveys of a plan. Raises MigrationError if it is stale, or a member of it could not be
-        surveyed."""
-        surveys = self._current(found, surveyed)
-        stale = changes(found.plan, surveys)
-        if stale:
-            raise MigrationError(
-                f"plan {found.short} is not started, because it is stale: {listed(stale)}; plan again with"
-                " `everlog fleet plan`",
-                digest=found.digest.hex(),
-                changes=stale,
-            )
-        return surveys
-
-    def _current(self, found: ProposedPlan, surveyed: Surveyed) -> list[Survey]:
-        plan = found.plan
-        members = {one.database for one in plan.members}
-        problems = self._concerned(surveyed, plan.to_version, members)
-        return Surveyed(surveyed.surveys, problems).check()
-
-    def _concerned(self, surveyed: Surveyed, to: int, members: Collection[str] = ()) -> list[Refusal]:
-        """Return the members that could not be surveyed and lack a version, or are among `members`."""
-        with self._lock:
-            known = {
-                cursor.name(database): live.status.report.version for database, live in self._live.items()
-            }
-        return [
-            one
-            for one in surveyed.problems
-            if one.database in members or not to or known.get(one.database, 0) < to
-        ]
+    def is_connected(self, database: bytes) -> bool:
+        """Whether a member is connected, without an alarm."""
+        live = self._live.get(database)
+        return live is not None and live.link is not None and not live.status.alarm
 
     # operators
 
@@ -583,8 +434,7 @@ class Hub:
     def status(self) -> FleetStatus:
         """Return the state of the fleet, stragglers first. Read-only."""
         runs, ended = self._coordinator.runs, self._coordinator.ended()
-        with self._lock:
-            members = [self._alarmed(live, live.status) for live in self._live.values()]
+        members = self.members()
         epoch = self._coordinator.epoch
         return FleetStatus(
             epoch,
@@ -611,6 +461,10 @@ class Hub:
             return
         self._send(self._coordinator.expire(now_ns=time.time_ns()))
         self._send(self._coordinator.retry(), again=True)
+        try:
+            self._runner.tick()
+        except Error as error:  # what is due stays due
+            logger.warning("a rollout did not continue: %s", error, extra=about("fleet.rollout"))
         for asked in list(self._asked.values()):
             self._give(asked)
         self._write()
@@ -623,6 +477,7 @@ class Hub:
         self._wait_s = min(RETRY_MAX_S, 2 * self._wait_s)
         self._again_s = now + self._wait_s
         self._coordinator.take_over()
+        self._runner.load()
         self._wait_s = RETRY_S
         self.changes += 1
         return True

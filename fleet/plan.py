@@ -263,6 +263,13 @@ def draft(
             f"{f' to {to}' if to else ''}, so there is nothing to plan",
             refusals=[],
         )
+    for one in chosen if hold else ():
+        if one.intended is not None and one.intended.unheld:
+            raise MigrationError(
+                f"{one.name} cannot wait for a decision ({one.intended.unheld}), so no run could end its two"
+                " versions; plan without hold",
+                refusals=[],
+            )
     texts = list(dict.fromkeys(text for one in chosen for text in _steps(one)))
     members = [_entry(one, texts) for one in chosen]
     first = chosen[0].intended

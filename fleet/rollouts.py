@@ -17,6 +17,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from operator import itemgetter
 
 import msgspec
 
@@ -50,21 +51,37 @@ class RolloutStore:
         """Return the rollout of a plan; None: it was not begun. Read-only."""
         return self._store.read(lambda tx: _stored(tx, digest))
 
+    def all(self) -> list[tuple[bytes, Rollout, bytes]]:
+        """Return the digest, the rollout and the document of each plan that was begun, in the order of their
+        proposals. Read-only."""
+
+        def read(tx: Transaction) -> list[tuple[bytes, Rollout, bytes]]:
+            found = []
+            for stored in tx.scan(ROLLOUTS):
+                row, rollout = tx.get(PLANS, stored.digest), _stored(tx, stored.digest)
+                if row is not None and rollout is not None:
+                    found.append((row.number, (stored.digest, rollout, row.document)))
+            return [one for _, one in sorted(found, key=itemgetter(0))]
+
+        return self._store.read(read)
+
     def begin(
         self,
         digest: bytes,
         waves: Iterable[Iterable[str]],
         *,
         gate: Gate = OPEN,
+        deadline_s: float = 3600.0,
         actor: str = "",
         reason: str = "",
     ) -> Rollout:
         """Begin to carry out the proposed plan with this digest. Writes one commit.
 
-        `waves`: the UUIDs of its members, from `waves.split`. Raises MigrationError if the plan is unknown,
-        in unison, not approved and must be, or begun already, or if the waves have other members.
+        `waves`: the UUIDs of its members, from `waves.split`. `deadline_s`: for the votes of a wave.
+        Raises MigrationError if the plan is unknown, in unison, not approved and must be, or begun already,
+        or if the waves have other members.
         """
-        rollout = Rollout(tuple(tuple(wave) for wave in waves), gate)
+        rollout = Rollout(tuple(tuple(wave) for wave in waves), gate, deadline_s=deadline_s)
 
         def write(tx: Transaction) -> Rollout:
             refusal = _begin_refusal(tx, digest, rollout, checked=self._checked)
@@ -155,8 +172,13 @@ def _stored(tx: Transaction, digest: bytes) -> Rollout | None:
     row = tx.get(ROLLOUTS, digest)
     if row is None:
         return None
+    return decode_rollout(row.document, digest)
+
+
+def decode_rollout(document: bytes, digest: bytes) -> Rollout:
+    """Parse the output of `Rollout.encode`. `digest`: of the plan. Raises CorruptionError."""
     try:
-        return msgspec.json.decode(row.document, type=Rollout)
+        return msgspec.json.decode(document, type=Rollout)
     except msgspec.MsgspecError as error:
         raise CorruptionError(
             f"expected the rollout of plan {digest.hex()[:SHORT]} as JSON, found: {error}", place="rollouts"
@@ -164,6 +186,5 @@ def _stored(tx: Transaction, digest: bytes) -> Rollout | None:
 
 
 def _put(tx: Transaction, digest: bytes, rollout: Rollout) -> Rollout:
-    document = msgspec.json.encode(rollout, order="deterministic")
-    tx.put(ROLLOUTS, StoredRollout(digest=digest, document=document))
+    tx.put(ROLLOUTS, StoredRollout(digest=digest, document=rollout.encode()))
     return rollout

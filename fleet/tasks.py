@@ -174,11 +174,14 @@ def _apply(db: JoinedDatabase, task: MemberTask, rate: float | None, progress: O
 
 def _roll_back(db: JoinedDatabase, task: MemberTask, rate: float | None, progress: OnProgress | None) -> str:
     """Roll back a member, unless it is rolled back. Return why not, or an empty string."""
-    target, version = task.target, version_of(db.migrations.status())
+    target, infos = task.target, db.migrations.status()
+    version = version_of(infos)
     if version == target.from_version:
         return ""
     if version != target.to_version:
         return f"expected version {target.to_version}, found {version}"
+    if any(one.held for one in infos):
+        return "it serves two versions; end that first (`everlog fleet contract RUN`)"
     db.migrations.rollback(
         to=target.from_version, rate=rate, actor=ACTOR, reason=task.reason, progress=progress
     )

@@ -34,6 +34,8 @@ from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
 from typing import NamedTuple
 
+import msgspec
+
 from everlog.fleet.selector import Selector
 from everlog.fleet.survey import Survey
 from everlog.store.errors import MigrationError, RowError, quantity
@@ -42,7 +44,15 @@ DEFAULT = ("1", "5%", "25%", "rest")
 REST = "rest"
 
 _COUNT = re.compile(r"([0-9]+)(%?)")
+_COMMA = re.compile(r",(?![^()]*\))")  # not within parentheses
 _BY = re.compile(r"by\s+(\S+)")
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """Return the words in a text such as `1,5%,region=eu,rest`, or `region=eu,!canary; rest`: with a
+    semicolon, commas are part of the selectors."""
+    parts = text.split(";") if ";" in text else _COMMA.split(text)
+    return tuple(part.strip() for part in parts)
 
 
 def split(members: Iterable[Survey], words: Sequence[str] = DEFAULT) -> tuple[tuple[str, ...], ...]:
@@ -100,6 +110,7 @@ class RolloutState(StrEnum):
 
 GATES = (RolloutState.PAUSING, RolloutState.CHECKING, RolloutState.WAITING)
 UPGRADING = (RolloutState.RUNNING, RolloutState.STOPPING)
+ENDS = (RolloutState.STOPPED, RolloutState.FINISHED, RolloutState.RETURNED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +144,9 @@ class Rollout:
     """Waves, and what has become of their members.
 
     `wave`: the one that is in progress, or whose gate is. `begun`: members whose upgrade has begun.
-    `until_ns`: the end of the pause (Unix time). `failed`: members with the reason; a failed upgrade has left
-    the member as it was. `tried`: members whose rollback failed in the last attempt. `reason`: why it was
-    stopped, or what failed.
+    `until_ns`: the end of the pause (Unix time). `deadline_s`: the time for the votes of a wave.
+    `failed`: members with the reason; a failed upgrade has left the member as it was. `tried`: members whose
+    rollback failed in the last attempt. `reason`: why it was stopped, or what failed.
     """
 
     waves: tuple[tuple[str, ...], ...]
@@ -148,11 +159,16 @@ class Rollout:
     failed: tuple[tuple[str, str], ...] = ()
     reason: str = ""
     tried: frozenset[str] = frozenset()
+    deadline_s: float = 3600.0
 
     def __post_init__(self) -> None:
         members = [one for wave in self.waves for one in wave]
         if not members or not all(self.waves) or len(set(members)) != len(members):
             raise MigrationError("expected waves with members, each in one wave")
+
+    def encode(self) -> bytes:
+        """Return the rollout as JSON: always the same bytes for the same rollout."""
+        return msgspec.json.encode(self, order="deterministic")
 
 
 def due(rollout: Rollout) -> tuple[Due, ...]:
@@ -254,9 +270,8 @@ def stop(rollout: Rollout, *, reason: str) -> Rollout:
 def roll_back(rollout: Rollout) -> Rollout:
     """Roll back the upgraded members, or try again those that failed. Raises MigrationError before the
     rollout has stopped or finished, and if no member is upgraded."""
-    ends = (RolloutState.STOPPED, RolloutState.FINISHED, RolloutState.RETURNED)
-    if rollout.state not in ends or not rollout.upgraded:
-        why = "no member is upgraded" if rollout.state in ends else "stop it first"
+    if rollout.state not in ENDS or not rollout.upgraded:
+        why = "no member is upgraded" if rollout.state in ENDS else "stop it first"
         raise MigrationError(
             f"the rollout is {rollout.state} and cannot be rolled back: {why}; nothing was done"
         )

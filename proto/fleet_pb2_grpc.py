@@ -79,6 +79,31 @@ class FleetStub:
                 request_serializer=everlog_dot_proto_dot_fleet__pb2.FleetUpgradeRequest.SerializeToString,
                 response_deserializer=everlog_dot_proto_dot_fleet__pb2.FleetUpgradeResponse.FromString,
                 _registered_method=True)
+        self.StartRollout = channel.unary_stream(
+                '/everlog.v1.Fleet/StartRollout',
+                request_serializer=everlog_dot_proto_dot_fleet__pb2.StartRolloutRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_fleet__pb2.StartRolloutResponse.FromString,
+                _registered_method=True)
+        self.Rollouts = channel.unary_stream(
+                '/everlog.v1.Fleet/Rollouts',
+                request_serializer=everlog_dot_proto_dot_fleet__pb2.RolloutsRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_fleet__pb2.RolloutsResponse.FromString,
+                _registered_method=True)
+        self.ApproveWave = channel.unary_unary(
+                '/everlog.v1.Fleet/ApproveWave',
+                request_serializer=everlog_dot_proto_dot_fleet__pb2.ApproveWaveRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_fleet__pb2.ApproveWaveResponse.FromString,
+                _registered_method=True)
+        self.StopRollout = channel.unary_unary(
+                '/everlog.v1.Fleet/StopRollout',
+                request_serializer=everlog_dot_proto_dot_fleet__pb2.StopRolloutRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_fleet__pb2.StopRolloutResponse.FromString,
+                _registered_method=True)
+        self.RollBack = channel.unary_unary(
+                '/everlog.v1.Fleet/RollBack',
+                request_serializer=everlog_dot_proto_dot_fleet__pb2.RollBackRequest.SerializeToString,
+                response_deserializer=everlog_dot_proto_dot_fleet__pb2.RollBackResponse.FromString,
+                _registered_method=True)
         self.Start = channel.unary_unary(
                 '/everlog.v1.Fleet/Start',
                 request_serializer=everlog_dot_proto_dot_fleet__pb2.StartRequest.SerializeToString,
@@ -172,6 +197,42 @@ class FleetServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartRollout(self, request, context):
+        """Surveys the members of a plan for waves again, and begins to carry it out unless it is stale. Streams the progress;
+        the last answer has the rollout.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rollouts(self, request, context):
+        """Returns the plans that are carried out in waves, or were.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveWave(self, request, context):
+        """Approves that the next wave begins. Refused unless the rollout waits for it after this wave.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopRollout(self, request, context):
+        """Begins no other wave and no other member; those that have begun come to their end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollBack(self, request, context):
+        """Rolls back the upgraded members of a rollout that has stopped or finished, the last wave first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Start(self, request, context):
         """Starts a run. Refused while another run is undecided, and if a member of the plan has not ended an earlier run.
         """
@@ -248,6 +309,31 @@ def add_FleetServicer_to_server(servicer, server):
                     servicer.Upgrade,
                     request_deserializer=everlog_dot_proto_dot_fleet__pb2.FleetUpgradeRequest.FromString,
                     response_serializer=everlog_dot_proto_dot_fleet__pb2.FleetUpgradeResponse.SerializeToString,
+            ),
+            'StartRollout': grpc.unary_stream_rpc_method_handler(
+                    servicer.StartRollout,
+                    request_deserializer=everlog_dot_proto_dot_fleet__pb2.StartRolloutRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_fleet__pb2.StartRolloutResponse.SerializeToString,
+            ),
+            'Rollouts': grpc.unary_stream_rpc_method_handler(
+                    servicer.Rollouts,
+                    request_deserializer=everlog_dot_proto_dot_fleet__pb2.RolloutsRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_fleet__pb2.RolloutsResponse.SerializeToString,
+            ),
+            'ApproveWave': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveWave,
+                    request_deserializer=everlog_dot_proto_dot_fleet__pb2.ApproveWaveRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_fleet__pb2.ApproveWaveResponse.SerializeToString,
+            ),
+            'StopRollout': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopRollout,
+                    request_deserializer=everlog_dot_proto_dot_fleet__pb2.StopRolloutRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_fleet__pb2.StopRolloutResponse.SerializeToString,
+            ),
+            'RollBack': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBack,
+                    request_deserializer=everlog_dot_proto_dot_fleet__pb2.RollBackRequest.FromString,
+                    response_serializer=everlog_dot_proto_dot_fleet__pb2.RollBackResponse.SerializeToString,
             ),
             'Start': grpc.unary_unary_rpc_method_handler(
                     servicer.Start,
@@ -513,6 +599,141 @@ class Fleet:
             '/everlog.v1.Fleet/Upgrade',
             everlog_dot_proto_dot_fleet__pb2.FleetUpgradeRequest.SerializeToString,
             everlog_dot_proto_dot_fleet__pb2.FleetUpgradeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/everlog.v1.Fleet/StartRollout',
+            everlog_dot_proto_dot_fleet__pb2.StartRolloutRequest.SerializeToString,
+            everlog_dot_proto_dot_fleet__pb2.StartRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rollouts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/everlog.v1.Fleet/Rollouts',
+            everlog_dot_proto_dot_fleet__pb2.RolloutsRequest.SerializeToString,
+            everlog_dot_proto_dot_fleet__pb2.RolloutsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveWave(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Fleet/ApproveWave',
+            everlog_dot_proto_dot_fleet__pb2.ApproveWaveRequest.SerializeToString,
+            everlog_dot_proto_dot_fleet__pb2.ApproveWaveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopRollout(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Fleet/StopRollout',
+            everlog_dot_proto_dot_fleet__pb2.StopRolloutRequest.SerializeToString,
+            everlog_dot_proto_dot_fleet__pb2.StopRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBack(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/everlog.v1.Fleet/RollBack',
+            everlog_dot_proto_dot_fleet__pb2.RollBackRequest.SerializeToString,
+            everlog_dot_proto_dot_fleet__pb2.RollBackResponse.FromString,
             options,
             channel_credentials,
             insecure,

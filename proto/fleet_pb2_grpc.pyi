@@ -8,6 +8,7 @@ docs/fleet.md. Protocol: docs/fleet-protocol.md.
                          ◀─ Join: orders ──
   operator ─ Status, Watch, Survey, Start, Abort, Remove, Contract ─▶ coordinator
            ─ Plan, Plans, Approve, Reject, Upgrade ─▶ plans in the ledger ─▶ runs
+           ─ StartRollout, Rollouts, ApproveWave, StopRollout, RollBack ─▶ plans in waves
 
 Members dial out: a process needs no port, and has one stream for all its databases. Reports and orders may be lost,
 arrive late, twice or out of order. Both sides repeat them until they are answered.
@@ -68,6 +69,18 @@ class FleetStub:
     """Surveys the members of a plan in unison again, and starts its run unless it is stale. Where plans need approval, it
     must be approved. Streams the progress; the last answer has the run. Repeated with the same id it has one effect.
     """
+    StartRollout: _grpc.UnaryStreamMultiCallable[_fleet_pb2.StartRolloutRequest, _fleet_pb2.StartRolloutResponse]
+    """Surveys the members of a plan for waves again, and begins to carry it out unless it is stale. Streams the progress;
+    the last answer has the rollout.
+    """
+    Rollouts: _grpc.UnaryStreamMultiCallable[_fleet_pb2.RolloutsRequest, _fleet_pb2.RolloutsResponse]
+    """Returns the plans that are carried out in waves, or were."""
+    ApproveWave: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ApproveWaveRequest, _fleet_pb2.ApproveWaveResponse]
+    """Approves that the next wave begins. Refused unless the rollout waits for it after this wave."""
+    StopRollout: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.StopRolloutRequest, _fleet_pb2.StopRolloutResponse]
+    """Begins no other wave and no other member; those that have begun come to their end."""
+    RollBack: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.RollBackRequest, _fleet_pb2.RollBackResponse]
+    """Rolls back the upgraded members of a rollout that has stopped or finished, the last wave first."""
     Start: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.StartRequest, _fleet_pb2.StartResponse]
     """Starts a run. Refused while another run is undecided, and if a member of the plan has not ended an earlier run."""
     Abort: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.AbortRequest, _fleet_pb2.AbortResponse]
@@ -109,6 +122,18 @@ class FleetAsyncStub(FleetStub):
     """Surveys the members of a plan in unison again, and starts its run unless it is stale. Where plans need approval, it
     must be approved. Streams the progress; the last answer has the run. Repeated with the same id it has one effect.
     """
+    StartRollout: _aio.UnaryStreamMultiCallable[_fleet_pb2.StartRolloutRequest, _fleet_pb2.StartRolloutResponse]  # type: ignore[assignment]
+    """Surveys the members of a plan for waves again, and begins to carry it out unless it is stale. Streams the progress;
+    the last answer has the rollout.
+    """
+    Rollouts: _aio.UnaryStreamMultiCallable[_fleet_pb2.RolloutsRequest, _fleet_pb2.RolloutsResponse]  # type: ignore[assignment]
+    """Returns the plans that are carried out in waves, or were."""
+    ApproveWave: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ApproveWaveRequest, _fleet_pb2.ApproveWaveResponse]  # type: ignore[assignment]
+    """Approves that the next wave begins. Refused unless the rollout waits for it after this wave."""
+    StopRollout: _aio.UnaryUnaryMultiCallable[_fleet_pb2.StopRolloutRequest, _fleet_pb2.StopRolloutResponse]  # type: ignore[assignment]
+    """Begins no other wave and no other member; those that have begun come to their end."""
+    RollBack: _aio.UnaryUnaryMultiCallable[_fleet_pb2.RollBackRequest, _fleet_pb2.RollBackResponse]  # type: ignore[assignment]
+    """Rolls back the upgraded members of a rollout that has stopped or finished, the last wave first."""
     Start: _aio.UnaryUnaryMultiCallable[_fleet_pb2.StartRequest, _fleet_pb2.StartResponse]  # type: ignore[assignment]
     """Starts a run. Refused while another run is undecided, and if a member of the plan has not ended an earlier run."""
     Abort: _aio.UnaryUnaryMultiCallable[_fleet_pb2.AbortRequest, _fleet_pb2.AbortResponse]  # type: ignore[assignment]
@@ -201,6 +226,48 @@ class FleetServicer(metaclass=_abc_1.ABCMeta):
         """Surveys the members of a plan in unison again, and starts its run unless it is stale. Where plans need approval, it
         must be approved. Streams the progress; the last answer has the run. Repeated with the same id it has one effect.
         """
+
+    @_abc_1.abstractmethod
+    def StartRollout(
+        self,
+        request: _fleet_pb2.StartRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_fleet_pb2.StartRolloutResponse], _abc.AsyncIterator[_fleet_pb2.StartRolloutResponse]]:
+        """Surveys the members of a plan for waves again, and begins to carry it out unless it is stale. Streams the progress;
+        the last answer has the rollout.
+        """
+
+    @_abc_1.abstractmethod
+    def Rollouts(
+        self,
+        request: _fleet_pb2.RolloutsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_fleet_pb2.RolloutsResponse], _abc.AsyncIterator[_fleet_pb2.RolloutsResponse]]:
+        """Returns the plans that are carried out in waves, or were."""
+
+    @_abc_1.abstractmethod
+    def ApproveWave(
+        self,
+        request: _fleet_pb2.ApproveWaveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.ApproveWaveResponse, _abc.Awaitable[_fleet_pb2.ApproveWaveResponse]]:
+        """Approves that the next wave begins. Refused unless the rollout waits for it after this wave."""
+
+    @_abc_1.abstractmethod
+    def StopRollout(
+        self,
+        request: _fleet_pb2.StopRolloutRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.StopRolloutResponse, _abc.Awaitable[_fleet_pb2.StopRolloutResponse]]:
+        """Begins no other wave and no other member; those that have begun come to their end."""
+
+    @_abc_1.abstractmethod
+    def RollBack(
+        self,
+        request: _fleet_pb2.RollBackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.RollBackResponse, _abc.Awaitable[_fleet_pb2.RollBackResponse]]:
+        """Rolls back the upgraded members of a rollout that has stopped or finished, the last wave first."""
 
     @_abc_1.abstractmethod
     def Start(

@@ -6,8 +6,10 @@ from uuid import UUID
 
 from everlog.feed import cursor
 from everlog.fleet.approvals import PlanState, ProposedPlan
-from everlog.fleet.plan import Refusal
+from everlog.fleet.plan import Refusal, decode_plan
 from everlog.fleet.protocol import Decision, Order, Phase, Run, Seat, Target, Verb, Vote
+from everlog.fleet.rollouts import decode_rollout
+from everlog.fleet.runner import Carried, Planned
 from everlog.fleet.status import EndedRun, FleetStatus, MemberReport, MemberStatus
 from everlog.fleet.tasks import Answer, Kind, MemberTask
 from everlog.proto import fleet_pb2 as pb
@@ -143,6 +145,20 @@ def plan_of(one: pb.ProposedFleetPlan) -> ProposedPlan:
         one.proposed_proof,
         one.decided_proof,
     )
+
+
+def message_of_rollout(one: Carried) -> pb.FleetRollout:
+    return pb.FleetRollout(
+        digest=one.digest,
+        document=one.rollout.encode(),
+        plan=one.plan.encode(),
+        waits_for=one.waits_for,
+    )
+
+
+def rollout_of(one: pb.FleetRollout) -> Carried:
+    rollout = decode_rollout(one.document, one.digest)
+    return Carried(one.digest, rollout, Planned.of(decode_plan(one.plan)), one.waits_for)
 
 
 def message_of_target(one: Target) -> pb.FleetTarget:

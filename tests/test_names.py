@@ -134,6 +134,16 @@ ROWS = [
     # fleet
     Row("fleet.start", "Fleet.Start", "", "for programs; `fleet upgrade` starts a plan"),
     Row("fleet.survey", "Fleet.Survey", "fleet drift", "the verb compares the surveys"),
+    *(
+        Row(f"fleet.{method}", f"Fleet.{rpc}", f"fleet rollout {verb}", "the shell has a group for rollouts")
+        for method, rpc, verb in (
+            ("start_rollout", "StartRollout", "start"),
+            ("rollouts", "Rollouts", "status"),
+            ("approve_wave", "ApproveWave", "approve"),
+            ("stop_rollout", "StopRollout", "stop"),
+            ("roll_back", "RollBack", "roll-back"),
+        )
+    ),
     Row("", "Fleet.Join", "serve --join", OPTION),
     # people
     Row("people.stream", "People.Export", "people export", f"{WIRE}; `export` in pieces"),

@@ -37,6 +37,7 @@ from everlog.console.cli.options import (
     to_version,
     writes,
 )
+from everlog.console.cli.rollout import rollout
 from everlog.console.cli.top import live, plain
 from everlog.console.output import show_progress
 from everlog.feed import cursor
@@ -71,7 +72,7 @@ def fleet(settings: Settings) -> None:
     """
 
 
-for command in (drift, plan, plans, approve, reject):
+for command in (drift, plan, plans, approve, reject, rollout):
     fleet.add_command(command)
 
 

@@ -2,24 +2,31 @@
 
 --fleet DATABASE    this database of the server is the ledger; its migrations are everlog's own
 --fleet-checked     runs need a plan that was approved; --approver names who may
+--fleet-check WHAT  asked after each wave that is checked: a URL, or a command
 --join URL          all other databases are members of the fleet whose ledger URL names
 """
 
 from __future__ import annotations
 
+import http.client
+import shlex
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import SplitResult, urlsplit
 
 import click
+import msgspec
 
-from everlog.console.cli.options import Settings, add_options, refuse_idle
+from everlog.console.cli.options import Duration, Settings, add_options, refuse_idle
 from everlog.console.cli.serve_migrate import packages_of
 from everlog.store.errors import OpenError
 
 if TYPE_CHECKING:
     from everlog.fleet.approvals import PlanApprovals
     from everlog.fleet.hub import Hub
+    from everlog.fleet.runner import Hook
     from everlog.migrations.approval.approval import Approval
     from everlog.migrations.proposal import Rules
     from everlog.rpc.embedded import EmbeddedDatabase
@@ -35,7 +42,9 @@ def fleet_options(command: F) -> F:
 def check_fleet(how: Mapping[str, Any]) -> None:
     """Raise UsageError for options that have no effect, or exclude each other."""
     if how["fleet"] is None:
-        refuse_idle("fleet_accept", "fleet_checked", when="without --fleet")
+        refuse_idle("fleet_accept", "fleet_checked", "fleet_check", when="without --fleet")
+    if how["fleet_check"] is None:
+        refuse_idle("fleet_check_timeout", when="without --fleet-check")
     if how["join"] is None:
         refuse_idle("join_name", "join_labels", "join_rate", when="without --join")
     elif how["migrate"] is not None:
@@ -53,6 +62,8 @@ def in_fleet(
     fleet: str | None,
     fleet_accept: bool,
     fleet_checked: bool,
+    fleet_check: str | None,
+    fleet_check_timeout: float,
     join: str | None,
     join_name: str,
     join_labels: str,
@@ -64,7 +75,10 @@ def in_fleet(
     with ExitStack() as stack:
         hubs = {}
         if fleet is not None:
-            hub = _coordinated(databases, fleet, accept=fleet_accept, checked=fleet_checked, rules=rules)
+            hook = hook_of(fleet_check, fleet_check_timeout) if fleet_check else None
+            hub = _coordinated(
+                databases, fleet, accept=fleet_accept, checked=fleet_checked, rules=rules, hook=hook
+            )
             hubs[fleet] = hub
             stack.callback(hubs[fleet].close)
         if join is not None:
@@ -105,7 +119,13 @@ def sources_of(
 
 
 def _coordinated(
-    databases: Mapping[str, EmbeddedDatabase], name: str, *, accept: bool, checked: bool, rules: Rules
+    databases: Mapping[str, EmbeddedDatabase],
+    name: str,
+    *,
+    accept: bool,
+    checked: bool,
+    rules: Rules,
+    hook: Hook | None,
 ) -> Hub:
     from everlog import migrations
     from everlog.fleet.hub import Hub
@@ -117,9 +137,55 @@ def _coordinated(
             f"--fleet {name}: expected a database on disk, which keeps the decisions, found memory:"
         )
     migrations.apply(db, SOURCE)
-    made = Hub(db, db.path.with_name(f"{db.path.name}.mark"), checked=checked, rules=rules)
+    made = Hub(db, db.path.with_name(f"{db.path.name}.mark"), checked=checked, rules=rules, hook=hook)
     made.start(accept=accept)
     return made
+
+
+def hook_of(what: str, timeout_s: float) -> Hook:
+    """Return the check of a wave: a URL that is posted to, or a command that runs without a shell. Both
+    receive JSON: plan, to, wave, waves, members. With a status of 2xx, or the exit code 0, the rollout
+    continues. Raises OpenError for an invalid URL or command."""
+    if what.startswith(("http://", "https://")):
+        parts = urlsplit(what)
+        if not parts.hostname:
+            raise OpenError(f"--fleet-check: expected a URL as http://HOST/PATH, found {what!r}")
+        return lambda about: _post(parts, about, timeout_s)
+    try:
+        words = shlex.split(what)
+    except ValueError as error:
+        raise OpenError(f"--fleet-check: expected a command, found {what!r}: {error}") from None
+    return lambda about: _execute(words, about, timeout_s)
+
+
+def _post(parts: SplitResult, about: Mapping[str, object], timeout_s: float) -> str:
+    """Post to a URL. Return why the check failed, or an empty string."""
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    try:
+        with closing(kind(parts.netloc.rpartition("@")[2], timeout=timeout_s)) as connection:
+            connection.request(
+                "POST", target, msgspec.json.encode(about), {"Content-Type": "application/json"}
+            )
+            status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        return f"{where} cannot be reached: {error}"
+    return "" if 200 <= status < 300 else f"{where} answered {status}"
+
+
+def _execute(words: list[str], about: Mapping[str, object], timeout_s: float) -> str:
+    """Run a command. Return why the check failed, or an empty string."""
+    shown = shlex.join(words)
+    try:
+        done = subprocess.run(
+            words, input=msgspec.json.encode(about), timeout=timeout_s, check=False, stdout=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        return f"the check `{shown}` has not ended within {timeout_s:g} s"
+    except OSError as error:
+        return f"the check `{shown}` cannot be run: {error.strerror}"
+    return "" if done.returncode == 0 else f"the check `{shown}` ended with {done.returncode}"
 
 
 _OPTIONS = [
@@ -137,6 +203,19 @@ _OPTIONS = [
         "--fleet-checked",
         is_flag=True,
         help="Upgrade the fleet only by plans that were approved (--approver).",
+    ),
+    click.option(
+        "--fleet-check",
+        metavar="URL|COMMAND",
+        help="Ask this after each wave that is checked (`fleet rollout start --check`).",
+    ),
+    click.option(
+        "--fleet-check-timeout",
+        type=Duration(),
+        default="30s",
+        show_default=True,
+        metavar="DURATION",
+        help="Longest wait for its answer.",
     ),
     click.option(
         "--join",

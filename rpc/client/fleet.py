@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import grpc
 
 from everlog.fleet.approvals import ProposedPlan
-from everlog.fleet.hub import SURVEY_S
 from everlog.fleet.members_file import Surveyed
+from everlog.fleet.planner import SURVEY_S
 from everlog.fleet.protocol import Run, Target
+from everlog.fleet.runner import Carried
 from everlog.fleet.selector import Selector
 from everlog.fleet.status import EndedRun, FleetStatus, MemberStatus, stragglers_first
 from everlog.fleet.survey import decode_survey
+from everlog.fleet.waves import DEFAULT
 from everlog.proto import fleet_pb2 as pb
 from everlog.proto import fleet_pb2_grpc
 from everlog.rpc import errors
@@ -25,6 +27,7 @@ from everlog.rpc.fleet import (
     message_of_target,
     plan_of,
     problem_of,
+    rollout_of,
     run_of,
     status_of,
 )
@@ -217,6 +220,68 @@ class RemoteFleet:
             if decision_id is None and (run := self._run(made)) is not None:
                 return run
             raise
+
+    def start_rollout(
+        self,
+        digest: str,
+        waves: Sequence[str] = DEFAULT,
+        *,
+        pause_s: float = 0.0,
+        check: bool = False,
+        approval: bool = False,
+        deadline_s: float = DEADLINE_S,
+        survey_s: float = SURVEY_S,
+        actor: str = "",
+        reason: str = "",
+        progress: OnProgress | None = None,
+    ) -> Carried:
+        """Begin to carry out a plan for waves. Returns when it has begun; see `rollouts`.
+
+        `waves`: as `1`, `5%`, `region=eu`, `by region`, `rest`. Between two waves: a pause; `check`:
+        checks.py at the members, and the check of the server; `approval`: a person (`approve_wave`). A
+        failure stops the rollout. `deadline_s`: for the votes of a wave. Writes. Raises MigrationError,
+        without an effect, if the plan is stale, needs approval or has begun, and RowError for waves that
+        leave a member out.
+        """
+        request = pb.StartRolloutRequest(
+            database=self._database,
+            digest=digest,
+            waves=waves,
+            pause_s=pause_s,
+            check=check,
+            approval=approval,
+            deadline_s=deadline_s,
+            survey_s=survey_s,
+            actor=actor,
+            reason=reason,
+        )
+        return rollout_of(self._last(self._stub.StartRollout, request, progress).rollout)
+
+    def rollouts(self, digest: str = "") -> list[Carried]:
+        """Return the plans that are carried out in waves, or were, the newest last; or that with this digest.
+        Read-only."""
+        request = pb.RolloutsRequest(database=self._database, digest=digest)
+        return [rollout_of(one.rollout) for one in self._channel.stream(self._stub.Rollouts, request)]
+
+    def approve_wave(self, digest: str, wave: int, *, actor: str = "", reason: str = "") -> Carried:
+        """Approve that the wave after `wave` begins, the number of the last one from 1. Writes. Raises
+        MigrationError if the rollout does not wait for it."""
+        request = pb.ApproveWaveRequest(
+            database=self._database, digest=digest, wave=wave, actor=actor, reason=reason
+        )
+        return rollout_of(self._call(self._stub.ApproveWave, request).rollout)
+
+    def stop_rollout(self, digest: str, *, actor: str = "", reason: str = "") -> Carried:
+        """Begin no other wave and no other member; those that have begun come to their end. Writes. Raises
+        MigrationError if the rollout has ended."""
+        request = pb.StopRolloutRequest(database=self._database, digest=digest, actor=actor, reason=reason)
+        return rollout_of(self._call(self._stub.StopRollout, request).rollout)
+
+    def roll_back(self, digest: str, *, actor: str = "", reason: str = "") -> Carried:
+        """Roll back the upgraded members of a rollout, the last wave first, or try again those that failed.
+        Returns when it has begun. Writes. Raises MigrationError before it has stopped or finished."""
+        request = pb.RollBackRequest(database=self._database, digest=digest, actor=actor, reason=reason)
+        return rollout_of(self._call(self._stub.RollBack, request).rollout)
 
     def start(
         self,

@@ -16,10 +16,12 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from everlog.fleet.approvals import ProposedPlan
-from everlog.fleet.hub import SURVEY_S, Hub, Surveying
+from everlog.fleet.hub import Hub
+from everlog.fleet.planner import SURVEY_S, Surveying
 from everlog.fleet.protocol import Order, Run
 from everlog.fleet.selector import Selector
 from everlog.fleet.tasks import MemberTask
+from everlog.fleet.waves import DEFAULT, Gate
 from everlog.proto import fleet_pb2 as pb
 from everlog.proto import fleet_pb2_grpc, log_pb2
 from everlog.rpc.fleet import (
@@ -27,6 +29,7 @@ from everlog.rpc.fleet import (
     message_of_order,
     message_of_plan,
     message_of_problem,
+    message_of_rollout,
     message_of_run,
     message_of_status,
     message_of_task,
@@ -200,7 +203,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         self, request: pb.FleetSurveyRequest, context: Any
     ) -> AsyncIterator[pb.FleetSurveyResponse]:
         hub, selector = self._hub(request.database), Selector.parse(request.selector)
-        surveying = hub.survey(selector, hold=request.hold, deadline_s=_survey_s(request.deadline_s))
+        surveying = hub.planner.survey(selector, hold=request.hold, deadline_s=_survey_s(request.deadline_s))
         async for progress in self._surveyed(hub, surveying):
             yield pb.FleetSurveyResponse(progress=progress)
         found = surveying.result()
@@ -229,12 +232,12 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
     async def Plan(self, request: pb.FleetPlanRequest, context: Any) -> AsyncIterator[pb.FleetPlanResponse]:
         hub, actor = self._hub(request.database), self._actor(request, context)
         selector = Selector.parse(request.selector)
-        surveying = hub.survey(selector, hold=request.hold, deadline_s=_survey_s(request.survey_s))
+        surveying = hub.planner.survey(selector, hold=request.hold, deadline_s=_survey_s(request.survey_s))
         async for progress in self._surveyed(hub, surveying):
             yield pb.FleetPlanResponse(progress=progress)
         try:
             made = await self._hosting.write(
-                hub.propose,
+                hub.planner.propose,
                 surveying.result(),
                 selector,
                 request.to or None,
@@ -274,7 +277,7 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         async for progress in self._surveyed(hub, surveying):
             yield pb.FleetApproveResponse(progress=progress)
         made = await self._hosting.write(
-            hub.approve,
+            hub.planner.approve,
             found.digest.hex(),
             surveying.result(),
             despite_errors=request.despite_errors,
@@ -294,12 +297,12 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
     ) -> AsyncIterator[pb.FleetUpgradeResponse]:
         hub, actor = self._hub(request.database), self._actor(request, context)
         _check_run(request.decision_id, request.deadline_s)
-        found = await self._hosting.read(hub.check_startable, request.digest)
+        found = await self._hosting.read(hub.planner.check_startable, request.digest)
         surveying = self._survey_of(hub, found, request.survey_s)
         async for progress in self._surveyed(hub, surveying):
             yield pb.FleetUpgradeResponse(progress=progress)
         run = await self._hosting.write(
-            hub.upgrade,
+            hub.planner.upgrade,
             found,
             surveying.result(),
             request.decision_id,
@@ -309,11 +312,69 @@ class FleetService(fleet_pb2_grpc.FleetServicer):
         )
         yield pb.FleetUpgradeResponse(run=message_of_run(run))
 
+    async def StartRollout(
+        self, request: pb.StartRolloutRequest, context: Any
+    ) -> AsyncIterator[pb.StartRolloutResponse]:
+        hub, actor = self._hub(request.database), self._actor(request, context)
+        _check_deadline(request.deadline_s)
+        gate = Gate(_pause_ns(request.pause_s), request.check, request.approval)
+        found = await self._hosting.read(lambda: hub.planner.check_startable(request.digest, unison=False))
+        surveying = self._survey_of(hub, found, request.survey_s)
+        async for progress in self._surveyed(hub, surveying):
+            yield pb.StartRolloutResponse(progress=progress)
+        begun = await self._hosting.write(
+            hub.planner.roll_out,
+            found,
+            surveying.result(),
+            list(request.waves) or DEFAULT,
+            gate=gate,
+            deadline_s=request.deadline_s,
+            actor=actor,
+            reason=request.reason,
+        )
+        yield pb.StartRolloutResponse(rollout=message_of_rollout(begun))
+
+    async def Rollouts(
+        self, request: pb.RolloutsRequest, context: object
+    ) -> AsyncIterator[pb.RolloutsResponse]:
+        hub = self._hub(request.database)
+        found = hub.planner.rollouts()
+        if request.digest:
+            digest = (await self._hosting.read(hub.approvals.find, request.digest)).digest
+            found = [one for one in found if one.digest == digest]
+        for one in found:
+            yield pb.RolloutsResponse(rollout=message_of_rollout(one))
+
+    async def ApproveWave(self, request: pb.ApproveWaveRequest, context: Any) -> pb.ApproveWaveResponse:
+        hub, actor = self._hub(request.database), self._actor(request, context)
+        if not request.wave:
+            raise RowError("expected the number of the wave that was upgraded last, from 1, found none")
+        done = await self._hosting.write(
+            hub.planner.approve_wave, request.digest, request.wave - 1, actor=actor, reason=request.reason
+        )
+        return pb.ApproveWaveResponse(rollout=message_of_rollout(done))
+
+    async def StopRollout(self, request: pb.StopRolloutRequest, context: Any) -> pb.StopRolloutResponse:
+        hub, actor = self._hub(request.database), self._actor(request, context)
+        done = await self._hosting.write(
+            hub.planner.stop_rollout, request.digest, actor=actor, reason=request.reason
+        )
+        return pb.StopRolloutResponse(rollout=message_of_rollout(done))
+
+    async def RollBack(self, request: pb.RollBackRequest, context: Any) -> pb.RollBackResponse:
+        hub, actor = self._hub(request.database), self._actor(request, context)
+        done = await self._hosting.write(
+            hub.planner.roll_back, request.digest, actor=actor, reason=request.reason
+        )
+        return pb.RollBackResponse(rollout=message_of_rollout(done))
+
     @staticmethod
     def _survey_of(hub: Hub, found: ProposedPlan, survey_s: float) -> Surveying:
         """Begin to survey the members that a plan is about."""
         plan = found.plan
-        return hub.survey(Selector.parse(plan.selector), hold=plan.hold, deadline_s=_survey_s(survey_s))
+        return hub.planner.survey(
+            Selector.parse(plan.selector), hold=plan.hold, deadline_s=_survey_s(survey_s)
+        )
 
     async def Start(self, request: pb.StartRequest, context: Any) -> pb.StartResponse:
         hub = self._hub(request.database)
@@ -378,5 +439,16 @@ def _check_run(decision_id: bytes, deadline_s: float) -> None:
     """Raise RowError for an invalid UUID or deadline of a run."""
     if len(decision_id) != 16:
         raise RowError(f"expected the UUID of a run, 16 bytes, found {len(decision_id)}")
+    _check_deadline(deadline_s)
+
+
+def _pause_ns(pause_s: float) -> int:
+    """Return a pause between waves. Raises RowError."""
+    if not 0 <= pause_s <= DEADLINE_MAX_S:
+        raise RowError(f"expected a pause of up to {DEADLINE_MAX_S:,.0f} s, found {pause_s:g}")
+    return int(pause_s * 1e9)
+
+
+def _check_deadline(deadline_s: float) -> None:
     if not 0 < deadline_s <= DEADLINE_MAX_S:
         raise RowError(f"expected a deadline of up to {DEADLINE_MAX_S:,.0f} s from now, found {deadline_s:g}")

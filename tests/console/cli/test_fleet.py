@@ -135,6 +135,42 @@ def test_a_plan_is_shown_approved_and_started(
         )
 
 
+def test_a_plan_goes_in_waves(everlog: Command, url: str, project: Project, tmp_path: Path) -> None:
+    with EmbeddedDatabase(tmp_path / "first") as db:
+        airports = Airports(project, db, 3)
+    with EmbeddedDatabase(tmp_path / "shop") as db:
+        migrations.apply(db, airports.path, to=START)
+    how = {"migrations": airports.path, "fleet": url, "fleet_name": "shop"}
+    with program.open(tmp_path / "shop", **how) as shop:  # type: ignore[arg-type]
+        until = time.monotonic() + PATIENCE_S
+        while not json.loads(everlog("-u", url, "fleet", "status", "--json").out)["members"]:
+            assert time.monotonic() < until
+        done = everlog("-u", url, "fleet", "rollout", "status")
+        assert (done.code, done.out) == (1, "")
+        assert "the fleet has no rollout; `everlog fleet rollout start` begins one" in done.err
+        short = json.loads(everlog("-u", url, "fleet", "plan", "--waves", "--json").out)["digest"][:12]
+        done = everlog("-u", url, "fleet", "rollout", "start", short, "--waves", "region=eu")
+        assert "1 member would be in no wave, the first is shop; end the waves with `rest`" in done.err
+        done = everlog("-u", url, "fleet", "rollout", "start", short, "--waves", "name=shop,!canary; rest")
+        assert done.code == 0, done.err
+        assert done.out.splitlines()[-1].endswith(": finished, wave 1 of 1, 1 of 1 member upgraded")
+        assert shop.schema.version == END
+        told = json.loads(everlog("-u", url, "fleet", "rollout", "status", "--json").out)
+        (wave,) = told["waves"]
+        assert (told["state"], wave[0]["name"], wave[0]["upgraded"]) == ("finished", "shop", True)
+        for words, said in (
+            (["stop", "--reason", "x"], "the rollout is finished and cannot be stopped"),
+            (["approve", "--actor", "ann"], "the rollout does not wait for approval after wave 1"),
+            (["start", short], "was started in waves, and cannot be started"),
+        ):
+            done = everlog("-u", url, "fleet", "rollout", *words)
+            assert (done.code, done.out) == (1, "")
+            assert said in done.err
+        done = everlog("-u", url, "fleet", "rollout", "roll-back", "--reason", "prices are wrong")
+        assert done.out.splitlines()[-1].endswith(": rolled back, wave 1 of 1, 0 of 1 member upgraded")
+        assert shop.schema.version == START
+
+
 def test_no_command_writes_the_ledger(everlog: Command, tmp_path: Path) -> None:
     with EmbeddedDatabase(tmp_path / "ledger") as db:
         migrations.apply(db, SOURCE)

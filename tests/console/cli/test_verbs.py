@@ -106,6 +106,10 @@ VERBS = {
             *("approve 1f4c09 --reason why", "reject 1f4c09 --reason why"),
         )
     },
+    **{
+        f"fleet rollout {words.partition(' ')[0]}": Verb("", f"{NOBODY} fleet rollout {words}")
+        for words in ("start 1f4c09", "status", "approve", "stop", "roll-back --reason why")
+    },
     "token create": Verb("token create --name ann --role reader", "token create --name ann --role nobody"),
     "token list": Verb("token list", f"{NOWHERE} token list", "token create --name ann --role reader"),
     "token rotate": Verb("token rotate ann", "token rotate nobody", "token create --name ann --role reader"),

@@ -35,13 +35,13 @@ READING = (
     " History/Log History/Positions Admin/Status Admin/Health Admin/Samples Migrations/List"
     " Migrations/Status"
     " Migrations/Plan Migrations/Proposals Migrations/PlanRollback Archive/Holds Archive/Removable"
-    " Consumers/List Access/Explain Fleet/Status Fleet/Watch"
+    " Consumers/List Access/Explain Fleet/Status Fleet/Watch Fleet/Plans Fleet/Rollouts"
 )
 SEEING = (
     "Store/Describe History/Positions Admin/Status Admin/Health Admin/Samples Migrations/List"
     " Migrations/Status"
     " Migrations/Plan Migrations/Proposals Migrations/PlanRollback Archive/Holds Archive/Removable"
-    " Consumers/List Access/Explain Fleet/Status Fleet/Watch"
+    " Consumers/List Access/Explain Fleet/Status Fleet/Watch Fleet/Plans Fleet/Rollouts"
 )
 PROVING = "Proofs/Head Proofs/Kept Proofs/ProveFrom Proofs/Entries"
 # Answer, or end, what the caller may see, which is little or nothing.
@@ -54,8 +54,10 @@ MAY = {
     "migrator": f"{SEEING} Migrations/Apply Migrations/Propose Migrations/Complete Migrations/Cancel"
     " Migrations/Prepare Migrations/CommitPrepared Migrations/AbortPrepared"
     " Migrations/Load Migrations/Baseline Migrations/Accept Migrations/Folders Migrations/Show"
-    " Fleet/Survey Fleet/Start Fleet/Abort Fleet/Remove Fleet/Contract",
-    "approver": f"{SEEING} Migrations/Approve Migrations/Reject Migrations/Show Fleet/Survey",
+    " Fleet/Survey Fleet/Start Fleet/Abort Fleet/Remove Fleet/Contract Fleet/Plan Fleet/Upgrade"
+    " Fleet/StartRollout Fleet/StopRollout",
+    "approver": f"{SEEING} Migrations/Approve Migrations/Reject Migrations/Show Fleet/Survey Fleet/Approve"
+    " Fleet/Reject Fleet/ApproveWave Fleet/StopRollout",
     "auditor": f"{READING} {PROVING} Proofs/Prove Admin/Check Access/Show Access/Reads"
     " People/Readable Migrations/Folders Migrations/Show Fleet/Survey",
     "operator": f"{SEEING} {PROVING} Admin/Check Admin/Rebuild Admin/Expire Admin/CorrectClock"

@@ -390,7 +390,7 @@ def _operations(run: Run | None, permits: Permits) -> dict[str, Any]:
 
 
 class Happened(NamedTuple):
-    """An event of a run. `words`: what its actor did."""
+    """An event of a run or a plan. `words`: what its actor did."""
 
     actor: str
     proof: str
@@ -488,7 +488,7 @@ def _of_run(view: View, id: bytes) -> Iterator[Happened]:
             said.append("ended the time of two versions")
         if row.ended and (before is None or not before.ended):
             said.append("saw the last member end")
-        yield from (_happened(now, words) for words in said)
+        yield from (happened(now, words) for words in said)
 
 
 def _of_seat(view: View, run: Run, seat: Seat) -> Iterator[Happened]:
@@ -497,12 +497,12 @@ def _of_seat(view: View, run: Run, seat: Seat) -> Iterator[Happened]:
     name = names.get(seat.target.database, cursor.name(seat.target.database))
     for now, row, before in _versions(view, SEATS, (run.decision_id, seat.target.database)):
         if row.removed and (before is None or not before.removed):
-            yield _happened(now, f"removed {name} from the run")
+            yield happened(now, f"removed {name} from the run")
         if row.reason and (before is None or not before.reason):
             yield Happened(name, "", f"refused: {row.reason}", "", now.time_ns, now.seq)
 
 
-def _happened(one: Any, words: str) -> Happened:
+def happened(one: Any, words: str) -> Happened:
     """Return what a version of a row says that its actor did."""
     return Happened(one.actor, one.proof, words, one.reason, one.time_ns, one.seq)
 

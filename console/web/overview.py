@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from everlog.console.output import size
-from everlog.console.web import fleet, plots
+from everlog.console.web import fleet, fleet_plans, plots
 from everlog.console.web.format import duration, href, number
 from everlog.console.web.page import Page, View, route, thing
 from everlog.console.web.setup import Copied
@@ -214,7 +214,8 @@ def _of_jobs(view: View, name: str) -> Iterator[dict[str, str]]:
 def _of_fleet(view: View, name: str) -> list[dict[str, str]]:
     if name not in view.session.ledgers():
         return []
-    return _optional(lambda: list(fleet.attention(view.session, name))) or []
+    found = _optional(lambda: list(fleet.attention(view.session, name))) or []
+    return [*found, *(_optional(lambda: fleet_plans.attention(view.session, name)) or [])]
 
 
 def _of_consumers(name: str, consumers: list[Consumer]) -> Iterator[dict[str, str]]:

@@ -29,6 +29,8 @@ VERBS = {
     "contract": ("migrate", "end the time of two versions"),
     "remove": ("migrate", "remove it from the run"),
     "forget": ("migrate", "forget it"),
+    "plan": ("propose", "plan an upgrade"),
+    "start": ("migrate", "start it"),
 }
 _DECIDES = {"approve", "reject", "cancel", "complete", "rollback"}
 _OWN = {"approve", "rollback"}  # not about one's own proposal

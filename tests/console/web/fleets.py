@@ -17,7 +17,6 @@ from everlog.fleet.ledger import SOURCE
 from everlog.fleet.protocol import Phase, Target
 from everlog.fleet.status import MemberReport
 from everlog.rpc.embedded import EmbeddedDatabase
-from everlog.store.database import Database
 from tests.console.web.visitor import console_of
 
 START, END = 20260105093000, 20260112093000
@@ -44,6 +43,11 @@ class Fleet(NamedTuple):
     db: EmbeddedDatabase
     url: str
     web: WebServer
+
+    @property
+    def ledger_url(self) -> str:
+        """The URL that members join."""
+        return f"everlog+insecure://{self.web.server.target}/ledger"
 
     def join(self, names: Iterable[str], **labels: str) -> list[MemberReport]:
         """Connect members, each in its own process."""
@@ -82,18 +86,21 @@ class Fleet(NamedTuple):
 
 @contextlib.contextmanager
 def fleet_of(
-    path: Path, others: Mapping[str, Database] = {}, *, tokens: Mapping[str, str] = TOKENS, **how: Any
+    path: Path,
+    *,
+    tokens: Mapping[str, str] = TOKENS,
+    roles: Mapping[str, Sequence[str]] = ROLES,
+    hub: Mapping[str, Any] = {},
 ) -> Iterator[Fleet]:
-    """Coordinate a fleet with a ledger in this directory, and serve its console."""
+    """Coordinate a fleet with a ledger in this directory, and serve its console. `hub`: of Hub."""
     path.mkdir(exist_ok=True)
     with EmbeddedDatabase(path / "ledger.db") as db:
         migrations.apply(db, SOURCE)
-        hub = Hub(db, path / "ledger.mark")
-        hub.start()
+        coordinator = Hub(db, path / "ledger.mark", **hub)
+        coordinator.start()
+        how: dict[str, Any] = {"tokens": tokens, "roles": roles if tokens else {}}
         try:
-            roles = ROLES if tokens else {}
-            served = {"ledger": db, **others}
-            with console_of(served, tokens=tokens, roles=roles, fleets={"ledger": hub}, **how) as web:
-                yield Fleet(hub, db, web.url, web)
+            with console_of({"ledger": db}, fleets={"ledger": coordinator}, **how) as web:
+                yield Fleet(coordinator, db, web.url, web)
         finally:
-            hub.close()
+            coordinator.close()

@@ -232,13 +232,16 @@ def test_alarms_come_first_everywhere(fleet: Fleet) -> None:
 
 
 def test_a_database_that_joins_is_shown(tmp_path: Path) -> None:
-    with fleet_of(tmp_path, tokens={}) as fleet:
-        url = f"everlog+insecure://{fleet.web.server.target}/ledger"
-        with everlog.open(tmp_path / "shop", fleet=url, fleet_name="shop", fleet_labels={"region": "eu"}):
-            visitor = Visitor(fleet.url)
-            until = time.monotonic() + 60
-            while not (found := visitor.json("/fleet")["members"]):
-                assert time.monotonic() < until
-                time.sleep(0.02)
-            assert (found[0]["name"], found[0]["state"]) == ("shop", "current")
-            assert "1 member, 1 connected" in visitor.get("/fleet").words
+    with (
+        fleet_of(tmp_path, tokens={}) as fleet,
+        everlog.open(
+            tmp_path / "shop", fleet=fleet.ledger_url, fleet_name="shop", fleet_labels={"region": "eu"}
+        ),
+    ):
+        visitor = Visitor(fleet.url)
+        until = time.monotonic() + 60
+        while not (found := visitor.json("/fleet")["members"]):
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        assert (found[0]["name"], found[0]["state"]) == ("shop", "current")
+        assert "1 member, 1 connected" in visitor.get("/fleet").words

@@ -133,6 +133,7 @@ _ALL = [
     ),
     Bench("migrate_beside", 200_000, {"everlog": migrate.beside}),
     Bench("fleet", 200, {"everlog": fleet.everlog}),
+    Bench("fleet_status", 2_000, {"everlog": fleet.many}),
     *(
         Bench(
             f"{what}_{'applied' if applied else 'new'}",

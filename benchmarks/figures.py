@@ -112,6 +112,8 @@ FIGURES: dict[str, tuple[Limits, Limits]] = {
     "fleet_writer": ((most("p99_us", 3, "fleet_idle"),), ()),
     "fleet_idle": ((), ()),
     "fleet_blocked": ((most("seconds", 0.05),), ()),
+    "fleet_status": ((most("p50_us", 1_000_000), most("rss_mb", 150)), ()),
+    "member_reports": ((rate(4_000),), (rate(8_000),)),
     "fixture": ((most("p50_us", 20_000),), (most("p99_us", 20_000),)),
     "testdata": ((rate(100_000),), ()),
 }
@@ -127,6 +129,7 @@ _WAITED_FOR = (
     "fan_out",
     "fleet_writer",
     "fleet_idle",
+    "fleet_status",
     "console",
     "fixture",
     "prove",

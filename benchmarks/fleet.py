@@ -8,6 +8,10 @@ fleet_writer   the duration of commits to members of one process before the deci
                the start
 fleet_blocked  the longest of these commits between the decision and the end
 
+fleet_status   the status of a fleet of 2,000 members, simulated: real streams, over which each of them
+               reports once a second
+member_reports these reports, by the processor time of the coordinator, with that of the status
+
 The coordinator is a process of its own, and its memory is that of the lines. Times are those at which an
 operator sees them: the status is read each 50 ms.
 """
@@ -16,9 +20,10 @@ from __future__ import annotations
 
 import threading
 from array import array
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from time import perf_counter, sleep
+from time import perf_counter, process_time, sleep
 from typing import Any
 
 from benchmarks.helper import Helper, Starter
@@ -29,6 +34,7 @@ from benchmarks.rows import row, rows
 
 PROCESSES, ROWS = 4, 1_000
 COMMITS_PER_S, IDLE_S = 100, 5
+SIMULATORS, STREAMS, WATCHED_S = 4, 10, 20  # streams of each, and seconds
 POLL_S, TIMEOUT_S = 0.05, 300
 
 
@@ -97,6 +103,41 @@ def everlog(run: Run) -> list[Measure]:
     ]
 
 
+def many(run: Run) -> list[Measure]:
+    """Many members that report every second."""
+    from everlog.rpc.client.database import RemoteDatabase
+
+    count = max(run.n, STREAMS * SIMULATORS)
+    with ExitStack() as stack:
+        one = stack.enter_context(Helper("benchmarks.fleet:coordinator", path=str(run.folder / "ledger")))
+        url = one.hear()
+        for number in range(SIMULATORS):
+            each = count // SIMULATORS
+            stack.enter_context(
+                Helper("benchmarks.fleet:simulated", url=url, first=number * each, count=each)
+            ).hear()
+        fleet = stack.enter_context(RemoteDatabase(url)).fleet
+        wait(fleet, lambda found: connected(found) == count)
+        before, reports, began = one.ask("cpu"), -seqs(fleet.status()), perf_counter()
+        took, found = array("Q"), fleet.status()
+        while perf_counter() - began < WATCHED_S * min(1, run.n / 1_000):
+            start = perf_counter()
+            found = fleet.status()
+            took.append(int(1e9 * (perf_counter() - start)))
+            sleep(POLL_S)
+        cpu_s, reports = one.ask("cpu") - before, reports + seqs(found)
+        rss_mb = one.ask("rss")
+    return [
+        run.measure(len(took), sum(took) / 1e9, took, rss_mb=rss_mb),
+        run.measure(max(1, reports), cpu_s, bench="member_reports", rss_mb=rss_mb),
+    ]
+
+
+def seqs(found: Any) -> int:
+    """Return the sum of the positions, which rise by one with each report."""
+    return sum(one.report.seq for one in found.members)
+
+
 def connected(found: Any) -> int:
     return sum(one.connected for one in found.members)
 
@@ -129,9 +170,60 @@ def coordinator(starter: Starter, path: str) -> None:
         hub.start()
         with Server({"ledger": db}, fleets={"ledger": hub}) as server:
             starter.say(server.url("ledger"))
-            while starter.hear() is not None:
-                starter.say(peak_rss_mb())
+            while (command := starter.hear()) is not None:
+                starter.say(process_time() if command == "cpu" else peak_rss_mb())
         hub.close()
+
+
+def simulated(starter: Starter, url: str, first: int, count: int) -> None:
+    """Helper: members without databases, over streams that are those of processes. Each reports every
+    second."""
+    import grpc
+
+    from everlog.proto import fleet_pb2 as pb
+    from everlog.proto import fleet_pb2_grpc, log_pb2
+
+    ended = threading.Event()
+
+    def requests(numbers: range) -> Iterator[pb.JoinRequest]:
+        yield pb.JoinRequest(database="ledger", process=numbers[0].to_bytes(16))
+        reports = [
+            pb.MemberReport(
+                name=f"shop-{number}",
+                labels={"region": "eu", "tenant": str(number)},
+                at=log_pb2.Cursor(database=(number + 1).to_bytes(16), seq=1, checksum=number),
+                version=FIRST,
+                newest=FIRST,
+                folder_digest=bytes(32),
+                release="0.1",
+            )
+            for number in numbers
+        ]
+        while not ended.wait(1):
+            for one in reports:
+                one.at.seq += 1
+            yield pb.JoinRequest(reports=reports)
+
+    with ExitStack() as stack:
+        for number in range(STREAMS):
+            numbers = range(first + number * count // STREAMS, first + (number + 1) * count // STREAMS)
+            # A connection of its own each.
+            channel = stack.enter_context(
+                grpc.insecure_channel(url.split("/")[2], options=[("grpc.use_local_subchannel_pool", 1)])
+            )
+            call = fleet_pb2_grpc.FleetStub(channel).Join(requests(numbers))
+            threading.Thread(target=drain, args=(call,), daemon=True).start()
+        starter.say("connected")
+        while starter.hear() is not None:
+            pass
+        ended.set()
+
+
+def drain(call: Any) -> None:
+    """Read what the coordinator sends, until the stream ends."""
+    with suppress(Exception):  # grpc's: it has ended
+        for _ in call:
+            pass
 
 
 def members(starter: Starter, folder: str, names: list[str], source: str, url: str) -> None:

@@ -24,7 +24,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -45,12 +45,13 @@ from everlog.rpc.address import parse
 from everlog.rpc.client.channel import Channel
 from everlog.rpc.fleet import message_of_answer, message_of_report, order_of, task_of
 from everlog.store import VERSION
-from everlog.store.errors import ClosedError, CursorError, Error, OpenError
+from everlog.store.errors import ClosedError, CursorError, Error, OpenError, RowError
 from everlog.store.process import Lock, close_at_end, notify_in_child
 from everlog.store.program_log import about
-from everlog.store.progress import Progress, interruptible
+from everlog.store.progress import Progress, interruptible, yielding
 
 BUILDS = 2  # at a time in one process
+SHARE = 0.125  # of the time that a build works while others commit
 BEAT_S = 10.0  # between two messages, at most
 BUILDING_S = 1.0  # between two reports of a build
 FIRST_S, WAIT_MAX_S = 0.2, 30.0  # between two attempts to connect
@@ -97,8 +98,8 @@ class Seat:
 
     def report(self, answer: Report | None = None) -> MemberReport:
         """Return what to report now. `answer`: to an order that is not in the log. Read-only."""
-        read = self.member.report()
-        said, held = answer or read, self.member.held
+        said = answer or self.member.report()
+        held = self.member.held  # of the report, or of the answer
         assert held is not None
         at, infos = self.db.cursor(), self.member.migrations
         self.head = at.seq
@@ -140,8 +141,9 @@ class Seat:
         with self._busy() as going:
             if not going:
                 return None
+            share = SHARE if order.verb is Verb.PREPARE else 0.0
             try:
-                with interruptible(self.check):
+                with interruptible(self.check), yielding(share) if share else nullcontext():
                     answer = self.member.obey(order)
                 self.error = ""
                 return answer
@@ -525,6 +527,14 @@ def default_name(path: os.PathLike[str] | str) -> str:
     """Return the name of a member that was given none: the name of this machine, and of the directory."""
     words = f"{socket.gethostname()}/{Path(path).name}"
     return re.sub(r"[^\w./:@+-]", "-", words, flags=re.ASCII)
+
+
+def rate_of(text: str) -> float:
+    """Return a rate in rows a second in a text. Raises RowError."""
+    try:
+        return float(text)
+    except ValueError:
+        raise RowError(f"expected rows a second, as EVERLOG_FLEET_RATE=1000, found {text!r}") from None
 
 
 def labels_of(text: str) -> dict[str, str]:

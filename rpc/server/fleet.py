@@ -57,6 +57,8 @@ class ServedLink:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[pb.JoinResponse] = asyncio.Queue(QUEUED_MAX)
         self._ended: asyncio.Future[None] = self._loop.create_future()
+        # It may end after its call: nobody waits for the error then.
+        self._ended.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
     def send(
         self,

@@ -34,6 +34,7 @@ from everlog.store.clock import Clock
 from everlog.store.errors import DiskError, Error
 from everlog.store.log import Log
 from everlog.store.measures import Measures
+from everlog.store.progress import Activity
 from everlog.store.rocks.errors import translate
 from everlog.store.tables.projection import Staged, edit_notes
 from everlog.store.tables.tables import Tables
@@ -217,6 +218,7 @@ class Committer:
         transaction is not valid, DiskError if it could not be written.
         """
         queue = self._queue
+        Activity.commits += 1
         mine = PendingCommit(transaction, about, sync)
         watched = self.watched and (sync or self._log.written >= self._sample_at)
         if watched:

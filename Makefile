@@ -5,7 +5,7 @@
 # ARGS="…" reaches the program that a target runs.
 
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test test-all torture lint fmt bench bench-report proto docs docs-serve screenshots wheel clean
+.PHONY: help demo demo-fleet serve test test-all torture lint fmt bench bench-report proto docs docs-serve screenshots wheel clean
 
 # The tests start many programs: each would compile everlog again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -18,6 +18,7 @@ CHECKED := everlog tests _generate $(wildcard benchmarks) $(notdir $(patsubst %/
 
 help:
 	@echo 'make demo          the whole of everlog on real data, in three minutes   ARGS=--console'
+	@echo 'make demo-fleet    50 databases upgraded in unison, while some are killed   ARGS="--shops 200"'
 	@echo 'make serve         the example server and its console, until stopped'
 	@echo 'make test          the tests           ARGS="tests/store -k scan"'
 	@echo 'make test-all      the tests, with those that take long'
@@ -35,6 +36,9 @@ help:
 
 demo: $(VENV)/demo.stamp
 	PYTHONPATH=examples $(BIN)/python -m flights.demo $(ARGS)
+
+demo-fleet: $(VENV)/demo.stamp
+	PYTHONPATH=examples $(BIN)/python -m shops.demo $(ARGS)
 
 serve: $(VENV)/demo.stamp
 	PYTHONPATH=examples $(BIN)/python -m flights.serve $(ARGS)

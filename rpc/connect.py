@@ -52,6 +52,7 @@ def open(  # noqa: A001  the public name is everlog.open
     fleet: str | None = None,
     fleet_name: str | None = None,
     fleet_labels: Mapping[str, str] | None = None,
+    fleet_rate: float | None = None,
 ) -> EmbeddedDatabase | RemoteDatabase:
     """Open a database. Use it in a `with` block, or close it.
 
@@ -73,6 +74,8 @@ def open(  # noqa: A001  the public name is everlog.open
     joins until it is closed; None: EVERLOG_FLEET, "": none. Its migrations then wait for the fleet, unless
     the database is empty. `fleet_name`: its name, unique in the fleet (None: EVERLOG_FLEET_NAME, or the names
     of machine and directory). `fleet_labels`: labels for selections (None: EVERLOG_FLEET_LABELS).
+    `fleet_rate`: the most rows a second that an upgrade of the fleet builds (None: EVERLOG_FLEET_RATE, or no
+    limit).
 
     Writes, if it creates, migrates, or completes interrupted work. Raises OpenError, UnavailableError,
     MigrationError, CorruptionError.
@@ -107,7 +110,8 @@ def open(  # noqa: A001  the public name is everlog.open
             progress=progress,
         )
         if joins:
-            _join(db, joins, fleet_name, fleet_labels, progress if migrate else None, migrate=migrate)
+            shown = progress if migrate else None
+            _join(db, joins, fleet_name, fleet_labels, shown, rate=fleet_rate, migrate=migrate)
         return db
 
 
@@ -127,6 +131,7 @@ def _join(
     labels: Mapping[str, str] | None,
     progress: OnProgress | None,
     *,
+    rate: float | None,
     migrate: bool,
 ) -> None:
     """Make a database a member of a fleet. Its migrations wait for the fleet, unless it has no schema yet."""
@@ -135,10 +140,13 @@ def _join(
     try:
         if labels is None:
             labels = join.labels_of(environment.variable("EVERLOG_FLEET_LABELS") or "")
+        if rate is None and (said := environment.variable("EVERLOG_FLEET_RATE")):
+            rate = join.rate_of(said)
+        arguments.rate(rate)
         if migrate and db.folders is not None:
             _prepared_code(db, progress)
         name = name or environment.variable("EVERLOG_FLEET_NAME") or join.default_name(db.path)
-        db.leave_fleet = join.join(url, db, name=name, labels=labels)
+        db.leave_fleet = join.join(url, db, name=name, labels=labels, rate=rate)
     except BaseException:
         db.close()
         raise

@@ -70,6 +70,7 @@ SETTINGS = {
     "EVERLOG_FLEET": Setting("ledger of the fleet that databases join, a URL", "serve --join"),
     "EVERLOG_FLEET_NAME": Setting("name of a member of a fleet", "serve --join-name"),
     "EVERLOG_FLEET_LABELS": Setting("labels of a member, as region=eu,tenant=42", "serve --join-labels"),
+    "EVERLOG_FLEET_RATE": Setting("rows a second that a member builds", "serve --join-rate"),
     TRACES: Setting("where to send traces, a URL or file:PATH", "serve --traces"),
     "EVERLOG_MASTER_KEY": Setting("master key of sealed rows, in base64", secret=True),
     "EVERLOG_MASTER_KEY_FILE": Setting("file of the master key"),

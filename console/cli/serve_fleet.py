@@ -238,6 +238,6 @@ _OPTIONS = [
         "--join-rate",
         type=click.FloatRange(1),
         metavar="ROWS",
-        help="Build at most N rows per second in a member.  [default: no limit]",
+        help="Build at most N rows per second in a member.  [default: no limit; env: EVERLOG_FLEET_RATE]",
     ),
 ]

@@ -84,7 +84,12 @@ class Process:
             self.kill()
 
 
-def until(holds: Callable[[], bool], *processes: Process, timeout_s: float = 120.0) -> float:
+def until(
+    holds: Callable[[], bool],
+    *processes: Process,
+    timeout_s: float = 120.0,
+    every_s: float = LOOK_EVERY_S,
+) -> float:
     """Wait until a condition holds while the processes live, and return the seconds it took."""
     began = time.monotonic()
     while not holds():
@@ -92,7 +97,7 @@ def until(holds: Callable[[], bool], *processes: Process, timeout_s: float = 120
             process.check()
         if time.monotonic() - began > timeout_s:
             raise SystemExit(f"no progress within {timeout_s:g} s; see the logs of the processes")
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(every_s)
     return time.monotonic() - began
 
 

@@ -1,0 +1,1 @@
+"""The migrations of a shop, in the order of their names."""

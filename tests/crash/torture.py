@@ -1,8 +1,9 @@
 """Torture: all searches for faults, for a given time; `make torture MINUTES=…`.
 
-    campaign   half of the time       databases whose process is killed, compared with a model
+    campaign   seven sixteenths       databases whose process is killed, compared with a model
     histories  a quarter              tests/model and tests/crash, with EVERLOG_TORTURE_S
     soak       an eighth              mixed load; memory, descriptors and threads stay flat
+    fleets     a sixteenth            upgrades in unison, beside kills of members and coordinator
     attacks    a sixteenth            floods of frames on a server, beside an honest client
     fuzz       a sixteenth            every decoder, guided by coverage, where Atheris is installed
 
@@ -37,6 +38,11 @@ def soak(minutes: float) -> bool:
     return _ended_well(["tests.crash.soak", "--minutes", f"{minutes}"])
 
 
+def fleets(minutes: float) -> bool:
+    words = ["tests.fleet.chaos", "--members", "12", "--programs", "3", "--rounds", "3"]
+    return _ended_well([*words, "--minutes", f"{minutes}"], PYTHONPATH=str(ROOT / "examples"))
+
+
 def attacks(minutes: float) -> bool:
     return _ended_well(["tests.rpc.http2.attacks", "--seconds", "1.7", "--minutes", f"{minutes}"])
 
@@ -46,9 +52,10 @@ def fuzz(minutes: float) -> bool:
 
 
 SHARES: dict[Callable[[float], bool], float] = {
-    campaign: 0.5,
+    campaign: 0.4375,
     histories: 0.25,
     soak: 0.125,
+    fleets: 0.0625,
     attacks: 0.0625,
     fuzz: 0.0625,
 }

@@ -58,7 +58,7 @@ from everlog.store.rocks.errors import (
     translate,
     translated,
 )
-from everlog.store.rocks.files import Temporary, below, link, needs_links
+from everlog.store.rocks.files import Temporary, below, hold_families, link, needs_links
 from everlog.store.rocks.ownership import Ownership
 from everlog.store.rocks.wal import Wal
 
@@ -203,11 +203,18 @@ class Engine:
         return found
 
     def _open(self) -> None:
+        if not self.secondary:
+            self._open_in(self._directory())
+            return
+        with hold_families(self.at, alone=False):
+            self._open_as_reader()
+
+    def _open_as_reader(self) -> None:
         linked = self._linked()
         try:
             self._open_in(str(linked or self._directory()))
         except Exception as error:
-            if self._scratch is None or linked is not None or not is_write_refused(error):
+            if linked is not None or not is_write_refused(error):
                 raise
             self._links = True  # nothing said so before: a file system after an error, a used-up quota
             self._open_in(str(self._linked()))
@@ -231,10 +238,12 @@ class Engine:
         self.named = self.data_name  # the tables that may be live after the next opening
         self.data = self._family(self.data_name)
         self.data_handle: ColumnFamily | None = self._db.get_column_family_handle(self.data_name)
-        if not self.secondary:
-            for name in names:
-                if name.startswith("data-") and name not in {self.data_name, self.next_name}:
-                    self._db.drop_column_family(name)  # the old tables, left by a kill after the switch
+        known = {self.data_name, self.next_name}
+        old = [name for name in names if name.startswith("data-") and name not in known]
+        if old and not self.secondary:  # left by a kill after the switch
+            with hold_families(self.at, alone=True):
+                for name in old:
+                    self._db.drop_column_family(name)
         self._names = set(names)
         self._sides: dict[str, tuple[Rdict, ColumnFamily]] = {}
         self._put_log: Any = self.log.put
@@ -250,9 +259,9 @@ class Engine:
     def _without_old_tables(self, directory: str, names: list[str]) -> list[str]:
         """Return the column families that a reader opens: of tables only the live ones.
 
-        The writer may be dropping the others. RocksDB's reader crashes if it is to open a column family
-        whose end it finds in the MANIFEST while only a part of the files has been deleted: it destroys a
-        version of a column family that it has freed.
+        Where there are no locks (`hold_families`), the writer may be dropping the others. RocksDB's reader
+        crashes if it is to open a column family whose end it finds in the MANIFEST while only a part of the
+        files has been deleted: it destroys a version of a column family that it has freed.
         """
         default = {"default": self._family_options("default")}
         with contextlib.closing(Rdict(directory, self._db_options(), default, self._access())) as db:
@@ -650,7 +659,7 @@ class Engine:
             self._drop(name, family)
 
     def _drop(self, name: str, family: Rdict) -> None:
-        with self._appending, translated(f"dropping {name}"):
+        with hold_families(self.at, alone=True), self._appending, translated(f"dropping {name}"):
             if self.refusal.since_ns:  # closing it would sync the log, and RocksDB would never resume
                 raise DiskError(self.refusal.error, outcome="nothing written", full=self.refusal.is_full)
             self._names.discard(name)

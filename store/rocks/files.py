@@ -36,7 +36,8 @@ Invariants
   (3) a read-modify-write of one of these files holds the lock (`locked`), or updates would be lost;
   (4) no directory of a living process is swept, nor one that is just being created: its creator has it only
       once it is locked and still exists;
-  (5) nothing is written to a linked place, and no link leads to a file that would be written.
+  (5) nothing is written to a linked place, and no link leads to a file that would be written;
+  (6) no column family is dropped while a reader opens RocksDB (`hold_families`).
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ from everlog.store.process import Held, Lock
 FORMAT = 1
 MARKER, HEAD, OWNER = "EVERLOG", "HEAD", "OWNER"
 ARCHIVE, BOOKMARKS, HOLDS, KEYS = "ARCHIVE", "BOOKMARKS", "HOLDS", "KEYS"
+FAMILIES_S = 10.0  # a process that was stopped, and holds the column families, delays others for this long
 READS, READS_SUFFIX = "reads", ".reads"  # the directory of the read audit, and the names of its files
 
 REMEDY = "Restore a copy of it, or make it again from the log with `everlog repair`"
@@ -137,6 +139,38 @@ def locked(directory: Path) -> Iterator[None]:
     with held:
         fcntl.flock(held.fileno(), fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def hold_families(database: Path, *, alone: bool) -> Iterator[None]:
+    """Keep the column families of a database for the block: readers together, while they open it; `alone`:
+    the writer, while it drops one.
+
+    RocksDB's reader crashes if a column family that it opens is dropped meanwhile, and only a part of its
+    files deleted. The first of the two locks, which a reader has for a moment, lets a writer in although more
+    readers come. Waits at most FAMILIES_S, and not where there are no locks: then a crash remains possible.
+    """
+    kind, until = (fcntl.LOCK_EX if alone else fcntl.LOCK_SH), time.monotonic() + FAMILIES_S
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            gate, families = (
+                stack.enter_context(Held(os.open(path, os.O_RDONLY | os.O_DIRECTORY)))
+                for path in (database, database / "db")
+            )
+            for held in (gate, families):
+                while not locks(held, kind) and time.monotonic() < until:
+                    time.sleep(0.001)
+            if not alone:
+                gate.close()
+        yield
+
+
+def locks(held: Held, kind: int) -> bool:
+    try:
+        fcntl.flock(held.fileno(), kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def make_directory(path: Path) -> None:

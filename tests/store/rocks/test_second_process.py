@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from rocksdict import Options, Rdict
 
 from everlog.store.database import Database
 from everlog.store.errors import CorruptionError, OpenError
+from everlog.store.process import Held
 from everlog.store.rocks import engine
+from everlog.store.rocks import files as rocks_files
 from tests.store.conftest import Opener
 from tests.store.models import AIRPORTS, ITEMS, TABLES, Item, airport, declare, items, open_flights
 
@@ -252,7 +255,9 @@ def test_whoever_opens_while_a_writer_flushes_finds_a_whole_log(
 def test_whoever_opens_while_a_writer_rebuilds_finds_the_tables(
     writer: Database, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The live tables are replaced and dropped after the reader learned which ones they are."""
+    """The live tables are replaced and dropped after the reader learned which ones they are: the writer does
+    not wait for it, as where there are no locks."""
+    monkeypatch.setattr(rocks_files, "FAMILIES_S", 0)
     attempts = count(1)
 
     def replaced(directory: str, options: Options, families: dict[str, Options], *how: Any) -> Rdict:
@@ -265,6 +270,86 @@ def test_whoever_opens_while_a_writer_rebuilds_finds_the_tables(
     with Database(path, read_only=True) as reader:
         same(writer, reader)
     assert next(attempts) == 4
+
+
+OPENS = """
+import sys
+from everlog.store.database import Database
+from everlog.store.rocks import engine
+from tests.store.models import ITEMS
+opened = engine.Rdict
+def opening(directory, options, families, *how):
+    if engine.LOG in families:  # it knows by now which tables are live
+        print("opening", flush=True)
+        sys.stdin.readline()
+    return opened(directory, options, families, *how)
+opening.list_cf = opened.list_cf
+engine.Rdict = opening
+with Database(sys.argv[1], read_only=True) as reader:
+    print(reader.count(ITEMS), flush=True)
+"""
+
+
+def test_tables_are_not_dropped_while_a_reader_opens_them(
+    writer: Database, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RocksDB crashes if it opens dropped tables of which some files are deleted, and others not yet."""
+    for number in (1, 2):  # two files
+        writer.put(ITEMS, Item(id=number, text="again"))
+        writer.tables.flush()
+        writer.engine.flush()
+    for file in (path / "db").glob("*.sst"):
+        (tmp_path / file.name).hardlink_to(file)
+    waits = threading.Event()
+    locks = rocks_files.locks
+
+    def locked(held: Held, kind: int) -> bool:
+        found = locks(held, kind)
+        if not found:
+            waits.set()
+        return found
+
+    monkeypatch.setattr(rocks_files, "locks", locked)
+    monkeypatch.setattr(rocks_files, "FAMILIES_S", 600)
+    words = [sys.executable, "-c", OPENS, str(path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "opening\n"
+        rebuild = threading.Thread(target=writer.admin.rebuild)
+        rebuild.start()
+        while rebuild.is_alive() and not waits.wait(0.01):
+            pass
+        deleted = [file for file in sorted(tmp_path.glob("*.sst")) if not (path / "db" / file.name).exists()]
+        for file in deleted[:-1]:  # as while they are being deleted
+            (path / "db" / file.name).hardlink_to(file)
+        output, _ = process.communicate("continue\n", timeout=60)
+        assert process.returncode == 0
+        assert output.split()[-1] == "1500"
+    rebuild.join()
+    with Database(path, read_only=True) as reader:
+        same(writer, reader)
+
+
+def test_a_writer_that_drops_tables_comes_before_later_readers(tmp_path: Path) -> None:
+    (tmp_path / "db").mkdir()
+    order = list[str]()
+
+    def enter(name: str, alone: bool) -> None:
+        with rocks_files.hold_families(tmp_path, alone=alone):
+            order.append(name)
+
+    drops = threading.Thread(target=enter, args=("writer", True))
+    opens = threading.Thread(target=enter, args=("later reader", False))
+    with rocks_files.hold_families(tmp_path, alone=False):
+        drops.start()
+        with suppress(BlockingIOError):
+            while True:  # until the writer keeps readers out
+                os.close(rocks_files.lock_directory(tmp_path))
+        opens.start()
+        assert not order
+    drops.join()
+    opens.join()
+    assert order == ["writer", "later reader"]
 
 
 def test_a_file_that_it_missed_hides_no_record_once_it_can_be_read(writer: Database, path: Path) -> None:

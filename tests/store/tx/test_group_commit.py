@@ -14,6 +14,7 @@ import pytest
 
 from everlog.store.tx import group_commit as module
 from everlog.store.tx.group_commit import CommitQueue, Ticket
+from tests.store.conftest import traces_opcodes
 
 RETURN = dis.opmap["RETURN_VALUE"]
 
@@ -64,6 +65,7 @@ def takes_along(queue: CommitQueue, first: Ticket) -> None:
     queue.answer(taken)
 
 
+@traces_opcodes
 @pytest.mark.parametrize("ends", [goes, takes_along])
 def test_one_who_is_interrupted_at_any_instruction_holds_nobody_up(ends: Ending) -> None:
     for at in count():

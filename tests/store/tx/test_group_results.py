@@ -13,6 +13,7 @@ from everlog import DiskError
 from everlog.store.database import Database
 from everlog.store.tx.committer import Committer, PendingCommit, answer_unwritten
 from everlog.store.tx.transaction import CommitResult
+from tests.store.conftest import traces_opcodes
 from tests.store.models import AIRPORTS, Airport
 
 WRITERS = 4
@@ -44,6 +45,7 @@ def interrupted_at(opcode: int) -> Any:
     return trace
 
 
+@traces_opcodes
 @pytest.mark.parametrize("opcode", range(1, 260, 11))
 def test_nobody_is_told_of_a_commit_that_is_not_in_the_log(db: Database, opcode: int) -> None:
     said = dict[str, Any]()

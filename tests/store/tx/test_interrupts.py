@@ -19,6 +19,7 @@ import pytest
 
 from everlog.store.database import Database
 from everlog.store.tx import group_commit
+from tests.store.conftest import traces_opcodes
 from tests.store.models import AIRPORTS, ITEMS, Item, airport, open_flights
 
 ROOT = Path(__file__).parents[3]
@@ -70,6 +71,7 @@ def traced(trace: Any) -> Iterator[None]:
         sys.settrace(before)
 
 
+@traces_opcodes
 @pytest.mark.parametrize("durability", ["sync", "os"])
 def test_it_may_come_anywhere(db: Database, durability: str) -> None:
     for nth in count():
@@ -93,6 +95,7 @@ def test_it_may_come_anywhere(db: Database, durability: str) -> None:
     assert nth > 50
 
 
+@traces_opcodes
 @pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.long) for part in (1, 2, 3))])
 def test_it_costs_those_who_were_taken_along_nothing(db: Database, part: int) -> None:
     for nth in range(part, 10**6, 4):

@@ -55,6 +55,13 @@ class _Row(NamedTuple):
     brought: bool
 
 
+class _Brought(NamedTuple):
+    """What a migration did to a row; `row` is None if it deleted it."""
+
+    number: int
+    row: bytes | None
+
+
 class _FailedError(Exception):
     """`up` rejects a row."""
 
@@ -75,15 +82,14 @@ class _Rows:
         self.scan = scan
         self.steps: list[Callable[[bytes, bytes], bytes]] = []
         self._spill = spill
-        self._brought = Spilled(spill)  # number of the migration:u32be and the row; None: it is deleted
+        # Of each key the number of the migration:u32be, then 1 and the row, or 0: it is deleted.
+        self._brought = Spilled(spill)
 
-    def bring(self, key: bytes, raw: bytes | None, number: int) -> bool:
-        """Add a row that migration `number` brings, or deletes. Return whether it already brought that
-        key.
-        """
+    def bring(self, key: bytes, raw: bytes | None, number: int) -> _Brought | None:
+        """Add a row that migration `number` brings, or deletes. Return what an earlier one did, or itself."""
         _, was = self._brought.find(key)
-        self._brought[key] = None if raw is None else number.to_bytes(4) + raw
-        return was is not None and int.from_bytes(was[:4]) == number
+        self._brought[key] = number.to_bytes(4) + (b"\0" if raw is None else b"\1" + raw)
+        return None if was is None else _Brought(int.from_bytes(was[:4]), was[5:] if was[4] else None)
 
     def transform(self, table: str, where: str, make: Make) -> None:
         def step(key: bytes, row: bytes) -> bytes:
@@ -94,7 +100,8 @@ class _Rows:
 
         changed = Spilled(self._spill)
         for key, value in self._brought.items():
-            changed[key] = None if value is None else value[:4] + step(key, value[4:])
+            assert value is not None
+            changed[key] = value[:5] + step(key, value[5:]) if value[4] else value
         self._brought = changed
         self.steps.append(step)
 
@@ -109,8 +116,34 @@ class _Rows:
             if key not in self._brought:
                 yield _Row(key, info.salvage(raw), brought=False)
         for key, value in self._brought.items():
-            if value is not None:
-                yield _Row(key, info.salvage(value[4:]), brought=int.from_bytes(value[:4]) == number)
+            assert value is not None
+            if value[4]:
+                yield _Row(key, info.salvage(value[5:]), brought=int.from_bytes(value[:4]) == number)
+
+
+class _Named:
+    """The first of some rows in words, and their number."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._texts: list[str] = []
+
+    def add(self, text: str) -> None:
+        self.count += 1
+        if self.count <= _NAMED:
+            self._texts.append(text)
+
+    def __str__(self) -> str:
+        more = f" … {self.count - _NAMED:,} more" if self.count > _NAMED else ""
+        return f"{'; '.join(self._texts)}{more}"
+
+
+def _is_lost(info: TableInfo, was: bytes | None, now: bytes | None) -> bool:
+    """Return whether a row contradicts an earlier one: values that the earlier lacks are no contradiction."""
+    if was is None or now is None or was == now:
+        return was != now
+    values = {field.number: value for field, value in info.salvage(now).ListFields()}
+    return any(values.get(field.number) != value for field, value in info.salvage(was).ListFields())
 
 
 class Data:
@@ -122,6 +155,7 @@ class Data:
         self._rows: dict[str, _Rows] = {}
         self._spill = Spill()
         self._number = 0  # of the current migration
+        self._titles: list[str] = []  # of migrations 1, 2, …
         for info in db.schema.tables.values() if db is not None else ():
             self._rows[info.name] = _Rows(self._spill, self._scan_of(info))
 
@@ -132,6 +166,7 @@ class Data:
         """Check one pending migration, which makes `schema` of `before`."""
         migration = step.migration
         self._number += 1
+        self._titles.append(migration.title)
         was = {new: old for old, new in migration.rename.items()}
         remade = migration.up.names if migration.up is not None else ()  # their new rows are not known
         for name in (*migration.drop, *remade):
@@ -175,13 +210,17 @@ class Data:
     def _bring(self, step: Step, before: Schema, schema: Schema) -> set[str]:
         """Add the bootstrap rows of a migration. Return their tables."""
         brought, number = set[str](), self._number
-        folder, twice, count = step.migration.folder, list[str](), 0
+        folder, twice, replaced = step.migration.folder, _Named(), dict[int, _Named]()
 
-        def again(text: str) -> None:
-            nonlocal count
-            count += 1
-            if len(twice) < _NAMED:
-                twice.append(text)
+        def bring(info: TableInfo, key: bytes, raw: bytes | None) -> None:
+            was = self._of(info.name).bring(key, raw, number)
+            if was is None:
+                return
+            if was.number == number:
+                twice.add(f"{info.name_key(key)}{', which is also deleted' if raw is None else ''}")
+            elif _is_lost(info, was.row, raw):
+                did = " (deleted)" if was.row is None or raw is None else ""
+                replaced.setdefault(was.number, _Named()).add(f"{info.name_key(key)}{did}")
 
         try:
             rows = bootstrap(step.migration, twice=True)
@@ -190,8 +229,7 @@ class Data:
                 info = schema.tables[table.name]
                 raw = row.SerializeToString()
                 key = info.own.key_of(info.model.FromString(raw))
-                if self._of(table.name).bring(key, raw, number):
-                    again(info.name_key(key))
+                bring(info, key, raw)
                 brought.add(table.name)
             for path in sorted(rows.withheld):
                 step.found.add(
@@ -210,21 +248,25 @@ class Data:
                 )
             lint_literals(step, rows.withheld)
             for table, deleted in rows.deleted:
-                key = schema.tables[table.name].encode_key(deleted)
-                if self._of(table.name).bring(key, None, number):
-                    again(f"{schema.tables[table.name].name_key(key)}, which is also deleted")
+                info = schema.tables[table.name]
+                bring(info, info.encode_key(deleted), None)
         except Error as error:
             where = error.facts.get("where") or _file_of(error) or _bootstrap_file(step.migration)
             text = str(error).removeprefix(f"{where}: ")
             step.found.add("load/bootstrap", where, f"bootstrap data of {folder.title}: {text}")
-        if twice:
-            more = f" … {count - _NAMED:,} more" if count > _NAMED else ""
+        if twice.count:
             text = (
                 f"bootstrap data of {folder.title} has two rows with the same key, and only the last would"
                 " be kept"
             )
             where = _bootstrap_file(step.migration)
-            step.found.add("data/bootstrap-twice", where, f"{text}: {'; '.join(twice)}{more}")
+            step.found.add("data/bootstrap-twice", where, f"{text}: {twice}")
+        for earlier, rows_of in sorted(replaced.items()):
+            text = (
+                f"bootstrap data of {folder.title} differs from that of {self._titles[earlier - 1]} for the"
+                f" same {'key' if rows_of.count == 1 else 'keys'}, and replaces it: {rows_of}"
+            )
+            step.found.add("data/bootstrap-replaced", step.migration.where, text)
         return brought
 
     def _uniques(self, step: Step, schema: Schema, table: Table[Any, Any], *, changed: bool) -> None:
@@ -239,8 +281,7 @@ class Data:
     def _unique(self, step: Step, info: TableInfo, constant: Index[Any], rows: _Rows) -> None:
         at, index = list(info.indexes).index(constant.name), info.indexes[constant.name]
         taken = Spilled(self._spill)  # by values: whether the row was brought, and its key
-        count, looked, by_bootstrap = 0, 0, False
-        named: list[str] = []
+        looked, by_bootstrap, named = 0, False, _Named()
         for key, row, brought in rows.all(info, self._number):
             looked += 1
             values = info.own.entry_ofs[at](row)
@@ -253,15 +294,12 @@ class Data:
             holder, held = found[1:], found[0] == 1
             if holder == key:
                 continue
-            count += 1
             by_bootstrap |= brought or held
-            if len(named) < _NAMED:
-                named.append(str(duplicate(index, values, holder, key)))
-        if count:
-            more = f" … {count - _NAMED:,} more" if count > _NAMED else ""
+            named.add(str(duplicate(index, values, holder, key)))
+        if named.count:
             text = (
-                f"unique index {index.name} of {info.name}: {count:,} of {looked:,} rows have the values"
-                f" of another row: {'; '.join(named)}{more}"
+                f"unique index {index.name} of {info.name}: {named.count:,} of {looked:,} rows have the"
+                f" values of another row: {named}"
             )
             step.found.add(
                 "data/bootstrap-not-unique" if by_bootstrap else "data/not-unique", constant.where, text

@@ -116,6 +116,12 @@ RULES = {
             "undo this, or rename the index so that it is rebuilt",
         ),
         Rule(
+            "wire/field-presence",
+            _W,
+            "A field becomes or is no longer `optional`",
+            f"undo this, {_TRANSFORM}, or ignore this with a reason",
+        ),
+        Rule(
             "wire/incompatible",
             _E,
             "The model cannot follow the previous one",
@@ -253,6 +259,13 @@ RULES = {
         ),
         Rule(
             "data/bootstrap-twice", _E, "Bootstrap data has two rows with the same key", "remove one of them"
+        ),
+        Rule(
+            "data/bootstrap-replaced",
+            _W,
+            "Bootstrap data of two migrations has different rows with the same key",
+            "agree on one row, or ignore this with a reason if the later one corrects the earlier",
+            depends=True,
         ),
         Rule(
             "data/transform",

@@ -223,8 +223,8 @@ def _table(step: Step, old: Table[Any, Any], new: Table[Any, Any]) -> None:
             )
             found.add("change/no-down", transform.where, text)
         return
-    Models(folder, step.text, new.name, found).compare(old.model.DESCRIPTOR, new.model.DESCRIPTOR)
-    _presence(step, old, new)
+    held = set(_presence(step, old, new))
+    Models(folder, step.text, new.name, held, found).compare(old.model.DESCRIPTOR, new.model.DESCRIPTOR)
     if not found.has_error_in(folder.path):
         try:
             check_compatible(
@@ -245,8 +245,9 @@ def _dropped_indexes(step: Step, old: Table[Any, Any], new: Table[Any, Any]) -> 
             step.found.add("loss/index-dropped", new.where, text)
 
 
-def _presence(step: Step, old: Table[Any, Any], new: Table[Any, Any]) -> None:
-    """Check presence: existing keys and entries distinguish absent from empty as the old model did."""
+def _presence(step: Step, old: Table[Any, Any], new: Table[Any, Any]) -> Iterator[str]:
+    """Check presence: existing keys and entries distinguish absent from empty as the old model did. Yield the
+    names of the fields with a finding."""
     for what, field in _held(old, new):
         was, now = old.model.DESCRIPTOR, new.model.DESCRIPTOR
         for number in field.path:
@@ -261,6 +262,7 @@ def _presence(step: Step, old: Table[Any, Any], new: Table[Any, Any]) -> None:
                 )
                 where = f"{step.migration.folder.model}:{step.text.line_of(now)}"
                 step.found.add("wire/index-presence", where, text)
+                yield now.full_name
             was, now = was.message_type, now.message_type
 
 

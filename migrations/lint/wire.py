@@ -10,7 +10,7 @@ it is safe.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -38,12 +38,18 @@ _WIDER = {
 
 
 class Models:
-    """Compares two models of one table. Descriptors are those of protobuf's runtime."""
+    """Compares two models of one table. Descriptors are those of protobuf's runtime.
 
-    def __init__(self, folder: Folder, text: ProtoText, table: str, found: Findings) -> None:
+    `reported`: fields whose presence has a finding already.
+    """
+
+    def __init__(
+        self, folder: Folder, text: ProtoText, table: str, reported: Container[str], found: Findings
+    ) -> None:
         self._file = folder.model
         self._text = text
         self._rows = f"rows of table {table}"
+        self._reported = reported
         self._found = found
         self._seen: set[tuple[str, str]] = set()
         self._strict = rules(folder) >= RULES
@@ -134,6 +140,8 @@ class Models:
                 f" {was.name!r}, newer JSON has {now.json_name!r} or {now.name!r}",
                 "" if was.json_name != now.json_name else "ignore this with a reason",
             )
+        if was.has_presence != now.has_presence and oneof_of(was) is None is oneof_of(now):
+            self._presence(was, now)
         if was.message_type is not None and is_map(was) != is_map(now):
             text = f"{now.full_name} = {now.number} {'becomes' if is_map(now) else 'is no longer'} a map"
             self._add("json/field-type", now, f"{text}: JSON has a map as an object, and others as an array")
@@ -141,6 +149,22 @@ class Models:
             self.compare(was.message_type, now.message_type)
         if was.enum_type is not None:
             self._enum(was.enum_type, now.enum_type)
+
+    def _presence(self, was: Any, now: Any) -> None:
+        """Report a field that distinguishes, or no longer distinguishes, rows that have it unset from rows
+        with the default."""
+        if now.full_name in self._reported:
+            return
+        default = _default(now)
+        if now.has_presence:
+            becomes = "becomes `optional`" if oneof_of(now) is None else "moves into a oneof"
+            text = f"{becomes}: {self._rows} in which it is {default} have it unset from now on"
+        else:
+            text = (
+                f"is no longer `optional`: {self._rows} that have it unset are read as {default}, like those"
+                f" that were written with {default}, and `HasField` can no longer distinguish them"
+            )
+        self._add("wire/field-presence", now, f"{now.full_name} = {now.number} {text}")
 
     def _oneof(self, was: Any, now: Any) -> None:
         before, after = oneof_of(was), oneof_of(now)
@@ -151,6 +175,8 @@ class Models:
             assert after is not None
             others = [f for f in after.fields if f.number != now.number and f.number in old.fields_by_number]
             if not others:  # alone, into a new one
+                if not was.has_presence and _type(was) == _type(now):
+                    self._presence(was, now)
                 return
             text = f"moves into oneof {after.name}: a row that also has {others[0].name} loses one of the two"
         elif after is None:
@@ -236,6 +262,12 @@ def _covered(numbers: range, ranges: Iterable[range]) -> bool:
         if at in held:
             at = held.stop
     return at >= numbers.stop
+
+
+def _default(field: Any) -> str:
+    if field.enum_type is not None:
+        return str(field.enum_type.values_by_number[field.default_value].name)
+    return str(field.default_value).lower() if field.type == field.TYPE_BOOL else repr(field.default_value)
 
 
 def _count(field: Any) -> str:

@@ -30,6 +30,7 @@ def test_every_rule_that_the_page_compares_with_those_of_buf_is_one() -> None:
     compared = {id for id, _ in linked}
     ours = {
         "wire/enum-closed",
+        "wire/field-presence",
         "wire/number-taken",
         "wire/number-reused",
         "wire/index-presence",

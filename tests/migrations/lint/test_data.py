@@ -84,7 +84,7 @@ def test_a_bootstrap_row_that_replaces_another_frees_its_value(project: Project,
     rows = "faa,name\nEWR,Newark Liberty\nTEB,Newark\n"
     project.add("second", table=UNIQUE, files={**DATA, "bootstrap_airports.csv": rows})
     assert lint(project.build().path, db) == []
-    assert lint(project.path) == []
+    assert [one.id for one in lint(project.path)] == ["data/bootstrap-replaced"]
 
 
 def test_a_bootstrap_row_that_is_deleted_frees_its_value(project: Project, db: Database) -> None:
@@ -101,7 +101,7 @@ def test_a_bootstrap_row_that_is_deleted_frees_its_value(project: Project, db: D
         """
     project.add("second", table=UNIQUE, files={**DATA, "bootstrap.py": bootstrap})
     assert lint(project.build().path, db) == []
-    assert lint(project.path) == []
+    assert [one.id for one in lint(project.path)] == ["data/bootstrap-replaced"]
 
 
 def test_rows_of_a_dropped_table_do_not_count(project: Project, db: Database) -> None:
@@ -136,3 +136,60 @@ def test_rows_that_are_made_anew_are_left_to_the_plan(project: Project, db: Data
     split = Split(project, db)
     ids = [finding.id for finding in lint(split.path, db)]
     assert [id for id in ids if not id.startswith(("name/", "test/"))] == []
+
+
+NAMES = "faa,name\nJFK,{}\nLGA,same\nEWR,{}\n"
+
+
+@pytest.mark.parametrize("since", [0, 20260101000001])
+def test_two_branches_that_bootstrap_one_row_differently_are_both_named(
+    project: Project, db: Database, since: int
+) -> None:
+    project.add("base")
+    project.add("mine", files={"bootstrap_airports.csv": NAMES.format("Kennedy", "Newark")})
+    theirs = project.add(
+        "theirs", files=DATA | {"bootstrap_airports.csv": NAMES.format("Idlewild", "Liberty")}
+    )
+    (finding,) = lint(project.build().path, since=since)
+    assert (finding.id, finding.severity) == ("data/bootstrap-replaced", "warning")
+    code = theirs / "__init__.py"
+    assert (finding.file, finding.line) == (str(code), line_of(code, "MIGRATION ="))
+    assert "_theirs differs from that of 20260101000001_mine for the same keys" in finding.text
+    assert "airports/JFK; airports/EWR" in finding.text
+    assert "LGA" not in finding.text
+
+    text = code.read_text()
+    code.write_text(f"{text.rstrip()}  # everlog: ignore[data/bootstrap-replaced] the names of today\n")
+    assert not lint(project.path, since=since)
+    code.write_text(text)
+
+    migrations.apply(db, project.path, to=20260101000001)  # what is applied may be corrected
+    assert not lint(project.path, db)
+
+
+def test_a_row_that_only_adds_values_to_that_of_an_earlier_folder_is_no_finding(project: Project) -> None:
+    project.add("first", files={"bootstrap_airports.csv": ROWS})
+    fields = "string faa = 1; string name = 2; string zone = 3;"
+    rows = "faa,name,zone\nJFK,Kennedy,EST\nLGA,La Guardia,EST\n"
+    project.add("second", fields=fields, files=DATA | {"bootstrap_airports.csv": rows})
+    assert not lint(project.build().path)
+
+
+@pytest.mark.parametrize("deletes", ["mine", "theirs"])
+def test_a_bootstrap_row_that_the_other_branch_deletes_is_named(project: Project, deletes: str) -> None:
+    rows = {"bootstrap_airports.csv": "faa,name\nJFK,Kennedy\n"}
+    code = """\
+        from . import AIRPORTS
+
+        def rows():
+            return []
+
+        def deleted():
+            yield AIRPORTS, "JFK"
+        """
+    for name in ("base", "mine", "theirs"):
+        files = {} if name == "base" else {"bootstrap.py": code} if name == deletes else rows
+        project.add(name, files=DATA | files)
+    (finding,) = lint(project.build().path)
+    assert finding.id == "data/bootstrap-replaced"
+    assert finding.text.endswith("and replaces it: airports/JFK (deleted)")

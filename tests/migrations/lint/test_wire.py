@@ -69,8 +69,14 @@ def found(project: Project, before: str, after: str) -> list[tuple[str, int]]:
         ),
         ("int32 alt = 3;", "reserved 3; int64 alt = 12;", ["loss/field-removed"], "message Airport"),
         ("oneof place", "oneof where", [], ""),
-        ("string zone = 6;", "oneof other { string zone = 6; string utc = 13; }", [], ""),
-        ("string zone = 6;", "optional string zone = 6;", [], ""),
+        (
+            "string zone = 6;",
+            "oneof other { string zone = 6; string utc = 13; }",
+            ["wire/field-presence"],
+            "string zone",
+        ),
+        ("string zone = 6;", "optional string zone = 6;", ["wire/field-presence"], "optional string zone"),
+        ("int32 length = 1;", "optional int32 length = 1;", ["wire/field-presence"], "optional int32 length"),
     ],
 )
 def test_what_a_change_of_the_model_breaks_is_found_at_its_line(
@@ -80,6 +86,46 @@ def test_what_a_change_of_the_model_breaks_is_found_at_its_line(
     found_here = found(project, BEFORE, BEFORE.replace(was, now))
     line = line_of(project.folders[1] / "model.proto", near) if near else 0
     assert found_here == [(id, line) for id in expected]
+
+
+@pytest.mark.parametrize(
+    ("field", "default"),
+    [
+        ("string zone", "''"),
+        ("bytes zone", "b''"),
+        ("int64 zone", "0"),
+        ("double zone", "0.0"),
+        ("bool zone", "false"),
+        ("Kind zone", "OPEN"),
+    ],
+)
+def test_a_change_of_presence_says_what_it_means_for_rows(project: Project, field: str, default: str) -> None:
+    fields = f"{NAMED}\n enum Kind {{ OPEN = 0; }}\n "
+    for name, own in (("mine", f"optional {field}"), ("theirs", field), ("again", f"optional {field}")):
+        project.add(name, fields=f"{fields}{own} = 6;", files={"testdata.py": ""})
+    gone, back = lint(project.build().path)
+    assert (gone.id, gone.severity, back.id) == ("wire/field-presence", "warning", "wire/field-presence")
+    assert gone.file.endswith("_theirs/model.proto")
+    assert f"rows of table airports that have it unset are read as {default}, " in gone.text
+    assert back.file.endswith("_again/model.proto")
+    assert back.text.endswith(f"rows of table airports in which it is {default} have it unset from now on")
+
+
+def test_rows_that_are_transformed_may_have_another_presence(project: Project) -> None:
+    project.add("first", fields=f"{NAMED} optional string zone = 6;")
+    project.add(
+        "second",
+        fields=f"{NAMED} string zone = 6;",
+        code=f"""
+        from ..{project.folders[0].name}.model_pb2 import Airport as Old
+
+        def up(old: Old) -> Airport:
+            return Airport(faa=old.faa, name=old.name, zone=old.zone if old.HasField("zone") else "?")
+        """,
+        drop=", transforms=[Transform(AIRPORTS, Old, up)]",
+        files={"testdata.py": "", "test_up.py": ""},
+    )
+    assert [one.id for one in lint(project.build().path)] == ["change/no-down"]
 
 
 def test_a_field_that_joins_others_in_a_oneof_is_found(project: Project) -> None:

@@ -34,6 +34,15 @@ ERROR_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
 RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 FACT_MAX = 200  # characters of a fact in the standard details
+TLS_REMEDIES = {  # by a part of gRPC's error
+    "CERTIFICATE_VERIFY_FAILED": (
+        "its certificate is not trusted; pass its authority as ?ca=FILE or EVERLOG_CA"
+    ),
+    "WRONG_VERSION_NUMBER": (
+        "it does not speak TLS; on this machine, use everlog+insecure:// instead of everlog://"
+    ),
+    "expected TLS": "it requires TLS; use everlog:// instead of everlog+insecure://",
+}
 logger = logging.getLogger("everlog")
 TEXT_MAX = 3000  # bytes of facts; a status is sent in headers, for which peers allow 8 KiB
 
@@ -175,17 +184,15 @@ def translate(error: grpc.RpcError, url: str) -> Error:
                 break
     code, details = call.code(), call.details() or ""
     facts: dict[str, Any] = {"refused": True} if "Connection refused" in details else {}
+    if code is grpc.StatusCode.UNAVAILABLE and any(mark in details for mark in TLS_REMEDIES):
+        facts["tls"] = True
     return UnavailableError(f"{url}: {_sentence(code, details, url)}", url=url, code=code.name, **facts)
 
 
 def _sentence(code: grpc.StatusCode, details: str, url: str) -> str:
     if code is grpc.StatusCode.UNAVAILABLE:
-        if "CERTIFICATE_VERIFY_FAILED" in details:
-            remedy = "its certificate is not trusted; pass its authority as ?ca=FILE or EVERLOG_CA"
-        elif "WRONG_VERSION_NUMBER" in details:
-            remedy = "it does not speak TLS; on this machine, use everlog+insecure:// instead of everlog://"
-        elif "expected TLS" in details:
-            remedy = "it requires TLS; use everlog:// instead of everlog+insecure://"
+        if tls := next((remedy for mark, remedy in TLS_REMEDIES.items() if mark in details), ""):
+            remedy = tls
         elif "Socket closed" in details and url.startswith("everlog://"):
             remedy = (
                 f"{details}; check that it runs, that the URL is correct, and whether it requires a client"

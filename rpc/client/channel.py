@@ -265,6 +265,7 @@ class Outage:
     def __init__(self) -> None:
         self._since: float | None = None
         self._last = 0.0
+        self.has_ended = False  # whether the server has ever responded
 
     def failed(self, now: float, retry_s: float) -> float:
         """Note a failed attempt; return when the failures began. A pause of `retry_s` starts a new series."""
@@ -275,7 +276,7 @@ class Outage:
 
     def ended(self) -> None:
         """Note a response of the server."""
-        self._since = None
+        self._since, self.has_ended = None, True
 
 
 class Patience:
@@ -297,7 +298,9 @@ class Patience:
         if isinstance(error, LimitError):
             self._after_limit(error)
             return
-        left_s = self._left_s() if errors.is_transient(error) else 0.0
+        # Both ends must agree on TLS: if they never did, another attempt fails like the first.
+        disagree = "tls" in error.facts and not self._outage.has_ended
+        left_s = self._left_s() if errors.is_transient(error) and not disagree else 0.0
         again = left_s > 0
         if again:  # the last attempt is at the end of the time, because gRPC connects at its own intervals
             spread = random.uniform(0.5, 1.0)  # noqa: S311  so that clients do not all reconnect at once

@@ -67,3 +67,34 @@ def test_a_client_reaches_a_server_that_is_far_away(db: EmbeddedDatabase) -> Non
         RemoteDatabase(f"everlog://127.0.0.1:{port}/x?ca={TLS.certificate}") as remote,
     ):
         assert remote.uuid == db.uuid
+
+
+def test_who_disagrees_about_tls_is_told_at_once(db: EmbeddedDatabase) -> None:
+    with Server({"x": db}, tls=TLS) as secure, Server({"x": db}) as plain:
+        for url, said in (
+            (f"everlog+insecure://127.0.0.1:{secure.port}/x", "it requires TLS; use everlog://"),
+            (f"everlog://127.0.0.1:{plain.port}/x", r"it does not speak TLS; .*use everlog\+insecure://"),
+            (f"everlog://127.0.0.1:{secure.port}/x", r"not trusted; pass its authority as \?ca=FILE"),
+        ):
+            with pytest.raises(UnavailableError, match=said):
+                RemoteDatabase(url, connect_s=3600)
+
+
+def test_who_agreed_about_tls_waits_for_a_server_that_agrees_again(db: EmbeddedDatabase) -> None:
+    """As behind a proxy that is being replaced."""
+    with (
+        Server({"x": db}) as server,
+        RemoteDatabase(f"everlog+insecure://127.0.0.1:{server.port}/x") as remote,
+    ):
+        address = f"127.0.0.1:{server.port}"
+        server.stop()
+        with Server({"x": db}, address, tls=TLS):
+            outage = remote._channel._outage  # noqa: SLF001
+            asks = threading.Thread(target=remote.refresh_schema)
+            asks.start()
+            while outage._since is None:  # noqa: SLF001  its first attempt failed
+                time.sleep(0.01)
+        with Server({"x": db}, address):
+            asks.join(60)
+            assert not asks.is_alive()
+            assert remote.refresh_schema() == remote.schema

@@ -27,6 +27,7 @@ from everlog.audit.tiles import WIDTH, Growing, full_width, nodes, path, place
 from everlog.store.errors import CorruptionError, DiskError, quantity
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.rocks import files
+from everlog.store.rocks.errors import reason
 
 CHECKPOINT = "checkpoint"
 LENGTH = b"\x00\x20"
@@ -347,7 +348,7 @@ def _write(file: Path, data: bytes) -> None:
         temporary.replace(file)
         _sync(file.parent)
     except OSError as error:
-        raise DiskError(f"{file} could not be written: {error.strerror}", outcome="unknown") from error
+        raise DiskError(f"{file} could not be written: {reason(error, file)}", outcome="unknown") from error
 
 
 def _sync(path: Path) -> None:

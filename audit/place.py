@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from everlog.store import urls
 from everlog.store.errors import CorruptionError, DiskError, OpenError
 from everlog.store.process import Held
-from everlog.store.rocks.errors import check_damage, translated
+from everlog.store.rocks.errors import check_damage, reason, translated
 from everlog.store.rocks.files import make_directory, private, sync_directory
 from everlog.store.urls import without_secrets
 
@@ -66,7 +66,7 @@ def place(where: str | os.PathLike[str], *, create: bool = False) -> Place:
         try:
             make_directory(path)
         except OSError as error:
-            raise OpenError(f"{path}: cannot create the directory: {error.strerror}") from error
+            raise OpenError(f"{path}: cannot create the directory: {reason(error, path)}") from error
     return LocalPlace(path)
 
 
@@ -132,7 +132,8 @@ class LocalPlace:
             with contextlib.suppress(OSError):
                 file.unlink()
             raise DiskError(
-                f"{self.path / name} could not be written: {error.strerror}; the previous file is unchanged",
+                f"{self.path / name} could not be written: {reason(error, file)}; the previous file is"
+                " unchanged",
                 outcome="nothing written",
             ) from error
 

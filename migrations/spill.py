@@ -120,6 +120,6 @@ def _translated() -> Iterator[None]:
     except sqlite3.Error as error:
         raise DiskError(
             f"comparing rows in a temporary file failed: {error}; free space in the directory of temporary"
-            " files (TMPDIR)",
+            " files (TMPDIR), or remove files there if it has no inode left",
             outcome="nothing written",
         ) from error

@@ -41,7 +41,7 @@ from everlog.store.program_log import about
 from everlog.store.progress import OnProgress
 from everlog.store.rocks import files, manifest
 from everlog.store.rocks.engine import Engine
-from everlog.store.rocks.errors import translated
+from everlog.store.rocks.errors import reason, translated
 from everlog.store.rocks.files import KEYS, Head
 from everlog.store.rocks.ownership import HALF, LOCK, Ownership, taken
 from everlog.store.tables.projection import MemoryTarget
@@ -271,7 +271,7 @@ def _prepare(path: Path, *, create: bool) -> None:
     try:
         files.make_directory(path)
     except OSError as error:
-        raise OpenError(f"{path}: the database cannot be created: {error.strerror}") from error
+        raise OpenError(f"{path}: the database cannot be created: {reason(error, path)}") from error
 
 
 def _mark(path: Path, at: Path) -> files.Marker:

@@ -17,6 +17,7 @@ from everlog.console.cli.options import Settings, common, pass_settings, writes
 from everlog.rpc.address import without_secrets
 from everlog.store.environment import read_file
 from everlog.store.errors import Error, MigrationError
+from everlog.store.rocks.errors import reason
 from everlog.store.rocks.ownership import removed_if_failed
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ def _keep(settings: Settings, db: AnyDatabase) -> None:
         click.echo(f"{path} is unchanged: {error}", err=True)
     except OSError as error:
         raise Error(
-            f"{path} could not be written: {error.strerror}; the database is correct, and the next"
+            f"{path} could not be written: {reason(error, Path(path))}; the database is correct, and the next"
             " `everlog up` or `everlog dump` writes the file"
         ) from error
 

@@ -354,8 +354,8 @@ def translated(name: str, doing: str) -> Iterator[None]:
         if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
             outcome = "unknown" if doing == "commit" else "nothing written"
             raise DiskError(
-                f"{name}: the disk refused to {doing}: {error}; free some space and follow again:"
-                " it continues from there",
+                f"{name}: the disk refused to {doing}: {error}; free some space, or remove files if"
+                " the disk has no inode left, and follow again: it continues from there",
                 outcome=outcome,
                 transient=code == sqlite3.SQLITE_FULL and doing != "commit",
             ) from error

@@ -39,6 +39,7 @@ from everlog.store.crypto.cipher import KEY_SIZE, Cipher
 from everlog.store.crypto.master_key import Master
 from everlog.store.errors import CorruptionError, DiskError, OpenError
 from everlog.store.rocks import files
+from everlog.store.rocks.errors import NO_INODES, lacks_inodes
 
 FORMAT = 1
 FREE, PERSON, ROOT = 0, 1, 2  # states of a slot
@@ -219,8 +220,13 @@ class _on:  # noqa: N801  reads as a phrase: with _on(path)
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if isinstance(error, OSError):
             if error.errno in {errno.ENOSPC, errno.EDQUOT} and self._outcome != "unknown":
+                lacks, remedy = "the disk is full", "Free some space"
+                if error.errno == errno.ENOSPC and lacks_inodes(self._path):
+                    lacks, remedy = NO_INODES, "Remove files from it"
+                elif error.errno == errno.EDQUOT:
+                    lacks = "the disk quota is used up"
                 raise DiskError(
-                    f"{self._path}: the disk is full; nothing was written. Free some space, and commit again",
+                    f"{self._path}: {lacks}; nothing was written. {remedy}, and commit again",
                     outcome=self._outcome,
                     full=True,
                 ) from error

@@ -19,6 +19,7 @@ projected again from the log.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import re
@@ -55,6 +56,7 @@ from everlog.store.rocks.errors import (
     check_address_space,
     check_descriptors,
     is_write_refused,
+    lacks_inodes,
     translate,
     translated,
 )
@@ -595,11 +597,14 @@ class Engine:
         self.live_write = next(self._live_writes)
 
     def create_family(self, name: str) -> tuple[Rdict, ColumnFamily]:
-        """Create a column family. Raises DiskError without enough space or file descriptors: RocksDB would
-        create one without a handle."""
+        """Create a column family. Raises DiskError without enough space, inodes or file descriptors: RocksDB
+        would create one without a handle."""
         check_descriptors(f"creating {name} in {self.path}")
         if shutil.disk_usage(self.at).free < FAMILY_BYTES:
             raise self._refused(OSError("No space left on device"), f"creating {name} in {self.path}")
+        if lacks_inodes(self.at):
+            lacking = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.at))
+            raise translate(lacking, f"creating {name} in {self.path}")
         with translated(f"creating {name}"):
             family = self._db.create_column_family(name, self._family_options(name))
             self._families.append(family)

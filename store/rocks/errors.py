@@ -61,6 +61,9 @@ def verify_end(cursor: Any, last: bytes | None, start: bytes, end: bytes, *, rev
 
 _THROUGH = re.compile(r"/proc/self/fd/\d+")  # the directory of a database, by its descriptor
 
+# the file that RocksDB could not write
+_FILE = re.compile(r"\bWhile [^:]+: (/.+): No space left on device", re.IGNORECASE)
+
 # a link to a file of a database that cannot be written (files.link)
 _LINKED = re.compile(r"/[^\s:]*/everlog-reading-[^/\s:]+/db/[^/\s:]+")
 
@@ -116,6 +119,28 @@ class StoppedError(Exception):
         self.why = why  # each caller gets an error of its own, because a kept error keeps its frames alive
 
 
+NO_INODES = "the disk has no inode left, which each new file needs"
+
+
+def lacks_inodes(path: Path) -> bool:
+    """Whether the file system of a path, which need not exist, has space but no inode for another file. A
+    write fails as on a full disk then."""
+    for place in (path, *path.parents):
+        try:
+            found = os.statvfs(place)
+        except OSError:
+            continue
+        return bool(found.f_files and not found.f_favail)  # some file systems, such as btrfs, count none
+    return False
+
+
+def reason(error: OSError, path: Path) -> str:
+    """Return in words why the operating system refused to write `path`."""
+    if error.errno == errno.ENOSPC and lacks_inodes(path):
+        return f"{NO_INODES}: remove files from it"
+    return str(error.strerror or error)
+
+
 @contextlib.contextmanager
 def translated(doing: str) -> Iterator[None]:
     """Translate RocksDB's errors raised in the block."""
@@ -141,8 +166,8 @@ def translate(error: Exception, doing: str) -> Error:  # noqa: PLR0911  one retu
         return ClosedError(f"{doing}: the database is closed")
     if "disk quota" in low:  # RocksDB treats this as a failing disk
         return DiskError(
-            f"{doing}: the disk quota is used up; nothing was written. Free some space, and open the database"
-            " again: nothing more is written until then",
+            f"{doing}: the disk quota is used up; nothing was written. Free some space, or remove files if"
+            " the quota is of their number, and open the database again: nothing more is written until then",
             outcome="nothing written",
         )
     if "file too large" in low:
@@ -152,12 +177,7 @@ def translate(error: Exception, doing: str) -> Error:  # noqa: PLR0911  one retu
             outcome="nothing written",
         )
     if "no space left" in low:
-        return DiskError(
-            f"{doing}: the disk is full; nothing was written. Free at least 40 MB: writing resumes some"
-            " seconds later",
-            outcome="nothing written",
-            full=True,
-        )
+        return _full(error, doing)
     if "corruption:" in low:
         return CorruptionError(
             f"{doing}: RocksDB found damage: {text}. Restore a backup, or salvage the rest with `everlog"
@@ -179,6 +199,25 @@ def translate(error: Exception, doing: str) -> Error:  # noqa: PLR0911  one retu
     return DiskError(f"{doing}: {text}", outcome="nothing written")
 
 
+def _full(error: Exception, doing: str) -> DiskError:
+    """Return the error for a full disk, or for one without inodes: from that RocksDB never resumes, because
+    it could not begin its next write-ahead log."""
+    found = _FILE.search(str(error))
+    file = getattr(error, "filename", None) or (found and found[1])
+    if file and lacks_inodes(Path(file)):
+        return DiskError(
+            f"{doing}: {NO_INODES}; nothing was written. Remove at least {FILES} files from it, and open the"
+            " database again: nothing more is written until then",
+            outcome="nothing written",
+        )
+    return DiskError(
+        f"{doing}: the disk is full; nothing was written. Free at least 40 MB: writing resumes some"
+        " seconds later",
+        outcome="nothing written",
+        full=True,
+    )
+
+
 # Errors that say nothing about a file's content: no descriptors, no permission, no memory.
 _NOT_DAMAGE = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.ENOMEM)
 
@@ -190,6 +229,7 @@ def check_damage(error: Exception, doing: str) -> None:
         raise translate(error, doing) from error
 
 
+FILES = 20  # that RocksDB creates to open a database, and more
 DESCRIPTORS = 8  # files that RocksDB opens at a time to create a column family or to flush; gRPC, to start
 
 

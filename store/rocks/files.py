@@ -62,6 +62,7 @@ import msgspec
 from everlog.store.environment import without_waiting
 from everlog.store.errors import DiskError, OpenError
 from everlog.store.process import Held, Lock
+from everlog.store.rocks.errors import reason
 
 FORMAT = 1
 MARKER, HEAD, OWNER = "EVERLOG", "HEAD", "OWNER"
@@ -108,7 +109,7 @@ def write(path: Path, value: msgspec.Struct, *, sync: bool) -> None:
         _replace(path, value, sync=sync)
     except OSError as error:
         raise DiskError(
-            f"{real_path(path)} could not be written: {error.strerror}", outcome="nothing written"
+            f"{real_path(path)} could not be written: {reason(error, path)}", outcome="nothing written"
         ) from error
 
 
@@ -304,8 +305,9 @@ class Temporary:
             self.path, descriptor = _made(where, prefix)
         except OSError as error:
             raise DiskError(
-                f"no temporary directory could be created: {error.strerror}; TMPDIR names another place for"
-                " it",
+                "no temporary directory could be created:"
+                f" {reason(error, Path(parent or os.environ.get('TMPDIR', '/')))}; TMPDIR names another"
+                " place for it",
                 outcome="nothing written",
             ) from error
         self._held = Held(descriptor)

@@ -51,6 +51,7 @@ from everlog.store.errors import DiskError, OpenError
 from everlog.store.process import Held
 from everlog.store.program_log import about
 from everlog.store.rocks import files
+from everlog.store.rocks.errors import reason
 from everlog.store.rocks.files import KEYS
 
 LOCK = "LOCK"
@@ -300,7 +301,7 @@ class Ownership:
                 held = Held(os.open(LOCK, flags, mode, dir_fd=self._directory.fileno()))
             except OSError as error:
                 raise OpenError(
-                    f"{self.path} cannot be opened for writing: {LOCK}: {error.strerror}"
+                    f"{self.path} cannot be opened for writing: {LOCK}: {reason(error, self.path)}"
                 ) from error
             try:
                 if self._lock_file(held) and self._is_named(held):

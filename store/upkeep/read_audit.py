@@ -46,6 +46,7 @@ from everlog.store.core import Core
 from everlog.store.errors import CorruptionError, DiskError, SealedError
 from everlog.store.history.past import Past
 from everlog.store.rocks import files
+from everlog.store.rocks.errors import reason
 from everlog.store.schema import arguments
 from everlog.store.schema.arguments import Time, nanoseconds
 from everlog.store.schema.schema import IndexInfo, TableInfo
@@ -138,7 +139,7 @@ class ReadLog:
             except OSError as error:
                 raise DiskError(
                     "this read must be recorded in the read audit, and cannot be:"
-                    f" {error.strerror or error}; it was not answered. Make room in, or give access to"
+                    f" {reason(error, self._directory)}; it was not answered. Make room in, or give access to"
                     f" {self._directory}",
                     outcome="nothing written",
                 ) from None

@@ -40,7 +40,7 @@ from everlog.store.process import Held
 from everlog.store.progress import OnProgress, Progress
 from everlog.store.rocks import files
 from everlog.store.rocks.engine import Engine
-from everlog.store.rocks.errors import translated
+from everlog.store.rocks.errors import reason, translated
 from everlog.store.rocks.ownership import HALF, LOCK, Ownership, clear_owned, resolve
 from everlog.store.rocks.view import View
 from everlog.store.schema import codec
@@ -236,8 +236,8 @@ def make(
             return _make(owner, records, last, progress, step, vault)
     except OSError as error:
         raise DiskError(
-            f"{path} could not be created: {error.strerror}. Nothing of it is left; fix the cause and try"
-            " again",
+            f"{path} could not be created: {reason(error, path)}. Nothing of it is left; fix the cause and"
+            " try again",
             outcome="nothing written",
         ) from error
 

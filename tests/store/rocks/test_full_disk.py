@@ -11,13 +11,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from everlog.store.database import Database
-from everlog.store.errors import DiskError
+from everlog.store.errors import DiskError, OpenError
 from everlog.store.rocks.errors import translate
 from tests.store.conftest import Opener
 from tests.store.models import ITEMS, Item
@@ -356,3 +357,71 @@ def test_no_tables_are_dropped_while_the_disk_is_full(opening: Opener) -> None:
     engine.drop_side("beside")
     assert db.admin.rebuild() == db.admin.hashes()
     assert db.put(ITEMS, Item(id=2)).seq == db.head
+
+
+@pytest.fixture
+def few_inodes(tmp_path: Path) -> Iterator[Path]:
+    """Yield a file system for 90 files. Skipped for users who may not mount one."""
+    path = tmp_path / "few"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=90", "tmpfs", str(path)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("file systems cannot be mounted here")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+def use_up(place: Path) -> list[Path]:
+    """Create empty files until there is no inode for another."""
+    with contextlib.suppress(OSError):
+        for number in itertools.count():
+            (place / f"empty-{number}").touch()
+    return list(place.glob("empty-*"))
+
+
+NO_INODE = "the disk has no inode left"
+REMEDY = "Remove at least 20 files from it, and open the database again"
+
+
+def test_a_disk_without_inodes_is_told_from_a_full_one_and_nothing_is_lost(
+    few_inodes: Path, opening: Opener
+) -> None:
+    db = opening(at=few_inodes / "db")
+    empty, numbers = use_up(few_inodes), itertools.count(1)
+
+    def write() -> None:
+        while True:  # until RocksDB begins its next write-ahead log
+            db.put(ITEMS, Item(id=next(numbers), text="x" * 100_000), durability="os")
+
+    with pytest.raises(DiskError, match=f"{NO_INODE}.*{REMEDY}") as refused:
+        write()
+    assert (refused.value.facts["outcome"], refused.value.facts.get("full")) == ("nothing written", None)
+    written = next(numbers) - 2
+    assert db.count(ITEMS) == written
+    assert NO_INODE in db.admin.status().writes.error
+    with Database(few_inodes / "db", read_only=True) as reader:
+        assert reader.count(ITEMS) == written
+    db.close()
+    with pytest.raises(DiskError, match=f"opening .*{NO_INODE}.*{REMEDY}"):
+        opening(at=few_inodes / "db")
+    with pytest.raises(OpenError, match=f"new: the database cannot be created: {NO_INODE}"):
+        opening(at=few_inodes / "new")
+    for file in empty[:20]:
+        file.unlink()
+    db = opening(at=few_inodes / "db")
+    assert db.count(ITEMS) == written
+    db.put(ITEMS, Item(id=0))
+
+
+def test_a_column_family_is_not_made_without_inodes(few_inodes: Path, opening: Opener) -> None:
+    """RocksDB would create one without a handle."""
+    db = opening(at=few_inodes / "db")
+    db.put(ITEMS, Item(id=1))
+    empty = use_up(few_inodes)
+    with pytest.raises(DiskError, match=NO_INODE):
+        db.admin.rebuild()
+    db.put(ITEMS, Item(id=2))
+    for file in empty:
+        file.unlink()
+    db.admin.rebuild()
+    assert db.count(ITEMS) == 2

@@ -296,10 +296,10 @@ class Data:
                 continue
             by_bootstrap |= brought or held
             named.add(str(duplicate(index, values, holder, key)))
-        if named.count:
+        if count := named.count:
             text = (
-                f"unique index {index.name} of {info.name}: {named.count:,} of {looked:,} rows have the"
-                f" values of another row: {named}"
+                f"unique index {index.name} of {info.name}: {count:,} of {looked:,} rows have the values"
+                f" of another row: {named}"
             )
             step.found.add(
                 "data/bootstrap-not-unique" if by_bootstrap else "data/not-unique", constant.where, text

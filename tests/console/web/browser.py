@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any, Self
 
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 FLAGS = (
     *("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
@@ -15,6 +15,8 @@ FLAGS = (
 )
 WIDE, PHONE = (1280, 900), (390, 844)
 THEMES = ("light", "dark")
+
+expect.set_options(timeout=30_000)  # a busy machine draws a page in some seconds
 
 
 def chromium() -> str:

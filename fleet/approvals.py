@@ -150,7 +150,7 @@ class PlanApprovals:
                 f" {found.short}`"
                 if unison
                 else f"is in unison; start it with `everlog fleet upgrade {found.short}`, or plan again with"
-                " `everlog fleet plan --waves`"
+                " `everlog fleet plan --for-waves`"
             )
             raise MigrationError(f"plan {found.short} {how}", digest=found.digest.hex())
         if found.state is PlanState.APPROVED or (found.state is PlanState.WAITING and not checked):

@@ -64,7 +64,7 @@ def ledger(settings: Settings) -> Any:
 @select_option
 @to_version("Version to upgrade to.  [default: the oldest that is pending anywhere]")
 @click.option("--hold", is_flag=True, help="Also serve the previous version, until `fleet contract`.")
-@click.option("--waves", is_flag=True, help="For waves, also of migrations that no vote can hold.")
+@click.option("--for-waves", "waves", is_flag=True, help="Also of migrations that no vote can hold.")
 @survey_option
 @writes
 @common
@@ -78,7 +78,7 @@ def plan(settings: Settings, /, **how: Any) -> None:
     \b
     Examples:
       everlog -u everlog://fleet.example.com/ledger fleet plan
-      everlog -u everlog://fleet.example.com/ledger fleet plan --select region=eu --waves
+      everlog -u everlog://fleet.example.com/ledger fleet plan --select region=eu --for-waves
     """
     with ledger(settings) as db:
         made = planned(settings, db, **how)

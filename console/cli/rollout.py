@@ -83,7 +83,7 @@ def start(
     detach: bool,
     **how: Any,
 ) -> None:
-    """Begin to carry out the plan with this DIGEST, or its first six digits, made by `fleet plan --waves`.
+    """Begin to carry out the plan with this DIGEST, or its first six digits (`fleet plan --for-waves`).
 
     A wave is upgraded in unison, all of its members or none. If a migration cannot wait for a decision, its
     members are upgraded one by one. A failure stops the rollout. The command returns when the rollout waits

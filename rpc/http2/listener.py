@@ -31,7 +31,7 @@ from typing import Any
 from everlog.rpc.address import host_port
 from everlog.rpc.http2 import frames, limits, proxy
 from everlog.store.errors import OpenError
-from everlog.store.program_log import about
+from everlog.store.program_log import About, about
 
 BACKLOG = 1024
 PAUSE_S = 0.1
@@ -132,7 +132,7 @@ class Listener:
         except _PlainError:
             await self._refuse(peer, PLAIN)
         except proxy.ProxyError as error:
-            self._say(f"a proxy, {_host(peer)}, was refused: {error}", "proxy.refused")
+            self._say(f"a proxy, {_host(peer)}, was refused: {error}", about("proxy.refused"))
             await self._refuse(peer, str(error))
         except (OSError, ssl.SSLError, TimeoutError):
             _close(peer, transport)  # a port scanner, or a client that does not trust the certificate
@@ -221,15 +221,15 @@ class Listener:
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._say(
             f"new connections wait: {why}; the limit of open files of this process is {files} (ulimit -n)",
-            "connections.full",
+            about("connections.full", connections=len(self._connections)),
         )
 
-    def _say(self, text: str, event: str) -> None:
+    def _say(self, text: str, extra: dict[str, About]) -> None:
         """Log an event at most once in SAY_EVERY_S."""
-        now = self._loop.time()
+        event, now = extra["everlog"].event, self._loop.time()
         if now - self._said.get(event, -SAY_EVERY_S) >= SAY_EVERY_S:
             self._said[event] = now
-            logger.warning("%s", text, extra=about(event, connections=len(self._connections)))
+            logger.warning("%s", text, extra=extra)
 
 
 class _PlainError(Exception):

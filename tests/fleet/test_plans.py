@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from everlog import AccessError, MigrationError
+from everlog.feed import cursor
 from everlog.fleet.approvals import PlanState, ProposedPlan
 from everlog.fleet.migrations.v20261130233000_add_proofs import PLANS, Plan
 from everlog.fleet.protocol import Decision, Run
@@ -193,7 +194,7 @@ def test_of_two_operators_who_start_at_once_one_wins(fleet: Any, north: Any) -> 
     assert any(
         said in str(error)
         for said in (
-            f"was started as run {run.decision_id.hex()}",
+            f"was started as run {cursor.name(run.decision_id)}",
             "is undecided",
             "has not ended run",
             "moved",

@@ -138,7 +138,7 @@ def test_a_server_archives_by_itself_and_says_what_goes_wrong(everlog: Run, book
             ("--archive-to", "old", "--archive-to", "books=new"),
             "found two; leave one out",
         ),
-        (("--keep-days", "3"), "expected --archive-to DIR or URL"),
+        (("--keep-days", "3"), "need --archive-to DIR or URL"),
     ],
 )
 def test_a_server_is_told_a_place_for_each_database(

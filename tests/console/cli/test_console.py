@@ -158,7 +158,7 @@ def test_the_provider_is_an_option_a_variable_and_a_key_of_the_file(books: Path,
     ("words", "expected"),
     [
         (("--console-oidc-scope", "email"), "without --console-oidc-client"),
-        (("--console-oidc-client", "web"), "expected --console-oidc-issuer, or --jwt-issuer of serve"),
+        (("--console-oidc-client", "web"), "needs --console-oidc-issuer, or --jwt-issuer of serve"),
         (
             ("--console-oidc-client", "web", "--console-oidc-issuer", "http://id.example.com"),
             "--console-oidc-issuer: expected a URL with https://",

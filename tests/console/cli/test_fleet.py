@@ -148,7 +148,7 @@ def test_a_plan_goes_in_waves(everlog: Command, url: str, project: Project, tmp_
         done = everlog("-u", url, "fleet", "rollout", "status")
         assert (done.code, done.out) == (1, "")
         assert "the fleet has no rollout; `everlog fleet rollout start` begins one" in done.err
-        short = json.loads(everlog("-u", url, "fleet", "plan", "--waves", "--json").out)["digest"][:12]
+        short = json.loads(everlog("-u", url, "fleet", "plan", "--for-waves", "--json").out)["digest"][:12]
         done = everlog("-u", url, "fleet", "rollout", "start", short, "--waves", "region=eu")
         assert "1 member would be in no wave, the first is shop; end the waves with `rest`" in done.err
         done = everlog("-u", url, "fleet", "rollout", "start", short, "--waves", "name=shop,!canary; rest")

@@ -190,12 +190,17 @@ def place(begun: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 def names() -> Iterator[str]:
     for name in COMMANDS:
-        found = command(name)
-        if isinstance(found, click.Group):
-            yield from (f"{name} {more}" for more in found.list_commands(click.Context(found)))
-            if not found.invoke_without_command:
-                continue
-        yield name
+        yield from below(name)
+
+
+def below(name: str) -> Iterator[str]:
+    found = verb(name)
+    if isinstance(found, click.Group):
+        for more in found.list_commands(click.Context(found)):
+            yield from below(f"{name} {more}")
+        if not found.invoke_without_command:
+            return
+    yield name
 
 
 def verb(name: str) -> click.Command:
@@ -266,6 +271,9 @@ MEANINGS = {
     "--column": None,  # of a file to read, or to write
     "--console-url": "URL",
     "--deep": "",
+    "--deadline": "DURATION",
+    "--despite-errors": "",
+    "--detach": "",
     "--dry-run": "",
     "--force": "",
     "--format": None,  # of findings, or of a file
@@ -287,9 +295,11 @@ MEANINGS = {
     "--rate": "ROWS",
     "--since": "TIME",
     "--reason": "WHY",
+    "--select": "SELECTOR",
     "--signed-by": "VKEY",
     "--signing-key": "FILE",
     "--next-master-key": "FILE",
+    "--survey-timeout": "DURATION",
     "--table": None,
     "--to-version": "VERSION",
     "--until": "SEQ",

@@ -16,6 +16,7 @@ Invariants
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -124,7 +125,8 @@ class Hub:
         self._closed = threading.Event()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="everlog-fleet", daemon=True)
-        self.changes = 0  # rises with each change of the status
+        self._numbers = itertools.count(1)
+        self.changes = 0  # another number after each change of the status
 
     def start(self, *, accept: bool = False) -> None:
         """Take over, and repeat orders from now on. `accept`: see FleetCoordinator.take_over. Writes. Raises
@@ -147,6 +149,10 @@ class Hub:
         self._runner.close()
 
     # members
+
+    def _changed(self) -> None:
+        """Note that the status has changed. For any thread."""
+        self.changes = next(self._numbers)
 
     def receive(
         self,
@@ -177,7 +183,7 @@ class Hub:
                 asked = self._asked.get(answer.id)
                 if asked is not None and said is not None and said.link is link:
                     asked.answered(answer)
-            self.changes += 1
+            self._changed()
         for live in found:
             self._record(live)
 
@@ -188,7 +194,7 @@ class Hub:
             if self._links.get(link.process) is link:
                 del self._links[link.process]
             self._drop(link)
-            self.changes += 1
+            self._changed()
 
     def _drop(self, link: Link) -> None:
         for live in self._live.values():
@@ -270,6 +276,7 @@ class Hub:
             self._failed(error)
             return
         live.handled = said
+        self._changed()  # of its run
         if not self._coordinator.epoch:
             self._halted = True
             self._failed(
@@ -286,12 +293,12 @@ class Hub:
             if live.status.alarm != why:
                 logger.warning("%s", why, extra=about("fleet.alarm"))
             live.status = msgspec.structs.replace(live.status, alarm=why)
-            self.changes += 1
+            self._changed()
 
     def _failed(self, error: Error) -> None:
         """Note why this coordinator has stopped to coordinate, or may have."""
         self._problem = str(error)
-        self.changes += 1
+        self._changed()
         logger.error("the fleet is not coordinated: %s", error, extra=about("fleet.failed"))
 
     def _send(self, orders: Iterable[Order], *, again: bool = False) -> None:
@@ -420,12 +427,12 @@ class Hub:
             with self._lock:
                 self._live.pop(database, None)
                 self._names.pop(name, None)
-                self.changes += 1
+                self._changed()
         if live.link is not None:
             live.link.end(f"member {name} was forgotten; connect again")
 
     def _ordered(self, decision_id: bytes, orders: Iterable[Order]) -> Run:
-        self.changes += 1
+        self._changed()
         self._send(orders)
         run = self._coordinator.run(decision_id)
         assert run is not None
@@ -459,7 +466,10 @@ class Hub:
     def _tick(self) -> None:
         if not self._coordinator.epoch and not self._took_over():
             return
-        self._send(self._coordinator.expire(now_ns=time.time_ns()))
+        expired = self._coordinator.expire(now_ns=time.time_ns())
+        if expired:
+            self._changed()
+        self._send(expired)
         self._send(self._coordinator.retry(), again=True)
         try:
             self._runner.tick()
@@ -479,7 +489,7 @@ class Hub:
         self._coordinator.take_over()
         self._runner.load()
         self._wait_s = RETRY_S
-        self.changes += 1
+        self._changed()
         return True
 
     def _write(self) -> None:

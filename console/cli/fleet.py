@@ -124,7 +124,7 @@ def watch(settings: Settings, *, interval: float, until_ended: bool) -> None:
         if sys.stdout.isatty() and not (settings.json or os.environ.get("CI")):
             _live(db, interval, until_ended=until_ended)
             return
-        _follow(settings, db, interval, run=None, until_ended=until_ended)
+        follow_runs(settings, db, interval, run=None, until_ended=until_ended)
 
 
 @fleet.command()
@@ -194,9 +194,9 @@ def upgrade(
             f"run {cursor.name(run.decision_id)} continues; `everlog fleet watch` shows it, `everlog fleet"
             " abort` ends it"
         )
-        ended = _follow(settings, db, INTERVAL_MIN_S, run=run.decision_id, until_ended=True)
+        ended = follow_runs(settings, db, INTERVAL_MIN_S, run=run.decision_id, until_ended=True)
     assert ended is not None
-    _check_committed(ended)
+    check_committed(ended)
 
 
 @fleet.command()
@@ -314,15 +314,21 @@ def _show_run(settings: Settings, run: Run) -> None:
         output.echo(run_dict(run))
 
 
-def _check_committed(run: Run) -> None:
+def check_committed(run: Run | EndedRun) -> None:
     """Raise MigrationError if a run was aborted, with the reasons."""
     from everlog.fleet.protocol import Decision
+    from everlog.fleet.status import EndedRun
 
     if run.decision is Decision.COMMIT:
         return
-    reasons = [
-        f"database {cursor.name(seat.target.database)}: {seat.reason}" for seat in run.seats if seat.reason
-    ]
+    if isinstance(run, EndedRun):
+        reasons = [run.why] if run.why else []
+    else:
+        reasons = [
+            f"database {cursor.name(seat.target.database)}: {seat.reason}"
+            for seat in run.seats
+            if seat.reason
+        ]
     why = "; ".join(reasons[:3]) or "its deadline has passed, or an operator aborted it"
     raise MigrationError(
         f"run {cursor.name(run.decision_id)} was aborted, and no member was upgraded: {why}",
@@ -348,9 +354,9 @@ def _live(db: Any, interval_s: float, *, until_ended: bool) -> None:
     live(draw, interval_s)
 
 
-def _follow(
+def follow_runs(
     settings: Settings, db: Any, interval_s: float, *, run: bytes | None, until_ended: bool
-) -> Run | None:
+) -> Run | EndedRun | None:
     """Print each change, of one run and its members or of all, until the user stops, or `until_ended`. Return
     the run."""
     from everlog.fleet.status import status_dict
@@ -359,6 +365,9 @@ def _follow(
     for found in db.fleet.watch(interval_s=interval_s):
         runs = [one for one in found.runs if run is None or one.decision_id == run]
         if run is not None and not runs:
+            ended: EndedRun | None = next((one for one in found.ended if one.decision_id == run), None)
+            if ended is not None:  # the coordinator has restarted
+                return ended
             continue
         if settings.json:
             output.echo(status_dict(found))

@@ -16,6 +16,9 @@ import pytest
 
 import everlog
 from everlog import MigrationError, OpenError, migrations
+from everlog.console.cli.fleet import check_committed, follow_runs
+from everlog.console.cli.options import Settings
+from everlog.fleet.coordinator import FleetCoordinator
 from everlog.fleet.hub import Hub
 from everlog.fleet.ledger import SOURCE
 from everlog.fleet.migrations.v20261130220000_create_members import MEMBERS
@@ -158,6 +161,32 @@ def test_two_members_are_upgraded_in_unison(
             fleet.abort(run.decision_id)
     found = when(fleet, lambda found: not any(one.connected for one in found.members))
     assert len(found.members) == 2
+
+
+def test_who_watches_sees_the_end_of_a_run_however_late_it_is_recorded(
+    coordinator: Coordinator, fleet: Any, airports: Airports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after a restart of the coordinator, which has only the outcome of the run."""
+    made(airports, tmp_path / "north")
+    receive = FleetCoordinator.receive
+
+    def late(self: FleetCoordinator, report: Any) -> Any:
+        time.sleep(0.3)  # a watcher reads the status before the report is recorded
+        return receive(self, report)
+
+    monkeypatch.setattr(FleetCoordinator, "receive", late)
+    with joined(coordinator, airports, tmp_path / "north"):
+        run = fleet.start(targets(when(fleet, connected("north"))))
+        for found in fleet.watch(interval_s=0.05):
+            if found.runs and not found.runs[0].open_seats():
+                break
+    coordinator.stop()
+    coordinator.start()
+    assert not fleet.status().runs
+    with RemoteDatabase(coordinator.url) as ledger:
+        ended = follow_runs(Settings(), ledger, 0.1, run=run.decision_id, until_ended=True)
+    assert ended is not None
+    check_committed(ended)
 
 
 def test_a_checked_fleet_starts_only_a_plan_that_was_approved(tmp_path: Path) -> None:
